@@ -1,0 +1,14 @@
+.PHONY: run test lint
+
+run: ## one node on this machine, with its page
+	scripts/run
+
+test: ## every linter and every test
+	scripts/test
+
+lint: ## the linters alone
+	scripts/install test,lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+	.venv/bin/lint-imports

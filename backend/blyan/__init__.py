@@ -1,0 +1,3 @@
+"""Blyan: Mixture-of-Experts language models on machines that nobody has to trust."""
+
+__version__ = "0.1.0"

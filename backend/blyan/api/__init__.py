@@ -1,0 +1,1 @@
+"""The HTTP doors of a node: OpenAI dialect, health, expert grid and the page."""

@@ -1,0 +1,29 @@
+"""The route table."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from blyan.api import experts, health, openai, page
+from blyan.api.middleware import add_security_headers, faults_as_json, known_host_and_origin
+from blyan.api.state import node_key
+from blyan.node.node import Node
+from blyan.primitives import limits
+
+
+def build_app(node: Node) -> web.Application:
+    """The HTTP application of a node that was started."""
+    app = web.Application(
+        middlewares=[faults_as_json, known_host_and_origin], client_max_size=limits.request_body_bytes_max
+    )
+    app[node_key] = node
+    app.on_response_prepare.append(add_security_headers)
+    app.router.add_post("/v1/chat/completions", openai.chat_completions)
+    app.router.add_post("/v1/completions", openai.completions)
+    app.router.add_get("/v1/models", openai.models)
+    app.router.add_get("/v1/models/{id}", openai.model)
+    app.router.add_get("/network/experts", experts.experts)
+    app.router.add_get("/livez", health.livez)
+    app.router.add_get("/readyz", health.readyz)
+    page.add_page_routes(app, page.page_folder())
+    return app

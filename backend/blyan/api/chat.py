@@ -1,0 +1,71 @@
+"""Running one generation for a request: submit it, pass its events on, cancel it when the caller goes.
+
+Here holds and settlement will stand around the stream; today there is nothing to pay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+from blyan.inference.scheduler import Scheduler
+from blyan.inference.session import Event, Failed, Finished, GenerationRequest, answer_tokens_max, run
+from blyan.model.loading import LoadedModel
+from blyan.model.sampler import Sampling
+from blyan.node.node import Node
+from blyan.primitives import limits
+from blyan.primitives.errors import Unavailable
+from blyan.wire.openai import AnswerOptions
+
+
+def sampling_of(options: AnswerOptions, model: LoadedModel, node: Node) -> Sampling:
+    """The request's sampling, with the model's defaults where it says nothing and a fresh seed if it names none."""
+    defaults = model.manifest.generation
+
+    def or_default(asked: float | None, default: float) -> float:
+        return default if asked is None else asked
+
+    return Sampling(
+        temperature=or_default(options.temperature, defaults.temperature),
+        top_p=or_default(options.top_p, defaults.top_p),
+        top_k=defaults.top_k if options.top_k is None else options.top_k,
+        seed=int.from_bytes(node.sources.entropy(6), "big") if options.seed is None else options.seed,
+    )
+
+
+@asynccontextmanager
+async def generation(
+    scheduler: Scheduler, model: LoadedModel, request: GenerationRequest
+) -> AsyncGenerator[AsyncIterator[Event], None]:
+    """Events of one generation, the last one `Finished` or `Failed`; leaving the context cancels what is left.
+
+    Checks lengths before it queues. Events are bounded by the tokens of the answer, so the queue needs no bound.
+    """
+    answer_tokens_max(model, request)
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def emit(event: Event) -> None:
+        # after shutdown began the loop may be gone, and with it everyone who would listen
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    ticket = scheduler.submit(run(model, request), emit)
+    deadline = loop.time() + limits.request_seconds_max
+
+    async def received() -> AsyncIterator[Event]:
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    event = await events.get()
+            except TimeoutError:
+                event = Failed(Unavailable(f"generation: expected an end within {limits.request_seconds_max:g} s"))
+            yield event
+            if isinstance(event, Finished | Failed):
+                return
+
+    try:
+        yield received()
+    finally:
+        ticket.cancel()

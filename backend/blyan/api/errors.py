@@ -1,0 +1,68 @@
+"""Faults as HTTP: one table from the fault tree to statuses, one shape of body.
+
+The body has OpenAI's fields (`message`, `type`, `param`, `code`) and ours (`detail`, `hint`), so that both kinds of
+client read it. Codes are listed in docs/errors.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from blyan.primitives import errors
+
+# most specific first; the first class that matches gives status and OpenAI error type
+_statuses: Final[Mapping[type[errors.Fault], tuple[int, str]]] = {
+    errors.PayloadTooLarge: (413, "invalid_request_error"),
+    errors.InvalidInput: (400, "invalid_request_error"),
+    errors.NotFound: (404, "not_found_error"),
+    errors.Denied: (403, "permission_error"),
+    errors.QueueFull: (429, "rate_limit_error"),
+    errors.IntegrityFault: (503, "integrity_error"),
+    errors.Unavailable: (503, "server_error"),
+    errors.PeerFault: (502, "server_error"),
+    errors.Fault: (500, "server_error"),
+}
+_retry_after_seconds: Final = 5
+
+
+def status_of(fault: errors.Fault) -> int:
+    """The HTTP status of a fault."""
+    return next(status for cls, (status, _) in _statuses.items() if isinstance(fault, cls))
+
+
+def error_body(fault: errors.Fault) -> dict[str, Any]:
+    """The JSON body of a fault."""
+    kind = next(kind for cls, (_, kind) in _statuses.items() if isinstance(fault, cls))
+    return {
+        "error": {
+            "message": fault.message,
+            "type": kind,
+            "param": None,
+            "code": fault.code,
+            "detail": dict(fault.detail),
+            "hint": fault.hint,
+        }
+    }
+
+
+def error_response(fault: errors.Fault) -> web.Response:
+    """A complete response for a fault that comes before any body was sent."""
+    status = status_of(fault)
+    headers = {"Retry-After": str(_retry_after_seconds)} if isinstance(fault, errors.Unavailable) else None
+    return json_response(error_body(fault), status=status, headers=headers)
+
+
+def json_response(
+    value: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A JSON response; nothing of it is cached unless `headers` says so."""
+    return web.Response(
+        body=orjson.dumps(value),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", **(headers or {})},
+    )

@@ -1,0 +1,146 @@
+"""The OpenAI routes: dialect in, dialect out.
+
+`POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models`, `GET /v1/models/{id}`. What is common to
+answering, streamed or whole, is in `api/answer`; what a request may contain in `wire/openai`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import orjson
+from aiohttp import web
+
+from blyan.api import answer
+from blyan.api.chat import sampling_of
+from blyan.api.errors import error_body, json_response
+from blyan.api.state import node_of
+from blyan.inference.session import GenerationRequest
+from blyan.model.loading import LoadedModel
+from blyan.model.tokenizer import Tokenizer
+from blyan.node.node import Node, RefusedModel
+from blyan.primitives.errors import InvalidInput, NotFound
+from blyan.wire.openai import AnswerOptions, ChatRequest, CompletionRequest, parse_chat, parse_completion
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """Answer a conversation."""
+    node = node_of(request)
+    asked = parse_chat(await _json_object(request))
+    model = await asyncio.to_thread(node.model, asked.options.model)
+    prompt = await asyncio.to_thread(_chat_prompt, node, model, asked)
+    wanted = _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs)
+    dialect = answer.ChatDialect(asked, model, node)
+    if asked.options.stream:
+        return await answer.stream(request, node, model, dialect, [wanted])
+    return await answer.whole(node, model, dialect, [wanted])
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """Continue one or several prompts."""
+    node = node_of(request)
+    asked = parse_completion(await _json_object(request))
+    model = await asyncio.to_thread(node.model, asked.options.model)
+    wanted = [
+        _generation(
+            asked.options, model, node, _completion_prompt(model, prompt), asked.tokens_max, asked.logprobs or 0, asked
+        )
+        for prompt in asked.prompts
+    ]
+    dialect = answer.CompletionDialect(asked, model, node)
+    if asked.options.stream:
+        return await answer.stream(request, node, model, dialect, wanted)
+    return await answer.whole(node, model, dialect, wanted)
+
+
+async def models(request: web.Request) -> web.Response:
+    """Every model of this node's chain, those that are refused with the reason."""
+    node = node_of(request)
+    return json_response({"object": "list", "data": [_model_card(node, name) for name in sorted(node.models)]})
+
+
+async def model(request: web.Request) -> web.Response:
+    """One model."""
+    node, name = node_of(request), request.match_info["id"]
+    if name not in node.models:
+        raise NotFound(f"model {name[:128]!r}: expected one of {', '.join(sorted(node.models))}, found no such model")
+    return json_response(_model_card(node, name))
+
+
+def _model_card(node: Node, name: str) -> dict[str, Any]:
+    version = node.ground.chains.state.current(name)
+    assert version is not None, "listed in the state"
+    found = node.models[name]
+    card: dict[str, Any] = {"version": version.version, "family": version.family, "manifest": version.manifest}
+    if isinstance(found, RefusedModel):
+        card |= {"state": "refused", "reason": error_body(found.reason)["error"]}
+    else:
+        config = found.manifest.config
+        card |= {
+            "state": "ready",
+            "reason": None,
+            "parameters": config.parameters,
+            "active_parameters": config.active_parameters,
+            "layers": config.layers,
+            "experts": config.experts,
+            "experts_per_token": config.experts_per_token,
+            "context_length": config.context_length,
+            "license": found.manifest.license,
+        }
+    return {"id": name, "object": "model", "created": version.time, "owned_by": "blyan", "blyan": card}
+
+
+async def _json_object(request: web.Request) -> dict[str, Any]:
+    """The request's JSON body; only `application/json`, which no cross-site form can send."""
+    if request.content_type != "application/json":
+        raise InvalidInput(f"Content-Type: expected application/json, found {request.content_type[:80]!r}")
+    raw = await request.read()
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as reason:
+        raise InvalidInput(f"body: expected JSON, found {reason}") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"body: expected a JSON object, found {type(value).__name__}")
+    return cast("dict[str, Any]", value)
+
+
+def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[int, ...]:
+    tokenizer = _tokenizer_of(model)
+    text = tokenizer.chat_prompt(node.renderer, asked.messages)
+    return tuple(tokenizer.encode(text, add_special=False))
+
+
+def _completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(prompt, tuple):
+        return prompt
+    return tuple(_tokenizer_of(model).encode(prompt, add_special=True))
+
+
+def _tokenizer_of(model: LoadedModel) -> Tokenizer:
+    if model.tokenizer is None:
+        raise InvalidInput(
+            f"model {model.name}: expected a tokenizer, found none",
+            hint="send token ids as the prompt of /v1/completions, or import the checkpoint with its tokenizer.json",
+        )
+    return model.tokenizer
+
+
+def _generation(
+    options: AnswerOptions,
+    model: LoadedModel,
+    node: Node,
+    prompt: tuple[int, ...],
+    tokens_max: int | None,
+    top: int,
+    completion: CompletionRequest | None = None,
+) -> GenerationRequest:
+    return GenerationRequest(
+        prompt=prompt,
+        sampling=sampling_of(options, model, node),
+        tokens_max=tokens_max,
+        stop=options.stop,
+        top=top,
+        echo=completion is not None and completion.echo,
+        ignore_eos=options.ignore_eos,
+    )

@@ -1,0 +1,1 @@
+"""Append-only signed chains: entries, the rules of who may add what, RFC 6962 logs, checkpoints."""

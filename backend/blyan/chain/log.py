@@ -1,0 +1,163 @@
+"""One chain on disk: static files in the C2SP tlog-tiles layout (https://c2sp.org/tlog-tiles).
+
+`checkpoint`, `tile/<L>/<N>[.p/<W>]` (hashes) and `tile/entries/<N>[.p/<W>]` (u16 length ‖ bytes, 256 to a bundle).
+
+Write order of `publish`, each step durable before the next: (1) entry bundles, (2) hash tiles, (3) the checkpoint,
+whose rename is the commit. What a crash before 3 leaves lies beyond the checkpoint and is overwritten by the next
+publish. Opening is recovery: it reads the checkpoint, reads that many entries, and computes the root again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from blyan.chain.checkpoint import Checkpoint, origin_of, parse_checkpoint, sign_checkpoint
+from blyan.chain.entries import ChainName
+from blyan.chain.merkle import HashTile, RightEdge, empty_root, leaf_hash
+from blyan.primitives import limits
+from blyan.primitives.errors import IntegrityFault
+from blyan.primitives.ids import PublicKey
+from blyan.primitives.keys import Key
+from blyan.storage import durable
+
+_width = limits.log_tile_width
+_bundle_bytes_max = _width * (2 + limits.entry_bytes_max)
+
+
+class Log:
+    """The published entries of one chain, and the staged ones that the next `publish` adds."""
+
+    def __init__(self, folder: Path, network: str, chain: ChainName, author: PublicKey) -> None:
+        """Open the log; `IntegrityFault` names the file when what is on disk is not what the checkpoint says."""
+        self.folder = folder
+        self.origin = origin_of(network, chain)
+        self._author = author
+        self._staged: list[bytes] = []
+        self._edge = RightEdge()
+        self.checkpoint = self._read_checkpoint()
+        for raw in self.entries(0, self.checkpoint.size):
+            self._edge.append(leaf_hash(raw))
+        size = self.checkpoint.size
+        self._last_bundle = list(self.entries(size - size % _width, size))  # entries of the unfinished bundle
+        if self._edge.root() != self.checkpoint.root:
+            raise IntegrityFault(
+                f"chain {self.origin}: expected root {self.checkpoint.root.hex()} over {self.checkpoint.size} entries, "
+                f"computed {self._edge.root().hex()} in {folder}",
+                detail={"file": str(folder)},
+            )
+
+    @property
+    def size(self) -> int:
+        """Published and staged entries."""
+        return self.checkpoint.size + len(self._staged)
+
+    def stage(self, raw: bytes) -> None:
+        """Queue one encoded entry for the next `publish`."""
+        assert 0 < len(raw) <= limits.entry_bytes_max, "Entry.encode limits its bytes"
+        self._staged.append(raw)
+
+    def discard_staged(self) -> None:
+        """Forget what was staged and not published."""
+        self._staged.clear()
+
+    def publish(self, key: Key) -> Checkpoint:
+        """Make the staged entries durable and promised; see the write order above."""
+        tiles: dict[tuple[int, int], HashTile] = {}
+        full_bundles: list[int] = []
+        bundle, number = list(self._last_bundle), self._edge.size // _width
+        edge = RightEdge(self._edge.size, [list(hashes) for hashes in self._edge.edges])
+        for raw in self._staged:
+            bundle.append(raw)
+            for tile in edge.append(leaf_hash(raw)):
+                tiles[tile.level, tile.number] = tile
+            if len(bundle) == _width:
+                self._write(f"tile/entries/{_tile_path(number)}", _encode_bundle(bundle))
+                full_bundles.append(number)
+                bundle, number = [], number + 1
+        if bundle:
+            self._write(f"tile/entries/{_tile_path(number)}.p/{len(bundle)}", _encode_bundle(bundle))
+        for tile in [*tiles.values(), *edge.partial_tiles()]:
+            suffix = "" if len(tile.hashes) == _width else f".p/{len(tile.hashes)}"
+            self._write(f"tile/{tile.level}/{_tile_path(tile.number)}{suffix}", b"".join(tile.hashes))
+        checkpoint = Checkpoint(self.origin, edge.size, edge.root())
+        self._write("checkpoint", sign_checkpoint(checkpoint, key))
+        self._edge, self._last_bundle, self.checkpoint = edge, bundle, checkpoint
+        self._staged.clear()
+        for level, tile_number in tiles:  # partial versions of what is full now; a reader finds the full one
+            shutil.rmtree(self.folder / f"tile/{level}/{_tile_path(tile_number)}.p", ignore_errors=True)
+        for bundle_number in full_bundles:
+            shutil.rmtree(self.folder / f"tile/entries/{_tile_path(bundle_number)}.p", ignore_errors=True)
+        return checkpoint
+
+    def entries(self, begin: int, end: int) -> Iterator[bytes]:
+        """The bytes of published entries begin … end."""
+        assert 0 <= begin <= end <= self.checkpoint.size, "a range within the checkpoint"
+        for number in range(begin // _width, -(-end // _width)):
+            first = number * _width
+            bundle = self._read_bundle(number, min(_width, self.checkpoint.size - first))
+            yield from bundle[max(0, begin - first) : end - first]
+
+    def verify_tiles(self) -> int:
+        """Compare every hash tile on disk with one computed from the entries; return how many were read."""
+        edge, expected = RightEdge(), list[HashTile]()
+        for raw in self.entries(0, self.checkpoint.size):
+            expected += edge.append(leaf_hash(raw))
+        expected += edge.partial_tiles()
+        for tile in expected:
+            suffix = "" if len(tile.hashes) == _width else f".p/{len(tile.hashes)}"
+            path = self.folder / f"tile/{tile.level}/{_tile_path(tile.number)}{suffix}"
+            if self._read(path, 32 * _width) != b"".join(tile.hashes):
+                raise IntegrityFault(
+                    f"chain {self.origin}: {path} does not hold the hashes of its entries", detail={"file": str(path)}
+                )
+        return len(expected)
+
+    def _read_checkpoint(self) -> Checkpoint:
+        path = self.folder / "checkpoint"
+        if not path.exists():
+            return Checkpoint(self.origin, 0, empty_root)
+        return parse_checkpoint(self._read(path, limits.checkpoint_bytes_max), self.origin, self._author)
+
+    def _read_bundle(self, number: int, width: int) -> list[bytes]:
+        suffix = "" if width == _width else f".p/{width}"
+        path = self.folder / f"tile/entries/{_tile_path(number)}{suffix}"
+        raw = self._read(path, _bundle_bytes_max)
+        found: list[bytes] = []
+        at = 0
+        while at < len(raw):
+            length = int.from_bytes(raw[at : at + 2], "big")
+            found.append(raw[at + 2 : at + 2 + length])
+            at += 2 + length
+        if len(found) != width or at != len(raw):
+            raise IntegrityFault(
+                f"chain {self.origin}: expected {width} entries, found {len(found)} in {path}",
+                detail={"file": str(path)},
+            )
+        return found
+
+    def _read(self, path: Path, bytes_max: int) -> bytes:
+        try:
+            return durable.read_limited(path, bytes_max)
+        except (OSError, ValueError) as reason:
+            raise IntegrityFault(
+                f"chain {self.origin}: expected to read {path}, found {reason}", detail={"file": str(path)}
+            ) from None
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self.folder / name
+        durable.make_folder(path.parent)
+        durable.write_file(path, data)
+
+
+def _tile_path(number: int) -> str:
+    """Three digits a folder, all but the last with `x` before them: 1234067 is x001/x234/067 (C2SP tlog-tiles)."""
+    groups = [f"{number % 1000:03d}"]
+    while number := number // 1000:
+        groups.append(f"x{number % 1000:03d}")
+    return "/".join(reversed(groups))
+
+
+def _encode_bundle(entries: Sequence[bytes]) -> bytes:
+    return b"".join(len(raw).to_bytes(2, "big") + raw for raw in entries)

@@ -1,0 +1,1 @@
+"""The command line: noun verb; stdout is data, stderr is progress."""

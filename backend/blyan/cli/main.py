@@ -1,0 +1,89 @@
+"""Parses the command line, runs the command, turns faults into messages and exit codes.
+
+`--data-dir` and `--json` are accepted before or after the verb. Exit codes are those of docs/cli.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+from blyan import __version__
+from blyan.cli import chain, chat, model, up
+from blyan.cli.output import Output
+from blyan.node.config import data_dir_from_environment
+from blyan.primitives import errors
+
+_exit_codes: Final[tuple[tuple[type[errors.Fault], int], ...]] = (
+    (errors.IntegrityFault, 7),
+    (errors.NotFound, 3),
+    (errors.Denied, 4),
+    (errors.PeerFault, 6),
+    (errors.Unavailable, 75),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our first line: what was wrong comes before the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"blyan: {message}\n\n")
+        self.print_usage(sys.stderr)
+        sys.exit(2)
+
+
+def entry() -> NoReturn:
+    """Run the command line of this process."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="blyan: %(message)s", stream=sys.stderr)
+    as_json = bool(getattr(options, "json", False))
+    output = Output(as_json)
+    try:
+        options.data_dir = Path(getattr(options, "data_dir", None) or data_dir_from_environment())
+        code = options.run(options, output)
+        sys.stdout.flush()
+        return code
+    except errors.Fault as fault:
+        output.fault(fault)
+        return next((code for kind, code in _exit_codes if isinstance(fault, kind)), 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # the reader of our stdout left, as `head` does; nothing more can be said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as reason:
+        output.fault(errors.Unavailable(f"{reason.strerror or reason}: {reason.filename or ''}".rstrip(": ")))
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="where the node keeps everything (default: $BLYAN_DATA_DIR or ./.blyan)",
+    )
+    parser = _Parser(
+        prog="blyan", description=__doc__ and "Blyan: verified Mixture-of-Experts models.", parents=[common]
+    )
+    parser.add_argument("--version", action="version", version=f"blyan {__version__}")
+    readable = argparse.ArgumentParser(add_help=False)
+    readable.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    up.add_commands(verbs, common)
+    chat.add_commands(verbs, common)
+    model.add_commands(verbs, common, readable)
+    chain.add_commands(verbs, common, readable)
+    return parser

@@ -1,0 +1,139 @@
+"""`blyan model import|list|verify`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from blyan.cli.output import Output, byte_size, short_count, table
+from blyan.model.manifest import Manifest
+from blyan.node import data_directory
+from blyan.node.catalogue import manifests_of
+from blyan.node.data_directory import Ground, create_keys, open_ground
+from blyan.primitives.clock import system_entropy, system_seconds
+from blyan.primitives.errors import BlockCorrupt, Fault, IntegrityFault, InvalidInput, NotFound
+from blyan.primitives.ids import PayloadId
+
+_integrity_failure = 7  # exit code, docs/cli.md
+
+
+def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
+    """Register the group."""
+    group = verbs.add_parser("model", parents=[common, readable], help="import, list and verify models")
+    commands = group.add_subparsers(metavar="VERB", required=True)
+    imported = commands.add_parser("import", parents=[common, readable], help="import a Hugging Face checkpoint folder")
+    imported.add_argument("folder", metavar="DIR", type=Path)
+    imported.add_argument("--name", help="default: the folder's name")
+    imported.set_defaults(run=_import)
+    listed = commands.add_parser("list", parents=[common, readable], help="the models of this node's chain")
+    listed.set_defaults(run=_list)
+    verified = commands.add_parser("verify", parents=[common, readable], help="hash every block of a model again")
+    verified.add_argument("name", metavar="NAME", nargs="?")
+    verified.add_argument("--all", action="store_true", help="every model")
+    verified.set_defaults(run=_verify)
+
+
+def _import(options: argparse.Namespace, output: Output) -> int:
+    from blyan.model.hf_import import read_checkpoint  # torch takes a second; other verbs do not need it
+    from blyan.node.publish import import_checkpoint
+
+    folder: Path = options.folder
+    checkpoint = read_checkpoint(folder)
+    name = options.name or folder.resolve().name
+    with data_directory.lock(options.data_dir):
+        create_keys(options.data_dir, system_entropy)
+        ground = open_ground(options.data_dir, writable=True)
+        published = import_checkpoint(ground, checkpoint, name, system_seconds, output.progress("blocks"))
+    model = published.model
+    value = {
+        "name": model.name,
+        "version": model.version,
+        "manifest": model.manifest,
+        "blocks": published.blocks,
+        "bytes": published.length,
+        "changed": published.changed,
+    }
+    output.data(
+        value,
+        f"{model.name} {model.version}: {published.blocks} blocks, {byte_size(published.length)}, "
+        f"manifest {model.manifest}" + ("" if published.changed else " (was there already)"),
+    )
+    return 0
+
+
+def _list(options: argparse.Namespace, output: Output) -> int:
+    ground = open_ground(options.data_dir)
+    rows = [["NAME", "VERSION", "FAMILY", "PARAMETERS", "ACTIVE", "BYTES", "MANIFEST"]]
+    values: list[dict[str, Any]] = []
+    for name, (version, manifest) in manifests_of(ground).items():
+        length = sum(block.length for block in manifest.blocks.values())
+        config = manifest.config
+        values.append(
+            {
+                "name": name,
+                "version": version.version,
+                "family": version.family,
+                "parameters": config.parameters,
+                "active_parameters": config.active_parameters,
+                "bytes": length,
+                "dtype": manifest.dtype,
+                "license": manifest.license,
+                "manifest": version.manifest,
+            }
+        )
+        counts = [short_count(config.parameters), short_count(config.active_parameters), byte_size(length)]
+        rows.append([name, version.version, version.family, *counts, version.manifest[:16]])
+    output.data(values, table(rows) if values else "no models; `blyan init` installs the built-in one")
+    return 0
+
+
+def _verify(options: argparse.Namespace, output: Output) -> int:
+    if bool(options.name) == bool(options.all):
+        raise InvalidInput("model verify: expected NAME or --all, found " + ("both" if options.name else "neither"))
+    ground = open_ground(options.data_dir)
+    names = sorted(ground.chains.state.models) if options.all else [options.name]
+    bad: list[Fault] = []
+    checked: dict[PayloadId, bool] = {}
+    for name in names:
+        bad += _verify_model(ground, name, checked, output)
+    failures = [{"code": fault.code, "message": fault.message, **fault.detail} for fault in bad]
+    for fault in bad:
+        output.note(f"blyan: {fault.message}")
+    blocks, damaged = len(checked), sum(not whole for whole in checked.values())
+    output.data(
+        {"models": names, "blocks": blocks, "corrupt": failures},
+        f"{', '.join(names)}: {blocks - damaged} of {blocks} blocks match their payload ids",
+    )
+    return _integrity_failure if bad else 0
+
+
+def _verify_model(ground: Ground, name: str, checked: dict[PayloadId, bool], output: Output) -> list[Fault]:
+    version = ground.chains.state.current(name)
+    if version is None:
+        known = ", ".join(sorted(ground.chains.state.models)) or "none"
+        raise NotFound(f"model {name!r}: expected one of {known}, found no such model")
+    try:
+        ground.store.verify(version.manifest)
+        checked[version.manifest] = True
+        manifest: Manifest = manifests_of(ground)[name][1]
+    except (IntegrityFault, NotFound) as fault:
+        checked[version.manifest] = False
+        return [
+            BlockCorrupt(
+                f"{name} manifest: {fault.message}", detail={**fault.detail, "model": name, "part": "manifest"}
+            )
+        ]
+    bad: list[Fault] = []
+    progress = output.progress(f"verifying {name}")
+    for done, (part, block) in enumerate(manifest.blocks.items()):
+        if block.payload not in checked:
+            try:
+                ground.store.verify(block.payload)
+                checked[block.payload] = True
+            except (IntegrityFault, NotFound) as fault:
+                checked[block.payload] = False
+                detail = {**fault.detail, "model": name, "part": part}
+                bad.append(BlockCorrupt(f"{name} {part}: {fault.message}", detail=detail))
+        progress(done + 1, len(manifest.blocks))
+    return bad

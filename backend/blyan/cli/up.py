@@ -1,0 +1,65 @@
+"""`blyan up` and `blyan init`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from blyan.cli.output import Output, byte_size
+from blyan.node import data_directory
+from blyan.node.config import NodeConfig, read_config
+from blyan.primitives.clock import system_entropy, system_seconds
+
+
+def add_commands(verbs: Any, common: argparse.ArgumentParser) -> None:
+    """Register `up` and `init`."""
+    up = verbs.add_parser("up", parents=[common], help="start one complete node: API and page on loopback")
+    up.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:8645; port 0 takes a free one")
+    up.add_argument("--no-browser", action="store_true", help="do not open the page")
+    up.set_defaults(run=_up)
+    init = verbs.add_parser("init", parents=[common], help="write keys, genesis entry and the built-in model")
+    init.set_defaults(run=_init)
+
+
+def _init(options: argparse.Namespace, output: Output) -> int:
+    from blyan.node import builtin  # torch takes a second; other verbs do not need it
+
+    folder: Path = options.data_dir
+    with data_directory.lock(folder):
+        ground, published = builtin.initialise(folder, system_entropy, system_seconds)
+    output.note(
+        f"{folder}: network {ground.chains.network}, model {published.model.name} {published.model.version} "
+        f"({published.blocks} blocks, {byte_size(published.length)})"
+        + ("" if published.changed else ", was there already")
+    )
+    return 0
+
+
+def _up(options: argparse.Namespace, output: Output) -> int:
+    flags = {"http": {"listen": options.listen}} if options.listen else {}
+    config = read_config(options.data_dir, flags)
+    _ = config.http.address  # refuse a bad address before anything is loaded
+    asyncio.run(_serve(config, output, browser=not options.no_browser))
+    return 0
+
+
+async def _serve(config: NodeConfig, output: Output, *, browser: bool) -> None:
+    from blyan.api.serve import served
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with served(config) as (node, url):
+        for name, why in node.refused().items():
+            output.note(f"model {name} is refused: {why.message}")
+        output.note(f"data in {config.data_dir}; stop with Ctrl-C")
+        output.note(f"chat at {url}")
+        if browser:
+            await asyncio.to_thread(webbrowser.open, url)
+        await stopped.wait()
+        output.note("stopping")

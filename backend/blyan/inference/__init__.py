@@ -1,0 +1,1 @@
+"""From a request to tokens: one generation, and who computes when."""

@@ -1,0 +1,103 @@
+"""Who computes when: one dedicated thread, a bounded queue, and a turn of one step each for the running generations.
+
+Torch uses its own threads inside a step; two Python threads stepping at once would only fight over them. Joining
+generations into one batch comes here, behind the same `submit`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from blyan.inference.session import Event, Failed
+from blyan.primitives import limits
+from blyan.primitives.errors import Fault, InternalError, QueueFull, Unavailable
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One submitted generation. `cancel` takes effect before its next step; no event follows it."""
+
+    events: Iterator[Event]
+    emit: Callable[[Event], None]  # called in the compute thread
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Stop computing for this generation."""
+        self.cancelled.set()
+
+
+class Scheduler:
+    """Owns the compute thread. Construct, `submit` from any thread, `close` once."""
+
+    def __init__(self, *, running_max: int = limits.generations_running_max) -> None:
+        self._running_max = running_max
+        self._queued: deque[Ticket] = deque()
+        self._wake = threading.Condition()  # guards _queued and _closing
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="blyan-compute", daemon=True)
+        self._thread.start()
+
+    def submit(self, events: Iterator[Event], emit: Callable[[Event], None]) -> Ticket:
+        """Queue a generation; `QueueFull` if too many wait already."""
+        ticket = Ticket(events, emit)
+        with self._wake:
+            if self._closing:
+                raise Unavailable("generation: expected a running node, found one that is shutting down")
+            waiting = len(self._queued)
+            if waiting >= limits.generations_queued_max:
+                raise QueueFull(
+                    f"generation: expected fewer than {limits.generations_queued_max} waiting, found {waiting}",
+                    hint="try again in some seconds",
+                )
+            self._queued.append(ticket)
+            self._wake.notify()
+        return ticket
+
+    def close(self) -> None:
+        """End the thread after the step under way; generations still running get `Failed`."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        running: deque[Ticket] = deque()
+        while True:
+            with self._wake:
+                while not self._queued and not running and not self._closing:
+                    self._wake.wait()
+                if self._closing:
+                    left = [*running, *self._queued]
+                    self._queued.clear()
+                    break
+                while self._queued and len(running) < self._running_max:
+                    running.append(self._queued.popleft())
+            ticket = running.popleft()
+            if not ticket.cancelled.is_set() and self._step(ticket):
+                running.append(ticket)
+        for ticket in left:
+            ticket.emit(Failed(Unavailable("generation: the node is shutting down")))
+
+    def _step(self, ticket: Ticket) -> bool:
+        """Compute and deliver one event; False when there are no more."""
+        try:
+            event = next(ticket.events, None)
+        except Exception as reason:  # noqa: BLE001 - a bug in one generation is its error, not the end of the thread
+            event = Failed(_as_fault(reason))
+        if event is None:
+            return False
+        ticket.emit(event)
+        return not isinstance(event, Failed)
+
+
+def _as_fault(reason: Exception) -> Fault:
+    if isinstance(reason, Fault):
+        return reason
+    _log.error("generation failed", exc_info=reason)
+    return InternalError(f"generation failed: {type(reason).__name__}: {reason}")

@@ -1,0 +1,1 @@
+"""The model runtime: configuration, transformer on the expert-call seam, weights, tokenizer, sampling, import."""

@@ -1,0 +1,102 @@
+"""What one architecture is: the numbers that the transformer computes from.
+
+Read from a Hugging Face `config.json` by `hf_import` and from a model manifest by `manifest`; both end in this one
+frozen value. A value that exists is one that `transformer.forward` computes correctly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blyan.primitives import limits
+from blyan.primitives.errors import UnsupportedModel
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A decoder-only Mixture-of-Experts transformer (Qwen3-MoE; Yang et al. 2025, arXiv:2505.09388)."""
+
+    family: str
+    vocab_size: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dense_intermediate: int  # width of the MLP in layers without experts
+    expert_intermediate: int
+    experts: int
+    experts_per_token: int
+    normalise_top_k: bool  # routing weights of the chosen experts sum to one
+    moe_layers: tuple[int, ...]  # layers that route to experts; all others have a dense MLP
+    attention_bias: bool
+    tied_embeddings: bool
+    rms_eps: float
+    rope_theta: float
+    context_length: int  # positions
+
+    def __post_init__(self) -> None:
+        _require(self.family == "qwen3_moe", "family", self.family, "qwen3_moe")
+        for name, top in (
+            ("vocab_size", limits.vocab_max),
+            ("hidden", limits.dimension_max),
+            ("layers", limits.layers_max),
+            ("heads", limits.dimension_max),
+            ("kv_heads", limits.dimension_max),
+            ("head_dim", limits.dimension_max),
+            ("dense_intermediate", limits.dimension_max),
+            ("expert_intermediate", limits.dimension_max),
+            ("experts", limits.experts_max),
+            ("experts_per_token", limits.experts_max),
+            ("context_length", limits.canonical_integer_max),
+        ):
+            value = getattr(self, name)
+            _require(type(value) is int and 1 <= value <= top, name, value, f"an integer from 1 to {top}")
+        _require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads ({self.heads})")
+        _require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "an even number (rotary halves)")
+        _require(
+            self.experts_per_token <= self.experts, "experts_per_token", self.experts_per_token, f"<= {self.experts}"
+        )
+        _require(
+            all(0 <= layer < self.layers for layer in self.moe_layers)
+            and list(self.moe_layers) == sorted(set(self.moe_layers)),
+            "moe_layers",
+            list(self.moe_layers),
+            f"rising layer numbers below {self.layers}",
+        )
+        _require(0.0 < self.rms_eps < 1.0, "rms_eps", self.rms_eps, "between 0 and 1")
+        _require(1.0 <= self.rope_theta < 1e12, "rope_theta", self.rope_theta, "between 1 and 1e12")
+
+    @property
+    def expert_parameters(self) -> int:
+        """Weights of one expert."""
+        return 3 * self.hidden * self.expert_intermediate
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the whole model; tied embeddings count once."""
+        return self._trunk_parameters() + len(self.moe_layers) * self.experts * self.expert_parameters
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights that one token passes through."""
+        return self._trunk_parameters() + len(self.moe_layers) * self.experts_per_token * self.expert_parameters
+
+    def _trunk_parameters(self) -> int:
+        width_q, width_kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.hidden * (2 * width_q + 2 * width_kv) + 2 * self.head_dim
+        if self.attention_bias:
+            attention += width_q + 2 * width_kv + self.hidden
+        dense_layers = self.layers - len(self.moe_layers)
+        return (
+            self.vocab_size * self.hidden * (1 if self.tied_embeddings else 2)
+            + self.hidden
+            + self.layers * (attention + 2 * self.hidden)
+            + dense_layers * 3 * self.hidden * self.dense_intermediate
+            + len(self.moe_layers) * self.experts * self.hidden
+        )
+
+
+def _require(holds: bool, field: str, found: object, expected: str) -> None:
+    if not holds:
+        raise UnsupportedModel(f"{field}: expected {expected}, found {found!r}")

@@ -1,0 +1,28 @@
+"""Experts: the SwiGLU feed-forward that one expert computes, and the call that asks for it.
+
+An `ExpertCall` is the seam between the model and whoever computes: this process, another node, a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertCall:
+    """One batch of hidden states to be put through one expert; the answer has the same shape."""
+
+    layer: int
+    expert: int
+    hidden: Tensor  # [n, hidden]
+
+
+def swiglu(weights: Mapping[str, Tensor], prefix: str, hidden: Tensor) -> Tensor:
+    """down(silu(gate(x)) · up(x)) for hidden [n, hidden] (Shazeer 2020, arXiv:2002.05202)."""
+    gate = functional.linear(hidden, weights[f"{prefix}gate_proj.weight"])
+    up = functional.linear(hidden, weights[f"{prefix}up_proj.weight"])
+    return functional.linear(functional.silu(gate) * up, weights[f"{prefix}down_proj.weight"])

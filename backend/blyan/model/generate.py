@@ -1,0 +1,125 @@
+"""The plain reference loop: prefill, then one token at a time, every expert computed here.
+
+It drives the transformer's expert-call seam with local weights. Faster drivers (fused, batched, remote) are held to
+what this one gives.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blyan.model.config import ModelConfig
+from blyan.model.experts import ExpertCall, swiglu
+from blyan.model.gate import Routing
+from blyan.model.kv_cache import KVCache
+from blyan.model.sampler import Sampling, sample
+from blyan.model.transformer import forward, logits
+from blyan.model.weights import ModelWeights
+from blyan.primitives.digest import uniform
+
+_echo_rows = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token and its log-probability under the model, before temperature."""
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One position: the token that stands or was chosen there, and what the model thought."""
+
+    token: int
+    logprob: float | None  # None for the first prompt token, which nothing predicts
+    top: tuple[Candidate, ...]
+    experts: tuple[tuple[int, int, int], ...]  # (layer, expert, tokens routed) since the last step
+
+
+@torch.inference_mode()
+def forward_locally(
+    weights: ModelWeights,
+    config: ModelConfig,
+    tokens: Sequence[int],
+    cache: KVCache | None,
+    observe: Callable[[int, Routing], None] | None = None,
+) -> Tensor:
+    """Hidden states [T, hidden] of the tokens, all experts computed in this process."""
+
+    def answer(call: ExpertCall) -> Tensor:
+        return swiglu(weights.expert(call.layer, call.expert), "", call.hidden)
+
+    steps = forward(weights, config, torch.tensor([tokens], dtype=torch.int64), cache, observe)
+    try:
+        calls = next(steps)
+        while True:
+            calls = steps.send([answer(call) for call in calls])
+    except StopIteration as end:
+        hidden: Tensor = end.value
+        return hidden[0]
+
+
+def generate(
+    weights: ModelWeights,
+    config: ModelConfig,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    *,
+    tokens_max: int,
+    stop_tokens: frozenset[int] = frozenset(),
+    top: int = 0,
+    echo: bool = False,
+) -> Iterator[Step]:
+    """Yield the prompt's own steps if `echo`, then up to `tokens_max` chosen ones; the last may be a stop token.
+
+    `top` most likely candidates come with each step. The caller has checked that prompt and answer fit the context.
+    """
+    assert prompt and len(prompt) + tokens_max <= config.context_length, "the caller checks lengths"
+    used: Counter[tuple[int, int]] = Counter()
+
+    def count(layer: int, routing: Routing) -> None:
+        tally = torch.bincount(routing.chosen.flatten(), minlength=config.experts).tolist()
+        used.update({(layer, expert): tokens for expert, tokens in enumerate(tally) if tokens})
+
+    def take_used() -> tuple[tuple[int, int, int], ...]:
+        taken = tuple((layer, expert, tokens) for (layer, expert), tokens in sorted(used.items()))
+        used.clear()
+        return taken
+
+    cache = KVCache(config)
+    hidden = forward_locally(weights, config, prompt, cache, count)
+    if echo:
+        yield Step(prompt[0], None, (), take_used())
+        for begin in range(0, len(prompt) - 1, _echo_rows):  # in runs: scores of a long prompt would fill memory
+            rows = _scores(weights, config, hidden[begin : min(begin + _echo_rows, len(prompt) - 1)])
+            for row, token in zip(rows, prompt[begin + 1 :], strict=False):
+                yield _step(row, token, top, ())
+    for position in range(len(prompt), len(prompt) + tokens_max):
+        scores = _scores(weights, config, hidden[-1])
+        token = sample(scores, sampling, uniform(sampling.seed, position))
+        yield _step(scores, token, top, take_used())
+        if token in stop_tokens or position + 1 == len(prompt) + tokens_max:
+            return
+        hidden = forward_locally(weights, config, [token], cache, count)
+
+
+@torch.inference_mode()
+def _scores(weights: ModelWeights, config: ModelConfig, hidden: Tensor) -> Tensor:
+    return logits(weights, config, hidden).float()
+
+
+def _step(scores: Tensor, token: int, top: int, experts: tuple[tuple[int, int, int], ...]) -> Step:
+    logprobs = torch.log_softmax(scores, dim=-1)
+    candidates: tuple[Candidate, ...] = ()
+    if top:
+        values, tokens = logprobs.topk(min(top, len(logprobs)))
+        pairs = zip(tokens.tolist(), values.tolist(), strict=True)
+        candidates = tuple(Candidate(int(token), float(value)) for token, value in pairs)
+    return Step(token, float(logprobs[token]), candidates, experts)

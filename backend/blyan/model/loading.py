@@ -1,0 +1,45 @@
+"""A model ready to compute: its manifest, its verified trunk, its tokenizer.
+
+Trunk blocks are verified here; experts when first called. Raises what is wrong with the first block that is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blyan.model.manifest import Manifest, read_manifest
+from blyan.model.parts import parts_of
+from blyan.model.tokenizer import Tokenizer, parse_payload
+from blyan.model.weights import ModelWeights
+from blyan.primitives import limits
+from blyan.primitives.ids import PayloadId
+from blyan.storage.blob_store import BlobStore
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Everything a generation needs."""
+
+    manifest_id: PayloadId
+    manifest: Manifest
+    weights: ModelWeights
+    tokenizer: Tokenizer | None
+
+    @property
+    def name(self) -> str:
+        """The name that requests use."""
+        return self.manifest.name
+
+
+def load_model(store: BlobStore, manifest_id: PayloadId) -> LoadedModel:
+    """Verify manifest, tokenizer and trunk, and map the trunk's tensors."""
+    manifest = read_manifest(store, manifest_id)
+    weights = ModelWeights(manifest, store)
+    for part in parts_of(manifest.config):
+        if part.expert is None:
+            weights.part(part.name)
+    tokenizer = None
+    if manifest.tokenizer is not None:
+        raw = store.read(manifest.tokenizer.payload, bytes_max=limits.tokenizer_payload_bytes_max)
+        tokenizer = parse_payload(raw, manifest.config.vocab_size)
+    return LoadedModel(manifest_id, manifest, weights, tokenizer)

@@ -1,0 +1,160 @@
+"""The model manifest: what a model is made of, as one canonical payload that the meta chain names.
+
+Architecture, every part → payload id, tokenizer, generation defaults, origin. Canonical JSON has no floats; a float
+stands as its shortest decimal string. See docs/spec/manifest.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, cast
+
+from blyan.chain.entries import name_pattern, version_pattern
+from blyan.model.config import ModelConfig
+from blyan.model.parts import parts_of
+from blyan.primitives import canonical, limits
+from blyan.primitives.errors import InvalidInput, UnsupportedModel
+from blyan.primitives.ids import PayloadId, payload_id
+from blyan.storage.blob_store import BlobStore
+
+media: Final = "application/vnd.blyan.manifest+json"
+_format: Final = "blyan/manifest/1"
+_decimal = re.compile(r"-?\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockReference:
+    """One stored block of a model."""
+
+    payload: PayloadId
+    length: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What a request gets when it does not say otherwise (Hugging Face `generation_config.json`)."""
+
+    eos: tuple[int, ...] = ()  # token ids that end an answer
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One model at one version. A value that exists has exactly the parts that its architecture needs."""
+
+    name: str
+    version: str
+    config: ModelConfig
+    dtype: str  # of all weights, a safetensors dtype name
+    parts: Mapping[str, BlockReference]
+    tokenizer: BlockReference | None
+    generation: GenerationDefaults
+    license: str
+    source: str
+
+    def __post_init__(self) -> None:
+        expected = {part.name for part in parts_of(self.config)}
+        if set(self.parts) != expected:
+            missing, extra = sorted(expected - set(self.parts))[:4], sorted(set(self.parts) - expected)[:4]
+            raise UnsupportedModel(f"manifest of {self.name}: missing parts {missing}, unexpected parts {extra}")
+
+    def encode(self) -> bytes:
+        """The canonical bytes, which are the payload."""
+        return canonical.encode(
+            {
+                "format": _format,
+                "name": self.name,
+                "version": self.version,
+                "architecture": {f.name: _plain(getattr(self.config, f.name)) for f in fields(ModelConfig)},
+                "dtype": self.dtype,
+                "parts": {name: _block(part) for name, part in self.parts.items()},
+                "tokenizer": _block(self.tokenizer) if self.tokenizer else None,
+                "generation": {f.name: _plain(getattr(self.generation, f.name)) for f in fields(GenerationDefaults)},
+                "license": self.license,
+                "source": self.source,
+            }
+        )
+
+    @property
+    def blocks(self) -> dict[str, BlockReference]:
+        """Every block by part name, the tokenizer included."""
+        return {**self.parts, **({"tokenizer": self.tokenizer} if self.tokenizer else {})}
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Parse a manifest payload; `InvalidInput` (or `UnsupportedModel`) says what was expected."""
+    value = canonical.decode_object(raw, bytes_max=limits.manifest_bytes_max)
+    expected = {f.name for f in fields(Manifest)} - {"config"} | {"format", "architecture"}
+    if set(value) != expected or value["format"] != _format:
+        raise InvalidInput(f"manifest: expected format {_format} with fields {sorted(expected)}, found {sorted(value)}")
+    parts = value["parts"]
+    if not isinstance(parts, dict) or len(cast("dict[str, Any]", parts)) > limits.manifest_parts_max:
+        raise InvalidInput(f"manifest parts: expected an object of at most {limits.manifest_parts_max}")
+    return Manifest(
+        name=_text(value["name"], name_pattern, "name"),
+        version=_text(value["version"], version_pattern, "version"),
+        config=ModelConfig(**_fields(ModelConfig, value["architecture"], "architecture")),
+        dtype=_text(value["dtype"], re.compile("F32|F16|BF16"), "dtype"),
+        parts={name: _parse_block(part, name) for name, part in cast("dict[str, Any]", parts).items()},
+        tokenizer=None if value["tokenizer"] is None else _parse_block(value["tokenizer"], "tokenizer"),
+        generation=GenerationDefaults(**_fields(GenerationDefaults, value["generation"], "generation")),
+        license=_text(value["license"], re.compile(r"[ -~]{0,128}"), "license"),
+        source=_text(value["source"], re.compile(r"[ -~]{0,256}"), "source"),
+    )
+
+
+def read_manifest(store: BlobStore, manifest_id: PayloadId) -> Manifest:
+    """The verified, parsed manifest of that payload id."""
+    return parse_manifest(store.read(manifest_id, bytes_max=limits.manifest_bytes_max))
+
+
+def _plain(value: object) -> canonical.Canonical:
+    if isinstance(value, float):
+        return repr(value)
+    return list(cast("tuple[int, ...]", value)) if isinstance(value, tuple) else cast("canonical.Canonical", value)
+
+
+def _fields(kind: type[Any], value: object, what: str) -> dict[str, Any]:
+    """Check `value` field by field against the dataclass `kind`, whose annotations are str, int, bool, float, tuple."""
+    types = {f.name: str(f.type) for f in fields(kind)}
+    if not isinstance(value, dict) or set(cast("dict[str, Any]", value)) != set(types):
+        raise InvalidInput(f"manifest {what}: expected fields {sorted(types)}")
+    found: dict[str, Any] = {}
+    for name, given in cast("dict[str, Any]", value).items():
+        if types[name] == "float":
+            found[name] = float(_text(given, _decimal, f"{what}.{name}"))
+        elif types[name] == "tuple[int, ...]":
+            if not isinstance(given, list) or any(type(item) is not int for item in cast("list[Any]", given)):
+                raise InvalidInput(f"manifest {what}.{name}: expected a list of integers, found {given!r}")
+            found[name] = tuple(cast("list[int]", given))
+        elif type(given).__name__ != types[name]:
+            raise InvalidInput(f"manifest {what}.{name}: expected {types[name]}, found {given!r}")
+        else:
+            found[name] = given
+    return found
+
+
+def _block(block: BlockReference) -> dict[str, canonical.Canonical]:
+    return {"payload": block.payload, "bytes": block.length}
+
+
+def _parse_block(value: object, what: str) -> BlockReference:
+    if not isinstance(value, dict) or set(cast("dict[str, Any]", value)) != {"payload", "bytes"}:
+        raise InvalidInput(f"manifest part {what[:80]}: expected fields ['bytes', 'payload']")
+    given = cast("dict[str, Any]", value)
+    length = given["bytes"]
+    if type(length) is not int or not 0 < length <= limits.payload_bytes_max:
+        raise InvalidInput(
+            f"manifest part {what[:80]}: expected 1 to {limits.payload_bytes_max} bytes, found {length!r}"
+        )
+    return BlockReference(payload_id(given["payload"]), length)
+
+
+def _text(value: object, pattern: re.Pattern[str], what: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise InvalidInput(f"manifest {what}: expected {pattern.pattern}, found {str(value)[:80]!r}")
+    return value

@@ -1,0 +1,77 @@
+"""The other end of `chat_template`: renders Jinja templates in a process of its own, under limits.
+
+A template comes with a checkpoint, so it is foreign code: Jinja's sandbox keeps it from Python, this process's memory
+and file limits keep it from the machine. Reads one JSON line per request on stdin, answers one on stdout. Imports
+neither torch nor anything of the node.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from blyan.primitives import limits
+
+_compiled_kept_max = 16
+
+
+def _refuse(message: object) -> NoReturn:
+    raise TemplateError(str(message))
+
+
+def _to_json(value: object, indent: int | None = None, **_: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse  # pyright: ignore[reportArgumentType]
+    return environment
+
+
+def _render(environment: ImmutableSandboxedEnvironment, kept: dict[str, Template], request: Mapping[str, Any]) -> str:
+    source = request["template"]
+    template = kept.get(source)
+    if template is None:
+        if len(kept) >= _compiled_kept_max:
+            kept.clear()
+        template = kept[source] = environment.from_string(source)
+    pieces: list[str] = []
+    rendered_bytes = 0
+    for piece in template.generate(**request["variables"]):
+        rendered_bytes += len(piece.encode("utf-8"))
+        if rendered_bytes > limits.rendered_prompt_bytes_max:
+            _refuse(f"expected at most {limits.rendered_prompt_bytes_max} rendered bytes, found more")
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def main() -> None:
+    """Limit this process, then answer until stdin ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (limits.template_memory_bytes_max, limits.template_memory_bytes_max))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    environment = _environment()
+    kept: dict[str, Template] = {}
+    for line in sys.stdin:
+        try:
+            answer = {"text": _render(environment, kept, json.loads(line))}
+        # A foreign template may fail in any way Python can; each is its author's, and this process is disposable.
+        except (Exception, RecursionError, MemoryError) as reason:  # noqa: BLE001 - any failure is the answer
+            answer = {"error": f"{type(reason).__name__}: {str(reason)[:300]}"}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Tokenizers: text to token ids and back, and the chat template that goes with them.
+
+The payload is canonical JSON that holds the checkpoint's own `tokenizer.json` as text; the `tokenizers` library runs
+it. Models without a tokenizer are legal: they take and give token ids only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import tokenizers
+from tokenizers.decoders import DecodeStream
+
+from blyan.model.chat_template import TemplateRenderer
+from blyan.primitives import canonical, limits
+from blyan.primitives.errors import InvalidInput, UnsupportedModel
+
+media: Final = "application/vnd.blyan.tokenizer+json"
+_format: Final = "blyan/tokenizer/1"
+
+
+def encode_payload(tokenizer_json: str, chat_template: str | None, special: Mapping[str, str]) -> bytes:
+    """The tokenizer payload: the checkpoint's tokenizer.json and template, and `bos_token`, `eos_token` … as text."""
+    return canonical.encode(
+        {
+            "format": _format,
+            "tokenizer_json": tokenizer_json,
+            "chat_template": chat_template,
+            "special": dict(special),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A checked tokenizer payload."""
+
+    chat_template: str | None
+    special: Mapping[str, str]
+    _inner: tokenizers.Tokenizer
+
+    def encode(self, text: str, *, add_special: bool) -> list[int]:
+        """Token ids of a text; `add_special` lets the tokenizer add its own beginning and end tokens."""
+        return list(self._inner.encode(text, add_special_tokens=add_special).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return self._inner.decode(list(tokens), skip_special_tokens=True)
+
+    def stream(self) -> TextStream:
+        """A decoder that is fed one token at a time."""
+        return TextStream(self._inner)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes one token stands for, also where they are no whole character; a special token's is its name."""
+        piece = self._inner.id_to_token(token)
+        if piece is None:
+            return b""
+        if all(character in _byte_of for character in piece):
+            added = self._inner.get_added_tokens_decoder()
+            if token not in added:
+                return bytes(_byte_of[character] for character in piece)
+        return piece.encode("utf-8")
+
+    def chat_prompt(self, renderer: TemplateRenderer, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The text that asks this model to answer `messages`."""
+        if self.chat_template is None:
+            raise InvalidInput(
+                "chat: expected a model with a chat template, found none", hint="use /v1/completions with this model"
+            )
+        return renderer.render(self.chat_template, messages, self.special)
+
+
+class TextStream:
+    """Token ids to text as they come; an unfinished UTF-8 character waits for its next bytes."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        self._inner = inner
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def feed(self, token: int) -> str:
+        """The text that this token completes, perhaps none."""
+        return self._stream.step(self._inner, token) or ""
+
+
+def parse_payload(raw: bytes, vocab_size: int) -> Tokenizer:
+    """Check a tokenizer payload against the model's vocabulary; `UnsupportedModel` says what is wrong."""
+    value = canonical.decode_object(raw, bytes_max=limits.tokenizer_payload_bytes_max)
+    text, template, special = value.get("tokenizer_json"), value.get("chat_template"), value.get("special")
+    if (
+        set(value) != {"format", "tokenizer_json", "chat_template", "special"}
+        or value["format"] != _format
+        or not isinstance(text, str)
+        or not (template is None or isinstance(template, str))
+        or not isinstance(special, dict)
+        or not all(isinstance(item, str) for item in special.values())
+    ):
+        raise UnsupportedModel(f"tokenizer: expected format {_format}, found fields {sorted(value)}")
+    if template is not None and len(template.encode("utf-8")) > limits.chat_template_bytes_max:
+        raise UnsupportedModel(f"chat template: expected at most {limits.chat_template_bytes_max} bytes, found more")
+    try:
+        json.loads(text)
+        inner = tokenizers.Tokenizer.from_str(text)
+    except Exception as reason:  # noqa: BLE001 - the binding raises plain Exception for a bad tokenizer.json
+        raise UnsupportedModel(f"tokenizer.json: expected one that `tokenizers` reads, found {reason}") from None
+    largest = max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
+    if largest >= vocab_size:
+        raise UnsupportedModel(f"tokenizer.json: expected token ids below vocab_size {vocab_size}, found {largest}")
+    return Tokenizer(template, {str(k): str(v) for k, v in special.items()}, inner)
+
+
+def _byte_table() -> dict[str, int]:
+    """GPT-2's printable stand-ins for bytes, as byte-level BPE vocabularies store them (Radford et al. 2019)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}
+
+
+_byte_of: Final = _byte_table()

@@ -1,0 +1,80 @@
+"""Blocks to tensors without copying: a model's weights as views into verified mappings.
+
+Every use goes through `BlobStore.open`, which costs one `stat` once a block is verified: a file that changed since is
+hashed again before its bytes are computed with. Trunk blocks and experts are the same here; who calls when differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from blyan.model.manifest import Manifest
+from blyan.model.parts import Part, expert_part, parts_of
+from blyan.primitives.errors import BlockCorrupt, Fault, MalformedBlock, NotFound
+from blyan.storage import tensor_block
+from blyan.storage.blob_store import BlobStore, VerifiedBlob
+
+
+class ModelWeights:
+    """The weights of one manifest, opened block by block when first used. Implements `transformer.TrunkWeights`."""
+
+    def __init__(self, manifest: Manifest, store: BlobStore) -> None:
+        self._manifest = manifest
+        self._store = store
+        self._parts: dict[str, Part] = {part.name: part for part in parts_of(manifest.config)}
+        self._views: dict[str, tuple[VerifiedBlob, dict[str, Tensor]]] = {}
+
+    def embed(self) -> Tensor:
+        """Token embeddings [vocab, hidden]."""
+        return self.part("embed")["embed_tokens.weight"]
+
+    def layer(self, layer: int) -> Mapping[str, Tensor]:
+        """The trunk's tensors of one layer."""
+        return self.part(f"layer.{layer}")
+
+    def head(self) -> Mapping[str, Tensor]:
+        """Final norm, and the output matrix unless it is tied."""
+        return self.part("head")
+
+    def expert(self, layer: int, expert: int) -> Mapping[str, Tensor]:
+        """`gate_proj.weight`, `up_proj.weight` and `down_proj.weight` of one routed expert."""
+        return self.part(expert_part(layer, expert))
+
+    def part(self, name: str) -> Mapping[str, Tensor]:
+        """Verified views of one part. `BlockCorrupt` and `NotFound` name the part as well as the file."""
+        reference = self._manifest.parts[name]
+        try:
+            blob = self._store.open(reference.payload)
+        except (BlockCorrupt, NotFound) as fault:
+            raise self._naming(name, fault) from fault
+        held = self._views.get(name)
+        if held is not None and held[0] is blob:
+            return held[1]
+        tensors = self._views_of(self._parts[name], blob)
+        self._views[name] = (blob, tensors)
+        return tensors
+
+    def _views_of(self, part: Part, blob: VerifiedBlob) -> dict[str, Tensor]:
+        places = tensor_block.parse_layout(memoryview(blob.mapping), len(blob.mapping))
+        found = {place.name: place.shape for place in places}
+        dtype = tensor_block.dtypes[self._manifest.dtype]
+        if found != dict(part.shapes) or any(place.dtype != dtype for place in places):
+            raise MalformedBlock(f"block {blob.payload} of {part.name}: expected {dict(part.shapes)}, found {found}")
+        return tensor_block.views(places, memoryview(blob.mapping))
+
+    def _naming(self, name: str, fault: Fault) -> BlockCorrupt:
+        part = self._parts[name]
+        return BlockCorrupt(
+            f"{self._manifest.name} {name}: {fault.message}",
+            detail={
+                "bad_subtiles": [],
+                **fault.detail,
+                "model": self._manifest.name,
+                "part": name,
+                "layer": part.layer,
+                "expert": part.expert,
+            },
+            hint=fault.hint,
+        )

@@ -1,0 +1,1 @@
+"""One node: its configuration, its data directory, what it publishes and serves."""

@@ -1,0 +1,125 @@
+"""The node: constructs what serves, in order, and supervises it.
+
+A model whose trunk is damaged does not stop the node: it is listed with the reason, requests for it are refused, and
+the other models work.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+import torch
+
+from blyan.inference.scheduler import Scheduler
+from blyan.model.chat_template import TemplateRenderer
+from blyan.model.loading import LoadedModel, load_model
+from blyan.node.config import NodeConfig
+from blyan.node.data_directory import Ground
+from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
+from blyan.primitives.errors import BlockCorrupt, Fault, InternalError, NotFound, Unavailable
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Clock and chance, handed down from the edge of the process."""
+
+    now: UnixSeconds
+    monotonic: Monotonic
+    entropy: Entropy
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedModel:
+    """A model of the chain that cannot be served, and why."""
+
+    name: str
+    reason: Fault
+
+
+class Node:
+    """One running node. Construct, `start`, serve, `close`."""
+
+    def __init__(self, config: NodeConfig, ground: Ground, sources: Sources) -> None:
+        self.config = config
+        self.ground = ground
+        self.sources = sources
+        self.models: dict[str, LoadedModel | RefusedModel] = {}
+        self.renderer = TemplateRenderer()
+        self.scheduler = Scheduler()
+        self.verified_all = False
+        self._closing = threading.Event()
+        self._verifier = threading.Thread(target=self._verify_experts, name="blyan-verify", daemon=True)
+
+    def start(self) -> None:
+        """Load every model of the chain and begin to verify the rest of its blocks in the background."""
+        if self.config.compute.threads:
+            torch.set_num_threads(self.config.compute.threads)
+        for name in sorted(self.ground.chains.state.models):
+            self.models[name] = self._load(name)
+        if self.config.storage.verify_at_start:
+            self._verifier.start()
+
+    def model(self, name: str) -> LoadedModel:
+        """The model of that name; `NotFound`, or the reason why it is refused."""
+        found = self.models.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.models)) or "none"
+            raise NotFound(
+                f"model {name[:128]!r}: expected one of {known}, found no such model",
+                hint="`blyan model list` shows what this node has",
+            )
+        if isinstance(found, RefusedModel):
+            found = self.models[name] = self._load(name)  # it may have been repaired since
+        if isinstance(found, RefusedModel):
+            raise found.reason
+        return found
+
+    def refused(self) -> dict[str, Fault]:
+        """The models that cannot be served, with the reason."""
+        return {name: model.reason for name, model in self.models.items() if isinstance(model, RefusedModel)}
+
+    def ready(self) -> None:
+        """Raise the reason why this node cannot serve any model now."""
+        if not self.models:
+            raise Unavailable("node: expected at least one model, found none", hint="run `blyan init`")
+        refused = self.refused()
+        if len(refused) == len(self.models):
+            raise next(iter(refused.values()))
+
+    def close(self) -> None:
+        """Stop computing and end what was started."""
+        self._closing.set()
+        self.scheduler.close()
+        self.renderer.close()
+        if self._verifier.is_alive():
+            self._verifier.join()
+
+    def _load(self, name: str) -> LoadedModel | RefusedModel:
+        version = self.ground.chains.state.current(name)
+        assert version is not None, "listed in the state"
+        try:
+            return load_model(self.ground.store, version.manifest)
+        except Fault as reason:
+            _log.error("model %s is refused: %s", name, reason.message)
+            return RefusedModel(name, reason)
+
+    def _verify_experts(self) -> None:
+        """Touch every expert once, so that damage shows before somebody asks."""
+        try:
+            for model in list(self.models.values()):
+                if isinstance(model, RefusedModel):
+                    continue
+                for part in model.manifest.parts:
+                    if self._closing.is_set():
+                        return
+                    try:
+                        model.weights.part(part)
+                    except BlockCorrupt as reason:
+                        _log.error("%s", reason.message)
+            self.verified_all = True
+        except Exception:  # noqa: BLE001 - task boundary: verification in the background must not end silently
+            _log.exception("background verification stopped: %s", InternalError.code)

@@ -1,0 +1,1 @@
+"""The lowest storey: digests, ids, keys, encoding, clock, limits and the fault tree. Imports nothing above it."""

@@ -1,0 +1,53 @@
+"""Domain-separated hashing of payloads: BLAKE3-256 in derive-key mode, one context per use.
+
+Chain trees use SHA-256 exactly as RFC 6962 (`chain/merkle`), never these functions. See docs/spec/digests.md.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from blake3 import blake3
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+
+digest_bytes: Final = 32
+
+_subtile = blake3(derive_key_context="blyan v1 subtile")
+_node = blake3(derive_key_context="blyan v1 node")
+_payload = blake3(derive_key_context="blyan v1 payload")
+_sample = blake3(derive_key_context="blyan v1 sample")
+
+
+def hash_subtile(data: Bytes) -> bytes:
+    """Leaf of the tile tree: 32 bytes over one subtile."""
+    hasher = _subtile.copy()
+    hasher.update(data)
+    return hasher.digest()
+
+
+def hash_node(level: int, children: list[bytes]) -> bytes:
+    """Inner node of the tile tree: level u8 ‖ count u8 ‖ children."""
+    hasher = _node.copy()
+    hasher.update(bytes((level, len(children))))
+    hasher.update(b"".join(children))
+    return hasher.digest()
+
+
+def hash_payload(length: int, tile_root: bytes) -> str:
+    """A payload's id as 64 hex digits: length u64 LE ‖ tile root."""
+    hasher = _payload.copy()
+    hasher.update(length.to_bytes(8, "little"))
+    hasher.update(tile_root)
+    return hasher.hexdigest()
+
+
+def uniform(seed: int, position: int) -> float:
+    """The uniform number in [0, 1) that sampling draws at `position`: PRF(seed, position), 53 bits.
+
+    A function of its arguments alone, so that a replayed generation draws the same numbers wherever it runs.
+    """
+    hasher = _sample.copy()
+    hasher.update(seed.to_bytes(16, "little", signed=True))
+    hasher.update(position.to_bytes(8, "little"))
+    return (int.from_bytes(hasher.digest(8), "little") >> 11) / (1 << 53)

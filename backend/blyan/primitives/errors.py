@@ -1,0 +1,134 @@
+"""The fault tree: every error says whose fault it is.
+
+`InvalidInput` is the caller's, `PeerFault` the remote's, `IntegrityFault` the bytes', `Unavailable` the moment's and
+`Denied` the policy's. Each class has a stable `code` (listed in docs/errors.md) that the API and the CLI pass on; HTTP
+statuses and exit codes are chosen where those doors are (`api/errors`, `cli/main`). A mistake of our own is an
+`assert`, never one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, TypeAlias
+
+Detail: TypeAlias = "Mapping[str, str | int | None | list[int] | list[str]]"
+
+
+class Fault(Exception):
+    """What every Blyan error is: a message with both values, structured detail, and what to do next."""
+
+    code: ClassVar[str] = "fault"
+
+    def __init__(self, message: str, *, detail: Detail | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail: Detail = dict(detail or {})
+        self.hint = hint
+
+
+class InvalidInput(Fault):
+    """The caller sent something that does not fit; nothing was changed."""
+
+    code = "invalid_input"
+
+
+class MalformedEncoding(InvalidInput):
+    """Bytes that are not the canonical encoding of a value."""
+
+    code = "malformed_encoding"
+
+
+class MalformedBlock(InvalidInput):
+    """Bytes that are not a TensorBlock."""
+
+    code = "malformed_block"
+
+
+class MalformedEntry(InvalidInput):
+    """Bytes or a value that are not a chain entry."""
+
+    code = "malformed_entry"
+
+
+class EntryRefused(InvalidInput):
+    """A well-formed entry that may not follow the present state of its chain."""
+
+    code = "entry_refused"
+
+
+class UnsupportedModel(InvalidInput):
+    """A checkpoint that this version does not compute correctly, so it does not import it."""
+
+    code = "unsupported_model"
+
+
+class UnsupportedParameter(InvalidInput):
+    """A request parameter that is known but not provided here; ignoring it would change the answer silently."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidInput):
+    """Prompt and answer together do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class PayloadTooLarge(InvalidInput):
+    """A body or file above its limit, refused before it was read."""
+
+    code = "payload_too_large"
+
+
+class NotFound(Fault):
+    """The named thing does not exist here."""
+
+    code = "not_found"
+
+
+class Denied(Fault):
+    """Policy forbids it."""
+
+    code = "denied"
+
+
+class PeerFault(Fault):
+    """A remote node answered wrongly or not at all."""
+
+    code = "peer_fault"
+
+
+class IntegrityFault(Fault):
+    """Bytes are not what their digest, signature or tree says."""
+
+    code = "integrity_failure"
+
+
+class BlockCorrupt(IntegrityFault):
+    """A stored block does not match its payload id; the detail names file and subtiles."""
+
+    code = "block_corrupt"
+
+
+class Unavailable(Fault):
+    """Not now: the same call may succeed later."""
+
+    code = "unavailable"
+
+
+class QueueFull(Unavailable):
+    """The bounded queue of generations is full."""
+
+    code = "queue_full"
+
+
+class DataDirectoryInUse(Unavailable):
+    """Another process holds the data directory's LOCK."""
+
+    code = "data_directory_in_use"
+
+
+class InternalError(Fault):
+    """A mistake of ours, reported at a task or request boundary; the log has the traceback."""
+
+    code = "internal_error"

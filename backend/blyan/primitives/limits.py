@@ -1,0 +1,72 @@
+"""Every upper bound of the product, in one place, related to each other by assertions.
+
+A byte from outside meets one of these before it meets an allocation.
+"""
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+# payloads (docs/spec/tensor-block.md)
+subtile_bytes: Final = 256 * KIB
+subtiles_per_tile: Final = 16
+tile_bytes: Final = subtile_bytes * subtiles_per_tile
+tile_fanout: Final = 8
+payload_bytes_max: Final = 64 * GIB
+tensor_header_bytes_max: Final = MIB
+tensors_per_block_max: Final = 65_536
+tensor_rank_max: Final = 8
+tensor_name_bytes_max: Final = 256
+tensor_alignment_bytes: Final = 256
+data_alignment_bytes: Final = 4096
+header_json_depth_max: Final = 3
+
+# canonical encoding
+canonical_depth_max: Final = 8
+canonical_integer_max: Final = (1 << 53) - 1
+
+# chains
+entry_bytes_max: Final = 32 * KIB
+entry_parents_max: Final = 64
+checkpoint_bytes_max: Final = 4 * KIB
+log_tile_width: Final = 256
+chain_size_max: Final = 1 << 40
+
+# models
+manifest_bytes_max: Final = 16 * MIB
+manifest_parts_max: Final = 200_000
+tokenizer_payload_bytes_max: Final = 64 * MIB
+config_json_bytes_max: Final = MIB
+index_json_bytes_max: Final = 64 * MIB
+checkpoint_shards_max: Final = 4_096
+model_name_bytes_max: Final = 128
+layers_max: Final = 1_024
+experts_max: Final = 4_096
+vocab_max: Final = 1 << 21
+dimension_max: Final = 1 << 20
+chat_template_bytes_max: Final = 256 * KIB
+rendered_prompt_bytes_max: Final = 4 * MIB
+template_seconds_max: Final = 5.0
+template_memory_bytes_max: Final = 512 * MIB
+
+# requests
+request_body_bytes_max: Final = 4 * MIB
+messages_max: Final = 1_024
+prompts_max: Final = 64
+stop_strings_max: Final = 16
+stop_string_chars_max: Final = 256
+logprobs_max: Final = 20
+generations_running_max: Final = 4
+generations_queued_max: Final = 64
+request_seconds_max: Final = 600.0
+
+# files of the node
+config_file_bytes_max: Final = 64 * KIB
+
+assert tile_bytes == 4 * MIB
+assert entry_bytes_max < 1 << 16  # entry bundles carry a u16 length (C2SP tlog-tiles)
+assert payload_bytes_max <= canonical_integer_max
+assert rendered_prompt_bytes_max < template_memory_bytes_max
+assert tensor_header_bytes_max % data_alignment_bytes == 0

@@ -1,0 +1,82 @@
+"""Files that are either wholly there or not at all, also after a power cut.
+
+Write order, each step survives a crash before the next: (1) a temporary file beside the target, (2) fsync of it,
+(3) rename over the target, (4) fsync of the folder. A leftover of steps 1 and 2 carries the `.tmp-` prefix and is
+swept when its store opens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+temporary_prefix = ".tmp-"
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the folder's names durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path, mode: int = 0o755) -> None:
+    """Create the folder and its missing parents durably."""
+    missing: list[Path] = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(mode=mode, exist_ok=True)
+        fsync_folder(path.parent)
+
+
+@contextmanager
+def writing(folder: Path, name: str, mode: int = 0o644) -> Generator[BinaryIO, None, None]:
+    """Yield a new temporary file in `folder`; on a clean exit it is durable, though not yet under its final name.
+
+    The name of the temporary file holds the process id, so that two processes never share one.
+    """
+    path = temporary_path(folder, name)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def temporary_path(folder: Path, name: str) -> Path:
+    """Where `writing` puts the bytes of `name` until `publish`."""
+    return folder / f"{temporary_prefix}{os.getpid()}-{name}"
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Rename a durable temporary file over its target and make the name durable."""
+    temporary.replace(target)
+    fsync_folder(target.parent)
+
+
+def write_file(target: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a whole file durably: after return it is there; after a crash it is the old or the new one."""
+    with writing(target.parent, target.name, mode) as file:
+        file.write(data)
+    publish(temporary_path(target.parent, target.name), target)
+
+
+def read_limited(path: Path, bytes_max: int) -> bytes:
+    """Read a file of at most `bytes_max`, not through a symbolic link; `OSError` as usual, `ValueError` if larger."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(handle, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > bytes_max:
+            raise ValueError(f"{path}: expected at most {bytes_max} bytes, found {size}")
+        return file.read(bytes_max + 1)

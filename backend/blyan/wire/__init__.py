@@ -1,0 +1,1 @@
+"""What crosses the node's doors, as typed values: parsed once, at the edge."""

@@ -1,0 +1,51 @@
+/* What went wrong, what it names, and what to do next. At most one alert is shown at a time. */
+
+import { html, nothing } from "/vendor/lit-html/lit-html.js";
+import { t } from "/i18n.js";
+
+const TITLES = {
+  unreachable: "error.unreachable",
+  stream_broken: "error.broken",
+  block_corrupt: "error.block_corrupt",
+  no_model: "error.none",
+};
+
+const OWN_MESSAGES = {
+  unreachable: "error.unreachable.message",
+  stream_broken: "error.broken.message",
+  no_model: "error.none.message",
+};
+
+function titleOf({ error, refused }) {
+  if (Object.hasOwn(TITLES, error.code)) return t(TITLES[error.code]);
+  if (refused) return t("error.refused");
+  return t(error.retryAfterSeconds === null ? "error.title" : "error.busy");
+}
+
+function damagedBlock(detail) {
+  const subtiles = (detail.bad_subtiles ?? []).join(", ");
+  const row = (key, name, value) =>
+    value ? html`<dt>${t(`block.${key}`)}</dt><dd data-testid=${`error-${name}`}>${value}</dd>` : nothing;
+  return html`<dl class="facts-list">
+    ${row("part", "part", detail.part)} ${row("payload", "payload", detail.payload)} ${row("file", "file", detail.file)}
+    ${row("subtiles", "subtiles", subtiles)}
+  </dl>`;
+}
+
+/** `alert` is {error: ApiError, refused: boolean, retry: function or null}, or null. */
+export function alertView(alert, { onDismiss }) {
+  if (alert === null) return nothing;
+  const { error, retry } = alert;
+  const message = Object.hasOwn(OWN_MESSAGES, error.code) ? t(OWN_MESSAGES[error.code]) : error.message;
+  return html`<section class="alert" role="alert" data-testid="error" data-code=${error.code}>
+    <h2>${titleOf(alert)}</h2>
+    <p class="alert-message">${message}</p>
+    ${error.detail.payload ? damagedBlock(error.detail) : nothing}
+    ${error.retryAfterSeconds === null ? nothing : html`<p>${t("error.retryAfter", { seconds: error.retryAfterSeconds })}</p>`}
+    ${error.hint ? html`<p class="alert-hint" data-testid="error-hint">${error.hint}</p>` : nothing}
+    <p class="alert-actions">
+      ${retry ? html`<button type="button" class="button" data-testid="retry" @click=${retry}>${t("retry")}</button>` : nothing}
+      <button type="button" class="button quiet" data-testid="dismiss" @click=${onDismiss}>${t("dismiss")}</button>
+    </p>
+  </section>`;
+}

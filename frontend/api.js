@@ -1,0 +1,102 @@
+/*
+ * The node's HTTP API as this page uses it: every failure becomes one ApiError, whose `code` is stable.
+ *
+ * Codes that the page itself gives: `unreachable` (no HTTP answer), `stream_broken` (the answer ended before its end mark),
+ * `http_NNN` (an error that is not in the API's form).
+ */
+
+import { eventsOf } from "/sse.js";
+
+export class ApiError extends Error {
+  constructor({ code, message, hint = null, detail = null, retryAfterSeconds = null }) {
+    super(message);
+    this.code = code;
+    this.hint = hint;
+    this.detail = detail ?? {};
+    this.retryAfterSeconds = retryAfterSeconds;
+  }
+
+  /** From the API's error object `{message, code, detail, hint}`. */
+  static from(error, retryAfterSeconds = null) {
+    return new ApiError({
+      code: String(error.code ?? error.type ?? "error"),
+      message: String(error.message ?? ""),
+      hint: error.hint ?? null,
+      detail: error.detail,
+      retryAfterSeconds,
+    });
+  }
+}
+
+async function call(path, options) {
+  let response;
+  try {
+    response = await fetch(path, { credentials: "same-origin", cache: "no-store", ...options });
+  } catch (failure) {
+    if (failure.name === "AbortError") throw failure;
+    throw new ApiError({ code: "unreachable", message: "" });
+  }
+  if (!response.ok) throw await refusal(response);
+  return response;
+}
+
+async function refusal(response) {
+  const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
+  const retryAfterSeconds = Number.isFinite(seconds) ? seconds : null;
+  const body = await response.json().catch(() => null);
+  if (body?.error && typeof body.error === "object") return ApiError.from(body.error, retryAfterSeconds);
+  return new ApiError({
+    code: `http_${response.status}`,
+    message: `HTTP ${response.status} ${response.statusText}`.trim(),
+    retryAfterSeconds,
+  });
+}
+
+async function json(path) {
+  const response = await call(path, {});
+  try {
+    return await response.json();
+  } catch {
+    throw new ApiError({ code: "stream_broken", message: "" });
+  }
+}
+
+/** The models of the node, as `/v1/models` lists them. */
+export async function listModels() {
+  return (await json("/v1/models")).data;
+}
+
+/** Every block of one model with its state, and the checkpoint that it was checked against. */
+export function blocksOf(model) {
+  return json(`/network/experts?model=${encodeURIComponent(model)}`);
+}
+
+/**
+ * Yields the chunks of one streamed answer. Throws ApiError, or AbortError when `signal` fired; what was yielded before stays valid.
+ */
+export async function* streamChat({ model, messages, signal }) {
+  const response = await call("/v1/chat/completions", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
+    body: JSON.stringify({
+      model,
+      messages,
+      stream: true,
+      stream_options: { include_usage: true },
+      blyan: { experts: true },
+    }),
+    signal,
+  });
+  try {
+    for await (const data of eventsOf(response.body)) {
+      if (data === "[DONE]") return;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw ApiError.from(chunk.error);
+      yield chunk;
+    }
+  } catch (failure) {
+    if (failure instanceof ApiError || failure.name === "AbortError") throw failure;
+  }
+  // Reached when the connection broke, a chunk was not JSON, or the stream ended without its end mark: the answer is not whole.
+  throw new ApiError({ code: "stream_broken", message: "" });
+}

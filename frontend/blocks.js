@@ -1,0 +1,92 @@
+/*
+ * The blocks of one model and the work of its experts, as plain values: nothing here touches the page.
+ *
+ * A block is what `/network/experts` lists: {part, layer, expert, payload, bytes, state, bad_subtiles, file}; `expert` is null
+ * for a part of the trunk.
+ */
+
+/** The blocks as the grid shows them: one row of experts per layer, ascending, and the trunk. */
+export function rowsOf(blocks) {
+  const layers = new Map();
+  const trunk = [];
+  for (const block of blocks) {
+    if (block.expert === null) {
+      trunk.push(block);
+      continue;
+    }
+    if (!layers.has(block.layer)) layers.set(block.layer, []);
+    layers.get(block.layer).push(block);
+  }
+  const rows = [...layers.entries()].sort(([a], [b]) => a - b);
+  for (const [, row] of rows) row.sort((a, b) => a.expert - b.expert);
+  return { rows: rows.map(([layer, cells]) => ({ layer, cells })), trunk };
+}
+
+/** How many of these blocks are in each state. */
+export function countStates(blocks) {
+  const counts = { verified: 0, unverified: 0, corrupt: 0, total: blocks.length };
+  for (const block of blocks) counts[block.state] += 1;
+  return counts;
+}
+
+/** The blocks after the node named a damaged payload in an error's detail. Every part that uses this payload is damaged. */
+export function markCorrupt(blocks, detail) {
+  return blocks.map((block) =>
+    block.payload === detail.payload || block.part === detail.part
+      ? { ...block, state: "corrupt", bad_subtiles: detail.bad_subtiles ?? block.bad_subtiles, file: detail.file ?? block.file }
+      : block,
+  );
+}
+
+/** The newer blocks, where those that were seen damaged, with the same payload, stay so. */
+export function keepDamage(older, newer) {
+  const damaged = new Map();
+  for (const block of older) if (block.state === "corrupt") damaged.set(`${block.part} ${block.payload}`, block);
+  return newer.map((block) => damaged.get(`${block.part} ${block.payload}`) ?? block);
+}
+
+/** Tokens that each expert worked on during one answer, prompt included. */
+export class ExpertWork {
+  #tokens = new Map(); // "layer.expert" -> tokens
+  #layerCalls = new Map(); // layer -> tokens x experts per token
+  #latest = new Set(); // keys of the newest chunk
+
+  /** Adds the `[layer, expert, tokens]` triples of one chunk. */
+  add(triples) {
+    this.#latest = new Set();
+    for (const [layer, expert, tokens] of triples) {
+      const key = `${layer}.${expert}`;
+      this.#tokens.set(key, (this.#tokens.get(key) ?? 0) + tokens);
+      this.#layerCalls.set(layer, (this.#layerCalls.get(layer) ?? 0) + tokens);
+      this.#latest.add(key);
+    }
+  }
+
+  /** The answer ended: nobody works any more. */
+  rest() {
+    this.#latest = new Set();
+  }
+
+  isWorking(layer, expert) {
+    return this.#latest.has(`${layer}.${expert}`);
+  }
+
+  tokens(layer, expert) {
+    return this.#tokens.get(`${layer}.${expert}`) ?? 0;
+  }
+
+  get expertsUsed() {
+    return this.#tokens.size;
+  }
+
+  /**
+   * 0 to 8: the share of the layer's tokens that this expert worked on. The square root keeps the small shares of a model with
+   * many experts apart.
+   */
+  heat(layer, expert, expertsPerToken) {
+    const tokens = this.tokens(layer, expert);
+    if (tokens === 0) return 0;
+    const share = Math.min(1, (tokens * expertsPerToken) / this.#layerCalls.get(layer));
+    return Math.max(1, Math.round(8 * Math.sqrt(share)));
+  }
+}

@@ -1,0 +1,63 @@
+"""One `blyan up` in its own process, as a person would start it."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+START_LIMIT_S = 90
+STOP_LIMIT_S = 20
+
+
+class RunningNode:
+    """`blyan up` on a free port of this machine, with its own data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.url = ""
+        self._said: list[str] = []
+        self._ready = threading.Event()
+
+    def start(self) -> None:
+        """Returns when the node has printed its address; fails the test, with what it said, when it does not."""
+        command = [sys.executable, "-m", "blyan", "--data-dir", str(self.data_dir)]
+        command += ["up", "--listen", "127.0.0.1:0", "--no-browser"]
+        self._said.clear()
+        self._ready.clear()
+        self.url = ""
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self._ready.wait(START_LIMIT_S)
+        if not self.url:
+            self.stop()
+            pytest.fail(f"the node ended or printed no address in {START_LIMIT_S} s; it said:\n{''.join(self._said)}")
+
+    def _listen(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._said.append(line)
+            address = re.search(r"http://127\.0\.0\.1:\d+", line)
+            if address and not self.url:
+                self.url = address.group()
+                self._ready.set()
+        self._ready.set()  # the process ended
+
+    def stop(self) -> None:
+        """Asks the node to end, as Ctrl+C does, and insists after a while."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._listener.join()
+
+    def blob(self, payload: str) -> Path:
+        """The file that holds the payload with this id."""
+        return self.data_dir / "blobs" / payload[:2] / payload

@@ -1,0 +1,108 @@
+"""What holds for every test: time limits by mark, one compute thread in each worker, and which tests run by default.
+
+`long` and `network_install` tests are left out unless `-m` names them; the second kind also runs with
+BLYAN_TEST_INSTALL=1. `--shard K/N` keeps one of N parts. Long tests that passed on this commit, in a clean tree, are
+not repeated: their names stand in `.long/COMMIT`.
+"""
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch: workers share the cores, and more threads only take turns on them.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# No test may look for a model on the internet.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+# Seconds by mark; a test with several gets the largest. Unmarked tests keep the limit in pyproject.toml.
+LIMITS_S = {"oracle": 120, "browser": 120, "slow": 600, "network_install": 3600, "long": 6 * 3600}
+OPT_IN = {"long": None, "network_install": "BLYAN_TEST_INSTALL"}
+
+
+SHARD = pytest.StashKey[tuple[int, int]]()
+RESUME = pytest.StashKey[Path | None]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shard", default=None, metavar="K/N", help="run only part K of N, 1 <= K <= N")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SHARD] = parse_shard(config.getoption("--shard"))
+    config.stash[RESUME] = resume_file() if "long" in config.getoption("markexpr") else None
+    if hasattr(config, "workerinput"):
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """`K/N` as two integers; (1, 1) for None. Raises pytest.UsageError for anything else."""
+    if text is None:
+        return 1, 1
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise pytest.UsageError(f"--shard takes K/N with 1 <= K <= N, not {text!r}")
+    return int(part), int(parts)
+
+
+def in_shard(nodeid: str, shard: tuple[int, int]) -> bool:
+    """Whether a test belongs to the shard. By a hash of its name, so that adding a test moves no other."""
+    part, parts = shard
+    return int.from_bytes(hashlib.sha256(nodeid.encode()).digest()[:8], "big") % parts == part - 1
+
+
+def resume_file() -> Path | None:
+    """Where the long tests that passed on this commit are written, or None when the tree is no commit."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            command = ["git", "-C", str(ROOT), *arguments]
+            done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None or git("status", "--porcelain") != "":
+        return None
+    return ROOT / ".long" / commit
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    resume = config.stash[RESUME]
+    passed = set(resume.read_text().splitlines()) if resume and resume.exists() else set()
+    chosen = config.getoption("markexpr")
+    left_out = {
+        mark for mark, variable in OPT_IN.items() if mark not in chosen and os.environ.get(variable or "", "") != "1"
+    }
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        repeated = "long" in marks and item.nodeid in passed
+        keep = not (marks & left_out) and not repeated and in_shard(item.nodeid, config.stash[SHARD])
+        (kept if keep else dropped).append(item)
+        limits = [LIMITS_S[mark] for mark in marks & LIMITS_S.keys()]
+        if limits and "timeout" not in marks:
+            item.add_marker(pytest.mark.timeout(max(limits)))
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    report = yield
+    resume = item.config.stash[RESUME]
+    if report.when == "call" and report.passed and item.get_closest_marker("long") and resume:
+        resume.parent.mkdir(exist_ok=True)
+        with resume.open("a") as file:
+            file.write(f"{item.nodeid}\n")
+    return report

@@ -1,0 +1,125 @@
+"""Real nodes for tests: in this process behind a real socket, or as a subprocess of the installed command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from aiohttp.test_utils import TestClient, TestServer
+
+from blyan.api.app import build_app
+from blyan.model.hf_import import read_checkpoint
+from blyan.node.config import read_config
+from blyan.node.data_directory import create_keys, open_ground
+from blyan.node.node import Node, Sources
+from blyan.node.publish import import_checkpoint
+
+SEED = bytes(range(32))
+
+
+def fixed_entropy(count: int) -> bytes:
+    """The same bytes each time: a fake of `clock.system_entropy`."""
+    return (SEED * (count // 32 + 1))[:count]
+
+
+def fixed_seconds() -> int:
+    """A clock that stands still: a fake of `clock.system_seconds`."""
+    return 1_700_000_000
+
+
+def import_into(data_dir: Path, folder: Path, name: str):
+    """Import a checkpoint as `blyan model import` does."""
+    create_keys(data_dir, fixed_entropy)
+    ground = open_ground(data_dir, writable=True)
+    return import_checkpoint(ground, read_checkpoint(folder), name, fixed_seconds, lambda _done, _total: None)
+
+
+@contextlib.asynccontextmanager
+async def serving(data_dir: Path, **sections: dict[str, object]) -> AsyncIterator[TestClient]:
+    """A node on an existing data directory, served on a free port of this process."""
+    config = read_config(data_dir, sections, {})
+    node = Node(config, open_ground(data_dir, writable=True), Sources(fixed_seconds, lambda: 0.0, fixed_entropy))
+    node.start()
+    try:
+        async with TestClient(TestServer(build_app(node), handler_cancellation=True)) as client:
+            yield client
+    finally:
+        node.close()
+
+
+def command(*arguments: str | Path, data_dir: Path | None = None, timeout: float = 60, **environment: str):
+    """Run `blyan` in a subprocess and return what it printed and its exit code."""
+    before = ["--data-dir", str(data_dir)] if data_dir else []
+    return subprocess.run(
+        [sys.executable, "-m", "blyan", *before, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def json_of(*arguments: str | Path, data_dir: Path) -> Any:
+    """What a command that must succeed prints with --json."""
+    done = command(*arguments, "--json", data_dir=data_dir)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+class RunningNode:
+    """`blyan up` in a subprocess; `url` is where it listens."""
+
+    def __init__(self, data_dir: Path, *arguments: str) -> None:
+        self.lines: list[str] = []
+        command = [sys.executable, "-m", "blyan", "up", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
+        self._process = subprocess.Popen([*command, "--no-browser", *arguments], stderr=subprocess.PIPE, text=True)
+        self.url = self._wait_for_url()
+        self._drain = threading.Thread(target=self._read, daemon=True)
+        self._drain.start()
+
+    @property
+    def pid(self) -> int:
+        """The process that serves."""
+        return self._process.pid
+
+    def stop(self) -> int:
+        """SIGTERM, then the exit code."""
+        self._process.terminate()
+        return self._process.wait(timeout=20)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait(timeout=20)
+
+    def _wait_for_url(self) -> str:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.lines.append(line)
+            if match := re.search(r"http://\S+:\d+", line):
+                return match[0]
+        raise AssertionError(f"blyan up ended with {self._process.wait()}: {''.join(self.lines)}")
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        self.lines.extend(self._process.stderr)
+
+
+@contextlib.contextmanager
+def running(data_dir: Path, *arguments: str) -> Iterator[RunningNode]:
+    """`blyan up` for the length of a test."""
+    node = RunningNode(data_dir, *arguments)
+    try:
+        yield node
+    finally:
+        if node._process.poll() is None:
+            node.kill()

@@ -1,0 +1,47 @@
+"""TensorBlock headers under random damage: nothing but `MalformedBlock` may come out, and no views outside the file."""
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blyan.primitives.errors import MalformedBlock
+from blyan.storage import tensor_block
+
+SIZES = st.one_of(st.integers(-2, 600), st.sampled_from([1 << 31, 1 << 63, 1 << 64, True, 2.5, None, "8"]))
+TENSORS = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from([*tensor_block.dtypes, "C64", "f32", None, 3]),
+        "shape": st.lists(SIZES, max_size=10),
+        "data_offsets": st.lists(SIZES, max_size=3),
+    }
+)
+HEADERS = st.dictionaries(st.text("aZ_.0/ é", max_size=5), TENSORS, max_size=4)
+
+
+def check(raw: bytes, file_bytes: int) -> None:
+    try:
+        places = tensor_block.parse_layout(raw, file_bytes)
+    except MalformedBlock:
+        return
+    for place in places:
+        assert 0 < place.offset <= place.offset + place.length <= file_bytes
+        assert place.offset % 256 == 0
+
+
+@settings(max_examples=400, deadline=None)
+@given(header=HEADERS, data=st.integers(0, 1024), marked=st.booleans())
+def test_any_header_is_a_layout_within_the_file_or_malformed(header: dict[str, Any], data: int, marked: bool) -> None:
+    """Structured input: plausible fields with implausible values."""
+    raw = json.dumps(({"__metadata__": tensor_block.metadata} if marked else {}) | header).encode()
+    raw += b" " * (-(8 + len(raw)) % 4096)
+    check(len(raw).to_bytes(8, "little") + raw, 8 + len(raw) + data)
+
+
+@settings(max_examples=400, deadline=None)
+@given(raw=st.binary(max_size=200), length=st.integers(0, 1 << 65), file_bytes=st.integers(0, 1 << 40))
+def test_any_bytes_are_malformed_or_a_layout(raw: bytes, length: int, file_bytes: int) -> None:
+    """Unstructured input, with lying lengths."""
+    check((length % (1 << 64)).to_bytes(8, "little") + raw, file_bytes)
+    check(raw, file_bytes)

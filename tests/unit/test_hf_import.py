@@ -1,0 +1,171 @@
+"""Import looks at everything before it writes, and refuses what it would compute wrongly."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from blyan.model.hf_import import read_checkpoint
+from blyan.model.parts import parts_of
+from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
+from checkpoints import save_byte_tokenizer, save_random_checkpoint
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hf") / "original"
+    save_random_checkpoint(folder, vocab_size=260)
+    save_byte_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    for path in original.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
+    tensors = load_file(folder / "model.safetensors") | changes
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "model.safetensors")
+
+
+def test_every_tensor_of_the_checkpoint_is_in_exactly_one_part(folder: Path) -> None:
+    """Nothing is lost and nothing is stored twice."""
+    checkpoint = read_checkpoint(folder)
+    tensors = load_file(folder / "model.safetensors")
+    seen: dict[str, torch.Tensor] = {}
+    for part in parts_of(checkpoint.config):
+        for name, tensor in checkpoint.part_tensors(part).items():
+            assert part.checkpoint_name(name) not in seen
+            seen[part.checkpoint_name(name)] = tensor
+    assert seen.keys() == tensors.keys()
+    assert all(torch.equal(seen[name], tensors[name]) for name in tensors)
+
+
+def test_shards_are_read_through_their_index(folder: Path) -> None:
+    """A checkpoint in two files is the same checkpoint."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    shards = {"model-1.safetensors": names[: len(names) // 2], "model-2.safetensors": names[len(names) // 2 :]}
+    for file, held in shards.items():
+        save_file({name: tensors[name] for name in held}, folder / file)
+    weight_map = {name: file for file, held in shards.items() for name in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors").unlink()
+    checkpoint = read_checkpoint(folder)
+    assert sum(len(checkpoint.part_tensors(part)) for part in parts_of(checkpoint.config)) == len(tensors)
+
+
+def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
+    """From generation_config.json and the model card."""
+    settings = {"eos_token_id": [256, 3], "temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    checkpoint = read_checkpoint(folder)
+    defaults = checkpoint.generation
+    assert (defaults.eos, defaults.temperature, defaults.top_p, defaults.top_k) == ((256, 3), 0.6, 0.95, 20)
+    assert checkpoint.license == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model_type", "llama"),
+        ("hidden_act", "gelu"),
+        ("use_sliding_window", True),
+        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
+        ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}),
+        ("quantization_config", {"quant_method": "gptq"}),
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", "4"),
+        ("num_experts_per_tok", 99),
+        ("rms_norm_eps", "small"),
+        ("mlp_only_layers", "all"),
+        ("decoder_sparse_step", 0),
+        ("attention_multiplier", 2.0),
+        ("eos_token_id", 5000),
+    ],
+)
+def test_fields_that_would_be_computed_wrongly_are_refused_by_name_and_value(
+    folder: Path, field: str, value: Any
+) -> None:
+    """The field stands in the message."""
+    edit_config(folder, **{field: value})
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    with pytest.raises(UnsupportedModel, match=f"{field}|experts_per_token|rms_eps"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "words"),
+    [
+        ("model.norm.weight", None, "expected one, found none"),
+        ("model.norm.weight", torch.ones(71), "expected shape"),
+        ("model.norm.weight", torch.ones(72).half(), "for all tensors"),
+        ("model.extra.weight", torch.ones(3), "expected none of that name"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_by_name(
+    folder: Path, name: str, tensor: torch.Tensor | None, words: str
+) -> None:
+    """Missing, of another shape or dtype, or unknown."""
+    edit_tensors(folder, **{name: tensor})
+    with pytest.raises(UnsupportedModel, match=words):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "/etc/passwd", "a/b.safetensors", "model.bin", "..safetensors"]
+)
+def test_an_index_cannot_lead_outside_the_folder(folder: Path, name: str) -> None:
+    """Plain file names alone."""
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+    with pytest.raises(UnsupportedModel, match="expected plain"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "fault"),
+    [
+        ("config.json", "{", InvalidInput),
+        ("config.json", "[]", InvalidInput),
+        ("config.json", " " * 1_100_000, InvalidInput),
+        ("config.json", "[" * 100_000, InvalidInput),
+        ("config.json", None, NotFound),
+        ("model.safetensors", None, NotFound),
+        ("model.safetensors", "not a safetensors file", UnsupportedModel),
+        ("model.safetensors.index.json", '{"weight_map": {}}', UnsupportedModel),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "missing.safetensors"}}', NotFound),
+        ("tokenizer.json", "{}", UnsupportedModel),
+        ("tokenizer.json", "{", UnsupportedModel),
+        ("tokenizer_config.json", "[]", InvalidInput),
+        ("chat_template.jinja", "x" * 300_000, InvalidInput),
+    ],
+)
+def test_files_that_are_missing_or_malformed_are_named(
+    folder: Path, file: str, content: str | None, fault: type[Exception]
+) -> None:
+    """Whatever is in them, the answer is a fault of the caller."""
+    (folder / file).unlink(missing_ok=True)
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(fault):
+        read_checkpoint(folder)
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder: Path) -> None:
+    """Its ids would be outside the embedding."""
+    edit_config(folder, vocab_size=200)
+    with pytest.raises(UnsupportedModel, match="expected token ids below vocab_size 200, found 259"):
+        read_checkpoint(folder)
