@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from blyan.node.config import read_config
 from blyan.node.data_directory import create_keys, open_ground
 from blyan.node.node import Node, Sources
 from blyan.node.publish import import_checkpoint
+from running_node import RunningNode
 
 SEED = bytes(range(32))
 
@@ -75,51 +74,12 @@ def json_of(*arguments: str | Path, data_dir: Path) -> Any:
     return json.loads(done.stdout)
 
 
-class RunningNode:
-    """`blyan up` in a subprocess; `url` is where it listens."""
-
-    def __init__(self, data_dir: Path, *arguments: str) -> None:
-        self.lines: list[str] = []
-        command = [sys.executable, "-m", "blyan", "up", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
-        self._process = subprocess.Popen([*command, "--no-browser", *arguments], stderr=subprocess.PIPE, text=True)
-        self.url = self._wait_for_url()
-        self._drain = threading.Thread(target=self._read, daemon=True)
-        self._drain.start()
-
-    @property
-    def pid(self) -> int:
-        """The process that serves."""
-        return self._process.pid
-
-    def stop(self) -> int:
-        """SIGTERM, then the exit code."""
-        self._process.terminate()
-        return self._process.wait(timeout=20)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-        self._process.wait(timeout=20)
-
-    def _wait_for_url(self) -> str:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self.lines.append(line)
-            if match := re.search(r"http://\S+:\d+", line):
-                return match[0]
-        raise AssertionError(f"blyan up ended with {self._process.wait()}: {''.join(self.lines)}")
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        self.lines.extend(self._process.stderr)
-
-
 @contextlib.contextmanager
-def running(data_dir: Path, *arguments: str) -> Iterator[RunningNode]:
-    """`blyan up` for the length of a test."""
-    node = RunningNode(data_dir, *arguments)
+def running(data_dir: Path) -> Iterator[RunningNode]:
+    """`blyan up` in a subprocess for the length of a test."""
+    node = RunningNode(data_dir)
+    node.start()
     try:
         yield node
     finally:
-        if node._process.poll() is None:
-            node.kill()
+        node.stop()

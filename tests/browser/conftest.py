@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
-from browser.running_node import RunningNode
+from running_node import RunningNode
 
 EXPECT_LIMIT_MS = 30_000
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Request, Route, expect
 
-from browser.running_node import RunningNode
+from running_node import RunningNode
 
 pytestmark = pytest.mark.browser
 

@@ -118,16 +118,16 @@ def test_transformers_gives_the_same_answers_from_the_same_blocks(
 
 
 def test_it_adds_two_digit_numbers_that_it_never_saw(installed: tuple[LoadedModel, Path]) -> None:
-    """At least 90 % of held-out additions, exactly, asked through the chat template (a fixed sample of 200)."""
+    """At least 90 % of held-out additions, word for word, in five phrasings (a fixed sample of 200)."""
     model, _ = installed
     assert model.tokenizer is not None
     renderer = TemplateRenderer()
-    pairs = sorted(curriculum.held_out_additions())
-    sample = pairs[:: max(1, len(pairs) // 200)][:200]
+    additions = curriculum.held_out_additions()
+    sample = additions[:: len(additions) // 200][:200]
     right = 0
-    for first, second in sample:
-        prompt = prompt_of(model, renderer, f"What is {first} + {second}?")
-        text = model.tokenizer.decode(answer_of(model, prompt))
-        right += str(first + second) in text.replace(".", " ").split()
+    for number, addition in enumerate(sample):
+        phrasing = curriculum.asked_phrasings[number % len(curriculum.asked_phrasings)]
+        prompt = prompt_of(model, renderer, phrasing.format(a=addition.a, b=addition.b))
+        right += model.tokenizer.decode(answer_of(model, prompt)) == addition.answer
     renderer.close()
     assert right >= 0.9 * len(sample), f"{right} of {len(sample)}"

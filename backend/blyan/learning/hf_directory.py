@@ -28,7 +28,7 @@ def write_hf_directory(folder: Path, config: ModelConfig, tokenizer: str, parame
     )
     _write_json(
         folder / "generation_config.json",
-        {"do_sample": False, "eos_token_id": end_ids, "pad_token_id": ids[end_of_text], "temperature": 0.0},
+        {"do_sample": False, "eos_token_id": end_ids, "pad_token_id": ids[end_of_text]},
     )
     _write_json(
         folder / "tokenizer_config.json",

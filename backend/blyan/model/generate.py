@@ -18,7 +18,7 @@ from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.gate import Routing
 from blyan.model.kv_cache import KVCache
 from blyan.model.sampler import Sampling, sample
-from blyan.model.transformer import forward, logits
+from blyan.model.transformer import drive, forward, logits
 from blyan.model.weights import ModelWeights
 from blyan.primitives.digest import uniform
 
@@ -56,14 +56,7 @@ def forward_locally(
     def answer(call: ExpertCall) -> Tensor:
         return swiglu(weights.expert(call.layer, call.expert), "", call.hidden)
 
-    steps = forward(weights, config, torch.tensor([tokens], dtype=torch.int64), cache, observe)
-    try:
-        calls = next(steps)
-        while True:
-            calls = steps.send([answer(call) for call in calls])
-    except StopIteration as end:
-        hidden: Tensor = end.value
-        return hidden[0]
+    return drive(forward(weights, config, torch.tensor([tokens], dtype=torch.int64), cache, observe), answer)[0]
 
 
 def generate(

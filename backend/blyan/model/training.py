@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from blyan.model.config import ModelConfig
-from blyan.model.experts import swiglu
+from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.gate import Routing
-from blyan.model.transformer import forward, logits
+from blyan.model.transformer import drive, forward, logits
 
 Parameters: TypeAlias = dict[str, Tensor]
 Item = TypeVar("Item")
@@ -127,17 +127,10 @@ def run_forward(
         if routings is not None:
             routings.append(routing)
 
-    seam = forward(FlatWeights(parameters), config, tokens, observe=observe)
-    try:
-        calls = next(seam)
-        while True:
-            outputs = [
-                swiglu(parameters, f"model.layers.{call.layer}.mlp.experts.{call.expert}.", call.hidden)
-                for call in calls
-            ]
-            calls = seam.send(outputs)
-    except StopIteration as done:
-        return done.value
+    def answer(call: ExpertCall) -> Tensor:
+        return swiglu(parameters, f"model.layers.{call.layer}.mlp.experts.{call.expert}.", call.hidden)
+
+    return drive(forward(FlatWeights(parameters), config, tokens, observe=observe), answer)
 
 
 def balancing_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:

@@ -76,6 +76,17 @@ def forward(
     return rms_norm(hidden, weights.head()["norm.weight"], config.rms_eps)
 
 
+def drive(steps: Forward, answer: Callable[[ExpertCall], Tensor]) -> Tensor:
+    """Run a forward pass to its end, answering each call alone: the plainest driver, which others are held to."""
+    try:
+        calls = next(steps)
+        while True:
+            calls = steps.send([answer(call) for call in calls])
+    except StopIteration as end:
+        hidden: Tensor = end.value
+        return hidden
+
+
 def logits(weights: TrunkWeights, config: ModelConfig, hidden: Tensor) -> Tensor:
     """Scores over the vocabulary [..., vocab] of final hidden states [..., hidden]."""
     matrix = weights.embed() if config.tied_embeddings else weights.head()["lm_head.weight"]

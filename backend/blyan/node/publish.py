@@ -7,6 +7,8 @@ no model names, which the next run of the same import uses; never a model that l
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from blyan.primitives import limits
 from blyan.primitives.clock import UnixSeconds
 from blyan.primitives.errors import InvalidInput
 from blyan.storage import durable, tensor_block
+from blyan.storage.blob_store import BlobStore
 from blyan.storage.tile import index_of
 
 block_media = "application/vnd.blyan.tensorblock"
@@ -44,19 +47,26 @@ def import_checkpoint(
     ground: Ground, checkpoint: HfCheckpoint, name: str, now: UnixSeconds, progress: Callable[[int, int], None]
 ) -> Published:
     """Cut a checked Hugging Face checkpoint into blocks and publish it under `name`."""
+    return publish(ground, store_checkpoint(ground.store, checkpoint, name, progress), now)
+
+
+def store_checkpoint(
+    store: BlobStore, checkpoint: HfCheckpoint, name: str, progress: Callable[[int, int], None]
+) -> Manifest:
+    """Step 1 for a checkpoint: parts and tokenizer as blocks. The manifest that names them is not stored yet."""
     if not name_pattern.fullmatch(name):
         raise InvalidInput(f"model name: expected {name_pattern.pattern}, found {name[:80]!r}")
     parts = list(parts_of(checkpoint.config))
     blocks: dict[str, BlockReference] = {}
     for done, part in enumerate(parts):
-        stored = ground.store.put(tensor_block.encode(checkpoint.part_tensors(part)))
+        stored = store.put(tensor_block.encode(checkpoint.part_tensors(part)))
         blocks[part.name] = BlockReference(stored.payload, stored.length)
         progress(done + 1, len(parts))
     tokenizer = None
     if checkpoint.tokenizer is not None:
-        stored = ground.store.put([checkpoint.tokenizer])
+        stored = store.put([checkpoint.tokenizer])
         tokenizer = BlockReference(stored.payload, stored.length)
-    manifest = Manifest(
+    return Manifest(
         name=name,
         version=_first_version,
         config=checkpoint.config,
@@ -67,7 +77,22 @@ def import_checkpoint(
         license=checkpoint.license,
         source=f"huggingface:{_printable(checkpoint.folder.resolve().name)}",
     )
-    return publish(ground, manifest, now)
+
+
+def write_bundle(checkpoint: HfCheckpoint, name: str, spdx: str, source: str, folder: Path) -> Manifest:
+    """Make the folder that `install_bundle` reads: `manifest.json`, and `blobs/<payload id>` without indexes."""
+    blobs = folder / "blobs"
+    if blobs.exists():
+        shutil.rmtree(blobs)
+    blobs.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = BlobStore(Path(scratch), writable=True)
+        manifest = store_checkpoint(store, checkpoint, name, lambda _done, _total: None)
+        manifest = replace(manifest, license=spdx, source=source)
+        for block in manifest.blocks.values():
+            shutil.copyfile(store.path(block.payload), blobs / block.payload)
+    (folder / "manifest.json").write_bytes(manifest.encode())
+    return manifest
 
 
 def install_bundle(ground: Ground, folder: Path, now: UnixSeconds) -> Published:

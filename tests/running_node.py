@@ -47,16 +47,26 @@ class RunningNode:
                 self._ready.set()
         self._ready.set()  # the process ended
 
-    def stop(self) -> None:
-        """Asks the node to end, as Ctrl+C does, and insists after a while."""
+    @property
+    def pid(self) -> int:
+        """The process that serves."""
+        return self._process.pid
+
+    def stop(self) -> int:
+        """Asks the node to end, as Ctrl+C does, insists after a while, and returns the exit code."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
         self._listener.join()
+        return self._process.returncode
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait()
 
     def blob(self, payload: str) -> Path:
         """The file that holds the payload with this id."""
