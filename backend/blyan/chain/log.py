@@ -9,20 +9,22 @@ publish. Opening is recovery: it reads the checkpoint, reads that many entries, 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from blyan.chain.checkpoint import Checkpoint, origin_of, parse_checkpoint, sign_checkpoint
 from blyan.chain.entries import ChainName
-from blyan.chain.merkle import HashTile, RightEdge, empty_root, leaf_hash
+from blyan.chain.merkle import HashTile, RightEdge, empty_root, leaf_hash, perfect_root
 from blyan.primitives import limits
 from blyan.primitives.errors import IntegrityFault
-from blyan.primitives.ids import PublicKey
+from blyan.primitives.ids import Digest, PublicKey
 from blyan.primitives.keys import Key
 from blyan.storage import durable
 
 _width = limits.log_tile_width
+_tile_name = re.compile(r"(?P<level>\d|entries)/(?P<number>(?:x\d{3}/){0,4}\d{3})(?:\.p/(?P<width>[1-9]\d{0,2}))?")
 _bundle_bytes_max = _width * (2 + limits.entry_bytes_max)
 
 
@@ -79,7 +81,7 @@ class Log:
         if bundle:
             self._write(f"tile/entries/{_tile_path(number)}.p/{len(bundle)}", _encode_bundle(bundle))
         for tile in [*tiles.values(), *edge.partial_tiles()]:
-            suffix = "" if len(tile.hashes) == _width else f".p/{len(tile.hashes)}"
+            suffix = _width_suffix(len(tile.hashes))
             self._write(f"tile/{tile.level}/{_tile_path(tile.number)}{suffix}", b"".join(tile.hashes))
         checkpoint = Checkpoint(self.origin, edge.size, edge.root())
         self._write("checkpoint", sign_checkpoint(checkpoint, key))
@@ -99,6 +101,44 @@ class Log:
             bundle = self._read_bundle(number, min(_width, self.checkpoint.size - first))
             yield from bundle[max(0, begin - first) : end - first]
 
+    def checkpoint_note(self) -> bytes:
+        """The signed checkpoint as it stands on disk."""
+        return self._read(self.folder / "checkpoint", limits.checkpoint_bytes_max)
+
+    def node(self, level: int, index: int) -> Digest:
+        """The hash of the perfect subtree over published leaves index·2^level … (index+1)·2^level, from one tile."""
+        tile_level, rest = divmod(level, 8)
+        begin = index << rest
+        number, offset = divmod(begin, _width)
+        held = min(_width, (self.checkpoint.size >> (8 * tile_level)) - number * _width)
+        assert 0 <= offset < offset + (1 << rest) <= held, "a subtree within the checkpoint"
+        path = self.folder / f"tile/{tile_level}/{_tile_path(number)}{_width_suffix(held)}"
+        raw = self._read(path, 32 * _width)
+        if len(raw) != 32 * held:
+            raise IntegrityFault(
+                f"chain {self.origin}: expected {held} hashes, found {len(raw)} bytes in {path}",
+                detail={"file": str(path)},
+            )
+        return perfect_root([Digest(raw[at : at + 32]) for at in range(32 * offset, 32 * (offset + (1 << rest)), 32)])
+
+    def tile_file(self, name: str) -> Path | None:
+        """The file of a tile named as the layout does (`0/000`, `entries/x001/067.p/5`); None beyond the checkpoint."""
+        match = _tile_name.fullmatch(name)
+        if match is None:
+            return None
+        number = int(re.sub(r"[x/]", "", match["number"]))
+        width = int(match["width"]) if match["width"] else _width
+        shift = 0 if match["level"] == "entries" else 8 * int(match["level"])
+        whole = match["width"] is None or 0 < width < _width
+        if (
+            not whole
+            or number * _width + width > self.checkpoint.size >> shift
+            or _tile_path(number) != match["number"]
+        ):
+            return None
+        path = self.folder / "tile" / name
+        return path if path.is_file() else None
+
     def verify_tiles(self) -> int:
         """Compare every hash tile on disk with one computed from the entries; return how many were read."""
         edge, expected = RightEdge(), list[HashTile]()
@@ -106,7 +146,7 @@ class Log:
             expected += edge.append(leaf_hash(raw))
         expected += edge.partial_tiles()
         for tile in expected:
-            suffix = "" if len(tile.hashes) == _width else f".p/{len(tile.hashes)}"
+            suffix = _width_suffix(len(tile.hashes))
             path = self.folder / f"tile/{tile.level}/{_tile_path(tile.number)}{suffix}"
             if self._read(path, 32 * _width) != b"".join(tile.hashes):
                 raise IntegrityFault(
@@ -118,10 +158,10 @@ class Log:
         path = self.folder / "checkpoint"
         if not path.exists():
             return Checkpoint(self.origin, 0, empty_root)
-        return parse_checkpoint(self._read(path, limits.checkpoint_bytes_max), self.origin, self._author)
+        return parse_checkpoint(self.checkpoint_note(), self.origin, self._author)
 
     def _read_bundle(self, number: int, width: int) -> list[bytes]:
-        suffix = "" if width == _width else f".p/{width}"
+        suffix = _width_suffix(width)
         path = self.folder / f"tile/entries/{_tile_path(number)}{suffix}"
         raw = self._read(path, _bundle_bytes_max)
         found: list[bytes] = []
@@ -149,6 +189,10 @@ class Log:
         path = self.folder / name
         durable.make_folder(path.parent)
         durable.write_file(path, data)
+
+
+def _width_suffix(width: int) -> str:
+    return "" if width == _width else f".p/{width}"
 
 
 def _tile_path(number: int) -> str:

@@ -1,4 +1,4 @@
-"""`blyan chain status|verify`."""
+"""`blyan chain status|verify|prove`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from blyan.chain.entries import chain_names
+from blyan.chain.merkle import leaf_hash
+from blyan.chain.proofs import check_inclusion, inclusion_path
 from blyan.cli.output import Output, table
 from blyan.node.data_directory import open_ground
 
@@ -19,6 +21,10 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     status.set_defaults(run=_status)
     verify = commands.add_parser("verify", parents=[common, readable], help="recompute roots, signatures and validity")
     verify.set_defaults(run=_verify)
+    prove = commands.add_parser("prove", parents=[common, readable], help="an entry's inclusion proof, checked")
+    prove.add_argument("chain", choices=chain_names)
+    prove.add_argument("index", type=int)
+    prove.set_defaults(run=_prove)
 
 
 def _status(options: argparse.Namespace, output: Output) -> int:
@@ -48,4 +54,23 @@ def _verify(options: argparse.Namespace, output: Output) -> int:
         for report in reports
     ]
     output.data([asdict(report) for report in reports], "\n".join(lines))
+    return 0
+
+
+def _prove(options: argparse.Namespace, output: Output) -> int:
+    log = open_ground(options.data_dir).chains.logs[options.chain]
+    size, root = log.checkpoint.size, log.checkpoint.root
+    path = inclusion_path(log.node, options.index, size)
+    leaf = leaf_hash(next(iter(log.entries(options.index, options.index + 1))))
+    check_inclusion(leaf, options.index, size, path, root)
+    value = {
+        "origin": log.origin,
+        "index": options.index,
+        "size": size,
+        "leaf": leaf.hex(),
+        "path": [beside.hex() for beside in path],
+        "root": root.hex(),
+    }
+    lines = [f"entry {leaf.hex()} is number {options.index} of {size} in {log.origin}", *(f"  {h.hex()}" for h in path)]
+    output.data(value, "\n".join([*lines, f"root {root.hex()}"]))
     return 0
