@@ -100,7 +100,7 @@ async def test_a_proof_verifies_from_hashes_alone(client: TestClient, index: int
 )
 async def test_nothing_else_is_served(client: TestClient, path: str, status: int) -> None:
     """Beyond the checkpoint, outside the folder, in another spelling."""
-    response = await client.get(URL(str(client.make_url("/")).rstrip("/") + path, encoded=True))
+    response = await client.session.get(URL(str(client.make_url("/")).rstrip("/") + path, encoded=True))
     assert response.status == status
     assert json.loads(await response.read())["error"]["message"]
 
