@@ -107,3 +107,19 @@ async def test_a_prefill_in_pieces_equals_one_prefill(tmp_path: Path) -> None:
     pieces = [prompt[:1], prompt[1:7], prompt[7:260], *([token] for token in prompt[260:])]
     joined = torch.cat([forward_locally(model.weights, config, piece, cache) for piece in pieces])
     assert torch.allclose(whole, joined, atol=1e-4)
+
+
+async def test_a_long_prompt_computed_in_runs_equals_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every score and every generated token, whatever the length of a run."""
+    reference = save_random_checkpoint(tmp_path / "hf")
+    import_into(tmp_path / "data", tmp_path / "hf", "random")
+    asked = {"model": "random", "prompt": prompt_of(reference, 100), "echo": True, "logprobs": 1, "temperature": 0}
+    found: list[Any] = []
+    async with serving(tmp_path / "data") as client:
+        for rows in (512, 100, 99, 7):
+            monkeypatch.setattr("blyan.model.generate._prefill_rows", rows)
+            body = await (await client.post("/v1/completions", json=asked | {"max_tokens": 8})).json()
+            found.append(body["choices"][0]["logprobs"])
+    for other in found[1:]:
+        assert other["tokens"] == found[0]["tokens"]
+        assert other["token_logprobs"][1:] == pytest.approx(found[0]["token_logprobs"][1:], abs=1e-4)

@@ -84,6 +84,31 @@ async def test_a_damaged_trunk_refuses_the_model_and_not_the_node(data_dir: Path
         assert (await client.post("/v1/completions", json=ASK)).status == 200
 
 
+async def test_damage_in_the_trunk_of_a_served_model_shows_in_its_card_and_readiness(data_dir: Path) -> None:
+    """Once a request met it, the probes say so; once it is repaired, they say that."""
+    async with serving(data_dir) as client:
+        block = (await blocks_of(client))["layer.1"]
+        assert (await client.post("/v1/completions", json=ASK)).status == 200
+        flip(data_dir, block, 4096)
+        assert (await client.post("/v1/completions", json=ASK)).status == 503
+        assert (await client.get("/readyz")).status == 503
+        card = await (await client.get("/v1/models/random")).json()
+        assert (card["blyan"]["state"], card["blyan"]["reason"]["detail"]["part"]) == ("refused", "layer.1")
+        flip(data_dir, block, 4096)
+        assert (await client.get("/readyz")).status == 200
+        assert (await client.post("/v1/completions", json=ASK)).status == 200
+
+
+async def test_a_damaged_tokenizer_is_named_with_its_model(data_dir: Path) -> None:
+    """Part and model stand in the detail, as for weights."""
+    async with serving(data_dir) as client:
+        block = (await blocks_of(client))["tokenizer"]
+    flip(data_dir, block, 100)
+    async with serving(data_dir) as client:
+        error = (await (await client.post("/v1/completions", json=ASK)).json())["error"]
+        assert (error["detail"]["model"], error["detail"]["part"]) == ("random", "tokenizer")
+
+
 async def test_damage_is_found_in_the_background_before_anybody_asks(data_dir: Path) -> None:
     """With `verify_at_start` (the default) every block is hashed after the start."""
     async with serving(data_dir) as client:
@@ -128,4 +153,4 @@ def test_a_missing_block_and_a_damaged_manifest_are_named(data_dir: Path) -> Non
     flip(data_dir, {"file": f"blobs/{manifest[:2]}/{manifest}"}, 20)
     damaged = command("model", "verify", "random", data_dir=data_dir)
     assert damaged.returncode == 7
-    assert "random manifest" in damaged.stderr
+    assert "random 1.0.0 manifest" in damaged.stderr

@@ -125,12 +125,14 @@ def test_a_start_repairs_nothing_and_init_does(tmp_path: Path) -> None:
     path.write_bytes(raw)
     with running(tmp_path) as node:
         asked = command("chat", "What is 23 + 45?", data_dir=tmp_path)
-        if asked.returncode == 0:  # this question did not need that expert; the background check names it all the same
-            grid = json.loads(get(f"{node.url}/network/experts?model=blyan-genesis"))
-            assert [found["part"] for found in grid["blocks"] if found["state"] == "corrupt"] == [block["part"]]
-        else:
+        if asked.returncode != 0:  # a question that did not need this expert is answered
             assert asked.returncode == 7
             assert block["payload"] in asked.stderr
+        states = {"": "unverified"}
+        while "unverified" in states.values():  # the background check names it all the same
+            grid = json.loads(get(f"{node.url}/network/experts?model=blyan-genesis"))
+            states = {found["part"]: found["state"] for found in grid["blocks"]}
+        assert [part for part, state in states.items() if state != "verified"] == [block["part"]]
         node.stop()
     assert command("model", "verify", "--all", data_dir=tmp_path).returncode == 7
     assert command("init", data_dir=tmp_path).returncode == 0

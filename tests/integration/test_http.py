@@ -147,6 +147,68 @@ async def test_chat_logprobs_name_tokens_and_bytes(client: TestClient) -> None:
         assert len(item["top_logprobs"]) == 3
 
 
+async def test_a_later_prompt_that_does_not_fit_is_refused_before_the_first_is_computed(client: TestClient) -> None:
+    """One status for all, streamed or not; never a second response inside the first."""
+    for stream in (False, True):
+        asked = {"model": "bare", "prompt": [[5], [6] * 20_000], "max_tokens": 2, "stream": stream}
+        response = await client.post("/v1/completions", json=asked)
+        assert response.status == 400
+        assert (await response.json())["error"]["code"] == "context_length_exceeded"
+
+
+async def test_all_alternatives_are_reported_although_some_tokens_have_no_name(data_dir: Path, tmp_path: Path) -> None:
+    """A vocabulary wider than its tokenizer: unnamed ids go by their number."""
+    save_random_checkpoint(tmp_path / "wide", vocab_size=517)
+    save_byte_tokenizer(tmp_path / "wide")
+    import_into(tmp_path / "data", tmp_path / "wide", "wide")
+    asked = {"model": "wide", "prompt": "hello", "max_tokens": 5, "logprobs": 20, "temperature": 0}
+    async with serving(tmp_path / "data") as client:
+        found = (await (await client.post("/v1/completions", json=asked)).json())["choices"][0]["logprobs"]
+    assert [len(top) for top in found["top_logprobs"]] == [20] * 5
+    for token, logprob, top in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True):
+        assert top[token] == logprob == max(top.values())
+
+
+async def test_values_that_are_not_finite_are_an_error_and_no_answer(tmp_path: Path) -> None:
+    """A checkpoint in half precision whose activations overflow."""
+    save_random_checkpoint(tmp_path / "loud", dtype="float16", scale=3e4, moe_intermediate_size=56)
+    import_into(tmp_path / "data", tmp_path / "loud", "loud")
+    async with serving(tmp_path / "data") as client:
+        response = await client.post("/v1/completions", json={"model": "loud", "prompt": [1, 2, 3]})
+        assert (response.status, (await response.json())["error"]["code"]) == (500, "not_computable")
+
+
+async def test_a_long_prompt_computed_in_runs_scores_as_a_short_one(client: TestClient) -> None:
+    """Streamed and whole scores of one prompt agree, and the prompt's experts are all counted."""
+    prompt = [number % 250 for number in range(510)]
+    asked = {
+        "model": "bare",
+        "prompt": prompt,
+        "echo": True,
+        "max_tokens": 2,
+        "logprobs": 0,
+        "blyan": {"experts": True},
+    }
+    body = await (await client.post("/v1/completions", json=asked)).json()
+    assert len(body["choices"][0]["logprobs"]["tokens"]) == 512
+    assert sum(count for _, _, count in body["blyan"]["experts"]) == 511 * 9
+
+
+async def test_a_refusal_names_the_parameter(client: TestClient) -> None:
+    """In the dialect's own field."""
+    for changes, param in (({"temperature": 9}, None), ({"n": 3}, "n"), ({"top_logprobs": 99}, "top_logprobs")):
+        error = (await (await client.post("/v1/chat/completions", json=chat(**changes))).json())["error"]
+        assert error["param"] == param
+
+
+async def test_a_deeply_nested_value_is_refused_like_any_other(client: TestClient) -> None:
+    """No recursion on what a caller sends."""
+    raw = b'{"model": ' + b"[" * 900 + b"]" * 900 + b"}"
+    headers = {"Content-Type": "application/json"}
+    response = await client.post("/v1/chat/completions", data=raw, headers=headers)
+    assert response.status == 400
+
+
 async def test_a_model_without_tokenizer_takes_token_ids_alone(client: TestClient) -> None:
     """Text is refused with what to do instead; ids work."""
     refused = await client.post("/v1/completions", json={"model": "bare", "prompt": "text"})
@@ -199,6 +261,13 @@ async def test_other_content_types_are_refused(client: TestClient) -> None:
     response = await client.post(
         "/v1/chat/completions", data=json.dumps(chat()), headers={"Content-Type": "text/plain"}
     )
+    assert response.status == 400
+
+
+async def test_a_body_that_is_not_what_its_headers_say_is_refused(client: TestClient) -> None:
+    """No gzip behind Content-Encoding: gzip is the caller's mistake."""
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response = await client.post("/v1/chat/completions", data=b"plain", headers=headers)
     assert response.status == 400
 
 

@@ -17,7 +17,9 @@ TENSORS = st.fixed_dictionaries(
         "data_offsets": st.lists(SIZES, max_size=3),
     }
 )
-HEADERS = st.dictionaries(st.text("aZ_.0/ é", max_size=5), TENSORS, max_size=4)
+NAMES = st.one_of(st.text("aZ_.0/ é", max_size=5), st.sampled_from(["_pad.0", "_pad.1"]))
+HEADERS = st.dictionaries(NAMES, TENSORS, max_size=4)
+TOKENS = st.sampled_from([*'{}[]":,\\', '\\"', "\n", "1", "w", "dtype", "U8", "é"])
 
 
 def check(raw: bytes, file_bytes: int) -> None:
@@ -45,3 +47,12 @@ def test_any_bytes_are_malformed_or_a_layout(raw: bytes, length: int, file_bytes
     """Unstructured input, with lying lengths."""
     check((length % (1 << 64)).to_bytes(8, "little") + raw, file_bytes)
     check(raw, file_bytes)
+
+
+@settings(max_examples=400, deadline=None)
+@given(tokens=st.lists(TOKENS, max_size=60))
+def test_any_header_of_json_tokens_is_malformed_or_a_layout(tokens: list[str]) -> None:
+    """Strings without end, lone escapes and brackets inside strings."""
+    raw = ("{" + "".join(tokens)).encode()
+    raw += b" " * (-(8 + len(raw)) % 4096)
+    check(len(raw).to_bytes(8, "little") + raw, 8 + len(raw))

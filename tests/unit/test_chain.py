@@ -1,30 +1,23 @@
 """Chains: what was published is provable, what was not may not appear, and damage has a name."""
 
+import errno
 import hashlib
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from blyan.chain.chains import Chains
+from blyan.chain.chains import Chains, network_of
 from blyan.chain.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
-from blyan.chain.entries import (
-    Entry,
-    ExpertBody,
-    GenesisBody,
-    ModelBody,
-    PayloadReference,
-    TokenizerBody,
-    TrunkBody,
-    parse_entry,
-)
+from blyan.chain.entries import Entry, ExpertBody, GenesisBody, ModelBody, PayloadReference
 from blyan.chain.merkle import Digest, RightEdge, leaf_hash
-from blyan.chain.state import State
-from blyan.chain.validity import check
-from blyan.primitives.errors import EntryRefused, IntegrityFault, MalformedEntry
-from blyan.primitives.ids import EntryId, PayloadId
+from blyan.primitives import limits
+from blyan.primitives.errors import EntryRefused, IntegrityFault, Unavailable
+from blyan.primitives.ids import PayloadId
 from blyan.primitives.keys import Key
+from blyan.storage import durable
 
 KEY = Key.from_seed(bytes(range(32)))
 OTHER = Key.from_seed(bytes([7] * 32))
@@ -47,11 +40,26 @@ def naive_root(leaves: list[bytes]) -> bytes:
 
 def filled(folder: Path, count: int) -> Chains:
     chains = Chains(folder, KEY.public)
-    genesis = chains.start(KEY, now)
-    for number in range(count):
-        chains.append(ExpertBody("m", 0, number), (genesis,), BLOCK, KEY, now)
-    chains.publish(KEY)
+    chains.start(KEY, now)
+    add_experts(chains, "m", range(count))
     return chains
+
+
+def add_experts(chains: Chains, model: str, numbers: range) -> None:
+    genesis = chains.start(KEY, now)
+    for number in numbers:
+        chains.append(ExpertBody(model, 0, number), (genesis,), BLOCK, KEY, now)
+    chains.publish(KEY)
+
+
+def model_of(chains: Chains, version: str = "1.0.0") -> ModelBody:
+    parameter = chains.logs["parameter"].checkpoint
+    return ModelBody("m", version, "qwen3_moe", parameter.size, parameter.root.hex())
+
+
+def add_model(chains: Chains, body: ModelBody) -> None:
+    chains.append(body, (chains.newest("parameter"),), BLOCK, KEY, now)
+    chains.publish(KEY)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8, 255, 256, 257, 511, 513, 700])
@@ -78,8 +86,7 @@ def test_what_was_published_is_there_after_opening_again(tmp_path: Path) -> None
     chains = filled(tmp_path, 300)
     chains.append(ExpertBody("m", 1, 0), (chains.newest("parameter"),), BLOCK, KEY, now)
     chains.publish(KEY)
-    chains.append(ModelBody("m", "1.0.0", "qwen3_moe", 301, "ab" * 32), (chains.newest("parameter"),), BLOCK, KEY, now)
-    chains.publish(KEY)
+    add_model(chains, model_of(chains))
     again = Chains(tmp_path, KEY.public)
     assert again.logs["parameter"].checkpoint == chains.logs["parameter"].checkpoint
     assert again.state == chains.state
@@ -96,16 +103,14 @@ def test_what_was_staged_and_not_published_is_gone(tmp_path: Path) -> None:
     assert Chains(tmp_path, KEY.public).logs["parameter"].checkpoint.size == 3
 
 
-@pytest.mark.parametrize(("kept", "count"), [(1, 3), (255, 256), (256, 300)])
+@pytest.mark.parametrize(("kept", "count"), [(0, 1), (0, 300), (1, 3), (255, 256), (256, 300)])
 def test_leftovers_of_a_crash_before_the_checkpoint_are_overwritten(tmp_path: Path, kept: int, count: int) -> None:
     """Bundles and tiles beyond the checkpoint belong to nobody; other entries may take their place."""
     filled(tmp_path / "a", kept)
     before = (tmp_path / "a" / "parameter" / "checkpoint").read_bytes()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     chains = Chains(tmp_path / "b", KEY.public)
-    for number in range(kept, count):
-        chains.append(ExpertBody("lost", 0, number), (chains.newest("parameter"),), BLOCK, KEY, now)
-    chains.publish(KEY)
+    add_experts(chains, "lost", range(kept, count))
     for path in (tmp_path / "b" / "parameter").rglob("*"):  # everything but the commit reached the disk
         if path.is_file() and path.name != "checkpoint":
             target = tmp_path / "a" / "parameter" / path.relative_to(tmp_path / "b" / "parameter")
@@ -114,9 +119,7 @@ def test_leftovers_of_a_crash_before_the_checkpoint_are_overwritten(tmp_path: Pa
     assert (tmp_path / "a" / "parameter" / "checkpoint").read_bytes() == before
     chains = Chains(tmp_path / "a", KEY.public)
     assert chains.logs["parameter"].checkpoint.size == kept
-    for number in range(kept, count):
-        chains.append(ExpertBody("found", 0, number), (chains.newest("parameter"),), BLOCK, KEY, now)
-    chains.publish(KEY)
+    add_experts(chains, "found", range(kept, count))
     assert Chains(tmp_path / "a", KEY.public).verify()[1].size == count
 
 
@@ -133,6 +136,7 @@ def test_any_flipped_bit_of_what_a_checkpoint_promises_is_found(tmp_path: Path) 
             log / "tile/0/001.p/44",
             log / "tile/1/000.p/1",
             tmp_path / "meta" / "checkpoint",
+            tmp_path / "dataset" / "checkpoint",
         ]
     )
     chance = random.Random(1)
@@ -148,13 +152,104 @@ def test_any_flipped_bit_of_what_a_checkpoint_promises_is_found(tmp_path: Path) 
     Chains(tmp_path, KEY.public).verify()
 
 
+@pytest.mark.parametrize("lost", ["meta/checkpoint", "parameter/checkpoint", "parameter", "dataset"])
+def test_a_chain_that_lost_its_checkpoint_is_not_taken_for_an_empty_one(tmp_path: Path, lost: str) -> None:
+    """A second history under the same key must never begin over the first."""
+    filled(tmp_path, 2)
+    path = tmp_path / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(IntegrityFault, match=f"expected a checkpoint.*{tmp_path / lost.partition('/')[0]}"):
+        Chains(tmp_path, KEY.public)
+
+
 def test_a_chain_that_lost_its_entries_is_refused(tmp_path: Path) -> None:
-    """A missing parameter chain leaves the model's parents unknown."""
-    chains = filled(tmp_path, 2)
-    chains.append(ModelBody("m", "1.0.0", "qwen3_moe", 2, "ab" * 32), (chains.newest("parameter"),), BLOCK, KEY, now)
-    chains.publish(KEY)
+    """An older parameter chain, rightly signed, leaves the model's parents unknown."""
+    chains = filled(tmp_path, 0)
+    shutil.copytree(tmp_path / "parameter", tmp_path / "older")
+    add_experts(chains, "m", range(2))
+    add_model(chains, model_of(chains))
     shutil.rmtree(tmp_path / "parameter")
+    (tmp_path / "older").rename(tmp_path / "parameter")
     with pytest.raises(IntegrityFault, match="unknown ones at the head of meta"):
+        Chains(tmp_path, KEY.public)
+
+
+def test_every_chain_begins_with_a_checkpoint_of_nothing(tmp_path: Path) -> None:
+    """All three are promised empty before the genesis; a crash at any write of that is taken up again."""
+    Chains(tmp_path, KEY.public).start(KEY, now)
+    raw = (tmp_path / "dataset" / "checkpoint").read_bytes()
+    found = parse_checkpoint(raw, f"blyan/{network_of(KEY.public)}/dataset", KEY.public)
+    assert (found.size, found.root) == (0, hashlib.sha256(b"").digest())
+
+
+@pytest.mark.parametrize("writes", range(6))
+def test_a_crash_while_the_chains_begin_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """Three empty checkpoints, then bundle, tile and checkpoint of the genesis: stop before each."""
+    done: list[Path] = []
+
+    def stop_after(target: Path, data: bytes, mode: int = 0o644, write=durable.write_file) -> None:
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        done.append(target)
+        write(target, data, mode)
+
+    monkeypatch.setattr(durable, "write_file", stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        Chains(tmp_path, KEY.public).start(KEY, now)
+    monkeypatch.undo()
+    filled(tmp_path, 2)
+    assert [report.size for report in Chains(tmp_path, KEY.public).verify()] == [1, 2, 0]
+
+
+def test_after_a_failed_write_a_log_takes_nothing_until_it_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename went through, its fsync did not: another checkpoint of that size must not be signed."""
+    chains = filled(tmp_path, 3)
+    genesis = chains.start(KEY, now)
+
+    def fail(folder: Path, fsync=durable.fsync_folder) -> None:
+        if folder.name == "parameter":
+            raise OSError(errno.EIO, "disk")
+        fsync(folder)
+
+    monkeypatch.setattr(durable, "fsync_folder", fail)
+    with pytest.raises(OSError, match="disk"):
+        add_experts(chains, "m", range(3, 4))
+    monkeypatch.undo()
+    with pytest.raises(Unavailable, match="open"):
+        chains.publish(KEY)
+    with pytest.raises(Unavailable, match="open"):
+        chains.append(ExpertBody("m", 1, 1), (genesis,), BLOCK, KEY, now)
+    again = Chains(tmp_path, KEY.public)
+    assert again.logs["parameter"].checkpoint.size == 4
+    add_experts(again, "m", range(4, 5))
+    assert Chains(tmp_path, KEY.public).verify()[1].size == 5
+
+
+def test_a_reader_keeps_its_view_while_a_writer_fills_its_tiles(tmp_path: Path) -> None:
+    """Where a partial tile is gone, the beginning of the full one says the same (C2SP tlog-tiles)."""
+    filled(tmp_path, 44)
+    reader = Chains(tmp_path, KEY.public).logs["parameter"]
+    before = list(reader.entries(0, 44)), reader.node(2, 10), reader.verify_tiles()
+    add_experts(Chains(tmp_path, KEY.public), "m", range(44, 300))
+    assert not (tmp_path / "parameter/tile/entries/000.p").exists()
+    assert (list(reader.entries(0, 44)), reader.node(2, 10), reader.verify_tiles()) == before
+
+
+@pytest.mark.parametrize("changes", [{"network": "local-1"}, {"author": OTHER.public}])
+def test_a_genesis_of_another_network_or_author_is_damage(tmp_path: Path, changes: dict[str, str]) -> None:
+    """Even under the node's own checkpoint."""
+    for each in Chains(tmp_path, KEY.public).logs.values():
+        each.publish(KEY)
+    log = Chains(tmp_path, KEY.public).logs["meta"]
+    ours = Entry(network_of(KEY.public), KEY.public, 0, (), GenesisBody(1), None, now())
+    genesis = replace(ours, **changes)  # pyright: ignore[reportArgumentType]
+    log.stage(genesis.signed(OTHER if "author" in changes else KEY).encode())
+    log.publish(KEY)
+    with pytest.raises(IntegrityFault, match="genesis"):
         Chains(tmp_path, KEY.public)
 
 
@@ -171,125 +266,50 @@ def test_checkpoints_are_signed_notes() -> None:
     raw = sign_checkpoint(checkpoint, KEY)
     assert raw.decode().startswith(f"blyan/local-x/meta\n7\n{'A' * 43}=\n\n— blyan/local-x/meta ")
     assert parse_checkpoint(raw, "blyan/local-x/meta", KEY.public) == checkpoint
-    for bad in (raw[:-10], raw.replace(b"\n7\n", b"\n8\n"), raw.replace(b"\n7\n", b"\n07\n"), b"", raw * 20):
+    huge = sign_checkpoint(replace(checkpoint, size=limits.chain_size_max + 1), KEY)
+    for bad in (raw[:-10], raw.replace(b"\n7\n", b"\n8\n"), raw.replace(b"\n7\n", b"\n07\n"), b"", raw * 20, huge):
         with pytest.raises(IntegrityFault):
             parse_checkpoint(bad, "blyan/local-x/meta", KEY.public)
     with pytest.raises(IntegrityFault):
         parse_checkpoint(raw, "blyan/local-x/parameter", KEY.public)
 
 
-def entry(**changes: object) -> Entry:
-    values: dict[str, object] = {
-        "network": "local-1",
-        "author": KEY.public,
-        "nonce": 0,
-        "parents": (EntryId("ee" * 32),),
-        "body": ExpertBody("m", 1, 2),
-        "payload": BLOCK,
-        "time": now(),
-    }
-    return Entry(**(values | changes)).signed(KEY)  # pyright: ignore[reportArgumentType]
-
-
-def test_entries_round_trip_and_their_ids_never_change() -> None:
-    """Frozen vector of an entry's id; reading gives the value back."""
-    made = entry()
-    assert parse_entry(made.encode()) == made
-    made.verify_signature()
-    assert made.id == "e24e99875953323326633a98eb41cf3e8668648249d5c32901061b96eb3c18db"
-
-
-def test_a_changed_entry_does_not_verify() -> None:
-    """The signature covers every field."""
-    raw = entry().encode().replace(b'"expert":2', b'"expert":3')
-    with pytest.raises(IntegrityFault):
-        parse_entry(raw).verify_signature()
-
-
-@pytest.mark.parametrize(
-    ("found", "changed"),
-    [
-        (b'"v":1', b'"v":2'),
-        (b'"type":"expert"', b'"type":"code"'),
-        (b'"chain":"parameter"', b'"chain":"meta"'),
-        (b'"nonce":0', b'"nonce":-1'),
-        (b'"nonce":0', b'"nonce":true'),
-        (b'"expert":2', b'"expert":"2"'),
-        (b'"expert":2', b'"expert":2,"more":1'),
-        (b'"model":"m"', b'"model":"../m"'),
-        (b'"media":"application/vnd.blyan.tensorblock"', b'"media":"a b"'),
-        (b'"bytes":4096', b'"bytes":0'),
-        (b'"network":"local-1"', b'"network":""'),
-        (b'{"author"', b'{"another":1,"author"'),
-    ],
-)
-def test_malformed_entries_are_refused(found: bytes, changed: bytes) -> None:
-    """Each differs from a good entry in one field."""
-    raw = entry().encode()
-    assert found in raw
-    with pytest.raises(MalformedEntry):
-        parse_entry(raw.replace(found, changed))
-
-
-def test_entries_above_32_kib_are_refused_unread() -> None:
-    """The limit holds for writing and for reading."""
-    with pytest.raises(MalformedEntry):
-        parse_entry(b" " * 32_769)
-
-
-def test_a_genesis_has_no_payload_and_a_weight_has_one() -> None:
-    """Which types name a blob is part of the type."""
-    raw = entry().encode()
-    start = raw.index(b'"payload"')
-    with pytest.raises(MalformedEntry, match="payload"):
-        parse_entry(raw[:start] + raw[raw.index(b'"sig"') :])
-
-
-def accepted() -> State:
-    state = State()
-    genesis = entry(body=GenesisBody(1), payload=None, parents=())
-    check(genesis, state)
-    state.apply(genesis, EntryId("ee" * 32))
-    return state
-
-
-REFUSED = {
-    "second genesis": entry(body=GenesisBody(1), payload=None, parents=(), nonce=1),
-    "another network": entry(network="local-2"),
-    "another author": Entry("local-1", OTHER.public, 0, (EntryId("ee" * 32),), ExpertBody("m", 1, 2), BLOCK, 1),
-    "no parent": entry(parents=()),
-    "unknown parent": entry(parents=(EntryId("aa" * 32),)),
-    "nonce used before": entry(body=ModelBody("m", "1.0.0", "qwen3_moe", 1, "ab" * 32), nonce=0),
+LIES = {
+    "nothing": {"parameter_size": 0, "parameter_root": hashlib.sha256(b"").hexdigest()},
+    "more than there is": {"parameter_size": 6},
+    "an older size": {"parameter_size": 4},
+    "another root": {"parameter_root": "ab" * 32},
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_may_not_follow_is_refused(case: str) -> None:
-    """Validity denies by default."""
-    with pytest.raises(EntryRefused):
-        check(REFUSED[case], accepted())
+@pytest.mark.parametrize("case", LIES)
+def test_a_model_entry_cannot_lie_about_the_parameter_chain(tmp_path: Path, case: str) -> None:
+    """Size and root are those of the parameter chain up to its newest entry among the parents."""
+    chains = filled(tmp_path, 5)
+    before = replace(chains.logs["meta"].checkpoint), chains.logs["meta"].size
+    with pytest.raises(EntryRefused, match="parameter"):
+        add_model(chains, replace(model_of(chains), **LIES[case]))  # pyright: ignore[reportArgumentType]
+    assert (chains.logs["meta"].checkpoint, chains.logs["meta"].size) == before
+    with pytest.raises(EntryRefused, match="parameter"):
+        chains.append(model_of(chains), (chains.start(KEY, now),), BLOCK, KEY, now)
 
 
-def test_nothing_may_precede_the_genesis() -> None:
-    """An empty network accepts a genesis and nothing else."""
-    with pytest.raises(EntryRefused, match="genesis"):
-        check(entry(), State())
+def test_a_published_lie_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening asks `validity` again."""
+    chains = filled(tmp_path, 5)
+    monkeypatch.setattr("blyan.chain.validity.check", lambda *_: None)
+    add_model(chains, replace(model_of(chains), parameter_root="ab" * 32))
+    monkeypatch.undo()
+    with pytest.raises(IntegrityFault, match="parameter root"):
+        Chains(tmp_path, KEY.public)
 
 
-def test_versions_of_a_model_only_rise() -> None:
-    """SemVer order, not text order."""
-    state = accepted()
-    first = entry(body=ModelBody("m", "1.9.0", "qwen3_moe", 1, "ab" * 32), nonce=1)
-    state.apply(first, first.id)
-    check(entry(body=ModelBody("m", "1.10.0", "qwen3_moe", 1, "ab" * 32), nonce=2), state)
-    with pytest.raises(EntryRefused, match=r"above 1\.9\.0, found 1\.2\.0"):
-        check(entry(body=ModelBody("m", "1.2.0", "qwen3_moe", 1, "ab" * 32), nonce=2), state)
-
-
-def test_state_knows_the_newest_block_of_each_part() -> None:
-    """Trunk, expert and tokenizer entries fold into (model, part)."""
-    state = accepted()
-    for body in (TrunkBody("m", "layer.3"), ExpertBody("m", 3, 4), TokenizerBody("m")):
-        made = entry(body=body)
-        state.apply(made, made.id)
-    assert set(state.parts) == {("m", "layer.3"), ("m", "layer.3.expert.4"), ("m", "tokenizer")}
+def test_models_are_checked_against_the_size_they_were_published_at(tmp_path: Path) -> None:
+    """On opening, the parameter chain is folded further than an older model entry knew."""
+    chains = filled(tmp_path, 0)
+    for number, size in enumerate([1, 3, 255, 256, 300]):
+        add_experts(chains, "m", range(chains.logs["parameter"].size, size))
+        add_model(chains, model_of(chains, f"1.{number}.0"))
+    again = Chains(tmp_path, KEY.public)
+    assert again.state == chains.state
+    assert [version.parameter_size for version in again.state.models["m"]] == [1, 3, 255, 256, 300]

@@ -1,17 +1,26 @@
 """Chat templates are foreign code: rendered apart, within limits."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from blyan.model.chat_template import TemplateRenderer
-from blyan.primitives.errors import InvalidInput
+from blyan.primitives.errors import InvalidInput, Unavailable
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 GOOD = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 )
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
 @pytest.fixture
@@ -51,10 +60,9 @@ def test_templates_that_refuse_or_attack_are_the_callers_error(renderer: Templat
 
 def test_an_endless_template_is_ended(renderer: TemplateRenderer) -> None:
     """The deadline kills the process, and the next rendering has a new one."""
-    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     started = time.monotonic()
     with pytest.raises(InvalidInput, match="none in time"):
-        renderer.render(endless, MESSAGES, {})
+        renderer.render(ENDLESS, MESSAGES, {})
     assert time.monotonic() - started < 6
     assert renderer.render(GOOD, MESSAGES, {}) == "[user]hello>"
 
@@ -62,8 +70,118 @@ def test_an_endless_template_is_ended(renderer: TemplateRenderer) -> None:
 def test_a_worker_that_was_killed_is_replaced(renderer: TemplateRenderer) -> None:
     """Real SIGKILL of the worker process."""
     renderer.render(GOOD, MESSAGES, {})
-    worker = renderer._worker
-    assert worker is not None
+    worker = worker_of(renderer)
     worker.kill()
     worker.wait()
     assert renderer.render(GOOD, MESSAGES, {}) == "[user]hello>"
+
+
+def test_a_worker_that_dies_while_it_renders_is_not_the_callers_fault(renderer: TemplateRenderer) -> None:
+    """As when the machine is out of memory: the same call may succeed later."""
+    renderer.render(GOOD, MESSAGES, {})
+    timer = threading.Timer(0.3, worker_of(renderer).kill)
+    timer.start()
+    with pytest.raises(Unavailable, match=f"ended with {-signal.SIGKILL}"):
+        renderer.render(ENDLESS, MESSAGES, {})
+    assert renderer.render(GOOD, MESSAGES, {}) == "[user]hello>"
+
+
+def test_the_deadline_holds_also_while_a_large_request_is_written(renderer: TemplateRenderer) -> None:
+    """A stopped worker reads nothing, and a pipe takes only its 64 KiB."""
+    renderer.render(GOOD, MESSAGES, {})
+    os.kill(worker_of(renderer).pid, signal.SIGSTOP)
+    with pytest.raises(InvalidInput, match="none in time"):
+        renderer.render(GOOD, [{"role": "user", "content": "x" * 1_000_000}], {})
+    assert renderer.render(GOOD, MESSAGES, {}) == "[user]hello>"
+
+
+def test_whoever_waits_too_long_for_the_worker_is_told_to_come_again() -> None:
+    """One rendering at a time, and each wait has an end."""
+    renderer = TemplateRenderer(seconds_max=1.0)
+    renderer._lock.acquire()
+    with pytest.raises(Unavailable, match="busy"):
+        renderer.render(GOOD, MESSAGES, {})
+
+
+def test_closing_ends_a_rendering_at_once(renderer: TemplateRenderer) -> None:
+    """The node need not wait for a template's deadline."""
+    renderer.render(GOOD, MESSAGES, {})
+    with ThreadPoolExecutor() as pool:
+        rendering = pool.submit(renderer.render, ENDLESS, MESSAGES, {})
+        time.sleep(0.3)
+        started = time.monotonic()
+        renderer.close()
+        assert time.monotonic() - started < 1
+        with pytest.raises(Unavailable):
+            rendering.result()
+
+
+def test_an_interrupted_rendering_leaves_no_answer_for_the_next(
+    renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that still owes an answer is not asked again."""
+    renderer.render(GOOD, MESSAGES, {})
+    before = worker_of(renderer)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("json.loads", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        renderer.render(GOOD, MESSAGES, {})
+    monkeypatch.undo()
+    assert before.returncode is not None
+    assert renderer.render("other", MESSAGES, {}) == "other"
+
+
+def test_a_worker_dies_with_its_parent() -> None:
+    """Real SIGKILL of the process that renders, in the middle of a rendering."""
+    script = (
+        "import sys, threading\n"
+        "from blyan.model.chat_template import TemplateRenderer\n"
+        "renderer = TemplateRenderer(60.0)\n"
+        "renderer.render('x', [], {})\n"
+        "print(renderer._worker.pid, flush=True)\n"
+        f"renderer.render({ENDLESS!r}, [], {{}})\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    time.sleep(0.3)
+    parent.kill()
+    parent.communicate()
+    assert ended_within(worker, 2.0)
+
+
+def test_a_worker_that_nobody_watches_runs_out_of_processor_time() -> None:
+    """The limit is armed anew for each request."""
+    command = [sys.executable, "-m", "blyan.model.template_worker", "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        half_a_second = "{% for a in range(100) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        for template in [half_a_second] * 6 + [ENDLESS]:
+            request = {"template": template, "variables": {"messages": MESSAGES}}
+            worker.stdin.write(json.dumps(request) + "\n")
+            worker.stdin.flush()
+            if template != ENDLESS:
+                assert "text" in json.loads(worker.stdout.readline())
+        assert worker.wait(15) == -signal.SIGXCPU
+
+
+def worker_of(renderer: TemplateRenderer) -> "subprocess.Popen[bytes]":
+    assert renderer._worker is not None
+    return renderer._worker
+
+
+def ended_within(pid: int, seconds: float) -> bool:
+    """Whether the process is gone, or waits for whoever adopted it to take note."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z"):
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False

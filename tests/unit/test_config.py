@@ -39,6 +39,7 @@ def test_without_anything_the_defaults_are_complete(tmp_path: Path) -> None:
         ("[htp]\nlisten = 'x'", "did you mean 'http'"),
         ("[http]\nlisten = 5", r"http\.listen: expected str, found 5"),
         ("[compute]\nthreads = -1", "expected int, found -1"),
+        ("[compute]\nthreads = 100000", "expected 0 to 1024, found 100000"),
         ("[compute]\nthreads = true", "expected int, found True"),
         ("[http", "expected TOML"),
         ("http = 3", "expected a section"),

@@ -85,6 +85,10 @@ def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
         ("hidden_act", "gelu"),
         ("use_sliding_window", True),
         ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
+        ("rope_scaling", {"rope_type": "default", "rope_theta": 77.0}),
+        ("qkv_bias", True),
+        ("use_qk_norm", False),
+        ("shared_expert_intermediate_size", 64),
         ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}),
         ("quantization_config", {"quant_method": "gptq"}),
         ("num_hidden_layers", 10**9),
@@ -146,6 +150,11 @@ def test_an_index_cannot_lead_outside_the_folder(folder: Path, name: str) -> Non
         ("model.safetensors", None, NotFound),
         ("model.safetensors", "not a safetensors file", UnsupportedModel),
         ("model.safetensors.index.json", '{"weight_map": {}}', UnsupportedModel),
+        ("model.safetensors.index.json", '{"weight_map": [1]}', UnsupportedModel),
+        ("generation_config.json", '{"temperature": NaN}', UnsupportedModel),
+        ("generation_config.json", '{"temperature": 7.5}', UnsupportedModel),
+        ("generation_config.json", '{"top_p": 0}', UnsupportedModel),
+        ("generation_config.json", '{"top_k": 100000000000000000000}', UnsupportedModel),
         ("model.safetensors.index.json", '{"weight_map": {"a": "missing.safetensors"}}', NotFound),
         ("tokenizer.json", "{}", UnsupportedModel),
         ("tokenizer.json", "{", UnsupportedModel),
@@ -162,6 +171,25 @@ def test_files_that_are_missing_or_malformed_are_named(
         (folder / file).write_text(content)
     with pytest.raises(fault):
         read_checkpoint(folder)
+
+
+def test_fields_that_say_what_is_computed_anyway_pass(folder: Path) -> None:
+    """As published Qwen3-MoE configurations have them."""
+    plain = {"qkv_bias": False, "use_qk_norm": True, "shared_expert_intermediate_size": 0, "quantization_config": None}
+    edit_config(folder, **plain, rope_scaling={"rope_type": "default"}, sliding_window=None, max_window_layers=48)
+    read_checkpoint(folder)
+
+
+def test_a_list_of_templates_gives_its_default(folder: Path) -> None:
+    """Other forms are no template."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    for given, expected in (
+        ([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}], b'"chat_template":"d"'),
+        ([1], b'"chat_template":null'),
+    ):
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": given}))
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        assert expected in (read_checkpoint(folder).tokenizer or b"")
 
 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder: Path) -> None:

@@ -114,6 +114,7 @@ def test_malformed_manifests_are_refused(change: dict[str, Any]) -> None:
         ("experts_per_token", 4),
         ("moe_layers", (2,)),
         ("moe_layers", (1, 1)),
+        ("experts", 4096),
         ("rms_eps", 0.0),
         ("rope_theta", float("nan")),
         ("family", "dense"),
@@ -121,8 +122,9 @@ def test_malformed_manifests_are_refused(change: dict[str, Any]) -> None:
 )
 def test_an_architecture_that_cannot_be_computed_is_no_value(field: str, value: Any) -> None:
     """The field and what was found are in the message."""
+    big = dataclasses.replace(CONFIG, layers=100, moe_layers=tuple(range(100)))
     with pytest.raises(UnsupportedModel, match="expected"):
-        dataclasses.replace(CONFIG, **{field: value})
+        dataclasses.replace(big if field == "experts" else CONFIG, **{field: value})
 
 
 def test_parameters_are_counted_as_stored() -> None:

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from blyan.model.sampler import Sampling, sample
+from blyan.model.sampler import sample
+from blyan.model.sampling import Sampling
 from blyan.primitives.digest import uniform
 from blyan.primitives.errors import InvalidInput
 
@@ -54,6 +55,12 @@ def test_the_ends_of_the_interval_are_safe() -> None:
     assert sample(SCORES, Sampling(), 0.0) == 0
     assert sample(SCORES, Sampling(), 1 - 2**-53) == 3
     assert sample(SCORES, Sampling(top_p=1e-9), 1 - 2**-53) == 0
+
+
+def test_a_tiny_temperature_is_greedy_and_nothing_worse() -> None:
+    """Dividing by it must not overflow into choosing the last."""
+    scores = torch.tensor([-2.0, 5.0, 3.0, -9.0])
+    assert {sample(scores, Sampling(temperature=t), 0.999) for t in (1e-3, 1e-308, 5e-324)} == {1}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from blyan.inference.scheduler import Scheduler
-from blyan.inference.session import Delta, Event, Failed, Finished
+from blyan.inference.session import Delta, Event, Failed, Finished, Turn, Working
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, QueueFull, Unavailable
 from fakes import StepByStep
@@ -85,7 +85,38 @@ def test_a_full_queue_refuses(scheduler: Scheduler) -> None:
         stream.get(timeout=5)
 
 
-def broken(reason: Exception) -> Iterator[Event]:
+def test_who_left_does_not_take_a_place_in_the_queue(scheduler: Scheduler) -> None:
+    """A full queue of cancelled generations is an empty one."""
+    blockers = [StepByStep("x", 1) for _ in range(2)]
+    streams = [collect(scheduler, iter(fake)) for fake in blockers]
+    for _ in range(limits.generations_queued_max + 2):
+        scheduler.submit(iter(StepByStep("y", 1)), lambda _: None).cancel()
+    last = StepByStep("z", 1)
+    streams.append(collect(scheduler, iter(last)))
+    for fake in [*blockers, last]:
+        fake.allowed.release(1)
+    for stream in streams:
+        assert isinstance(stream.get(timeout=5), Delta)
+
+
+def test_a_turn_without_news_is_kept_from_the_caller(scheduler: Scheduler) -> None:
+    """`Working` gives others their turn and no event."""
+
+    def turns() -> Iterator[Turn]:
+        yield Working()
+        yield Working()
+        yield Finished("stop", 1, 0)
+
+    received: queue.Queue[Event] = queue.Queue()
+    scheduler.submit(turns(), received.put)
+    assert isinstance(received.get(timeout=5), Finished)
+
+
+class NativePanic(BaseException):
+    """As the binding of a Rust library raises it: no Exception."""
+
+
+def broken(reason: BaseException) -> Iterator[Event]:
     yield Delta("some", (), ())
     raise reason
 
@@ -93,7 +124,7 @@ def broken(reason: Exception) -> Iterator[Event]:
 @pytest.mark.parametrize(
     ("reason", "code"), [(InvalidInput("bad"), "invalid_input"), (KeyError("x"), "internal_error")]
 )
-def test_a_generation_that_breaks_ends_alone(scheduler: Scheduler, reason: Exception, code: str) -> None:
+def test_a_generation_that_breaks_ends_alone(scheduler: Scheduler, reason: BaseException, code: str) -> None:
     """Its caller gets `Failed`, and the next generation works."""
     stream = collect(scheduler, broken(reason))
     stream.get(timeout=5)

@@ -1,6 +1,7 @@
 """TensorBlocks: any safetensors tool opens them, and nothing malformed gets through."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ def test_equal_tensors_give_equal_bytes() -> None:
     assert encoded() == encoded(dict(reversed(TENSORS.items())))
 
 
+def padded_with(**changes: Any) -> dict[str, Any]:
+    """A valid header but for its padding, which lies before `w`."""
+    padding = {"dtype": "U8", "shape": [255], "data_offsets": [256, 511]} | changes
+    first, last = padding["data_offsets"]
+    return {
+        "__metadata__": tensor_block.metadata,
+        "v": {"dtype": "U8", "shape": [first], "data_offsets": [0, first]},
+        "_pad.1": padding,
+        "w": {"dtype": "U8", "shape": [256], "data_offsets": [last, last + 256]},
+    }
+
+
 MALFORMED: dict[str, bytes] = {
     "empty": b"",
     "no header": b"\x05\0\0\0\0\0\0\0",
@@ -104,6 +117,13 @@ MALFORMED: dict[str, bytes] = {
         bytes(260),
     ),
     "deep": block_of(header_of(shape=[[[[64]]]])),
+    "padding of another dtype": block_of(padded_with(dtype="I8", shape=[251], data_offsets=[261, 512]), bytes(768)),
+    "padding of rank two": block_of(padded_with(shape=[251, 1], data_offsets=[261, 512]), bytes(768)),
+    "padding of rank none": block_of(padded_with(shape=[], data_offsets=[511, 512]), bytes(768)),
+    "padding of 256 bytes": block_of(padded_with(shape=[256], data_offsets=[256, 512]), bytes(768)),
+    "a string without end": block_of(b'{"' + b'\\"' * 40),
+    "a string that ends in a backslash": block_of(b'{"' + b"\\" * 4086, pad=False),
+    "deep after an escaped quote": block_of(b'{"\\"":[[[[1]]]]}'),
     "extra field": block_of(header_of(code="rm")),
     "NaN": block_of(
         b'{"__metadata__":{"format":"pt","blyan":"tensorblock/1"},"w":{"dtype":"F32","shape":[NaN],"data_offsets":[0,256]}}'
@@ -122,6 +142,23 @@ def test_a_header_of_the_same_shape_without_fault_passes() -> None:
     """The malformed cases differ from this one in one thing each."""
     (place,) = tensor_block.parse_layout(block_of(header_of()), 4096 + 256)
     assert (place.name, place.shape, place.offset, place.length) == ("w", (8, 8), 4096, 256)
+
+
+@pytest.mark.parametrize("unit", [b'\\"', b'"', b'"\\', b"[", b"}", b"\\", b'"a', b"1"])
+def test_the_largest_header_is_judged_in_a_moment(unit: bytes) -> None:
+    """1 MiB of whatever, a string without end included: the time is linear in the header."""
+    raw = b'{"' + unit * (1 << 20)
+    block = ((1 << 20) - 8).to_bytes(8, "little") + raw[: (1 << 20) - 8] + bytes(256)
+    start = time.process_time()
+    with pytest.raises(MalformedBlock):
+        tensor_block.parse_layout(block, len(block))
+    assert time.process_time() - start < 1
+
+
+def test_padding_of_fewer_than_256_bytes_passes_and_is_not_a_tensor() -> None:
+    """The malformed paddings differ from this one in one thing each."""
+    raw = block_of(padded_with(shape=[251], data_offsets=[261, 512]), bytes(768))
+    assert [place.name for place in tensor_block.parse_layout(raw, len(raw))] == ["v", "w"]
 
 
 @pytest.mark.parametrize(

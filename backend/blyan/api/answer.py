@@ -6,6 +6,7 @@ first event is an ordinary error response; after it, an error event that ends th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,10 +16,22 @@ from aiohttp import web
 
 from blyan.api.chat import generation
 from blyan.api.errors import error_body, json_response
-from blyan.inference.session import Delta, Event, Failed, Finished, GenerationRequest, TokenReport
+from blyan.inference.session import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    TokenReport,
+    answer_tokens_max,
+)
+from blyan.model.generate import Candidate
 from blyan.model.loading import LoadedModel
 from blyan.node.node import Node
+from blyan.primitives.errors import Fault, InternalError
 from blyan.wire.openai import AnswerOptions, ChatRequest, CompletionRequest
+
+_log = logging.getLogger(__name__)
 
 
 class Dialect(Protocol):
@@ -67,6 +80,7 @@ async def whole(
     node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
 ) -> web.StreamResponse:
     """Run all generations and answer with one body."""
+    _check_lengths(model, wanted)
     choices: list[dict[str, Any]] = []
     total = Gathered()
     finished: list[Finished] = []
@@ -92,6 +106,7 @@ async def stream(
     request: web.Request, node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
 ) -> web.StreamResponse:
     """Run all generations one after the other and send their events as they come."""
+    _check_lengths(model, wanted)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     finished: list[Finished] = []
 
@@ -103,21 +118,37 @@ async def stream(
                 await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
         await response.write(b"data: " + orjson.dumps(body) + b"\n\n")
 
-    for index, one in enumerate(wanted):
-        async with generation(node.scheduler, model, one) as events:
-            async for event in events:
-                if isinstance(event, Failed) and response.prepared:
-                    await send(error_body(event.fault))
-                    return response
-                known = _unless_failed(event)
-                await send(_chunk(dialect, index, known))
-                if isinstance(known, Finished):
-                    finished.append(known)
-    if dialect.options.include_usage:
-        await send(dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(finished)})
-    await response.write(b"data: [DONE]\n\n")
+    async def send_all() -> None:
+        for index, one in enumerate(wanted):
+            async with generation(node.scheduler, model, one) as events:
+                async for event in events:
+                    known = _unless_failed(event)
+                    await send(_chunk(dialect, index, known))
+                    if isinstance(known, Finished):
+                        finished.append(known)
+        if dialect.options.include_usage:
+            await send(dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(finished)})
+        await response.write(b"data: [DONE]\n\n")
+
+    try:
+        await send_all()
+    except ConnectionError:  # the caller left
+        raise
+    except Exception as reason:  # boundary of a begun response: a failure is its last event, never a second response
+        if not response.prepared:
+            raise
+        if not isinstance(reason, Fault):
+            _log.exception("a streamed answer failed")
+        fault = reason if isinstance(reason, Fault) else InternalError(f"internal error: {type(reason).__name__}")
+        await send(error_body(fault))
     await response.write_eof()
     return response
+
+
+def _check_lengths(model: LoadedModel, wanted: Sequence[GenerationRequest]) -> None:
+    """Refuse the last prompt before the first is computed."""
+    for request in wanted:
+        answer_tokens_max(model, request)
 
 
 def _chunk(dialect: Dialect, index: int, event: Delta | Finished) -> dict[str, Any]:
@@ -256,19 +287,26 @@ class CompletionDialect:
             "tokens": [self._token_text(report.token) for report in tokens],
             "token_logprobs": [report.logprob for report in tokens],
             "top_logprobs": [
-                {self._token_text(candidate.token): candidate.logprob for candidate in report.top}
-                if report.logprob is not None
-                else None
-                for report in tokens
+                self._named_candidates(report.top) if report.logprob is not None else None for report in tokens
             ],
             "text_offset": [report.text_at for report in tokens],
         }
+
+    def _named_candidates(self, candidates: Sequence[Candidate]) -> dict[str, float]:
+        """By text, as the dialect has it; a second token of the same text goes by its id, so that none is lost."""
+        named: dict[str, float] = {}
+        for candidate in candidates:
+            text = self._token_text(candidate.token)
+            named[f"token_id:{candidate.token}" if text in named else text] = candidate.logprob
+        return named
 
     def _token_text(self, token: int) -> str:
         """The token as text; bytes that are no whole characters as `bytes:\\x..`, ids where there is no tokenizer."""
         if self._asked.tokens_as_ids or self._model.tokenizer is None:
             return f"token_id:{token}"
         raw = self._model.tokenizer.token_bytes(token)
+        if not raw:  # an id that the tokenizer does not name: vocabularies are padded
+            return f"token_id:{token}"
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from blyan.inference.scheduler import Scheduler
 from blyan.inference.session import Event, Failed, Finished, GenerationRequest, answer_tokens_max, run
 from blyan.model.loading import LoadedModel
-from blyan.model.sampler import Sampling
+from blyan.model.sampling import Sampling
 from blyan.node.node import Node
 from blyan.primitives import limits
 from blyan.primitives.errors import Unavailable
@@ -47,9 +47,7 @@ async def generation(
     events: asyncio.Queue[Event] = asyncio.Queue()
 
     def emit(event: Event) -> None:
-        # after shutdown began the loop may be gone, and with it everyone who would listen
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(events.put_nowait, event)
+        loop.call_soon_threadsafe(events.put_nowait, event)
 
     ticket = scheduler.submit(run(model, request), emit)
     deadline = loop.time() + limits.request_seconds_max

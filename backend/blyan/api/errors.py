@@ -41,7 +41,7 @@ def error_body(fault: errors.Fault) -> dict[str, Any]:
         "error": {
             "message": fault.message,
             "type": kind,
-            "param": None,
+            "param": fault.detail.get("param"),
             "code": fault.code,
             "detail": dict(fault.detail),
             "hint": fault.hint,

@@ -15,11 +15,13 @@ from aiohttp import web
 
 from blyan.api.errors import error_response
 from blyan.api.state import node_of
+from blyan.node.config import HttpConfig
 from blyan.primitives.errors import Denied, Fault, InternalError, InvalidInput, NotFound, PayloadTooLarge
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _log = logging.getLogger(__name__)
+_begun: Final = web.RequestKey("begun", bool)  # headers of the response went out
 _safe_methods: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _loopback_names: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _headers: Final = {
@@ -35,45 +37,76 @@ _headers: Final = {
 }
 
 
-async def add_security_headers(_: web.Request, response: web.StreamResponse) -> None:
+async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler: runs before any response's headers go out, streams included."""
+    request[_begun] = True
     for name, value in _headers.items():
         response.headers.setdefault(name, value)
 
 
 @web.middleware
 async def faults_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn faults, and our own mistakes, into the error body; aiohttp's own errors too."""
+    """Turn faults, and our own mistakes, into the error body; aiohttp's own errors too.
+
+    A response that has begun is cut off instead: a second one would be read as part of its body.
+    """
     try:
         return await handler(request)
-    except Fault as fault:
-        return error_response(fault)
-    except web.HTTPRequestEntityTooLarge as reason:
-        return error_response(PayloadTooLarge(f"body: {reason.text}"))
-    except web.HTTPNotFound:
-        return error_response(NotFound(f"route: expected a known path, found {request.method} {request.path[:200]}"))
-    except web.HTTPMethodNotAllowed as reason:
-        response = error_response(
-            InvalidInput(f"method: expected {', '.join(sorted(reason.allowed_methods))}, found {request.method}")
-        )
-        response.set_status(405)
-        response.headers["Allow"] = ", ".join(sorted(reason.allowed_methods))
-        return response
-    except (web.HTTPException, ConnectionError):  # aiohttp's own answers, and callers that went away
+    except ConnectionError:  # the caller went away
         raise
     except Exception as reason:  # noqa: BLE001 - request boundary: our own mistake is this request's 500, and logged
-        _log.exception("%s %s failed", request.method, request.path)
-        return error_response(InternalError(f"internal error: {type(reason).__name__}"))
+        if _begun in request:
+            ours = None if isinstance(reason, Fault) else reason
+            _log.error("%s %s: cut off: %s", request.method, request.path[:200], reason, exc_info=ours)
+            raise ConnectionResetError("a response that has begun cannot become an error") from None
+        return _error_answer(request, reason)
 
 
 @web.middleware
 async def known_host_and_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Deny requests that were sent to another name, or that another site's page sends."""
-    host = request.host
+    hosts = request.headers.getall("Host", [])
+    if len(hosts) != 1:  # `request.host` would take this machine's own name, which may be a loopback name
+        raise Denied(f"Host: expected one such header, found {len(hosts)}")
+    host = hosts[0].lower()
     name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-    if name.lower() not in _loopback_names and name.lower() not in node_of(request).config.http.allowed_hosts:
-        raise Denied(f"Host: expected a name of this node, found {host[:200]!r}", hint="see http.allowed_hosts")
+    if name not in _own_names(node_of(request).config.http):
+        raise Denied(f"Host: expected a name of this node, found {hosts[0][:200]!r}", hint="see http.allowed_hosts")
     origin = request.headers.get("Origin")
-    if request.method not in _safe_methods and origin is not None and urlsplit(origin).netloc != host:
+    if request.method not in _safe_methods and origin is not None and _origin_host(origin) != host:
         raise Denied(f"Origin: expected {host!r}, found {origin[:200]!r}")
     return await handler(request)
+
+
+def _error_answer(request: web.Request, reason: Exception) -> web.Response:
+    if isinstance(reason, Fault):
+        return error_response(reason)
+    if isinstance(reason, web.HTTPRequestEntityTooLarge):
+        return error_response(PayloadTooLarge(f"body: {reason.text}"))
+    if isinstance(reason, web.HTTPNotFound):
+        return error_response(NotFound(f"route: expected a known path, found {request.method} {request.path[:200]}"))
+    if isinstance(reason, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(reason.allowed_methods))
+        response = error_response(InvalidInput(f"method: expected {allowed}, found {request.method}"))
+        response.set_status(405)
+        response.headers["Allow"] = allowed
+        return response
+    if isinstance(reason, web.HTTPException):  # aiohttp's own answers
+        raise reason
+    _log.error("%s %s failed", request.method, request.path[:200], exc_info=reason)
+    return error_response(InternalError(f"internal error: {type(reason).__name__}"))
+
+
+def _own_names(http: HttpConfig) -> frozenset[str]:
+    """Names that a Host header may say, in lower case."""
+    listen, _ = http.address
+    configured = {listen, f"[{listen}]", *http.allowed_hosts}
+    return _loopback_names | {name.lower() for name in configured}
+
+
+def _origin_host(origin: str) -> str | None:
+    """HOST:PORT of an Origin header in lower case; None if it is no URL."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None

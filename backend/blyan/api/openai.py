@@ -19,7 +19,7 @@ from blyan.api.state import node_of
 from blyan.inference.session import GenerationRequest
 from blyan.model.loading import LoadedModel
 from blyan.model.tokenizer import Tokenizer
-from blyan.node.node import Node, RefusedModel
+from blyan.node.node import Node
 from blyan.primitives.errors import InvalidInput, NotFound
 from blyan.wire.openai import AnswerOptions, ChatRequest, CompletionRequest, parse_chat, parse_completion
 
@@ -42,11 +42,10 @@ async def completions(request: web.Request) -> web.StreamResponse:
     node = node_of(request)
     asked = parse_completion(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.options.model)
+    prompts = await asyncio.to_thread(lambda: [_completion_prompt(model, prompt) for prompt in asked.prompts])
     wanted = [
-        _generation(
-            asked.options, model, node, _completion_prompt(model, prompt), asked.tokens_max, asked.logprobs or 0, asked
-        )
-        for prompt in asked.prompts
+        _generation(asked.options, model, node, prompt, asked.tokens_max, asked.logprobs or 0, asked)
+        for prompt in prompts
     ]
     dialect = answer.CompletionDialect(asked, model, node)
     if asked.options.stream:
@@ -73,13 +72,11 @@ def _model_card(node: Node, name: str) -> dict[str, Any]:
     assert version is not None, "listed in the state"
     found = node.models[name]
     card: dict[str, Any] = {"version": version.version, "family": version.family, "manifest": version.manifest}
-    if isinstance(found, RefusedModel):
-        card |= {"state": "refused", "reason": error_body(found.reason)["error"]}
-    else:
+    reason = node.refused().get(name)
+    card |= {"state": "refused" if reason else "ready", "reason": error_body(reason)["error"] if reason else None}
+    if isinstance(found, LoadedModel):
         config = found.manifest.config
         card |= {
-            "state": "ready",
-            "reason": None,
             "parameters": config.parameters,
             "active_parameters": config.active_parameters,
             "layers": config.layers,
@@ -95,7 +92,10 @@ async def _json_object(request: web.Request) -> dict[str, Any]:
     """The request's JSON body; only `application/json`, which no cross-site form can send."""
     if request.content_type != "application/json":
         raise InvalidInput(f"Content-Type: expected application/json, found {request.content_type[:80]!r}")
-    raw = await request.read()
+    try:
+        raw = await request.read()
+    except web.RequestPayloadError as reason:
+        raise InvalidInput(f"body: expected one as its headers say, found {reason}") from None
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as reason:
@@ -108,13 +108,14 @@ async def _json_object(request: web.Request) -> dict[str, Any]:
 def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[int, ...]:
     tokenizer = _tokenizer_of(model)
     text = tokenizer.chat_prompt(node.renderer, asked.messages)
-    return tuple(tokenizer.encode(text, add_special=False))
+    return tuple(tokenizer.encode(text, add_special=False, tokens_max=model.manifest.config.context_length))
 
 
 def _completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
     if isinstance(prompt, tuple):
         return prompt
-    return tuple(_tokenizer_of(model).encode(prompt, add_special=True))
+    tokens_max = model.manifest.config.context_length
+    return tuple(_tokenizer_of(model).encode(prompt, add_special=True, tokens_max=tokens_max))
 
 
 def _tokenizer_of(model: LoadedModel) -> Tokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -37,5 +38,16 @@ async def served(config: NodeConfig) -> AsyncGenerator[tuple[Node, str]]:
             data_directory.write_holder(lock_file, url)
             yield node, url
         finally:
-            await runner.cleanup()
-            node.close()
+            await _stop(runner, node)
+
+
+async def _stop(runner: web.AppRunner, node: Node) -> None:
+    """Take nobody in, tell all who wait for a generation, let their handlers say so, end the rest.
+
+    What waits for threads runs in one, because the handlers need the event loop to pass the news on.
+    """
+    for site in list(runner.sites):
+        await site.stop()
+    await asyncio.to_thread(node.scheduler.close)
+    await runner.cleanup()
+    await asyncio.to_thread(node.close)

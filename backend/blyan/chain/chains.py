@@ -17,7 +17,7 @@ from blyan.chain.log import Log
 from blyan.chain.merkle import entry_id_of
 from blyan.chain.state import State
 from blyan.primitives.clock import UnixSeconds
-from blyan.primitives.errors import EntryRefused, IntegrityFault
+from blyan.primitives.errors import EntryRefused, IntegrityFault, MalformedEntry
 from blyan.primitives.ids import EntryId, PublicKey
 from blyan.primitives.keys import Key
 
@@ -48,7 +48,11 @@ class Chains:
         """Open all three; `IntegrityFault` if a log, an entry or their order is not what the checkpoints promise."""
         self.author = author
         self.network = network_of(author)
+        # meta first: what it builds on was published before it, so a reader beside a writer finds that as well
         self.logs: dict[ChainName, Log] = {name: Log(folder / name, self.network, name, author) for name in chain_names}
+        for log in self.logs.values():
+            if self.logs["meta"].created and not log.created:
+                raise log.lost()
         self.state = State()
         for entry, identity in self._in_parent_order(self.state):
             self.state.apply(entry, identity)
@@ -74,11 +78,19 @@ class Chains:
                 self.logs[name].publish(key)
 
     def start(self, key: Key, now: UnixSeconds) -> EntryId:
-        """Write the genesis entry of a new network, or return the one that is there."""
+        """Write the genesis entry of a new network, or return the one that is there.
+
+        Each log first promises that it is empty, meta last: from then on a missing checkpoint is damage.
+        """
+        meta = self.logs["meta"]
         if self.state.network is None:
+            for name in _publish_order:
+                if not self.logs[name].created:
+                    self.logs[name].publish(key)
             self.append(GenesisBody(protocol=1), (), None, key, now)
-            self.logs["meta"].publish(key)
-        return entry_id_of(next(iter(self.logs["meta"].entries(0, 1))))
+        if meta.checkpoint.size == 0:
+            meta.publish(key)
+        return entry_id_of(next(iter(meta.entries(0, 1))))
 
     def newest(self, name: ChainName) -> EntryId:
         """The id of the last published entry of a chain that has one."""
@@ -113,8 +125,8 @@ class Chains:
             moved = False
             for name in chain_names:
                 while (raw := heads[name]) is not None:
-                    entry = parse_entry(raw)
-                    if entry.chain != name or any(parent not in state.entries for parent in entry.parents):
+                    entry = self._parse_published(name, raw)
+                    if any(parent not in state.entries for parent in entry.parents):
                         break
                     self._check_published(entry, state)
                     yield entry, entry_id_of(raw)
@@ -127,7 +139,22 @@ class Chains:
                     f"found unknown ones at the head of {', '.join(stuck)}"
                 )
 
+    def _parse_published(self, name: ChainName, raw: bytes) -> Entry:
+        try:
+            entry = parse_entry(raw)
+        except MalformedEntry as reason:
+            raise IntegrityFault(f"chain {name} of {self.network}: a published {reason.message}") from None
+        if entry.chain != name:
+            raise IntegrityFault(f"chain {name} of {self.network}: expected its own entries, found a {entry.type}")
+        return entry
+
     def _check_published(self, entry: Entry, state: State) -> None:
+        ours = (self.network, self.author)
+        if isinstance(entry.body, GenesisBody) and (entry.network, entry.author) != ours:
+            raise IntegrityFault(
+                f"genesis of {self.network}: expected it of {self.network} by {self.author}, "
+                f"found {entry.network} by {entry.author}"
+            )
         try:
             validity.check(entry, state)
         except EntryRefused as reason:

@@ -64,6 +64,8 @@ def _parse(raw: bytes, origin: str, author: PublicKey) -> Checkpoint:
     if len(root) != 32 or base64.b64encode(root).decode("ascii") != lines[2]:
         raise InvalidInput(f"expected a root of 32 bytes, found {lines[2][:60]!r}")
     checkpoint = Checkpoint(origin, int(lines[1]), Digest(root))
+    if checkpoint.size > limits.chain_size_max:
+        raise InvalidInput(f"expected at most {limits.chain_size_max} entries, found {checkpoint.size}")
     wanted = (origin, _key_id(origin, author))
     lines = signatures.split("\n")
     if lines.pop() != "":

@@ -4,7 +4,9 @@
 
 Write order of `publish`, each step durable before the next: (1) entry bundles, (2) hash tiles, (3) the checkpoint,
 whose rename is the commit. What a crash before 3 leaves lies beyond the checkpoint and is overwritten by the next
-publish. Opening is recovery: it reads the checkpoint, reads that many entries, and computes the root again.
+publish. The first publish of a log is of nothing: a checkpoint of size 0, so that tiles without one are damage.
+Opening is recovery: it reads the checkpoint, reads that many entries, and computes the root again. A publish that
+failed half way leaves the disk unknown, so the log then takes nothing until it is opened again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from blyan.chain.checkpoint import Checkpoint, origin_of, parse_checkpoint, sign
 from blyan.chain.entries import ChainName
 from blyan.chain.merkle import HashTile, RightEdge, empty_root, leaf_hash, perfect_root
 from blyan.primitives import limits
-from blyan.primitives.errors import IntegrityFault
+from blyan.primitives.errors import IntegrityFault, Unavailable
 from blyan.primitives.ids import Digest, PublicKey
 from blyan.primitives.keys import Key
 from blyan.storage import durable
@@ -38,6 +40,8 @@ class Log:
         self._author = author
         self._staged: list[bytes] = []
         self._edge = RightEdge()
+        self._failed = False  # a publish stopped half way
+        self.created = False  # there is a checkpoint, be it of nothing
         self.checkpoint = self._read_checkpoint()
         for raw in self.entries(0, self.checkpoint.size):
             self._edge.append(leaf_hash(raw))
@@ -56,16 +60,16 @@ class Log:
         return self.checkpoint.size + len(self._staged)
 
     def stage(self, raw: bytes) -> None:
-        """Queue one encoded entry for the next `publish`."""
+        """Queue one encoded entry for the next `publish`; `Unavailable` after one that failed."""
+        self._want_sound()
+        assert self.created, "an empty log is published before its first entry"
         assert 0 < len(raw) <= limits.entry_bytes_max, "Entry.encode limits its bytes"
         self._staged.append(raw)
 
-    def discard_staged(self) -> None:
-        """Forget what was staged and not published."""
-        self._staged.clear()
-
     def publish(self, key: Key) -> Checkpoint:
-        """Make the staged entries durable and promised; see the write order above."""
+        """Make the staged entries durable and promised; see the write order above. `Unavailable` after a failure."""
+        self._want_sound()
+        self._failed = True  # until the last step
         tiles: dict[tuple[int, int], HashTile] = {}
         full_bundles: list[int] = []
         bundle, number = list(self._last_bundle), self._edge.size // _width
@@ -91,6 +95,7 @@ class Log:
             shutil.rmtree(self.folder / f"tile/{level}/{_tile_path(tile_number)}.p", ignore_errors=True)
         for bundle_number in full_bundles:
             shutil.rmtree(self.folder / f"tile/entries/{_tile_path(bundle_number)}.p", ignore_errors=True)
+        self.created, self._failed = True, False
         return checkpoint
 
     def entries(self, begin: int, end: int) -> Iterator[bytes]:
@@ -112,13 +117,7 @@ class Log:
         number, offset = divmod(begin, _width)
         held = min(_width, (self.checkpoint.size >> (8 * tile_level)) - number * _width)
         assert 0 <= offset < offset + (1 << rest) <= held, "a subtree within the checkpoint"
-        path = self.folder / f"tile/{tile_level}/{_tile_path(number)}{_width_suffix(held)}"
-        raw = self._read(path, 32 * _width)
-        if len(raw) != 32 * held:
-            raise IntegrityFault(
-                f"chain {self.origin}: expected {held} hashes, found {len(raw)} bytes in {path}",
-                detail={"file": str(path)},
-            )
+        _, raw = self._read_hashes(tile_level, number, held)
         return perfect_root([Digest(raw[at : at + 32]) for at in range(32 * offset, 32 * (offset + (1 << rest)), 32)])
 
     def tile_file(self, name: str) -> Path | None:
@@ -146,44 +145,82 @@ class Log:
             expected += edge.append(leaf_hash(raw))
         expected += edge.partial_tiles()
         for tile in expected:
-            suffix = _width_suffix(len(tile.hashes))
-            path = self.folder / f"tile/{tile.level}/{_tile_path(tile.number)}{suffix}"
-            if self._read(path, 32 * _width) != b"".join(tile.hashes):
+            path, found = self._read_hashes(tile.level, tile.number, len(tile.hashes))
+            if found != b"".join(tile.hashes):
                 raise IntegrityFault(
                     f"chain {self.origin}: {path} does not hold the hashes of its entries", detail={"file": str(path)}
                 )
         return len(expected)
 
     def _read_checkpoint(self) -> Checkpoint:
-        path = self.folder / "checkpoint"
-        if not path.exists():
-            return Checkpoint(self.origin, 0, empty_root)
-        return parse_checkpoint(self.checkpoint_note(), self.origin, self._author)
+        begun = (self.folder / "tile").exists()  # asked first: a writer beside us makes the checkpoint before any tile
+        self.created = (self.folder / "checkpoint").exists()
+        if self.created:
+            return parse_checkpoint(self.checkpoint_note(), self.origin, self._author)
+        if begun:
+            raise self.lost()
+        return Checkpoint(self.origin, 0, empty_root)
 
     def _read_bundle(self, number: int, width: int) -> list[bytes]:
-        suffix = _width_suffix(width)
-        path = self.folder / f"tile/entries/{_tile_path(number)}{suffix}"
-        raw = self._read(path, _bundle_bytes_max)
-        found: list[bytes] = []
-        at = 0
-        while at < len(raw):
-            length = int.from_bytes(raw[at : at + 2], "big")
-            found.append(raw[at + 2 : at + 2 + length])
-            at += 2 + length
-        if len(found) != width or at != len(raw):
+        path, wide, raw = self._read_tile("entries", number, width, _bundle_bytes_max)
+        found = _decode_bundle(raw)
+        if len(found) != wide or _encode_bundle(found) != raw:
             raise IntegrityFault(
-                f"chain {self.origin}: expected {width} entries, found {len(found)} in {path}",
+                f"chain {self.origin}: expected {wide} entries, found {len(found)} in {path}",
                 detail={"file": str(path)},
             )
-        return found
+        return found[:width]
+
+    def _read_hashes(self, level: int, number: int, width: int) -> tuple[Path, bytes]:
+        path, wide, raw = self._read_tile(str(level), number, width, 32 * _width)
+        if len(raw) != 32 * wide:
+            raise IntegrityFault(
+                f"chain {self.origin}: expected {wide} hashes, found {len(raw)} bytes in {path}",
+                detail={"file": str(path)},
+            )
+        return path, raw[: 32 * width]
+
+    def _read_tile(self, kind: str, number: int, width: int, bytes_max: int) -> tuple[Path, int, bytes]:
+        """The file that holds the first `width` of a tile, how many it holds, and its bytes.
+
+        A publish beside us replaces partial tiles by the full one, which begins with the same (C2SP tlog-tiles).
+        """
+        full = self.folder / f"tile/{kind}/{_tile_path(number)}"
+        path = Path(f"{full}{_width_suffix(width)}")
+        try:
+            return path, width, durable.read_limited(path, bytes_max)
+        except FileNotFoundError as reason:
+            if full.exists():
+                return full, _width, self._read(full, bytes_max)
+            raise self._unreadable(path, reason) from None
+        except (OSError, ValueError) as reason:
+            raise self._unreadable(path, reason) from None
+
+    def lost(self) -> IntegrityFault:
+        """What to raise where this log was begun and has no checkpoint."""
+        return IntegrityFault(
+            f"chain {self.origin}: expected a checkpoint in {self.folder}, found none",
+            detail={"file": str(self.folder)},
+            hint="restore the folder from a backup; a new history must not begin over the old one",
+        )
+
+    def _want_sound(self) -> None:
+        if self._failed:
+            raise Unavailable(
+                f"chain {self.origin}: expected it sound, found a publish that failed half way; open it again",
+                hint="restart: opening the data directory again finds out what reached the disk",
+            )
+
+    def _unreadable(self, path: Path, reason: Exception) -> IntegrityFault:
+        return IntegrityFault(
+            f"chain {self.origin}: expected to read {path}, found {reason}", detail={"file": str(path)}
+        )
 
     def _read(self, path: Path, bytes_max: int) -> bytes:
         try:
             return durable.read_limited(path, bytes_max)
         except (OSError, ValueError) as reason:
-            raise IntegrityFault(
-                f"chain {self.origin}: expected to read {path}, found {reason}", detail={"file": str(path)}
-            ) from None
+            raise self._unreadable(path, reason) from None
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.folder / name
@@ -201,6 +238,17 @@ def _tile_path(number: int) -> str:
     while number := number // 1000:
         groups.append(f"x{number % 1000:03d}")
     return "/".join(reversed(groups))
+
+
+def _decode_bundle(raw: bytes) -> list[bytes]:
+    """What would encode to `raw`; if it is cut short, encoding again gives something else."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(raw):
+        length = int.from_bytes(raw[at : at + 2], "big")
+        found.append(raw[at + 2 : at + 2 + length])
+        at += 2 + length
+    return found
 
 
 def _encode_bundle(entries: Sequence[bytes]) -> bytes:

@@ -1,7 +1,8 @@
 """The chain root: the Merkle tree hash of RFC 6962 section 2.1, kept as tiles (C2SP tlog-tiles).
 
 Not the tile root of a payload (`storage/tile`): other hash, other shape, other name. `RightEdge` is all one needs to
-append: for each tile level the hashes of its last, unfinished tile.
+append: for each tile level the hashes of its last, unfinished tile. `Subtrees` is what one needs for the root at any
+earlier size.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class RightEdge:
 
     def append(self, leaf: Digest) -> list[HashTile]:
         """Add one leaf hash; return the tiles that this filled."""
+        assert self.size < limits.chain_size_max, "a chain within its limit"
         self.size += 1
         filled: list[HashTile] = []
         level, rising = 0, leaf
@@ -89,6 +91,29 @@ class RightEdge:
         for subtree in reversed(subtrees[:-1]):
             root = node_hash(subtree, root)
         return root
+
+
+@dataclass(slots=True)
+class Subtrees:
+    """The hashes of all perfect subtrees: `levels[L]` holds, 32 bytes each, those of 2^L leaves, left to right."""
+
+    levels: list[bytearray] = field(default_factory=lambda: [bytearray()])
+
+    def append(self, leaf: Digest) -> None:
+        """Add one leaf hash and what it completes."""
+        level, rising = 0, leaf
+        self.levels[0] += rising
+        while len(self.levels[level]) % 64 == 0:
+            rising = node_hash(bytes(self.levels[level][-64:-32]), rising)
+            level += 1
+            if level == len(self.levels):
+                self.levels.append(bytearray())
+            self.levels[level] += rising
+
+    def node(self, level: int, index: int) -> Digest:
+        """The hash over leaves index·2^level … (index+1)·2^level, as `proofs.Node` wants it."""
+        assert 0 <= index < len(self.levels[level]) // 32, "a subtree that is complete"
+        return Digest(bytes(self.levels[level][32 * index : 32 * (index + 1)]))
 
 
 def perfect_root(hashes: Iterable[Digest]) -> Digest:

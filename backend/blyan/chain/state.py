@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from blyan.chain.entries import ChainName, Entry, ExpertBody, GenesisBody, ModelBody, TokenizerBody, TrunkBody
-from blyan.primitives.ids import EntryId, PayloadId, PublicKey
+from blyan.chain.merkle import Subtrees
+from blyan.primitives.ids import Digest, EntryId, PayloadId, PublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,12 @@ class State:
     sequencer: PublicKey | None = None  # the genesis author; the one key that may write
     entries: set[EntryId] = field(default_factory=set[EntryId])
     nonces: dict[tuple[ChainName, PublicKey], int] = field(default_factory=dict[tuple[ChainName, PublicKey], int])
+    # what a model entry says of the parameter chain can be true of any earlier size: chains are folded by parents only
+    parameter_index: dict[EntryId, int] = field(default_factory=dict[EntryId, int])
+    parameter_subtrees: Subtrees = field(default_factory=Subtrees)
     models: dict[str, list[ModelVersion]] = field(default_factory=dict[str, list[ModelVersion]])
+    # (model, part, block) → number of the parameter entry that first named it
+    named: dict[tuple[str, str, PayloadId], int] = field(default_factory=dict[tuple[str, str, PayloadId], int])
     # (model, part) → its newest block
     parts: dict[tuple[str, str], PayloadId] = field(default_factory=dict[tuple[str, str], PayloadId])
 
@@ -41,6 +47,9 @@ class State:
         """Take one entry that `validity.check` let pass."""
         self.entries.add(identity)
         self.nonces[entry.chain, entry.author] = entry.nonce
+        if entry.chain == "parameter":
+            self.parameter_index[identity] = len(self.parameter_index)
+            self.parameter_subtrees.append(Digest(bytes.fromhex(identity)))  # an entry's id is its leaf hash
         match entry.body:
             case GenesisBody():
                 self.network, self.sequencer = entry.network, entry.author
@@ -68,6 +77,7 @@ class State:
     def _name_part(self, model: str, part: str, entry: Entry) -> None:
         assert entry.payload is not None, "parse_entry requires a weight's payload"
         self.parts[model, part] = entry.payload.payload
+        self.named.setdefault((model, part, entry.payload.payload), len(self.parameter_index) - 1)
 
     def current(self, name: str) -> ModelVersion | None:
         """The newest version of a model."""

@@ -7,8 +7,10 @@ that they can be spread over processes.
 from __future__ import annotations
 
 from blyan.chain.entries import Entry, GenesisBody, ModelBody
+from blyan.chain.proofs import range_root
 from blyan.chain.state import State
 from blyan.primitives.errors import EntryRefused
+from blyan.primitives.ids import EntryId
 
 
 def check(entry: Entry, state: State) -> None:
@@ -26,10 +28,17 @@ def check(entry: Entry, state: State) -> None:
     for parent in entry.parents:
         _refuse_unless(parent in state.entries, f"parent: expected a known entry, found {parent}")
     if isinstance(entry.body, ModelBody):
-        _check_model(entry.body, state)
+        _check_model(entry.body, entry.parents, state)
 
 
-def _check_model(body: ModelBody, state: State) -> None:
+def _check_model(body: ModelBody, parents: tuple[EntryId, ...], state: State) -> None:
+    newest = max((state.parameter_index[parent] for parent in parents if parent in state.parameter_index), default=None)
+    if newest is None:
+        raise EntryRefused("entry refused: model: expected a parameter entry among its parents, found none")
+    size = newest + 1
+    _refuse_unless(body.parameter_size == size, f"parameter size: expected {size}, found {body.parameter_size}")
+    root = range_root(state.parameter_subtrees.node, 0, size).hex()
+    _refuse_unless(body.parameter_root == root, f"parameter root: expected {root}, found {body.parameter_root}")
     current = state.current(body.name)
     if current is not None:
         _refuse_unless(

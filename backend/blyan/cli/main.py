@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -20,12 +21,15 @@ from blyan.node.config import data_dir_from_environment
 from blyan.primitives import errors
 
 _exit_codes: Final[tuple[tuple[type[errors.Fault], int], ...]] = (
+    (errors.UsageMistake, 2),
     (errors.IntegrityFault, 7),
     (errors.NotFound, 3),
     (errors.Denied, 4),
     (errors.PeerFault, 6),
     (errors.Unavailable, 75),
 )
+
+_not_allowed: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,8 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except errors.Fault as fault:
-        output.fault(fault)
-        return next((code for kind, code in _exit_codes if isinstance(fault, kind)), 1)
+        return _failed(fault, output)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -63,8 +66,13 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as reason:
-        output.fault(errors.Unavailable(f"{reason.strerror or reason}: {reason.filename or ''}".rstrip(": ")))
-        return 1
+        kind = errors.Denied if reason.errno in _not_allowed else errors.Unavailable
+        return _failed(kind(f"{reason.strerror or reason}: {reason.filename or ''}".rstrip(": ")), output)
+
+
+def _failed(fault: errors.Fault, output: Output) -> int:
+    output.fault(fault)
+    return next((code for kind, code in _exit_codes if isinstance(fault, kind)), 1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,12 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="where the node keeps everything (default: $BLYAN_DATA_DIR or ./.blyan)",
     )
-    parser = _Parser(
-        prog="blyan", description=__doc__ and "Blyan: verified Mixture-of-Experts models.", parents=[common]
-    )
-    parser.add_argument("--version", action="version", version=f"blyan {__version__}")
     readable = argparse.ArgumentParser(add_help=False)
     readable.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
+    parser = _Parser(prog="blyan", description="Blyan: verified Mixture-of-Experts models.", parents=[common, readable])
+    parser.add_argument("--version", action="version", version=f"blyan {__version__}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     up.add_commands(verbs, common)
     chat.add_commands(verbs, common)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from blyan.cli.output import Output, byte_size, short_count, table
-from blyan.model.manifest import Manifest
 from blyan.node import data_directory
-from blyan.node.catalogue import manifests_of
+from blyan.node.catalogue import manifest_of, manifests_of
 from blyan.node.data_directory import Ground, create_keys, open_ground
 from blyan.primitives.clock import system_entropy, system_seconds
-from blyan.primitives.errors import BlockCorrupt, Fault, IntegrityFault, InvalidInput, NotFound
+from blyan.primitives.errors import BlockCorrupt, Fault, IntegrityFault, NotFound, UsageMistake
 from blyan.primitives.ids import PayloadId
 
 _integrity_failure = 7  # exit code, docs/cli.md
@@ -90,7 +89,7 @@ def _list(options: argparse.Namespace, output: Output) -> int:
 
 def _verify(options: argparse.Namespace, output: Output) -> int:
     if bool(options.name) == bool(options.all):
-        raise InvalidInput("model verify: expected NAME or --all, found " + ("both" if options.name else "neither"))
+        raise UsageMistake("model verify: expected NAME or --all, found " + ("both" if options.name else "neither"))
     ground = open_ground(options.data_dir)
     names = sorted(ground.chains.state.models) if options.all else [options.name]
     bad: list[Fault] = []
@@ -109,31 +108,37 @@ def _verify(options: argparse.Namespace, output: Output) -> int:
 
 
 def _verify_model(ground: Ground, name: str, checked: dict[PayloadId, bool], output: Output) -> list[Fault]:
-    version = ground.chains.state.current(name)
-    if version is None:
+    """Every version of one model: its manifest, that the chain names its blocks, and each block's bytes."""
+    versions = ground.chains.state.models.get(name)
+    if versions is None:
         known = ", ".join(sorted(ground.chains.state.models)) or "none"
         raise NotFound(f"model {name!r}: expected one of {known}, found no such model")
-    try:
-        ground.store.verify(version.manifest)
-        checked[version.manifest] = True
-        manifest: Manifest = manifests_of(ground)[name][1]
-    except (IntegrityFault, NotFound) as fault:
-        checked[version.manifest] = False
-        return [
-            BlockCorrupt(
-                f"{name} manifest: {fault.message}", detail={**fault.detail, "model": name, "part": "manifest"}
-            )
-        ]
     bad: list[Fault] = []
-    progress = output.progress(f"verifying {name}")
-    for done, (part, block) in enumerate(manifest.blocks.items()):
-        if block.payload not in checked:
+    for version in versions:
+        label = f"{name} {version.version}"
+        try:
+            _hash_again(ground, version.manifest, checked)
+            manifest = manifest_of(ground, version)
+        except (IntegrityFault, NotFound) as fault:
+            bad.append(_naming(fault, name, label, "manifest"))
+            continue
+        progress = output.progress(f"verifying {label}")
+        for done, (part, block) in enumerate(manifest.blocks.items()):
             try:
-                ground.store.verify(block.payload)
-                checked[block.payload] = True
+                _hash_again(ground, block.payload, checked)
             except (IntegrityFault, NotFound) as fault:
-                checked[block.payload] = False
-                detail = {**fault.detail, "model": name, "part": part}
-                bad.append(BlockCorrupt(f"{name} {part}: {fault.message}", detail=detail))
-        progress(done + 1, len(manifest.blocks))
+                bad.append(_naming(fault, name, label, part))
+            progress(done + 1, len(manifest.blocks))
     return bad
+
+
+def _hash_again(ground: Ground, payload: PayloadId, checked: dict[PayloadId, bool]) -> None:
+    """Hash a block, once however many parts name it."""
+    if payload not in checked:
+        checked[payload] = False
+        ground.store.verify(payload)
+        checked[payload] = True
+
+
+def _naming(fault: Fault, model: str, label: str, part: str) -> Fault:
+    return BlockCorrupt(f"{label} {part}: {fault.message}", detail={**fault.detail, "model": model, "part": part})

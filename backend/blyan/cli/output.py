@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from blyan.primitives.errors import Fault
+
+# C0 but tab and line feed, DEL, C1; and lone surrogates, which no encoding can print
+_unprintable: Final = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text without control characters: what a model or another node says must not command the terminal."""
+    return _unprintable.sub("", text)
 
 
 class Output:
@@ -22,7 +31,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """A line of progress."""
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
 
     def progress(self, what: str) -> ProgressLine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import threading
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from blyan.cli.output import Output, byte_size
 from blyan.node import data_directory
 from blyan.node.config import NodeConfig, read_config
 from blyan.primitives.clock import system_entropy, system_seconds
+from blyan.primitives.errors import InvalidInput, UsageMistake
 
 
 def add_commands(verbs: Any, common: argparse.ArgumentParser) -> None:
@@ -40,9 +42,12 @@ def _init(options: argparse.Namespace, output: Output) -> int:
 
 
 def _up(options: argparse.Namespace, output: Output) -> int:
-    flags = {"http": {"listen": options.listen}} if options.listen else {}
+    flags = {"http": {"listen": options.listen}} if options.listen is not None else {}
     config = read_config(options.data_dir, flags)
-    _ = config.http.address  # refuse a bad address before anything is loaded
+    try:
+        _ = config.http.address  # refuse a bad address before anything is loaded
+    except InvalidInput as reason:
+        raise UsageMistake(reason.message, hint=reason.hint) from None
     asyncio.run(_serve(config, output, browser=not options.no_browser))
     return 0
 
@@ -50,16 +55,33 @@ def _up(options: argparse.Namespace, output: Output) -> int:
 async def _serve(config: NodeConfig, output: Output, *, browser: bool) -> None:
     from blyan.api.serve import served
 
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+    stopped = _stop_on_signal()
     async with served(config) as (node, url):
         for name, why in node.refused().items():
             output.note(f"model {name} is refused: {why.message}")
         output.note(f"data in {config.data_dir}; stop with Ctrl-C")
         output.note(f"chat at {url}")
         if browser:
-            await asyncio.to_thread(webbrowser.open, url)
+            # not waited for: a browser may stay in the foreground as long as its window
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         await stopped.wait()
         output.note("stopping")
+
+
+def _stop_on_signal() -> asyncio.Event:
+    """Set by the first SIGINT or SIGTERM; the second one ends the process at once, which every start can recover from.
+
+    A plain handler, not the event loop's: it also counts signals that come while the loop is busy with starting.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(_number: int, _frame: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        loop.call_soon_threadsafe(stopped.set)
+
+    for number in numbers:
+        signal.signal(number, stop)
+    return stopped

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from blyan.inference.session import Event, Failed
+from blyan.inference.session import Event, Failed, Turn, Working
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, InternalError, QueueFull, Unavailable
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 class Ticket:
     """One submitted generation. `cancel` takes effect before its next step; no event follows it."""
 
-    events: Iterator[Event]
+    turns: Iterator[Turn]
     emit: Callable[[Event], None]  # called in the compute thread
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -43,13 +43,13 @@ class Scheduler:
         self._thread = threading.Thread(target=self._work, name="blyan-compute", daemon=True)
         self._thread.start()
 
-    def submit(self, events: Iterator[Event], emit: Callable[[Event], None]) -> Ticket:
+    def submit(self, turns: Iterator[Turn], emit: Callable[[Event], None]) -> Ticket:
         """Queue a generation; `QueueFull` if too many wait already."""
-        ticket = Ticket(events, emit)
+        ticket = Ticket(turns, emit)
         with self._wake:
             if self._closing:
                 raise Unavailable("generation: expected a running node, found one that is shutting down")
-            waiting = len(self._queued)
+            waiting = sum(not queued.cancelled.is_set() for queued in self._queued)
             if waiting >= limits.generations_queued_max:
                 raise QueueFull(
                     f"generation: expected fewer than {limits.generations_queued_max} waiting, found {waiting}",
@@ -82,22 +82,29 @@ class Scheduler:
             if not ticket.cancelled.is_set() and self._step(ticket):
                 running.append(ticket)
         for ticket in left:
-            ticket.emit(Failed(Unavailable("generation: the node is shutting down")))
+            self._emit(ticket, Failed(Unavailable("generation: the node is shutting down")))
 
     def _step(self, ticket: Ticket) -> bool:
-        """Compute and deliver one event; False when there are no more."""
+        """Compute one turn and deliver its event; False when there are no more."""
         try:
-            event = next(ticket.events, None)
-        except Exception as reason:  # noqa: BLE001 - a bug in one generation is its error, not the end of the thread
-            event = Failed(_as_fault(reason))
-        if event is None:
+            turn = next(ticket.turns, None)
+        except BaseException as reason:  # noqa: BLE001 - whatever one generation raises, a native panic too, is its end alone
+            turn = Failed(_as_fault(reason))
+        if isinstance(turn, Working):
+            return True
+        return turn is not None and self._emit(ticket, turn) and not isinstance(turn, Failed)
+
+    def _emit(self, ticket: Ticket, event: Event) -> bool:
+        """Deliver one event; False if nobody can take it any more."""
+        try:
+            ticket.emit(event)
+        except RuntimeError:  # the event loop that listened was closed
             return False
-        ticket.emit(event)
-        return not isinstance(event, Failed)
+        return True
 
 
-def _as_fault(reason: Exception) -> Fault:
+def _as_fault(reason: BaseException) -> Fault:
     if isinstance(reason, Fault):
         return reason
     _log.error("generation failed", exc_info=reason)
-    return InternalError(f"generation failed: {type(reason).__name__}: {reason}")
+    return InternalError(f"generation failed: {type(reason).__name__}")

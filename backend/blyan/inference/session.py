@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from blyan.model.generate import Candidate, Step, generate
 from blyan.model.loading import LoadedModel
-from blyan.model.sampler import Sampling
+from blyan.model.sampling import Sampling
 from blyan.primitives.errors import ContextLengthExceeded, Fault, InvalidInput
 
 FinishReason: TypeAlias = Literal["stop", "length"]
@@ -66,7 +66,13 @@ class Failed:
     fault: Fault
 
 
+@dataclass(frozen=True, slots=True)
+class Working:
+    """A turn that did work and has nothing to report; the scheduler keeps it to itself."""
+
+
 Event: TypeAlias = Delta | Finished | Failed
+Turn: TypeAlias = Event | Working
 
 
 def answer_tokens_max(model: LoadedModel, request: GenerationRequest) -> int:
@@ -123,15 +129,15 @@ class _Output:
         return event
 
 
-def run(model: LoadedModel, request: GenerationRequest) -> Iterator[Event]:
-    """Events of one generation; a fault of blocks or input becomes `Failed`, the last event."""
+def run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
+    """Turns of one generation; a fault of blocks or input becomes `Failed`, the last event."""
     try:
         yield from _run(model, request)
     except Fault as fault:
         yield Failed(fault)
 
 
-def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Event]:
+def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
     tokens_max = answer_tokens_max(model, request)
     eos = frozenset[int]() if request.ignore_eos else frozenset(model.manifest.generation.eos)
     stream = model.tokenizer.stream() if model.tokenizer else None
@@ -153,12 +159,16 @@ def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Event]:
     seen = 0
     reason: FinishReason = "length"
     for step in steps:
+        if step is None:
+            yield Working()
+            continue
         seen += 1
         generated = seen > echoed
         ended = generated and step.token in eos
         text_at = output.sent_chars + len(output.held)
         text = "" if ended or stream is None else stream.feed(step.token)
-        output.tokens.append(_report(step, text_at))
+        if not ended:  # the token that ends an answer is no part of its text
+            output.tokens.append(_report(step, text_at))
         output.experts.extend(step.experts)
         ready = output.add(text) if generated else _pass_through(output, text)
         if ready or output.experts:
@@ -166,6 +176,8 @@ def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Event]:
         if ended or output.stopped:
             reason = "stop"
             break
+    if stream is not None and not output.stopped:
+        output.held += stream.finish()
     rest = output.release(0)
     if rest or output.tokens or output.experts:
         yield output.delta(rest)

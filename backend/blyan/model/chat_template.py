@@ -1,13 +1,14 @@
 """Chat templates: messages to the prompt text that a model was trained on, rendered by a limited subprocess.
 
 One worker process serves all models of the node, one rendering at a time; past the deadline it is killed and the next
-rendering starts a new one. `template_worker` is the other end and says what the limits are for.
+rendering starts a new one. Killing it is also what ends a write or read that waits for it. `template_worker` is the
+other end and says what the limits are for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import selectors
 import subprocess
 import sys
 import threading
@@ -29,55 +30,74 @@ class TemplateRenderer:
         self._lock = threading.Lock()  # held while a rendering is under way
 
     def render(self, template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, str]) -> str:
-        """The prompt for `messages` with the generation prompt added; `InvalidInput` if the template refuses them."""
+        """The prompt for `messages` with the generation prompt added.
+
+        `InvalidInput` if the template refuses them or takes too long, `Unavailable` if the worker is busy or dies.
+        """
         request = {
             "template": template,
             "variables": {**variables, "messages": list(messages), "add_generation_prompt": True},
         }
-        with self._lock:
-            try:
-                answer = self._exchange(json.dumps(request).encode("ascii") + b"\n")
-            except (OSError, ValueError) as reason:
-                self._end()
-                raise InvalidInput(
-                    f"chat template: expected a prompt within {self._seconds_max:g} s and "
-                    f"{limits.template_memory_bytes_max >> 20} MiB, found {reason}"
-                ) from None
+        line = json.dumps(request).encode("ascii") + b"\n"
+        if not self._lock.acquire(timeout=self._seconds_max):
+            raise Unavailable(
+                f"chat template: expected the worker free within {self._seconds_max:g} s, found it busy",
+                hint="try again in some seconds",
+            )
+        try:
+            answer = self._answer(line)
+        except BaseException:
+            self._end()  # it may still owe an answer, which would be taken for the next one's
+            raise
+        finally:
+            self._lock.release()
         if "error" in answer:
             raise InvalidInput(f"chat template refused the messages: {answer['error']}")
         return str(answer["text"])
 
     def close(self) -> None:
-        """End the worker process."""
+        """End the worker process, and with it a rendering that is under way."""
+        worker = self._worker
+        if worker is not None:
+            worker.kill()  # whoever holds the lock waits for this process
         with self._lock:
             self._end()
 
-    def _exchange(self, line: bytes) -> dict[str, Any]:
+    def _answer(self, line: bytes) -> dict[str, Any]:
         worker = self._worker
         if worker is None or worker.poll() is not None:
+            self._end()
             worker = self._worker = self._start()
-        assert worker.stdin is not None and worker.stdout is not None, "started with pipes"
-        worker.stdin.write(line)
-        worker.stdin.flush()
-        raw = bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(worker.stdout, selectors.EVENT_READ)
-            while not raw.endswith(b"\n"):
-                # each wait restarts the clock, but a rendering answers in one line at its end
-                if not selector.select(self._seconds_max):
-                    raise ValueError("none in time")
-                piece = worker.stdout.read1(limits.MIB)  # pyright: ignore[reportAttributeAccessIssue]
-                if not piece:
-                    raise ValueError(f"its process ended with {worker.wait()}")
-                raw += piece
-                if len(raw) > _answer_bytes_max:
-                    raise ValueError(f"more than {_answer_bytes_max} bytes")
-        return json.loads(raw)
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            worker.kill()
+
+        timer = threading.Timer(self._seconds_max, expire)
+        timer.start()
+        try:
+            raw = _exchange(worker, line)
+        finally:
+            timer.cancel()
+            timer.join()  # from here on it kills nobody
+        if raw.endswith(b"\n") and not expired.is_set():
+            return json.loads(raw)
+        self._end()
+        if not expired.is_set() and len(raw) <= _answer_bytes_max:
+            raise Unavailable(
+                f"chat template: expected an answer, found that the worker ended with {worker.returncode}"
+            )
+        raise InvalidInput(
+            f"chat template: expected a prompt within {self._seconds_max:g} s and "
+            f"{limits.template_memory_bytes_max >> 20} MiB, found "
+            + ("none in time" if expired.is_set() else f"more than {_answer_bytes_max} bytes")
+        )
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(
-                [sys.executable, "-I", "-m", "blyan.model.template_worker"],
+                [sys.executable, "-I", "-m", "blyan.model.template_worker", str(self._seconds_max)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -94,4 +114,16 @@ class TemplateRenderer:
             worker.wait()
             for pipe in (worker.stdin, worker.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with contextlib.suppress(OSError):  # what could not be written to it
+                        pipe.close()
+
+
+def _exchange(worker: subprocess.Popen[bytes], line: bytes) -> bytes:
+    """One line there and one back; less than a line if the worker ends before it has answered."""
+    assert worker.stdin is not None and worker.stdout is not None, "started with pipes"
+    try:
+        worker.stdin.write(line)
+        worker.stdin.flush()
+        return worker.stdout.readline(_answer_bytes_max + 1)
+    except BrokenPipeError:
+        return b""

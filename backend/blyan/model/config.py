@@ -64,6 +64,13 @@ class ModelConfig:
             list(self.moe_layers),
             f"rising layer numbers below {self.layers}",
         )
+        parts = self.layers + len(self.moe_layers) * self.experts + 2
+        _require(
+            parts <= limits.manifest_parts_max,
+            "experts",
+            self.experts,
+            f"at most {limits.manifest_parts_max} parts in all",
+        )
         _require(0.0 < self.rms_eps < 1.0, "rms_eps", self.rms_eps, "between 0 and 1")
         _require(1.0 <= self.rope_theta < 1e12, "rope_theta", self.rope_theta, "between 1 and 1e12")
 

@@ -17,12 +17,15 @@ from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.gate import Routing
 from blyan.model.kv_cache import KVCache
-from blyan.model.sampler import Sampling, sample
+from blyan.model.sampler import sample
+from blyan.model.sampling import Sampling
 from blyan.model.transformer import drive, forward, logits
 from blyan.model.weights import ModelWeights
 from blyan.primitives.digest import uniform
+from blyan.primitives.errors import NotComputable
 
-_echo_rows = 64
+_echo_rows = 64  # positions scored at once
+_prefill_rows = 512  # prompt positions computed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,12 @@ def generate(
     stop_tokens: frozenset[int] = frozenset(),
     top: int = 0,
     echo: bool = False,
-) -> Iterator[Step]:
+) -> Iterator[Step | None]:
     """Yield the prompt's own steps if `echo`, then up to `tokens_max` chosen ones; the last may be a stop token.
 
-    `top` most likely candidates come with each step. The caller has checked that prompt and answer fit the context.
+    `top` most likely candidates come with each step. None means that work was done and there is nothing to report yet:
+    a long prompt is computed in runs, so that others get their turn between them. The caller has checked that prompt
+    and answer fit the context.
     """
     assert prompt and len(prompt) + tokens_max <= config.context_length, "the caller checks lengths"
     used: Counter[tuple[int, int]] = Counter()
@@ -87,13 +92,19 @@ def generate(
         return taken
 
     cache = KVCache(config)
-    hidden = forward_locally(weights, config, prompt, cache, count)
     if echo:
-        yield Step(prompt[0], None, (), take_used())
-        for begin in range(0, len(prompt) - 1, _echo_rows):  # in runs: scores of a long prompt would fill memory
-            rows = _scores(weights, config, hidden[begin : min(begin + _echo_rows, len(prompt) - 1)])
-            for row, token in zip(rows, prompt[begin + 1 :], strict=False):
-                yield _step(row, token, top, ())
+        yield Step(prompt[0], None, (), ())
+    hidden = torch.empty(0)
+    for begin in range(0, len(prompt), _prefill_rows):
+        hidden = forward_locally(weights, config, prompt[begin : begin + _prefill_rows], cache, count)
+        if echo:
+            following = prompt[begin + 1 : begin + 1 + len(hidden)]
+            for first in range(0, len(following), _echo_rows):  # in runs: scores of many positions would fill memory
+                rows = _scores(weights, config, hidden[first : min(first + _echo_rows, len(following))])
+                for row, token in zip(rows, following[first:], strict=False):
+                    yield _step(row, token, top, take_used())
+        else:
+            yield None
     for position in range(len(prompt), len(prompt) + tokens_max):
         scores = _scores(weights, config, hidden[-1])
         token = sample(scores, sampling, uniform(sampling.seed, position))
@@ -105,7 +116,10 @@ def generate(
 
 @torch.inference_mode()
 def _scores(weights: ModelWeights, config: ModelConfig, hidden: Tensor) -> Tensor:
-    return logits(weights, config, hidden).float()
+    scores = logits(weights, config, hidden).float()
+    if not bool(torch.isfinite(scores).all()):
+        raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
+    return scores
 
 
 def _step(scores: Tensor, token: int, top: int, experts: tuple[tuple[int, int, int], ...]) -> Step:

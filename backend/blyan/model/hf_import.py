@@ -35,11 +35,20 @@ _ignored_fields = frozenset(
     "use_cache _name_or_path id2label label2id return_dict output_attentions output_hidden_states problem_type "
     "chunk_size_feed_forward is_encoder_decoder sliding_window".split()
 )
-_known_fields = _ignored_fields | frozenset(
-    "attention_bias decoder_sparse_step head_dim hidden_act hidden_size intermediate_size max_position_embeddings "
+# fields that may only say what this engine computes anyway
+_fixed_fields: Mapping[str, tuple[object, ...]] = {
+    "hidden_act": ("silu",),
+    "use_sliding_window": (False, None),
+    "quantization_config": (None,),
+    "qkv_bias": (False, None),
+    "use_qk_norm": (True, None),
+    "shared_expert_intermediate_size": (0, None),
+}
+_read_fields = frozenset(
+    "attention_bias decoder_sparse_step head_dim hidden_size intermediate_size max_position_embeddings "
     "mlp_only_layers model_type moe_intermediate_size norm_topk_prob num_attention_heads num_experts "
     "num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts rms_norm_eps rope_parameters "
-    "rope_scaling rope_theta tie_word_embeddings use_sliding_window vocab_size".split()
+    "rope_scaling rope_theta tie_word_embeddings vocab_size".split()
 )
 
 
@@ -84,13 +93,13 @@ def read_checkpoint(folder: Path) -> HfCheckpoint:
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     """The architecture that a Hugging Face `config.json` describes."""
     _want(raw.get("model_type") == "qwen3_moe", "model_type", raw.get("model_type"), "qwen3_moe")
-    unknown = sorted(set(raw) - _known_fields)
+    unknown = sorted(set(raw) - _ignored_fields - _fixed_fields.keys() - _read_fields)
     if unknown:
         raise UnsupportedModel(f"{unknown[0]}: expected a known field of qwen3_moe, found {raw[unknown[0]]!r}")
-    _want(raw.get("hidden_act", "silu") == "silu", "hidden_act", raw.get("hidden_act"), "silu")
-    _want(not raw.get("use_sliding_window", False), "use_sliding_window", raw.get("use_sliding_window"), "false")
-    if raw.get("quantization_config") is not None:
-        raise UnsupportedModel("quantization_config: expected none")
+    for field, allowed in _fixed_fields.items():
+        found = raw.get(field, allowed[0])
+        same = any(found == value and type(found) is type(value) for value in allowed)
+        _want(same, field, found, " or ".join(map(json.dumps, allowed)))
     layers = _integer(raw, "num_hidden_layers")
     if not 1 <= layers <= limits.layers_max:
         raise UnsupportedModel(f"num_hidden_layers: expected 1 to {limits.layers_max}, found {layers}")
@@ -134,13 +143,8 @@ def _moe_layers(raw: Mapping[str, Any], layers: int) -> tuple[int, ...]:
 
 def _rope_theta(raw: Mapping[str, Any]) -> float:
     scaling = raw.get("rope_scaling")
-    _want(
-        scaling is None
-        or (isinstance(scaling, dict) and cast("dict[str, Any]", scaling).get("rope_type") == "default"),
-        "rope_scaling",
-        scaling,
-        "none",
-    )
+    plain = ({"rope_type": "default"}, {"type": "default"})
+    _want(scaling is None or scaling in plain, "rope_scaling", scaling, "none")
     parameters = raw.get("rope_parameters")
     if parameters is None:
         return _number(raw, "rope_theta", 10_000.0)
@@ -162,12 +166,15 @@ def _generation(
     for token in tokens:
         _want(type(token) is int and 0 <= token < config.vocab_size, "eos_token_id", token, "token ids of the model")
     greedy = generation.get("do_sample") is False
-    return GenerationDefaults(
-        eos=tuple(tokens),
-        temperature=0.0 if greedy else _number(generation, "temperature", 1.0),
-        top_p=_number(generation, "top_p", 1.0),
-        top_k=_integer(generation, "top_k", 0),
-    )
+    try:
+        return GenerationDefaults(
+            eos=tuple(tokens),
+            temperature=0.0 if greedy else _number(generation, "temperature", 1.0),
+            top_p=_number(generation, "top_p", 1.0),
+            top_k=_integer(generation, "top_k", 0),
+        )
+    except InvalidInput as reason:
+        raise UnsupportedModel(f"generation_config.json: {reason.message}") from None
 
 
 def _tokenizer_payload(folder: Path) -> bytes | None:
@@ -182,8 +189,8 @@ def _tokenizer_payload(folder: Path) -> bytes | None:
     if template_path.is_file():
         template = _read_text(template_path, limits.chat_template_bytes_max)
     if isinstance(template, list):  # several named templates: the default one chats
-        named = {item.get("name"): item.get("template") for item in cast("list[dict[str, Any]]", template)}
-        template = named.get("default")
+        items = [cast("dict[str, Any]", item) for item in cast("list[Any]", template) if isinstance(item, dict)]
+        template = next((item.get("template") for item in items if item.get("name") == "default"), None)
     _want(template is None or isinstance(template, str), "chat_template", template, "text")
     special: dict[str, str] = {}
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
@@ -229,7 +236,9 @@ def _shards(folder: Path) -> list[str]:
             raise NotFound(f"checkpoint: expected {folder / 'model.safetensors'} or an index of shards, found neither")
         return ["model.safetensors"]
     weight_map: Any = _read_json(index_path, limits.index_json_bytes_max).get("weight_map")
-    names = sorted({str(name) for name in cast("dict[str, Any]", weight_map).values()}) if weight_map else []
+    if not isinstance(weight_map, dict):
+        raise UnsupportedModel(f"weight_map: expected an object, found {type(weight_map).__name__}")
+    names = sorted({str(name) for name in cast("dict[str, Any]", weight_map).values()})
     if not 0 < len(names) <= limits.checkpoint_shards_max:
         raise UnsupportedModel(f"weight_map: expected 1 to {limits.checkpoint_shards_max} shards, found {len(names)}")
     for name in names:

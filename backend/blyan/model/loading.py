@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blyan.model.manifest import Manifest, read_manifest
-from blyan.model.parts import parts_of
+from blyan.model.parts import part_position, parts_of
 from blyan.model.tokenizer import Tokenizer, parse_payload
-from blyan.model.weights import ModelWeights
+from blyan.model.weights import ModelWeights, naming
 from blyan.primitives import limits
+from blyan.primitives.errors import BlockCorrupt, NotFound
 from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_store import BlobStore
 
@@ -24,6 +25,15 @@ class LoadedModel:
     manifest: Manifest
     weights: ModelWeights
     tokenizer: Tokenizer | None
+
+    @property
+    def trunk(self) -> dict[str, PayloadId]:
+        """The blocks without which no request can be answered, by part: all but the routed experts."""
+        return {
+            part: block.payload
+            for part, block in self.manifest.blocks.items()
+            if part == "tokenizer" or part_position(part)[1] is None
+        }
 
     @property
     def name(self) -> str:
@@ -40,6 +50,9 @@ def load_model(store: BlobStore, manifest_id: PayloadId) -> LoadedModel:
             weights.part(part.name)
     tokenizer = None
     if manifest.tokenizer is not None:
-        raw = store.read(manifest.tokenizer.payload, bytes_max=limits.tokenizer_payload_bytes_max)
+        try:
+            raw = store.read(manifest.tokenizer.payload, bytes_max=limits.tokenizer_payload_bytes_max)
+        except (BlockCorrupt, NotFound) as fault:
+            raise naming(manifest.name, "tokenizer", fault) from fault
         tokenizer = parse_payload(raw, manifest.config.vocab_size)
     return LoadedModel(manifest_id, manifest, weights, tokenizer)

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from blyan.chain.entries import name_pattern, version_pattern
 from blyan.model.config import ModelConfig
 from blyan.model.parts import parts_of
+from blyan.model.sampling import Sampling
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import InvalidInput, UnsupportedModel
 from blyan.primitives.ids import PayloadId, payload_id
@@ -40,6 +41,9 @@ class GenerationDefaults:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: no limit
+
+    def __post_init__(self) -> None:
+        Sampling(self.temperature, self.top_p, self.top_k)  # the same ranges as a request's
 
 
 @dataclass(frozen=True, slots=True)

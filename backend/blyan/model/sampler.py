@@ -5,33 +5,10 @@ The uniform number is PRF(seed, position) (`primitives/digest.uniform`), so a re
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from blyan.primitives.errors import InvalidInput
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to choose. Temperature 0 is greedy."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: no limit
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and 0.0 <= self.temperature <= 2.0):
-            raise InvalidInput(f"temperature: expected 0 to 2, found {self.temperature}")
-        if not 0.0 < self.top_p <= 1.0:
-            raise InvalidInput(f"top_p: expected above 0 and at most 1, found {self.top_p}")
-        if self.top_k < 0:
-            raise InvalidInput(f"top_k: expected 0 (no limit) or more, found {self.top_k}")
-        if not -(1 << 63) <= self.seed < 1 << 63:
-            raise InvalidInput(f"seed: expected a 64-bit integer, found {self.seed}")
+from blyan.model.sampling import Sampling
 
 
 def sample(scores: Tensor, sampling: Sampling, uniform: float) -> int:
@@ -41,7 +18,8 @@ def sample(scores: Tensor, sampling: Sampling, uniform: float) -> int:
     ordered, tokens = torch.sort(scores.double(), descending=True, stable=True)
     if sampling.top_k:
         ordered = ordered[: sampling.top_k]
-    cumulative = torch.softmax(ordered / sampling.temperature, dim=-1).cumsum(-1)
+    # minus the best score first, or a tiny temperature would divide into infinities
+    cumulative = torch.softmax((ordered - ordered[0]) / sampling.temperature, dim=-1).cumsum(-1)
     # top-p keeps the smallest head whose mass reaches p; drawing within that mass is drawing from it renormalised
     kept = min(int(torch.searchsorted(cumulative, torch.tensor(sampling.top_p).double())) + 1, len(cumulative))
     drawn = torch.searchsorted(cumulative[:kept], uniform * cumulative[kept - 1], right=True)

@@ -1,14 +1,18 @@
 """The other end of `chat_template`: renders Jinja templates in a process of its own, under limits.
 
-A template comes with a checkpoint, so it is foreign code: Jinja's sandbox keeps it from Python, this process's memory
-and file limits keep it from the machine. Reads one JSON line per request on stdin, answers one on stdout. Imports
-neither torch nor anything of the node.
+A template comes with a checkpoint, so it is foreign code: Jinja's sandbox keeps it from Python, this process's limits
+of memory, files and processor time keep it from the machine, and it dies with the node. Reads one JSON line per request
+on stdin, answers one on stdout; the argument is the seconds that a rendering may take, which the other end enforces.
+Imports neither torch nor anything of the node.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
 import resource
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -19,6 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from blyan.primitives import limits
 
 _compiled_kept_max = 16
+_pr_set_pdeathsig = 1  # linux/prctl.h
 
 
 def _refuse(message: object) -> NoReturn:
@@ -55,15 +60,32 @@ def _render(environment: ImmutableSandboxedEnvironment, kept: dict[str, Template
     return "".join(pieces)
 
 
-def main() -> None:
-    """Limit this process, then answer until stdin ends."""
+def _limit_process() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limits.template_memory_bytes_max, limits.template_memory_bytes_max))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        # The end of stdin is seen between renderings only. The kernel takes the thread that started this process for
+        # its parent: when that thread ends before the node does, the next rendering starts a new worker.
+        ctypes.CDLL(None).prctl(_pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+
+
+def _limit_next_rendering(seconds_max: float) -> None:
+    """SIGXCPU ends a rendering that nobody is left to end; always later than the deadline at the other end."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = math.ceil(used.ru_utime + used.ru_stime + seconds_max) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+
+
+def main() -> None:
+    """Limit this process, then answer until stdin ends."""
+    seconds_max = float(sys.argv[1])
+    _limit_process()
     environment = _environment()
     kept: dict[str, Template] = {}
     for line in sys.stdin:
+        _limit_next_rendering(seconds_max)
         try:
             answer = {"text": _render(environment, kept, json.loads(line))}
         # A foreign template may fail in any way Python can; each is its author's, and this process is disposable.

@@ -6,8 +6,8 @@ it. Models without a tokenizer are legal: they take and give token ids only.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,10 +16,11 @@ from tokenizers.decoders import DecodeStream
 
 from blyan.model.chat_template import TemplateRenderer
 from blyan.primitives import canonical, limits
-from blyan.primitives.errors import InvalidInput, UnsupportedModel
+from blyan.primitives.errors import ContextLengthExceeded, InvalidInput, UnsupportedModel
 
 media: Final = "application/vnd.blyan.tokenizer+json"
 _format: Final = "blyan/tokenizer/1"
+_waiting_tokens_max: Final = 64
 
 
 def encode_payload(tokenizer_json: str, chat_template: str | None, special: Mapping[str, str]) -> bytes:
@@ -40,15 +41,27 @@ class Tokenizer:
 
     chat_template: str | None
     special: Mapping[str, str]
+    token_bytes_max: int  # no token stands for more bytes of text
     _inner: tokenizers.Tokenizer
 
-    def encode(self, text: str, *, add_special: bool) -> list[int]:
-        """Token ids of a text; `add_special` lets the tokenizer add its own beginning and end tokens."""
-        return list(self._inner.encode(text, add_special_tokens=add_special).ids)
+    def encode(self, text: str, *, add_special: bool, tokens_max: int) -> list[int]:
+        """Token ids of a text; `add_special` lets the tokenizer add its own beginning and end tokens.
+
+        `ContextLengthExceeded` if the text cannot fit `tokens_max` tokens whatever they are.
+        """
+        longest = min(self.token_bytes_max * tokens_max, limits.prompt_bytes_max)
+        found = len(text.encode("utf-8", "replace"))
+        if found > longest:  # tokenizing holds the interpreter, so what cannot fit is refused unread
+            raise ContextLengthExceeded(
+                f"prompt: expected at most {longest} bytes (context of {tokens_max} tokens), found {found}"
+            )
+        with _native("text that this model's tokenizer can encode"):
+            return list(self._inner.encode(text, add_special_tokens=add_special).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
-        return self._inner.decode(list(tokens), skip_special_tokens=True)
+        with _native("token ids that this model's tokenizer can decode"):
+            return self._inner.decode(list(tokens), skip_special_tokens=True)
 
     def stream(self) -> TextStream:
         """A decoder that is fed one token at a time."""
@@ -75,15 +88,42 @@ class Tokenizer:
 
 
 class TextStream:
-    """Token ids to text as they come; an unfinished UTF-8 character waits for its next bytes."""
+    """Token ids to text as they come; an unfinished UTF-8 character waits for its next bytes, and for `finish`."""
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self._inner = inner
         self._stream = DecodeStream(skip_special_tokens=True)
+        self._waiting: list[int] = []
 
     def feed(self, token: int) -> str:
         """The text that this token completes, perhaps none."""
-        return self._stream.step(self._inner, token) or ""
+        self._waiting.append(token)
+        with _native("token ids that this model's tokenizer can decode"):
+            text = self._stream.step(self._inner, token) or ""
+        if text:
+            self._waiting.clear()
+        elif len(self._waiting) >= _waiting_tokens_max:
+            text = self.finish()  # no character is that long: the bytes are none
+            self._stream = DecodeStream(skip_special_tokens=True)
+        return text
+
+    def finish(self) -> str:
+        """The text of what still waits, replacement characters for bytes that are no character."""
+        with _native("token ids that this model's tokenizer can decode"):
+            text = self._inner.decode(self._waiting, skip_special_tokens=True) if self._waiting else ""
+        self._waiting.clear()
+        return text
+
+
+@contextmanager
+def _native(expected: str) -> Generator[None]:
+    """Turn what the tokenizer library raises into a fault: on some tokenizers it panics, which is a BaseException."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as reason:  # noqa: BLE001 - a panic of the native library is that model's fault alone
+        raise UnsupportedModel(f"tokenizer: expected {expected}, found {type(reason).__name__}: {reason}") from None
 
 
 def parse_payload(raw: bytes, vocab_size: int) -> Tokenizer:
@@ -101,15 +141,15 @@ def parse_payload(raw: bytes, vocab_size: int) -> Tokenizer:
         raise UnsupportedModel(f"tokenizer: expected format {_format}, found fields {sorted(value)}")
     if template is not None and len(template.encode("utf-8")) > limits.chat_template_bytes_max:
         raise UnsupportedModel(f"chat template: expected at most {limits.chat_template_bytes_max} bytes, found more")
-    try:
-        json.loads(text)
+    with _native("a tokenizer.json that the library reads"):
         inner = tokenizers.Tokenizer.from_str(text)
-    except Exception as reason:  # noqa: BLE001 - the binding raises plain Exception for a bad tokenizer.json
-        raise UnsupportedModel(f"tokenizer.json: expected one that `tokenizers` reads, found {reason}") from None
+    inner.no_padding()  # neither belongs to one prompt: padding would add tokens, truncation drop some in silence
+    inner.no_truncation()
     largest = max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= vocab_size:
         raise UnsupportedModel(f"tokenizer.json: expected token ids below vocab_size {vocab_size}, found {largest}")
-    return Tokenizer(template, {str(k): str(v) for k, v in special.items()}, inner)
+    longest = max((len(piece.encode()) for piece in inner.get_vocab(with_added_tokens=True)), default=1)
+    return Tokenizer(template, {str(k): str(v) for k, v in special.items()}, longest, inner)
 
 
 def _byte_table() -> dict[str, int]:

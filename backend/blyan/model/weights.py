@@ -48,7 +48,8 @@ class ModelWeights:
         try:
             blob = self._store.open(reference.payload)
         except (BlockCorrupt, NotFound) as fault:
-            raise self._naming(name, fault) from fault
+            part = self._parts[name]
+            raise naming(self._manifest.name, name, fault, layer=part.layer, expert=part.expert) from fault
         held = self._views.get(name)
         if held is not None and held[0] is blob:
             return held[1]
@@ -64,17 +65,18 @@ class ModelWeights:
             raise MalformedBlock(f"block {blob.payload} of {part.name}: expected {dict(part.shapes)}, found {found}")
         return tensor_block.views(places, memoryview(blob.mapping))
 
-    def _naming(self, name: str, fault: Fault) -> BlockCorrupt:
-        part = self._parts[name]
-        return BlockCorrupt(
-            f"{self._manifest.name} {name}: {fault.message}",
-            detail={
-                "bad_subtiles": [],
-                **fault.detail,
-                "model": self._manifest.name,
-                "part": name,
-                "layer": part.layer,
-                "expert": part.expert,
-            },
-            hint=fault.hint,
-        )
+
+def naming(model: str, part: str, fault: Fault, *, layer: int | None = None, expert: int | None = None) -> BlockCorrupt:
+    """The fault of one stored block, with the model and part that need it."""
+    return BlockCorrupt(
+        f"{model} {part}: {fault.message}",
+        detail={
+            "bad_subtiles": [],
+            **fault.detail,
+            "model": model,
+            "part": part,
+            "layer": layer,
+            "expert": expert,
+        },
+        hint=fault.hint,
+    )

@@ -55,6 +55,10 @@ class ComputeConfig:
 
     threads: int = 0  # torch threads; 0: torch's own choice
 
+    def __post_init__(self) -> None:
+        if self.threads > limits.compute_threads_max:
+            raise InvalidInput(f"compute.threads: expected 0 to {limits.compute_threads_max}, found {self.threads}")
+
 
 @dataclass(frozen=True, slots=True)
 class StorageConfig:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from typing import Any, cast
 from blyan.chain.chains import Chains
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy
-from blyan.primitives.errors import DataDirectoryInUse, Denied, InvalidInput, NotFound
+from blyan.primitives.errors import DataDirectoryInUse, Denied, IntegrityFault, InvalidInput, NotFound
 from blyan.primitives.keys import Key, seed_bytes
 from blyan.storage import durable
 from blyan.storage.blob_store import BlobStore
 
 _key_name = "node.key"
+_lock_attempts = 20
+_lock_pause_seconds = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +45,38 @@ def lock(folder: Path) -> Generator[Path, None, None]:
     """Hold the data directory's LOCK, making the folder if needed; `DataDirectoryInUse` names who has it."""
     durable.make_folder(folder)
     path = folder / "LOCK"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    # 0600, because whoever can read a file can lock it
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = lock_holder(folder) or {}
-            raise DataDirectoryInUse(
-                f"data directory {folder}: expected it free, found process {holder.get('pid', '(starting)')} using it",
-                hint="stop that node first, or use another --data-dir",
-            ) from None
+        os.fchmod(handle, 0o600)  # an older one may be open to others
+        _take(handle, folder)
         os.ftruncate(handle, 0)
         write_holder(path, None)
+        for leftover in (folder / "keys").glob(f"{durable.temporary_prefix}*"):  # of a crash; may hold the seed
+            leftover.unlink(missing_ok=True)
         yield path
         os.ftruncate(handle, 0)
     finally:
         os.close(handle)
+
+
+def _take(handle: int, folder: Path) -> None:
+    """Lock the file, or say who has it; one who does not say so is a reader or just starting, and is waited for."""
+    who = "an unnamed process"
+    for _ in range(_lock_attempts):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = lock_holder(folder)
+        if holder and "pid" in holder:
+            who = f"process {holder['pid']}"
+            break
+        time.sleep(_lock_pause_seconds)
+    raise DataDirectoryInUse(
+        f"data directory {folder}: expected it free, found {who} using it",
+        hint="stop that node first, or use another --data-dir",
+    )
 
 
 def write_holder(path: Path, url: str | None) -> None:
@@ -66,18 +85,19 @@ def write_holder(path: Path, url: str | None) -> None:
 
 
 def lock_holder(folder: Path) -> dict[str, Any] | None:
-    """Process id and URL of the node that runs on this folder, None if none does."""
-    path = folder / "LOCK"
+    """Process id and URL of the node that runs on this folder, {} if it has not said them yet, None if none runs."""
     try:
-        with path.open() as file:
+        with (folder / "LOCK").open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
             except BlockingIOError:
-                holder = json.loads(file.read(limits.config_file_bytes_max) or "{}")
+                holder: object = json.loads(file.read(limits.config_file_bytes_max))
                 return cast("dict[str, Any]", holder) if isinstance(holder, dict) else {}
-            return None
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return None
+    except ValueError:  # empty or half written
+        return {}
 
 
 def create_keys(folder: Path, entropy: Entropy) -> Key:
@@ -85,6 +105,12 @@ def create_keys(folder: Path, entropy: Entropy) -> Key:
     keys = folder / "keys"
     durable.make_folder(keys, 0o700)
     if not (keys / _key_name).exists():
+        if (folder / "chain" / "meta" / "checkpoint").exists():  # a new key could never go on with these chains
+            raise IntegrityFault(
+                f"data directory {folder}: expected {keys / _key_name}, the key of the chains there, found none",
+                detail={"file": str(keys / _key_name)},
+                hint="put the key back from a backup, or use another --data-dir",
+            )
         durable.write_file(keys / _key_name, entropy(seed_bytes).hex().encode() + b"\n", 0o600)
     return read_key(folder)
 
@@ -105,7 +131,7 @@ def read_key(folder: Path) -> Key:
         raise Denied(f"{path}: expected mode 0600, found {mode:04o}", hint=f"chmod 600 {path}")
     try:
         return Key.from_seed(bytes.fromhex(raw.decode("ascii").strip()))
-    except ValueError:
+    except (ValueError, InvalidInput):
         raise InvalidInput(f"{path}: expected {2 * seed_bytes} hex digits, found something else") from None
 
 

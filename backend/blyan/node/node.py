@@ -15,10 +15,12 @@ import torch
 from blyan.inference.scheduler import Scheduler
 from blyan.model.chat_template import TemplateRenderer
 from blyan.model.loading import LoadedModel, load_model
+from blyan.model.weights import naming
+from blyan.node.catalogue import manifest_of
 from blyan.node.config import NodeConfig
 from blyan.node.data_directory import Ground
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
-from blyan.primitives.errors import BlockCorrupt, Fault, InternalError, NotFound, Unavailable
+from blyan.primitives.errors import Fault, InternalError, NotFound, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +52,6 @@ class Node:
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer()
         self.scheduler = Scheduler()
-        self.verified_all = False
         self._closing = threading.Event()
         self._verifier = threading.Thread(target=self._verify_experts, name="blyan-verify", daemon=True)
 
@@ -79,8 +80,9 @@ class Node:
         return found
 
     def refused(self) -> dict[str, Fault]:
-        """The models that cannot be served, with the reason."""
-        return {name: model.reason for name, model in self.models.items() if isinstance(model, RefusedModel)}
+        """The models that cannot be served, with the reason: refused when loaded, or damaged in the trunk since."""
+        reasons = {name: self._known_damage(model) for name, model in self.models.items()}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def ready(self) -> None:
         """Raise the reason why this node cannot serve any model now."""
@@ -98,10 +100,20 @@ class Node:
         if self._verifier.is_alive():
             self._verifier.join()
 
+    def _known_damage(self, model: LoadedModel | RefusedModel) -> Fault | None:
+        if isinstance(model, RefusedModel):
+            return model.reason
+        for part, payload in model.trunk.items():
+            _, fault = self.ground.store.state(payload)
+            if fault is not None:
+                return naming(model.name, part, fault)
+        return None
+
     def _load(self, name: str) -> LoadedModel | RefusedModel:
         version = self.ground.chains.state.current(name)
         assert version is not None, "listed in the state"
         try:
+            manifest_of(self.ground, version)
             return load_model(self.ground.store, version.manifest)
         except Fault as reason:
             _log.error("model %s is refused: %s", name, reason.message)
@@ -118,8 +130,7 @@ class Node:
                         return
                     try:
                         model.weights.part(part)
-                    except BlockCorrupt as reason:
+                    except Fault as reason:
                         _log.error("%s", reason.message)
-            self.verified_all = True
         except Exception:  # noqa: BLE001 - task boundary: verification in the background must not end silently
             _log.exception("background verification stopped: %s", InternalError.code)

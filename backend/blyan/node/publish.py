@@ -107,6 +107,7 @@ def install_bundle(ground: Ground, folder: Path, now: UnixSeconds) -> Published:
 
 def publish(ground: Ground, manifest: Manifest, now: UnixSeconds) -> Published:
     """Steps 2 to 4 for a manifest whose blocks are stored; the version rises if the name is taken by another model."""
+    parse_manifest(manifest.encode())  # what nobody could read back must not reach a chain
     chains, key = ground.chains, ground.key
     length = sum(block.length for block in manifest.blocks.values())
     current = chains.state.current(manifest.name)

@@ -32,6 +32,12 @@ class InvalidInput(Fault):
     code = "invalid_input"
 
 
+class UsageMistake(InvalidInput):
+    """A command line that asks for something that does not exist or not together."""
+
+    code = "usage"
+
+
 class MalformedEncoding(InvalidInput):
     """Bytes that are not the canonical encoding of a value."""
 
@@ -128,7 +134,23 @@ class DataDirectoryInUse(Unavailable):
     code = "data_directory_in_use"
 
 
+class NotComputable(Fault):
+    """The model's arithmetic gave values that are not finite, so there is no answer."""
+
+    code = "not_computable"
+
+
 class InternalError(Fault):
     """A mistake of ours, reported at a task or request boundary; the log has the traceback."""
 
     code = "internal_error"
+
+
+def kind_of(code: str) -> type[Fault]:
+    """The class of a stable code, `Fault` itself for one that this version does not know."""
+    waiting: list[type[Fault]] = [Fault]
+    for kind in waiting:
+        if kind.code == code:
+            return kind
+        waiting.extend(kind.__subclasses__())
+    return Fault

@@ -18,7 +18,6 @@ payload_bytes_max: Final = 64 * GIB
 tensor_header_bytes_max: Final = MIB
 tensors_per_block_max: Final = 65_536
 tensor_rank_max: Final = 8
-tensor_name_bytes_max: Final = 256
 tensor_alignment_bytes: Final = 256
 data_alignment_bytes: Final = 4096
 header_json_depth_max: Final = 3
@@ -41,7 +40,6 @@ tokenizer_payload_bytes_max: Final = 64 * MIB
 config_json_bytes_max: Final = MIB
 index_json_bytes_max: Final = 64 * MIB
 checkpoint_shards_max: Final = 4_096
-model_name_bytes_max: Final = 128
 layers_max: Final = 1_024
 experts_max: Final = 4_096
 vocab_max: Final = 1 << 21
@@ -53,6 +51,7 @@ template_memory_bytes_max: Final = 512 * MIB
 
 # requests
 request_body_bytes_max: Final = 4 * MIB
+prompt_bytes_max: Final = 2 * MIB
 messages_max: Final = 1_024
 prompts_max: Final = 64
 stop_strings_max: Final = 16
@@ -61,6 +60,7 @@ logprobs_max: Final = 20
 generations_running_max: Final = 4
 generations_queued_max: Final = 64
 request_seconds_max: Final = 600.0
+compute_threads_max: Final = 1_024
 
 # files of the node
 config_file_bytes_max: Final = 64 * KIB

@@ -1,13 +1,14 @@
 """Files that are either wholly there or not at all, also after a power cut.
 
 Write order, each step survives a crash before the next: (1) a temporary file beside the target, (2) fsync of it,
-(3) rename over the target, (4) fsync of the folder. A leftover of steps 1 and 2 carries the `.tmp-` prefix and is
-swept when its store opens.
+(3) rename over the target, (4) fsync of the folder. A crash between steps 1 and 3 leaves a file with the `.tmp-`
+prefix; nothing reads it, and it stays until the folder's owner calls `sweep`.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,8 @@ def writing(folder: Path, name: str, mode: int = 0o644) -> Generator[BinaryIO, N
     The name of the temporary file holds the process id, so that two processes never share one.
     """
     path = temporary_path(folder, name)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    path.unlink(missing_ok=True)  # of an earlier process with this id; a read-only one could not be opened for writing
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -57,6 +59,15 @@ def writing(folder: Path, name: str, mode: int = 0o644) -> Generator[BinaryIO, N
 def temporary_path(folder: Path, name: str) -> Path:
     """Where `writing` puts the bytes of `name` until `publish`."""
     return folder / f"{temporary_prefix}{os.getpid()}-{name}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that crashes left directly in `folder`, if it exists; folders in it keep theirs.
+
+    Only for the one process that may write there: it would take a file that another is writing.
+    """
+    for leftover in folder.glob(f"{temporary_prefix}*"):
+        leftover.unlink(missing_ok=True)
 
 
 def publish(temporary: Path, target: Path) -> None:
@@ -73,10 +84,14 @@ def write_file(target: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def read_limited(path: Path, bytes_max: int) -> bytes:
-    """Read a file of at most `bytes_max`, not through a symbolic link; `OSError` as usual, `ValueError` if larger."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    """Read a file of at most `bytes_max`, not through a symbolic link.
+
+    `OSError` as usual, `ValueError` if it is larger or no regular file.
+    """
+    # NONBLOCK, or opening a named pipe would wait for somebody to write into it; for a file it means nothing.
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > bytes_max:
-            raise ValueError(f"{path}: expected at most {bytes_max} bytes, found {size}")
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_size > bytes_max:
+            raise ValueError(f"{path}: expected a file of at most {bytes_max} bytes, found {found.st_size}")
         return file.read(bytes_max + 1)

@@ -37,6 +37,7 @@ metadata: Final = {"format": "pt", "blyan": "tensorblock/1"}
 
 _name = re.compile(r"[A-Za-z0-9._/-]{1,256}")
 _padding_prefix = "_pad."
+_json_tokens = re.compile(rb'\\.|"|[{\[]+|[}\]]+', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +85,7 @@ def _parse_header(raw: bytes) -> dict[str, Any]:
         raise MalformedBlock("block: expected a JSON object as header")
     if raw.count(b"{") > limits.tensors_per_block_max + 3:
         raise MalformedBlock(f"block: expected at most {limits.tensors_per_block_max} tensors, found more")
-    depth = deepest = 0
-    for byte in re.finditer(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', raw):
-        token = byte.group()
-        if token in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token in b"}]":
-            depth -= 1
-    if deepest > limits.header_json_depth_max:
-        raise MalformedBlock(f"block: expected header depth ≤ {limits.header_json_depth_max}, found {deepest}")
+    _check_depth(raw)
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -111,6 +103,24 @@ def _parse_header(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as reason:
         raise MalformedBlock(f"block: expected a JSON header, found {reason}") from None
     return cast("dict[str, Any]", header)
+
+
+def _check_depth(raw: bytes) -> None:
+    """Before the parser recurses. One pass of tokens that never overlap: a string without end costs no more."""
+    depth = 0
+    in_string = False
+    for found in _json_tokens.finditer(raw):
+        token = found.group()
+        if token == b'"':
+            in_string = not in_string
+        elif in_string or token.startswith(b"\\"):
+            continue  # outside strings a backslash is no JSON, which the parser says
+        elif token[0] in b"{[":
+            depth += len(token)
+            if depth > limits.header_json_depth_max:
+                raise MalformedBlock(f"block: expected header depth ≤ {limits.header_json_depth_max}, found {depth}")
+        else:
+            depth -= len(token)
 
 
 def _parse_place(name: str, value: object, data_start: int) -> TensorPlace:
@@ -133,7 +143,13 @@ def _parse_place(name: str, value: object, data_start: int) -> TensorPlace:
         raise MalformedBlock(
             f"tensor {name}: expected {elements * dtype.itemsize} bytes (not none), found offsets {offsets[:2]}"
         )
-    if offsets[0] % limits.tensor_alignment_bytes and not name.startswith(_padding_prefix):
+    if name.startswith(_padding_prefix):
+        if dtype != torch.uint8 or len(shape) != 1 or shape[0] >= limits.tensor_alignment_bytes:
+            raise MalformedBlock(
+                f"tensor {name}: expected padding of fewer than {limits.tensor_alignment_bytes} U8 in one dimension, "
+                f"found {fields['dtype']} {shape}"
+            )
+    elif offsets[0] % limits.tensor_alignment_bytes:
         raise MalformedBlock(
             f"tensor {name}: expected a start at a multiple of {limits.tensor_alignment_bytes}, found {offsets[0]}"
         )

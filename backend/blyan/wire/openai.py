@@ -7,7 +7,10 @@ change the answer and is not provided here is refused when it asks for something
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import reprlib
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -82,7 +85,29 @@ class CompletionRequest:
 
 
 def parse_chat(body: Mapping[str, Any]) -> ChatRequest:
-    """Check a chat request."""
+    """Check a chat request; the fault's detail names the parameter."""
+    with _naming_parameter():
+        return _parse_chat(body)
+
+
+def parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
+    """Check a completion request; the fault's detail names the parameter."""
+    with _naming_parameter():
+        return _parse_completion(body)
+
+
+@contextmanager
+def _naming_parameter() -> Generator[None]:
+    """Every refusal here begins with the parameter's name; clients want it in a field of its own."""
+    try:
+        yield
+    except InvalidInput as fault:
+        name = re.split(r"[: ]", fault.message, maxsplit=1)[0]
+        fault.detail = {**fault.detail, "param": {"message": "messages"}.get(name, name)}
+        raise
+
+
+def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
     own = {"messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"}
     options = _options(body, own)
     messages = _as_list(body.get("messages"))
@@ -105,8 +130,7 @@ def parse_chat(body: Mapping[str, Any]) -> ChatRequest:
     )
 
 
-def parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
-    """Check a completion request."""
+def _parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
     own = {"prompt", "max_tokens", "echo", "logprobs", "return_tokens_as_token_ids"}
     options = _options(body, own)
     echo = _boolean(body, "echo")
@@ -247,5 +271,4 @@ def _as_dict(value: object) -> dict[str, Any] | None:
 
 
 def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
+    return reprlib.repr(value)  # bounded in depth and length, unlike repr

@@ -1,0 +1,154 @@
+"""Entries: only well-formed ones are read, and only those that may follow are taken."""
+
+import pytest
+
+from blyan.chain.entries import (
+    Entry,
+    ExpertBody,
+    GenesisBody,
+    ModelBody,
+    PayloadReference,
+    TokenizerBody,
+    TrunkBody,
+    parse_entry,
+)
+from blyan.chain.state import State
+from blyan.chain.validity import check
+from blyan.primitives.errors import EntryRefused, IntegrityFault, MalformedEntry
+from blyan.primitives.ids import EntryId, PayloadId
+from blyan.primitives.keys import Key
+
+KEY = Key.from_seed(bytes(range(32)))
+OTHER = Key.from_seed(bytes([7] * 32))
+BLOCK = PayloadReference(PayloadId("cd" * 32), 4096, "application/vnd.blyan.tensorblock")
+
+
+def entry(**changes: object) -> Entry:
+    values: dict[str, object] = {
+        "network": "local-1",
+        "author": KEY.public,
+        "nonce": 0,
+        "parents": (EntryId("ee" * 32),),
+        "body": ExpertBody("m", 1, 2),
+        "payload": BLOCK,
+        "time": 1_700_000_000,
+    }
+    return Entry(**(values | changes)).signed(KEY)  # pyright: ignore[reportArgumentType]
+
+
+def test_entries_round_trip_and_their_ids_never_change() -> None:
+    """Frozen vector of an entry's id; reading gives the value back."""
+    made = entry()
+    assert parse_entry(made.encode()) == made
+    made.verify_signature()
+    assert made.id == "e24e99875953323326633a98eb41cf3e8668648249d5c32901061b96eb3c18db"
+
+
+def test_a_changed_entry_does_not_verify() -> None:
+    """The signature covers every field."""
+    raw = entry().encode().replace(b'"expert":2', b'"expert":3')
+    with pytest.raises(IntegrityFault):
+        parse_entry(raw).verify_signature()
+
+
+@pytest.mark.parametrize(
+    ("found", "changed"),
+    [
+        (b'"v":1', b'"v":2'),
+        (b'"type":"expert"', b'"type":"code"'),
+        (b'"chain":"parameter"', b'"chain":"meta"'),
+        (b'"nonce":0', b'"nonce":-1'),
+        (b'"nonce":0', b'"nonce":true'),
+        (b'"expert":2', b'"expert":"2"'),
+        (b'"expert":2', b'"expert":2,"more":1'),
+        (b'"model":"m"', b'"model":"../m"'),
+        (b'"media":"application/vnd.blyan.tensorblock"', b'"media":"a b"'),
+        (b'"bytes":4096', b'"bytes":0'),
+        (b'"network":"local-1"', b'"network":""'),
+        (b'{"author"', b'{"another":1,"author"'),
+    ],
+)
+def test_malformed_entries_are_refused(found: bytes, changed: bytes) -> None:
+    """Each differs from a good entry in one field."""
+    raw = entry().encode()
+    assert found in raw
+    with pytest.raises(MalformedEntry):
+        parse_entry(raw.replace(found, changed))
+
+
+def test_entries_above_32_kib_are_refused_unread() -> None:
+    """The limit holds for writing and for reading."""
+    with pytest.raises(MalformedEntry):
+        parse_entry(b" " * 32_769)
+
+
+def test_a_genesis_has_no_payload_and_a_weight_has_one() -> None:
+    """Which types name a blob is part of the type."""
+    raw = entry().encode()
+    start = raw.index(b'"payload"')
+    with pytest.raises(MalformedEntry, match="payload"):
+        parse_entry(raw[:start] + raw[raw.index(b'"sig"') :])
+
+
+PART = EntryId("dd" * 32)  # the only entry of a parameter chain: its id is that chain's root
+
+
+def accepted() -> State:
+    state = State()
+    genesis = entry(body=GenesisBody(1), payload=None, parents=())
+    check(genesis, state)
+    state.apply(genesis, EntryId("ee" * 32))
+    state.apply(entry(), PART)
+    return state
+
+
+def model(version: str, nonce: int) -> Entry:
+    return entry(body=ModelBody("m", version, "qwen3_moe", 1, PART), nonce=nonce, parents=(PART,))
+
+
+REFUSED = {
+    "second genesis": entry(body=GenesisBody(1), payload=None, parents=(), nonce=1),
+    "another network": entry(network="local-2", nonce=1),
+    "another author": Entry("local-1", OTHER.public, 1, (EntryId("ee" * 32),), ExpertBody("m", 1, 2), BLOCK, 1),
+    "no parent": entry(parents=(), nonce=1),
+    "unknown parent": entry(parents=(EntryId("aa" * 32),), nonce=1),
+    "nonce used before": model("1.0.0", nonce=0),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_may_not_follow_is_refused(case: str) -> None:
+    """Validity denies by default."""
+    with pytest.raises(EntryRefused):
+        check(REFUSED[case], accepted())
+
+
+def test_nothing_may_precede_the_genesis() -> None:
+    """An empty network accepts a genesis and nothing else."""
+    with pytest.raises(EntryRefused, match="genesis"):
+        check(entry(), State())
+
+
+def test_versions_of_a_model_only_rise() -> None:
+    """SemVer order, not text order."""
+    state = accepted()
+    first = model("1.9.0", nonce=1)
+    check(first, state)
+    state.apply(first, first.id)
+    check(model("1.10.0", nonce=2), state)
+    with pytest.raises(EntryRefused, match=r"above 1\.9\.0, found 1\.2\.0"):
+        check(model("1.2.0", nonce=2), state)
+
+
+def test_state_knows_the_newest_block_of_each_part() -> None:
+    """Trunk, expert and tokenizer entries fold into (model, part)."""
+    state = accepted()
+    for body in (TrunkBody("m", "layer.3"), ExpertBody("m", 3, 4), TokenizerBody("m")):
+        made = entry(body=body)
+        state.apply(made, made.id)
+    assert set(state.parts) == {
+        ("m", "layer.1.expert.2"),
+        ("m", "layer.3"),
+        ("m", "layer.3.expert.4"),
+        ("m", "tokenizer"),
+    }
