@@ -43,8 +43,8 @@ def save_random_checkpoint(folder: Path, *, seed: int = 0, scale: float = 4.0, d
     model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**(AWKWARD | changes))).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "embed_tokens" in name:
-                continue  # a loud embedding would drown the layers, and a tied model would only repeat itself
+            if "embed_tokens" in name and model.config.tie_word_embeddings:
+                continue  # a loud tied embedding would drown the layers, and the model would only repeat itself
             if parameter.dim() > 1:
                 parameter.mul_(scale)
             elif "norm" in name:

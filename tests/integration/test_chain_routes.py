@@ -61,6 +61,14 @@ async def test_tiles_and_checkpoint_are_all_a_mirror_needs(client: TestClient) -
     assert (edge.size, edge.root()) == (checkpoint.size, checkpoint.root)
 
 
+async def test_an_empty_chain_promises_that_it_is_empty(client: TestClient) -> None:
+    """Size 0 and the root of nothing, signed."""
+    note = await (await client.get("/chain/dataset/checkpoint")).read()
+    key = Key.from_seed(SEED)
+    checkpoint = parse_checkpoint(note, f"blyan/local-{key.public[:16]}/dataset", key.public)
+    assert (checkpoint.size, checkpoint.root) == (0, RightEdge().root())
+
+
 @pytest.mark.parametrize(("index", "size"), [(0, COUNT), (255, COUNT), (299, COUNT), (7, 100), (0, 1)])
 async def test_a_proof_verifies_from_hashes_alone(client: TestClient, index: int, size: int) -> None:
     """Against the checkpoint's root, or against an older size's."""
@@ -78,7 +86,6 @@ async def test_a_proof_verifies_from_hashes_alone(client: TestClient, index: int
     ("path", "status"),
     [
         ("/chain/other/checkpoint", 404),
-        ("/chain/dataset/checkpoint", 404),
         ("/chain/parameter/tile/0/002", 404),
         ("/chain/parameter/tile/0/001.p/45", 404),
         ("/chain/parameter/tile/0/001.p/0", 404),

@@ -27,8 +27,8 @@ _immutable: Final = "public, max-age=31536000, immutable"
 async def checkpoint(request: web.Request) -> web.Response:
     """The signed note as it stands on disk."""
     log = _log(request)
-    if log.checkpoint.size == 0:
-        raise NotFound(f"chain {log.origin}: expected a checkpoint, found an empty chain")
+    if not log.created:
+        raise NotFound(f"chain {log.origin}: expected a checkpoint, found a chain that nobody began")
     raw = await asyncio.to_thread(log.checkpoint_note)
     return web.Response(body=raw, content_type="text/plain", charset="utf-8", headers={"Cache-Control": "no-cache"})
 
