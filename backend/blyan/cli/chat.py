@@ -74,8 +74,11 @@ async def _ask() -> str:
 
     def read() -> None:
         # without a buffer, whose lock this thread would still hold while the interpreter ends
-        with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stdin:
-            found = stdin.readline(limits.request_body_bytes_max)
+        try:
+            with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stdin:
+                found = stdin.readline(limits.request_body_bytes_max)
+        except OSError:  # a terminal that went away
+            found = b""
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody asks any more
             loop.call_soon_threadsafe(_tell, line, found)
 
