@@ -1,4 +1,4 @@
-"""Random Qwen3-MoE checkpoints as `transformers` saves them, and a small byte-level tokenizer for them."""
+"""Random checkpoints of every family as `transformers` saves them, and a small byte-level tokenizer for them."""
 
 from __future__ import annotations
 
@@ -35,12 +35,37 @@ AWKWARD: dict[str, Any] = {
 }
 
 
-def save_random_checkpoint(folder: Path, *, seed: int = 0, scale: float = 4.0, dtype: str = "float32", **changes: Any):
+# What the other families say differently; None takes a field away.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {},
+    "mixtral": {
+        "num_experts": None,
+        "num_local_experts": 7,
+        "moe_intermediate_size": None,
+        "intermediate_size": 52,
+        "norm_topk_prob": None,
+        "mlp_only_layers": None,
+    },
+    "qwen2_moe": {"head_dim": None, "shared_expert_intermediate_size": 44},
+    "olmoe": {"head_dim": None, "moe_intermediate_size": None, "intermediate_size": 52, "mlp_only_layers": None},
+}
+
+
+def save_random_checkpoint(
+    folder: Path,
+    *,
+    family: str = "qwen3_moe",
+    seed: int = 0,
+    scale: float = 4.0,
+    dtype: str = "float32",
+    **changes: Any,
+):
     """Save a random checkpoint and return the `transformers` model; matrices are scaled so that outputs vary."""
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**(AWKWARD | changes))).eval()
+    said = {name: value for name, value in (AWKWARD | FAMILIES[family]).items() if value is not None or "token" in name}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(said | changes))).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "embed_tokens" in name and model.config.tie_word_embeddings:

@@ -1,4 +1,4 @@
-"""Grouped-query attention with rotary positions and per-head q/k norm, as Qwen3 computes it.
+"""Grouped-query attention with rotary positions, q/k norm, clipping and windows, as far as the family has them.
 
 Norms and rotations run in fp32 where the reference does, so that bf16 weights give the reference's numbers.
 """
@@ -22,16 +22,6 @@ def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * normed.to(hidden.dtype)
 
 
-def rotary_table(config: ModelConfig, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [count, head_dim] in fp32 of positions start … start+count (Su et al., arXiv:2104.09864)."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device=device).float() / config.head_dim
-    frequencies = 1.0 / (config.rope_theta**exponents)
-    positions = torch.arange(start, start + count, dtype=torch.float32, device=device)
-    angles = torch.outer(positions, frequencies)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
-
-
 def rotate(vectors: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotate [B, H, T, head_dim] by the table's angles; halves, not pairs, as Hugging Face checkpoints store them."""
     first, second = vectors.chunk(2, dim=-1)
@@ -52,25 +42,39 @@ def attend(
     With a cache, the T positions follow the cached ones and are appended to it.
     """
     batch, count, _ = hidden.shape
+    eps, norm = config.rms_eps, config.facts.qk_norm
 
-    def project(name: str, heads: int) -> Tensor:
-        out = functional.linear(hidden, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
-        return out.view(batch, count, heads, config.head_dim)
+    def project(name: str, heads: int, norm_weight: Tensor | None) -> Tensor:
+        """[B, heads, T, head_dim]"""
+        flat = functional.linear(hidden, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+        if norm_weight is not None and norm == "projection":
+            flat = rms_norm(flat, norm_weight, eps)
+        if config.clip_qkv:
+            flat = flat.clamp(-config.clip_qkv, config.clip_qkv)
+        split = flat.view(batch, count, heads, config.head_dim)
+        if norm_weight is not None and norm == "head":
+            split = rms_norm(split, norm_weight, eps)
+        return split.transpose(1, 2)
 
-    queries = rms_norm(project("self_attn.q_proj", config.heads), weights["self_attn.q_norm.weight"], config.rms_eps)
-    keys = rms_norm(project("self_attn.k_proj", config.kv_heads), weights["self_attn.k_norm.weight"], config.rms_eps)
-    values = project("self_attn.v_proj", config.kv_heads).transpose(1, 2)
-    queries = rotate(queries.transpose(1, 2), *rotary)
-    keys = rotate(keys.transpose(1, 2), *rotary)
+    queries = project("self_attn.q_proj", config.heads, weights.get("self_attn.q_norm.weight"))
+    keys = project("self_attn.k_proj", config.kv_heads, weights.get("self_attn.k_norm.weight"))
+    values = project("self_attn.v_proj", config.kv_heads, None)
+    queries, keys = rotate(queries, *rotary), rotate(keys, *rotary)
     past = 0
     if cache is not None:
         past = cache.length
         keys, values = cache.append(layer, keys, values)
+    window = config.window if layer in config.window_layers else 0
+    if window and count == 1:  # one row needs no mask: it sees the last positions, all of them
+        keys, values = keys[:, :, -window:], values[:, :, -window:]
     mask = None
-    if past and count > 1:  # new rows see all cached positions and themselves; is_causal would align top-left
+    if count > 1 and (past or 0 < window < count):
+        # new rows see all cached positions and themselves; is_causal would align top-left
         mask = torch.ones(count, past + count, dtype=torch.bool, device=hidden.device).tril(diagonal=past)
+        if window:
+            mask = mask.triu(diagonal=past - window + 1)
     out = functional.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, is_causal=past == 0 and count > 1, enable_gqa=True
+        queries, keys, values, attn_mask=mask, is_causal=mask is None and count > 1, enable_gqa=True
     )
     out = out.transpose(1, 2).reshape(batch, count, config.heads * config.head_dim)
     return functional.linear(out, weights["self_attn.o_proj.weight"], weights.get("self_attn.o_proj.bias"))

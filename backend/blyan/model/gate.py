@@ -16,7 +16,7 @@ class Routing:
 
     probabilities: Tensor  # [N, experts] fp32, softmax over all experts
     chosen: Tensor  # [N, top_k] int64
-    weights: Tensor  # [N, top_k] in the hidden states' dtype
+    weights: Tensor  # [N, top_k] in the hidden states' dtype, or fp32 (`Family.wide_routing_weights`)
 
 
 def route(gate_weight: Tensor, config: ModelConfig, hidden: Tensor) -> Routing:
@@ -26,4 +26,4 @@ def route(gate_weight: Tensor, config: ModelConfig, hidden: Tensor) -> Routing:
     weights, chosen = topk(probabilities, config.experts_per_token, dim=-1)
     if config.normalise_top_k:
         weights = weights / weights.sum(dim=-1, keepdim=True)
-    return Routing(probabilities, chosen, weights.to(hidden.dtype))
+    return Routing(probabilities, chosen, weights if config.facts.wide_routing_weights else weights.to(hidden.dtype))

@@ -91,7 +91,7 @@ def generate(
         used.clear()
         return taken
 
-    cache = KVCache(config)
+    cache = KVCache(config, reach=len(prompt))
     if echo:
         yield Step(prompt[0], None, (), ())
     hidden = torch.empty(0)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.config import ModelConfig
+from blyan.model.hf_config import config_from_hf, integer, number, want
 from blyan.model.manifest import GenerationDefaults
 from blyan.model.parts import Part, parts_of
 from blyan.primitives import limits
@@ -27,29 +28,6 @@ from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
 
 _shard_name = re.compile(r"[A-Za-z0-9._-]{1,200}\.safetensors")
 _recomputed = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
-
-# fields that do not change what is computed at inference, or that other files say better
-_ignored_fields = frozenset(
-    "architectures attention_dropout bos_token_id dtype eos_token_id initializer_range max_window_layers "
-    "output_router_logits pad_token_id router_aux_loss_coef router_z_loss_coef torch_dtype transformers_version "
-    "use_cache _name_or_path id2label label2id return_dict output_attentions output_hidden_states problem_type "
-    "chunk_size_feed_forward is_encoder_decoder sliding_window".split()
-)
-# fields that may only say what this engine computes anyway
-_fixed_fields: Mapping[str, tuple[object, ...]] = {
-    "hidden_act": ("silu",),
-    "use_sliding_window": (False, None),
-    "quantization_config": (None,),
-    "qkv_bias": (False, None),
-    "use_qk_norm": (True, None),
-    "shared_expert_intermediate_size": (0, None),
-}
-_read_fields = frozenset(
-    "attention_bias decoder_sparse_step head_dim hidden_size intermediate_size max_position_embeddings "
-    "mlp_only_layers model_type moe_intermediate_size norm_topk_prob num_attention_heads num_experts "
-    "num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts rms_norm_eps rope_parameters "
-    "rope_scaling rope_theta tie_word_embeddings vocab_size".split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,88 +68,20 @@ def read_checkpoint(folder: Path) -> HfCheckpoint:
     return HfCheckpoint(folder, config, dtype, payload, generation, _license(folder), files)
 
 
-def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """The architecture that a Hugging Face `config.json` describes."""
-    _want(raw.get("model_type") == "qwen3_moe", "model_type", raw.get("model_type"), "qwen3_moe")
-    unknown = sorted(set(raw) - _ignored_fields - _fixed_fields.keys() - _read_fields)
-    if unknown:
-        raise UnsupportedModel(f"{unknown[0]}: expected a known field of qwen3_moe, found {raw[unknown[0]]!r}")
-    for field, allowed in _fixed_fields.items():
-        found = raw.get(field, allowed[0])
-        same = any(found == value and type(found) is type(value) for value in allowed)
-        _want(same, field, found, " or ".join(map(json.dumps, allowed)))
-    layers = _integer(raw, "num_hidden_layers")
-    if not 1 <= layers <= limits.layers_max:
-        raise UnsupportedModel(f"num_hidden_layers: expected 1 to {limits.layers_max}, found {layers}")
-    heads, hidden = _integer(raw, "num_attention_heads"), _integer(raw, "hidden_size")
-    if raw.get("head_dim") is None:
-        _want(heads > 0 and hidden % heads == 0, "num_attention_heads", heads, f"a divisor of hidden_size {hidden}")
-    return ModelConfig(
-        family="qwen3_moe",
-        vocab_size=_integer(raw, "vocab_size"),
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        kv_heads=_integer(raw, "num_key_value_heads", heads),
-        head_dim=_integer(raw, "head_dim", hidden // heads if heads else 0),
-        dense_intermediate=_integer(raw, "intermediate_size"),
-        expert_intermediate=_integer(raw, "moe_intermediate_size"),
-        experts=_integer(raw, "num_experts" if "num_experts" in raw else "num_local_experts"),
-        experts_per_token=_integer(raw, "num_experts_per_tok"),
-        normalise_top_k=_boolean(raw, "norm_topk_prob", False),
-        moe_layers=_moe_layers(raw, layers),
-        attention_bias=_boolean(raw, "attention_bias", False),
-        tied_embeddings=_boolean(raw, "tie_word_embeddings", False),
-        rms_eps=_number(raw, "rms_norm_eps", 1e-6),
-        rope_theta=_rope_theta(raw),
-        context_length=_integer(raw, "max_position_embeddings", 32768),
-    )
-
-
-def _moe_layers(raw: Mapping[str, Any], layers: int) -> tuple[int, ...]:
-    step = _integer(raw, "decoder_sparse_step", 1)
-    _want(step >= 1, "decoder_sparse_step", step, "at least 1")
-    dense: Any = raw.get("mlp_only_layers") or []
-    _want(
-        isinstance(dense, list) and all(type(layer) is int for layer in cast("list[Any]", dense)),
-        "mlp_only_layers",
-        dense,
-        "a list of layer numbers",
-    )
-    return tuple(layer for layer in range(layers) if layer not in dense and (layer + 1) % step == 0)
-
-
-def _rope_theta(raw: Mapping[str, Any]) -> float:
-    scaling = raw.get("rope_scaling")
-    plain = ({"rope_type": "default"}, {"type": "default"})
-    _want(scaling is None or scaling in plain, "rope_scaling", scaling, "none")
-    parameters = raw.get("rope_parameters")
-    if parameters is None:
-        return _number(raw, "rope_theta", 10_000.0)
-    given = cast("dict[str, Any]", parameters) if isinstance(parameters, dict) else {}
-    _want(
-        set(given) <= {"rope_theta", "rope_type"} and given.get("rope_type", "default") == "default",
-        "rope_parameters",
-        parameters,
-        "rope_type default and rope_theta alone",
-    )
-    return _number(given, "rope_theta", 10_000.0)
-
-
 def _generation(
     generation: Mapping[str, Any], config_raw: Mapping[str, Any], config: ModelConfig
 ) -> GenerationDefaults:
     eos: Any = generation.get("eos_token_id", config_raw.get("eos_token_id"))
     tokens = cast("list[Any]", [] if eos is None else eos if isinstance(eos, list) else [eos])
     for token in tokens:
-        _want(type(token) is int and 0 <= token < config.vocab_size, "eos_token_id", token, "token ids of the model")
+        want(type(token) is int and 0 <= token < config.vocab_size, "eos_token_id", token, "token ids of the model")
     greedy = generation.get("do_sample") is False
     try:
         return GenerationDefaults(
             eos=tuple(tokens),
-            temperature=0.0 if greedy else _number(generation, "temperature", 1.0),
-            top_p=_number(generation, "top_p", 1.0),
-            top_k=_integer(generation, "top_k", 0),
+            temperature=0.0 if greedy else number(generation, "temperature", 1.0),
+            top_p=number(generation, "top_p", 1.0),
+            top_k=integer(generation, "top_k", 0),
         )
     except InvalidInput as reason:
         raise UnsupportedModel(f"generation_config.json: {reason.message}") from None
@@ -191,7 +101,7 @@ def _tokenizer_payload(folder: Path) -> bytes | None:
     if isinstance(template, list):  # several named templates: the default one chats
         items = [cast("dict[str, Any]", item) for item in cast("list[Any]", template) if isinstance(item, dict)]
         template = next((item.get("template") for item in items if item.get("name") == "default"), None)
-    _want(template is None or isinstance(template, str), "chat_template", template, "text")
+    want(template is None or isinstance(template, str), "chat_template", template, "text")
     special: dict[str, str] = {}
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
         value: Any = settings.get(name)
@@ -284,32 +194,3 @@ def _read_json(path: Path, bytes_max: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidInput(f"{path}: expected a JSON object, found {type(value).__name__}")
     return cast("dict[str, Any]", value)
-
-
-def _integer(raw: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    value = raw.get(name)
-    if value is None and default is not None:
-        return default
-    _want(type(value) is int, name, value, "an integer")
-    return cast("int", value)
-
-
-def _number(raw: Mapping[str, Any], name: str, default: float) -> float:
-    value = raw.get(name)
-    if value is None:
-        return default
-    _want(type(value) in (int, float), name, value, "a number")
-    return float(cast("float", value))
-
-
-def _boolean(raw: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = raw.get(name)
-    if value is None:
-        return default
-    _want(type(value) is bool, name, value, "true or false")
-    return cast("bool", value)
-
-
-def _want(holds: bool, field: str, found: object, expected: str) -> None:
-    if not holds:
-        raise UnsupportedModel(f"{field}: expected {expected}, found {str(found)[:200]!r}")

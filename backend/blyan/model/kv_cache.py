@@ -15,9 +15,13 @@ _first_capacity = 256  # positions
 
 
 class KVCache:
-    """`length` positions are filled; `append` is called once per layer for each new run of positions."""
+    """`length` positions are filled; `append` is called once per layer for each new run of positions.
 
-    def __init__(self, config: ModelConfig, batch: int = 1) -> None:
+    `reach` is how long the sequence is known to become, such as the prompt's length while it is computed in runs.
+    """
+
+    def __init__(self, config: ModelConfig, batch: int = 1, reach: int = 0) -> None:
+        self.reach = reach
         self._config = config
         self._batch = batch
         self._keys: list[Tensor | None] = [None] * config.layers  # each [B, kv_heads, capacity, head_dim]

@@ -1,7 +1,6 @@
 """The model manifest: what a model is made of, as one canonical payload that the meta chain names.
 
-Architecture, every part → payload id, tokenizer, generation defaults, origin. Canonical JSON has no floats; a float
-stands as its shortest decimal string. See docs/spec/manifest.md.
+Architecture, every part → payload id, tokenizer, generation defaults, origin. See docs/spec/manifest.md.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from typing import Any, Final, cast
 from blyan.chain.entries import name_pattern, version_pattern
 from blyan.model.config import ModelConfig
 from blyan.model.parts import parts_of
+from blyan.model.record import encode_record, parse_record
+from blyan.model.rotary import RopeScaling
 from blyan.model.sampling import Sampling
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import InvalidInput, UnsupportedModel
@@ -22,7 +23,7 @@ from blyan.storage.blob_store import BlobStore
 
 media: Final = "application/vnd.blyan.manifest+json"
 _format: Final = "blyan/manifest/1"
-_decimal = re.compile(r"-?\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?")
+_nested: Final = {"RopeScaling | None": RopeScaling}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +74,11 @@ class Manifest:
                 "format": _format,
                 "name": self.name,
                 "version": self.version,
-                "architecture": {f.name: _plain(getattr(self.config, f.name)) for f in fields(ModelConfig)},
+                "architecture": encode_record(self.config, sparse=True),
                 "dtype": self.dtype,
                 "parts": {name: _block(part) for name, part in self.parts.items()},
                 "tokenizer": _block(self.tokenizer) if self.tokenizer else None,
-                "generation": {f.name: _plain(getattr(self.generation, f.name)) for f in fields(GenerationDefaults)},
+                "generation": encode_record(self.generation),
                 "license": self.license,
                 "source": self.source,
             }
@@ -101,11 +102,11 @@ def parse_manifest(raw: bytes) -> Manifest:
     return Manifest(
         name=_text(value["name"], name_pattern, "name"),
         version=_text(value["version"], version_pattern, "version"),
-        config=ModelConfig(**_fields(ModelConfig, value["architecture"], "architecture")),
+        config=parse_record(ModelConfig, value["architecture"], "manifest architecture", sparse=True, nested=_nested),
         dtype=_text(value["dtype"], re.compile("F32|F16|BF16"), "dtype"),
         parts={name: _parse_block(part, name) for name, part in cast("dict[str, Any]", parts).items()},
         tokenizer=None if value["tokenizer"] is None else _parse_block(value["tokenizer"], "tokenizer"),
-        generation=GenerationDefaults(**_fields(GenerationDefaults, value["generation"], "generation")),
+        generation=parse_record(GenerationDefaults, value["generation"], "manifest generation"),
         license=_text(value["license"], re.compile(r"[ -~]{0,128}"), "license"),
         source=_text(value["source"], re.compile(r"[ -~]{0,256}"), "source"),
     )
@@ -114,32 +115,6 @@ def parse_manifest(raw: bytes) -> Manifest:
 def read_manifest(store: BlobStore, manifest_id: PayloadId) -> Manifest:
     """The verified, parsed manifest of that payload id."""
     return parse_manifest(store.read(manifest_id, bytes_max=limits.manifest_bytes_max))
-
-
-def _plain(value: object) -> canonical.Canonical:
-    if isinstance(value, float):
-        return repr(value)
-    return list(cast("tuple[int, ...]", value)) if isinstance(value, tuple) else cast("canonical.Canonical", value)
-
-
-def _fields(kind: type[Any], value: object, what: str) -> dict[str, Any]:
-    """Check `value` field by field against the dataclass `kind`, whose annotations are str, int, bool, float, tuple."""
-    types = {f.name: str(f.type) for f in fields(kind)}
-    if not isinstance(value, dict) or set(cast("dict[str, Any]", value)) != set(types):
-        raise InvalidInput(f"manifest {what}: expected fields {sorted(types)}")
-    found: dict[str, Any] = {}
-    for name, given in cast("dict[str, Any]", value).items():
-        if types[name] == "float":
-            found[name] = float(_text(given, _decimal, f"{what}.{name}"))
-        elif types[name] == "tuple[int, ...]":
-            if not isinstance(given, list) or any(type(item) is not int for item in cast("list[Any]", given)):
-                raise InvalidInput(f"manifest {what}.{name}: expected a list of integers, found {given!r}")
-            found[name] = tuple(cast("list[int]", given))
-        elif type(given).__name__ != types[name]:
-            raise InvalidInput(f"manifest {what}.{name}: expected {types[name]}, found {given!r}")
-        else:
-            found[name] = given
-    return found
 
 
 def _block(block: BlockReference) -> dict[str, canonical.Canonical]:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blyan.model.attention import attend, rms_norm, rotary_table
+from blyan.model.attention import attend, rms_norm
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.gate import Routing, route
 from blyan.model.kv_cache import KVCache
+from blyan.model.rotary import rotary_table
 
 Observer: TypeAlias = Callable[[int, Routing], None]  # layer, decision
 Forward: TypeAlias = Generator[list[ExpertCall], list[Tensor], Tensor]
@@ -32,7 +33,7 @@ class TrunkWeights(Protocol):
         ...
 
     def layer(self, layer: int) -> Mapping[str, Tensor]:
-        """Attention, norms, and either the gate or the dense MLP of one layer."""
+        """Attention, norms, and either the dense MLP or the gate (and shared expert) of one layer."""
         ...
 
     def head(self) -> Mapping[str, Tensor]:
@@ -54,8 +55,10 @@ def forward(
     """
     batch, count = tokens.shape
     start = cache.length if cache is not None else 0
+    reach = max(start + count, cache.reach if cache is not None else 0)
     hidden = functional.embedding(tokens, weights.embed())
-    rotary = rotary_table(config, start, count, tokens.device)
+    cosines, sines = rotary_table(config.head_dim, config.rope_theta, config.rope_scaling, start, count, reach)
+    rotary = (cosines.to(tokens.device), sines.to(tokens.device))
     moe_layers = frozenset(config.moe_layers)
     for layer in range(config.layers):
         names = weights.layer(layer)
@@ -68,6 +71,8 @@ def forward(
             if observe is not None:
                 observe(layer, routing)
             mixed = yield from _mixture(layer, flat, routing)
+            if config.facts.shared_expert:
+                mixed = mixed + _shared_expert(names, flat)
             hidden = hidden + mixed.view(batch, count, config.hidden)
         else:
             hidden = hidden + swiglu(names, "mlp.", normed)
@@ -93,6 +98,12 @@ def logits(weights: TrunkWeights, config: ModelConfig, hidden: Tensor) -> Tensor
     return functional.linear(hidden, matrix)
 
 
+def _shared_expert(names: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+    """What every token passes through beside its routed experts: hidden [N, hidden] to the same shape."""
+    share = functional.linear(hidden, names["mlp.shared_expert_gate.weight"]).sigmoid()
+    return share * swiglu(names, "mlp.shared_expert.", hidden)
+
+
 def _mixture(layer: int, hidden: Tensor, routing: Routing) -> Forward:
     """Yield one call per expert that a token chose; return the weighted sum [N, hidden] of what comes back."""
     order = torch.argsort(routing.chosen.flatten(), stable=True)  # pairs (token, rank) grouped by expert
@@ -108,5 +119,5 @@ def _mixture(layer: int, hidden: Tensor, routing: Routing) -> Forward:
             begin += count
     outputs = yield calls
     assert len(outputs) == len(calls), "one output per call"
-    mixed = torch.cat(outputs) * shares
+    mixed = (torch.cat(outputs) * shares).to(hidden.dtype)
     return torch.zeros_like(hidden).index_add(0, rows, mixed)
