@@ -83,13 +83,17 @@ def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
     [
         ("model_type", "llama"),
         ("hidden_act", "gelu"),
-        ("use_sliding_window", True),
-        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
-        ("rope_scaling", {"rope_type": "default", "rope_theta": 77.0}),
+        ("use_sliding_window", "yes"),
+        ("layer_types", ["full_attention"] * 4),
+        ("rope_scaling", {"rope_type": "spiral", "factor": 4.0}),
+        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0, "spin": 2}),
+        ("rope_scaling", {"rope_type": "default", "spin": 77.0}),
+        ("rope_scaling", [1]),
         ("qkv_bias", True),
         ("use_qk_norm", False),
         ("shared_expert_intermediate_size", 64),
-        ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}),
+        ("rope_parameters", {"rope_type": ["yarn"]}),
+        ("partial_rotary_factor", 0.5),
         ("quantization_config", {"quant_method": "gptq"}),
         ("num_hidden_layers", 10**9),
         ("num_hidden_layers", "4"),
@@ -108,6 +112,29 @@ def test_fields_that_would_be_computed_wrongly_are_refused_by_name_and_value(
     edit_config(folder, **{field: value})
     (folder / "generation_config.json").unlink(missing_ok=True)
     with pytest.raises(UnsupportedModel, match=f"{field}|experts_per_token|rms_eps"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("word", "rope"),
+    [
+        ("factor", {"rope_type": "linear", "factor": -1.0}),
+        ("factor", {"rope_type": "dynamic"}),
+        ("factor", {"rope_type": "llama3", "factor": float("nan")}),
+        ("factor", {"rope_type": "linear", "factor": 10**400}),
+        ("low_freq", {"rope_type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 1}),
+        ("short_factor", {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}),
+        ("long_factor", {"rope_type": "longrope", "short_factor": [1.0] * 10, "long_factor": "x"}),
+        ("original_max", {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": -3}),
+        ("partial_rotary_factor", {"rope_type": "linear", "partial_rotary_factor": 0.5}),
+        ("rotated_share", {"rope_type": "proportional", "partial_rotary_factor": 1.5}),
+        ("rope_theta", {"rope_theta": 1.0}),
+    ],
+)
+def test_rotary_scaling_that_makes_no_sense_is_refused(folder: Path, word: str, rope: dict[str, Any]) -> None:
+    """The parameter stands in the message."""
+    edit_config(folder, rope_parameters=rope)
+    with pytest.raises(UnsupportedModel, match=word):
         read_checkpoint(folder)
 
 
