@@ -76,9 +76,11 @@ def save_random_checkpoint(
                 parameter.add_(torch.randn_like(parameter) * 0.2)
             else:
                 parameter.copy_(torch.randn_like(parameter) * 0.1)
-    model = model.to(getattr(torch, dtype))
-    model.save_pretrained(folder)
-    return model
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    if dtype == "float32":
+        return model
+    # `to` has rounded the rotary frequencies too, which nobody who loads the checkpoint would
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
 
 def save_byte_tokenizer(folder: Path, *, template: str | None = CHAT_TEMPLATE) -> None:

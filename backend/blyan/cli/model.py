@@ -1,4 +1,4 @@
-"""`blyan model import|list|verify`."""
+"""`blyan model import|export|list|verify`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     imported.add_argument("folder", metavar="DIR", type=Path)
     imported.add_argument("--name", help="default: the folder's name")
     imported.set_defaults(run=_import)
+    exported = commands.add_parser("export", parents=[common, readable], help="write a Hugging Face folder")
+    exported.add_argument("name", metavar="NAME")
+    exported.add_argument("folder", metavar="DIR", type=Path)
+    exported.set_defaults(run=_export)
     listed = commands.add_parser("list", parents=[common, readable], help="the models of this node's chain")
     listed.set_defaults(run=_list)
     verified = commands.add_parser("verify", parents=[common, readable], help="hash every block of a model again")
@@ -57,6 +61,23 @@ def _import(options: argparse.Namespace, output: Output) -> int:
         value,
         f"{model.name} {model.version}: {published.blocks} blocks, {byte_size(published.length)}, "
         f"manifest {model.manifest}" + ("" if published.changed else " (was there already)"),
+    )
+    return 0
+
+
+def _export(options: argparse.Namespace, output: Output) -> int:
+    from blyan.node.export import export_model  # torch takes a second; other verbs do not need it
+
+    ground = open_ground(options.data_dir)
+    exported = export_model(ground, options.name, options.folder, output.progress("parts"))
+    value = {
+        "name": exported.version.name,
+        "version": exported.version.version,
+        "folder": str(options.folder),
+        "bytes": exported.length,
+    }
+    output.data(
+        value, f"{value['name']} {value['version']}: {byte_size(exported.length)} of weights in {options.folder}"
     )
     return 0
 

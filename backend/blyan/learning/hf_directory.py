@@ -15,6 +15,8 @@ from torch import Tensor
 
 from blyan.learning.tokenizer_training import chat_template, end_of_text, special_tokens, turn_end
 from blyan.model.config import ModelConfig
+from blyan.model.hf_export import hf_config
+from blyan.model.manifest import GenerationDefaults
 
 
 def write_hf_directory(folder: Path, config: ModelConfig, tokenizer: str, parameters: Mapping[str, Tensor]) -> None:
@@ -24,7 +26,7 @@ def write_hf_directory(folder: Path, config: ModelConfig, tokenizer: str, parame
     end_ids = [ids[turn_end], ids[end_of_text]]
     _write_json(
         folder / "config.json",
-        {**_architecture(config), "eos_token_id": ids[turn_end], "pad_token_id": ids[end_of_text]},
+        hf_config(config, "F32", GenerationDefaults(eos=(ids[turn_end],))) | {"pad_token_id": ids[end_of_text]},
     )
     _write_json(
         folder / "generation_config.json",
@@ -44,42 +46,6 @@ def write_hf_directory(folder: Path, config: ModelConfig, tokenizer: str, parame
     )
     (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
     save_file(dict(parameters), str(folder / "model.safetensors"), metadata={"format": "pt"})
-
-
-def _architecture(config: ModelConfig) -> dict[str, object]:
-    """The keys of transformers' `Qwen3MoeConfig`."""
-    return {
-        "architectures": ["Qwen3MoeForCausalLM"],
-        "attention_bias": config.attention_bias,
-        "attention_dropout": 0.0,
-        "decoder_sparse_step": 1,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": config.hidden,
-        "initializer_range": 0.02,
-        "intermediate_size": config.dense_intermediate,
-        "max_position_embeddings": config.context_length,
-        "mlp_only_layers": [layer for layer in range(config.layers) if layer not in config.moe_layers],
-        "model_type": "qwen3_moe",
-        "moe_intermediate_size": config.expert_intermediate,
-        "norm_topk_prob": config.normalise_top_k,
-        "num_attention_heads": config.heads,
-        "num_experts": config.experts,
-        "num_experts_per_tok": config.experts_per_token,
-        "num_hidden_layers": config.layers,
-        "num_key_value_heads": config.kv_heads,
-        "output_router_logits": False,
-        "rms_norm_eps": config.rms_eps,
-        "rope_scaling": None,
-        "rope_theta": config.rope_theta,
-        "router_aux_loss_coef": 0.01,
-        "sliding_window": None,
-        "tie_word_embeddings": config.tied_embeddings,
-        "torch_dtype": "float32",
-        "use_cache": True,
-        "use_sliding_window": False,
-        "vocab_size": config.vocab_size,
-    }
 
 
 def _added_token(token: str) -> dict[str, object]:

@@ -208,7 +208,9 @@ def _rope(raw: Mapping[str, Any], known: _Fields, context: int) -> tuple[float, 
     want(not strange, f"{field}.{strange[0] if strange else ''}", given, f"no such field of {kind}")
     outer = raw.get("original_max_position_embeddings")  # Phi's way; it goes before the inner one
     original = outer if outer is not None else rope.get("original_max_position_embeddings")
-    rope["original_max_position_embeddings"] = context if original is None or kind == "dynamic" else original
+    rope["original_max_position_embeddings"] = (
+        context if original is None or kind in ("linear", "dynamic") else original
+    )
     return theta, _scaling(kind, rope, context, share)
 
 
@@ -227,9 +229,9 @@ def _scaling(kind: str, rope: Mapping[str, Any], context: int, share: float) -> 
     want(
         1 <= original <= limits.canonical_integer_max, "original_max_position_embeddings", original, "a context length"
     )
-    if kind == "linear" or kind == "proportional":
+    if kind == "proportional":
         return RopeScaling(kind, factor=number(rope, "factor", 1.0), rotated_share=share)
-    if kind == "dynamic":
+    if kind in ("linear", "dynamic"):
         return RopeScaling(kind, factor=number(rope, "factor", None), original_context=original)
     if kind == "llama3":
         return RopeScaling(

@@ -57,7 +57,7 @@ class RopeScaling:
 
 
 _fields_of: Final[Mapping[str, frozenset[str]]] = {
-    "linear": frozenset({"factor"}),
+    "linear": frozenset({"factor", "original_context"}),
     "dynamic": frozenset({"factor", "original_context"}),
     "yarn": frozenset("factor original_context attention_factor beta_fast beta_slow truncate".split()),
     "longrope": frozenset("original_context attention_factor short_factor long_factor".split()),

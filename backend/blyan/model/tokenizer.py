@@ -36,6 +36,15 @@ def encode_payload(tokenizer_json: str, chat_template: str | None, special: Mapp
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizerFields:
+    """What a tokenizer payload holds."""
+
+    tokenizer_json: str
+    chat_template: str | None
+    special: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Tokenizer:
     """A checked tokenizer payload."""
 
@@ -126,8 +135,8 @@ def _native(expected: str) -> Generator[None]:
         raise UnsupportedModel(f"tokenizer: expected {expected}, found {type(reason).__name__}: {reason}") from None
 
 
-def parse_payload(raw: bytes, vocab_size: int) -> Tokenizer:
-    """Check a tokenizer payload against the model's vocabulary; `UnsupportedModel` says what is wrong."""
+def decode_payload(raw: bytes) -> TokenizerFields:
+    """The fields of a tokenizer payload; `UnsupportedModel` says what is wrong. The tokenizer itself is not read."""
     value = canonical.decode_object(raw, bytes_max=limits.tokenizer_payload_bytes_max)
     text, template, special = value.get("tokenizer_json"), value.get("chat_template"), value.get("special")
     if (
@@ -141,15 +150,21 @@ def parse_payload(raw: bytes, vocab_size: int) -> Tokenizer:
         raise UnsupportedModel(f"tokenizer: expected format {_format}, found fields {sorted(value)}")
     if template is not None and len(template.encode("utf-8")) > limits.chat_template_bytes_max:
         raise UnsupportedModel(f"chat template: expected at most {limits.chat_template_bytes_max} bytes, found more")
+    return TokenizerFields(text, template, {str(name): str(text) for name, text in special.items()})
+
+
+def parse_payload(raw: bytes, vocab_size: int) -> Tokenizer:
+    """Check a tokenizer payload against the model's vocabulary; `UnsupportedModel` says what is wrong."""
+    held = decode_payload(raw)
     with _native("a tokenizer.json that the library reads"):
-        inner = tokenizers.Tokenizer.from_str(text)
+        inner = tokenizers.Tokenizer.from_str(held.tokenizer_json)
     inner.no_padding()  # neither belongs to one prompt: padding would add tokens, truncation drop some in silence
     inner.no_truncation()
     largest = max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= vocab_size:
         raise UnsupportedModel(f"tokenizer.json: expected token ids below vocab_size {vocab_size}, found {largest}")
     longest = max((len(piece.encode()) for piece in inner.get_vocab(with_added_tokens=True)), default=1)
-    return Tokenizer(template, {str(k): str(v) for k, v in special.items()}, longest, inner)
+    return Tokenizer(held.chat_template, held.special, longest, inner)
 
 
 def _byte_table() -> dict[str, int]:

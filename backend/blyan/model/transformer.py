@@ -119,5 +119,5 @@ def _mixture(layer: int, hidden: Tensor, routing: Routing) -> Forward:
             begin += count
     outputs = yield calls
     assert len(outputs) == len(calls), "one output per call"
-    mixed = (torch.cat(outputs) * shares).to(hidden.dtype)
-    return torch.zeros_like(hidden).index_add(0, rows, mixed)
+    mixed = torch.cat(outputs) * shares  # summed in the shares' dtype, which may be wider
+    return torch.zeros_like(hidden, dtype=mixed.dtype).index_add(0, rows, mixed).to(hidden.dtype)

@@ -1,0 +1,49 @@
+"""A model of this node's chain as a Hugging Face directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from blyan.chain.state import ModelVersion
+from blyan.model.hf_export import export_directory
+from blyan.model.tokenizer import decode_payload
+from blyan.model.weights import ModelWeights
+from blyan.node.catalogue import manifest_of
+from blyan.node.data_directory import Ground
+from blyan.primitives import limits
+from blyan.primitives.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    version: ModelVersion
+    length: int  # bytes of weights
+
+
+def export_model(ground: Ground, name: str, folder: Path, progress: Callable[[int, int], None]) -> Exported:
+    """Write the newest version of a model to `folder`, every block verified; `NotFound` if there is no such model."""
+    version = ground.chains.state.current(name)
+    if version is None:
+        known = ", ".join(sorted(ground.chains.state.models)) or "none"
+        raise NotFound(f"model {name[:128]!r}: expected one of {known}, found no such model")
+    manifest = manifest_of(ground, version)
+    weights = ModelWeights(manifest, ground.store)
+    tokenizer = None
+    if manifest.tokenizer is not None:
+        raw = ground.store.read(manifest.tokenizer.payload, bytes_max=limits.tokenizer_payload_bytes_max)
+        tokenizer = decode_payload(raw)
+    length = export_directory(
+        folder,
+        manifest.config,
+        manifest.dtype,
+        manifest.generation,
+        tokenizer,
+        manifest.license,
+        lambda part: weights.part(part.name),
+        progress,
+    )
+    return Exported(version, length)
