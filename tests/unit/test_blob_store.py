@@ -6,6 +6,7 @@ import os
 import resource
 import stat
 import time
+from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ import torch
 from blyan.primitives.errors import BlockCorrupt, Fault, IntegrityFault, InvalidInput, NotFound, Unavailable
 from blyan.primitives.ids import PayloadId
 from blyan.primitives.limits import subtile_bytes
-from blyan.storage import durable
+from blyan.storage import blob_check, durable
 from blyan.storage.blob_store import BlobStore
 from blyan.storage.mapping import map_private
-from blyan.storage.tile import TileIndex, index_of
+from blyan.storage.tile import index_of
 
 DATA = bytes(range(256)) * 4096  # four subtiles
 
@@ -58,15 +59,15 @@ def is_mapped(path: Path) -> bool:
 
 
 def counting_hashes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One element for each time that a payload is hashed against its index."""
+    """One element for each time that a stored payload is hashed."""
     hashed: list[int] = []
-    plain = TileIndex.bad_subtiles
+    plain = blob_check.leaves_of
 
-    def counted(self: TileIndex, data: memoryview) -> list[int]:
+    def counted(data: memoryview, pool: Executor | None) -> list[bytes]:
         hashed.append(len(data))
-        return plain(self, data)
+        return plain(data, pool)
 
-    monkeypatch.setattr(TileIndex, "bad_subtiles", counted)
+    monkeypatch.setattr(blob_check, "leaves_of", counted)
     return hashed
 
 
@@ -195,15 +196,15 @@ def test_a_known_fault_is_not_hashed_again_until_the_file_changes(
 def test_a_file_that_changes_while_it_is_hashed_is_refused(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was hashed is no longer what is there; nothing is remembered about it either."""
     payload = store.put([DATA]).payload
-    plain = TileIndex.bad_subtiles
+    plain = blob_check.leaves_of
 
-    def hashed_then_flipped(self: TileIndex, data: memoryview) -> list[int]:
-        bad = plain(self, data)
+    def hashed_then_flipped(data: memoryview, pool: Executor | None) -> list[bytes]:
+        leaves = plain(data, pool)
         flip(store.path(payload), 3)
-        return bad
+        return leaves
 
     with monkeypatch.context() as patched:
-        patched.setattr(TileIndex, "bad_subtiles", hashed_then_flipped)
+        patched.setattr(blob_check, "leaves_of", hashed_then_flipped)
         with pytest.raises(BlockCorrupt, match="changed while"):
             store.open(payload)
     assert store.state(payload)[0] == "unverified"
@@ -229,6 +230,36 @@ def test_a_damaged_index_does_not_condemn_whole_bytes(store: BlobStore) -> None:
     with pytest.raises(BlockCorrupt) as caught:
         store.verify(payload)
     assert caught.value.detail["bad_subtiles"] == [2]
+
+
+def test_verify_names_a_damaged_index_that_serving_does_without(store: BlobStore) -> None:
+    """Whoever fetches tiles from here would be given it; putting the payload again mends it."""
+    payload = store.put([DATA]).payload
+    index = store.path(payload).with_name(f"{payload}.tiles")
+    whole = index.read_bytes()
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), None):
+        index.unlink()
+        if damaged is not None:
+            index.write_bytes(damaged)
+        with pytest.raises(BlockCorrupt) as caught:
+            store.verify(payload)
+        assert caught.value.detail["file"] == str(index)
+        assert bytes(store.open(payload).mapping) == DATA
+        store.put([DATA])
+        store.verify(payload)
+
+
+def test_many_tiles_are_hashed_on_several_threads_and_each_damage_is_named(store: BlobStore) -> None:
+    """Nine tiles and a rest: the same answer as one thread gives."""
+    data = os.urandom(9 * 16 * subtile_bytes + 1000)
+    payload = store.put([data]).payload
+    assert store.verify(payload)
+    for at in (0, 5 * 16 * subtile_bytes, len(data) - 1):
+        flip(store.path(payload), at)
+    with pytest.raises(BlockCorrupt) as caught:
+        store.verify(payload)
+    assert caught.value.detail["bad_subtiles"] == [0, 80, 144]
+    assert blob_check.leaves_of(data, None) == list(index_of(data).leaves)
 
 
 def test_a_truncated_and_an_emptied_file_are_corrupt(store: BlobStore) -> None:
@@ -332,7 +363,7 @@ def test_a_machine_short_of_descriptors_or_memory_is_unavailable_not_corrupt(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr("blyan.storage.blob_store.map_private", refused)
+        patched.setattr("blyan.storage.blob_check.map_private", refused)
         with pytest.raises(Fault, match=str(store.path(payload))) as caught:
             store.open(payload)
     assert type(caught.value) is (Unavailable if moment else BlockCorrupt)

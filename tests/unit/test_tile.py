@@ -7,7 +7,7 @@ import pytest
 from blyan.primitives.digest import hash_node, hash_payload, hash_subtile
 from blyan.primitives.errors import IntegrityFault, InvalidInput
 from blyan.primitives.limits import subtile_bytes
-from blyan.storage.tile import TileHasher, TileIndex, index_of
+from blyan.storage.tile import TileHasher, TileIndex, differing, index_of, subtile_leaves
 
 
 def data_of(length: int) -> bytes:
@@ -51,7 +51,7 @@ def test_a_flipped_bit_is_named_by_its_subtile() -> None:
     index = index_of(data)
     data[0] ^= 1
     data[-1] ^= 0x80
-    assert index.bad_subtiles(data) == [0, 4]
+    assert differing(subtile_leaves(data), index.leaves) == [0, 4]
 
 
 def test_an_index_of_another_payload_is_refused() -> None:

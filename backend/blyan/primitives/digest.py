@@ -16,6 +16,7 @@ digest_bytes: Final = 32
 _subtile = blake3(derive_key_context="blyan v1 subtile")
 _node = blake3(derive_key_context="blyan v1 node")
 _payload = blake3(derive_key_context="blyan v1 payload")
+_partial = blake3(derive_key_context="blyan v1 partial")
 _sample = blake3(derive_key_context="blyan v1 sample")
 
 
@@ -40,6 +41,13 @@ def hash_payload(length: int, tile_root: bytes) -> str:
     hasher.update(length.to_bytes(8, "little"))
     hasher.update(tile_root)
     return hasher.hexdigest()
+
+
+def hash_partial(data: Bytes) -> bytes:
+    """Checksum of the record of which subtiles of an unfinished payload are here: 32 bytes."""
+    hasher = _partial.copy()
+    hasher.update(data)
+    return hasher.digest()
 
 
 def uniform(seed: int, position: int) -> float:

@@ -128,6 +128,12 @@ class QueueFull(Unavailable):
     code = "queue_full"
 
 
+class StorageFull(Unavailable):
+    """No room on the disk, or the limit of the blob store is reached; nothing was stored."""
+
+    code = "storage_full"
+
+
 class DataDirectoryInUse(Unavailable):
     """Another process holds the data directory's LOCK."""
 

@@ -15,6 +15,8 @@ subtiles_per_tile: Final = 16
 tile_bytes: Final = subtile_bytes * subtiles_per_tile
 tile_fanout: Final = 8
 payload_bytes_max: Final = 64 * GIB
+pin_bytes_max: Final = KIB
+verify_threads_max: Final = 8
 tensor_header_bytes_max: Final = MIB
 tensors_per_block_max: Final = 65_536
 tensor_rank_max: Final = 8
@@ -30,8 +32,14 @@ canonical_integer_max: Final = (1 << 53) - 1
 entry_bytes_max: Final = 32 * KIB
 entry_parents_max: Final = 64
 checkpoint_bytes_max: Final = 4 * KIB
+joint_bytes_max: Final = 8 * KIB
+held_bytes_max: Final = KIB
+archive_header_bytes_max: Final = MIB
 log_tile_width: Final = 256
 chain_size_max: Final = 1 << 40
+commit_entries_max: Final = 4_096  # what the sequencer puts into one commit
+sequencer_waiting_max: Final = 16_384  # drafts that wait
+submit_drafts_max: Final = 4_096
 
 # models
 manifest_bytes_max: Final = 16 * MIB
@@ -66,6 +74,8 @@ compute_threads_max: Final = 1_024
 config_file_bytes_max: Final = 64 * KIB
 
 assert tile_bytes == 4 * MIB
+assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max
+assert 3 * (checkpoint_bytes_max + 6 * log_tile_width * 70) + joint_bytes_max < archive_header_bytes_max // 2
 assert entry_bytes_max < 1 << 16  # entry bundles carry a u16 length (C2SP tlog-tiles)
 assert payload_bytes_max <= canonical_integer_max
 assert rendered_prompt_bytes_max < template_memory_bytes_max

@@ -1,13 +1,13 @@
 """Content-addressed blobs: put once, map without copying, verified on first touch.
 
-`blobs/<2 hex>/<payload_id>` holds the bytes and `<payload_id>.tiles` beside it the tile index. A blob that passed
-verification is remembered in memory for as long as (device, inode, size, mtime, ctime) of its file stay the same, and
-so is one that failed; `verify` always hashes again. Files are stored read-only.
+`blobs/<2 hex>/<payload_id>` holds the bytes and `<payload_id>.tiles` beside it the tile index; `partial/` holds what is
+on its way in, `pins/` what a sweep must leave. A blob that passed verification is remembered in memory for as long as
+(device, inode, size, mtime, ctime) of its file stay the same, and so is one that failed; `verify` always hashes again.
+Files are stored read-only.
 
 Limits of this: two changes within one tick of the kernel's clock (up to 10 ms) look like one; and pages come from the
 file when first touched, so truncating a mapped file, or a disk that cannot read it, ends the process with SIGBUS
 instead of an error. `put` never does that: it renames a new file into place, and the old pages stay.
-What is not here: resumable partial objects, pins and sweeping of blobs (they come with transfers).
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from blyan.primitives import limits
-from blyan.primitives.digest import Bytes, digest_bytes
-from blyan.primitives.errors import BlockCorrupt, Fault, IntegrityFault, InvalidInput, NotFound, Unavailable
+from blyan.primitives.digest import Bytes
+from blyan.primitives.errors import BlockCorrupt, IntegrityFault, InvalidInput, NotFound
 from blyan.primitives.ids import PayloadId
-from blyan.storage import durable
-from blyan.storage.mapping import map_private
-from blyan.storage.tile import TileHasher, TileIndex, index_of, subtile_count
+from blyan.storage import durable, partial, pins, space
+from blyan.storage.blob_check import Identity, identity_of, map_and_check, read_index
+from blyan.storage.blob_faults import corrupted, full, misplaced, no_room, not_opened
+from blyan.storage.partial import PartialBlob
+from blyan.storage.space import SpaceLimits, Usage
+from blyan.storage.tile import TileHasher, TileIndex
 
 BlobState: TypeAlias = Literal["verified", "unverified", "corrupt"]
-_Identity: TypeAlias = tuple[int, int, int, int, int]
 
-_index_suffix: Final = ".tiles"
 _stored_mode: Final = 0o444  # nothing ever writes into a stored file
-_of_the_moment: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_kinds: Final = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder"}
-_put_back: Final = "`blyan init` (built-in model) or `blyan model import` again replaces it"
+_room_asked_every: Final = 64 * limits.MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +56,28 @@ class VerifiedBlob:
     mapping: mmap.mmap
 
 
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A blob that a sweep removed, or would."""
+
+    payload: PayloadId
+    length: int  # bytes
+
+
 class BlobStore:
     """The blobs under one folder. Threads may share it: verification of one blob at a time, reads freely."""
 
-    def __init__(self, folder: Path, *, writable: bool = False) -> None:
+    def __init__(self, folder: Path, *, writable: bool = False, limit: SpaceLimits | None = None) -> None:
         self.folder = folder
-        self._verified: dict[PayloadId, tuple[_Identity, VerifiedBlob]] = {}
-        self._corrupt: dict[PayloadId, tuple[_Identity, BlockCorrupt]] = {}
+        self.limit = limit or SpaceLimits()
+        self._verified: dict[PayloadId, tuple[Identity, VerifiedBlob]] = {}
+        self._corrupt: dict[PayloadId, tuple[Identity, BlockCorrupt]] = {}
         self._lock = threading.Lock()  # held while a blob is verified and while the two tables change
+        self._used: int | None = None  # bytes in the folder, counted when a limit asks for it
         if writable:
             durable.make_folder(folder)
-            durable.sweep(folder)
+            for inner in (folder, folder / partial.folder_name, folder / pins.folder_name):
+                durable.sweep(inner)
 
     def path(self, payload: PayloadId) -> Path:
         """Where the bytes of this payload are, or would be."""
@@ -87,29 +98,53 @@ class BlobStore:
         folder is where a file belongs or the other way round.
         """
         hasher = TileHasher()
-        length = 0
+        length = asked = 0
         name = f"{threading.get_ident()}"
-        temporaries = [durable.temporary_path(self.folder, each) for each in (name, name + _index_suffix)]
+        temporaries = [durable.temporary_path(self.folder, each) for each in (name, name + partial.index_suffix)]
         try:
             with durable.writing(self.folder, name, _stored_mode) as file:
                 for chunk in chunks:
                     length += len(chunk)
                     if length > bytes_max:
                         raise InvalidInput(f"payload: expected at most {bytes_max} bytes, found more")
+                    if length > asked:
+                        asked = length + _room_asked_every
+                        self._want_room(length)
                     hasher.update(chunk)
                     file.write(chunk)
                 index = hasher.finish()
                 payload = index.payload_id
                 if expected is not None and payload != expected:
                     raise IntegrityFault(f"payload: expected {expected}, computed {payload}")
+            self._want_room(length)
             if not self._is_whole(payload, index):
-                with durable.writing(self.folder, name + _index_suffix, _stored_mode) as file:
+                with durable.writing(self.folder, name + partial.index_suffix, _stored_mode) as file:
                     file.write(index.encode())
                 self._publish(payload, *temporaries)
             return StoredBlob(payload, length)
+        except OSError as reason:
+            if reason.errno in no_room:
+                raise full(self.folder, reason) from None
+            raise
         finally:
             for temporary in temporaries:
-                temporary.unlink(missing_ok=True)
+                durable.discard(temporary)
+
+    def begin(self, payload: PayloadId, length: int, index_raw: bytes) -> PartialBlob:
+        """Begin or resume a payload that comes in subtiles; its tile index is checked against the id first.
+
+        `IntegrityFault` for another payload's index, `StorageFull` where there is no room for all of it.
+        """
+        index = TileIndex.decode(index_raw, length, payload)
+        folder = self.folder / partial.folder_name
+        self._want_room(0 if (folder / payload).exists() else length)
+        try:
+            return PartialBlob(folder, payload, index, self._publish)
+        except OSError as reason:
+            if reason.errno in no_room:
+                durable.discard(folder / payload)
+                raise full(self.folder, reason) from None
+            raise
 
     def read(self, payload: PayloadId, *, bytes_max: int) -> bytes:
         """Verified bytes of a small payload."""
@@ -131,14 +166,23 @@ class BlobStore:
             return self._known(payload) or self._verify(payload)
 
     def verify(self, payload: PayloadId) -> VerifiedBlob:
-        """Hash a payload again whatever is remembered, and remember the result."""
+        """Hash a payload again whatever is remembered, remember the result, and look at its tile index too.
+
+        A damaged index alone is `BlockCorrupt` here, though the blob is served: its bytes are what its id says.
+        """
         with self._lock:
-            return self._verify(payload)
+            blob = self._verify(payload)
+        path = self._index_path(payload)
+        try:
+            read_index(path, payload, len(blob.mapping))
+        except (OSError, ValueError, IntegrityFault) as reason:
+            raise corrupted(payload, path, f"expected its tile index, found {reason}", []) from None
+        return blob
 
     def state(self, payload: PayloadId) -> tuple[BlobState, BlockCorrupt | None]:
         """What is known about a payload without hashing it now; an absent one is corrupt."""
         try:
-            identity = _identity(self._stat(payload))
+            identity = identity_of(self._stat(payload))
         except (NotFound, BlockCorrupt) as reason:
             return "corrupt", BlockCorrupt(reason.message, detail=reason.detail, hint=reason.hint)
         held = self._verified.get(payload)
@@ -149,9 +193,53 @@ class BlobStore:
             return "corrupt", bad[1]
         return "unverified", None
 
+    def payloads(self) -> Iterator[PayloadId]:
+        """The ids of all stored blobs, in order."""
+        return space.stored_payloads(self.folder)
+
+    def unfinished(self) -> Iterator[PayloadId]:
+        """The ids of all payloads on their way in."""
+        return space.unfinished_payloads(self.folder)
+
+    def verify_unfinished(self, payload: PayloadId) -> None:
+        """Hash again what is here of a payload on its way in; `IntegrityFault` names what does not match."""
+        partial.check_partial(self.folder / partial.folder_name, payload)
+
+    def usage(self) -> Usage:
+        """What this store takes of the disk."""
+        return space.usage(self.folder, self.limit)
+
+    def pin(self, payload: PayloadId, why: str) -> None:
+        """Keep a payload although no chain names it."""
+        pins.pin(self.folder / pins.folder_name, payload, why)
+
+    def unpin(self, payload: PayloadId) -> bool:
+        """Let it go; whether it was pinned."""
+        return pins.unpin(self.folder / pins.folder_name, payload)
+
+    def pins(self) -> dict[PayloadId, str]:
+        """Every pinned payload and why."""
+        return pins.pins(self.folder / pins.folder_name)
+
+    def sweep(self, keep: Collection[PayloadId], *, dry_run: bool = False) -> list[Swept]:
+        """Remove every blob that is neither in `keep` nor pinned. What is mapped stays mapped until it is let go.
+
+        Steps for each: (1) the blob, (2) its index; a crash between leaves an index, which is harmless.
+        """
+        kept = {*keep, *self.pins()}
+        swept = [Swept(payload, self.size(payload)) for payload in self.payloads() if payload not in kept]
+        for blob in [] if dry_run else swept:
+            durable.remove(self.path(blob.payload))
+            durable.remove(self._index_path(blob.payload))
+            with self._lock:
+                self._verified.pop(blob.payload, None)
+                self._corrupt.pop(blob.payload, None)
+        self._used = None
+        return swept
+
     def _known(self, payload: PayloadId) -> VerifiedBlob | None:
         """The blob if its file is the one that was verified, none if it has to be hashed; a known fault is raised."""
-        identity = _identity(self._stat(payload))
+        identity = identity_of(self._stat(payload))
         held = self._verified.get(payload)
         if held is not None and held[0] == identity:
             return held[1]
@@ -164,66 +252,22 @@ class BlobStore:
         try:
             return self.path(payload).stat(follow_symlinks=False)
         except OSError as reason:
-            raise _not_opened(payload, self.path(payload), reason) from None
+            raise not_opened(payload, self.path(payload), reason) from None
 
     def _verify(self, payload: PayloadId) -> VerifiedBlob:
         self._verified.pop(payload, None)
         found = self._stat(payload)
         try:
-            blob = VerifiedBlob(payload, self._mapped_and_checked(payload, found))
+            blob = VerifiedBlob(
+                payload, map_and_check(self.path(payload), self._index_path(payload), payload, found, self._pool)
+            )
         except BlockCorrupt as fault:
             # Of the file as it was before: if it has changed since, nothing will match this, and it is hashed again.
-            self._corrupt[payload] = (_identity(found), fault)
+            self._corrupt[payload] = (identity_of(found), fault)
             raise
         self._corrupt.pop(payload, None)
-        self._verified[payload] = (_identity(found), blob)
+        self._verified[payload] = (identity_of(found), blob)
         return blob
-
-    def _mapped_and_checked(self, payload: PayloadId, found: os.stat_result) -> mmap.mmap:
-        """Map the file and hash the mapping itself; `BlockCorrupt` unless it is the payload and stayed as found."""
-        kind = stat.S_IFMT(found.st_mode)
-        if kind != stat.S_IFREG:
-            raise _corrupted(
-                payload, self.path(payload), f"expected a regular file, found {_kinds.get(kind, 'a special file')}", []
-            )
-        if not 0 < found.st_size <= limits.payload_bytes_max:
-            raise _corrupted(payload, self.path(payload), f"expected some bytes, found {found.st_size}", [])
-        try:
-            # NONBLOCK: a pipe that took the file's place just now must not stop us
-            handle = os.open(self.path(payload), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                self._expect_unchanged(payload, found, handle)  # before: a mapping past a file's end cannot be read
-                mapping = map_private(handle, found.st_size)
-                self._check(payload, mapping)
-                self._expect_unchanged(payload, found, handle)
-            finally:
-                os.close(handle)
-        except OSError as reason:
-            raise _not_opened(payload, self.path(payload), reason) from None
-        return mapping
-
-    def _expect_unchanged(self, payload: PayloadId, found: os.stat_result, handle: int) -> None:
-        if _identity(os.fstat(handle)) != _identity(found):
-            raise _corrupted(payload, self.path(payload), "the file changed while it was verified", [])
-
-    def _check(self, payload: PayloadId, mapping: mmap.mmap) -> None:
-        length = len(mapping)
-        try:
-            raw = durable.read_limited(self._index_path(payload), digest_bytes * subtile_count(length))
-            index = TileIndex.decode(raw, length, payload)
-        except (OSError, ValueError, IntegrityFault):
-            if index_of(memoryview(mapping)).payload_id != payload:
-                raise _corrupted(
-                    payload,
-                    self.path(payload),
-                    f"expected the bytes of that id, found {length} others (and no valid tile index)",
-                    [],
-                ) from None
-            return  # the bytes are right; only the index, which is derived from them, is not
-        bad = index.bad_subtiles(memoryview(mapping))
-        if bad:
-            words = ", ".join(map(str, bad[:8])) + (" …" if len(bad) > 8 else "")
-            raise _corrupted(payload, self.path(payload), f"subtile {words} of {len(index.leaves)} does not match", bad)
 
     def _publish(self, payload: PayloadId, blob: Path, index: Path) -> None:
         target = self.path(payload)
@@ -235,43 +279,25 @@ class BlobStore:
             durable.publish(index, self._index_path(payload))
             durable.publish(blob, target)
         except (FileExistsError, IsADirectoryError, NotADirectoryError) as reason:
-            path = reason.filename2 or reason.filename
-            raise BlockCorrupt(
-                f"block {payload} cannot be stored: {reason.strerror} at {path}",
-                detail={"payload": payload, "file": str(path), "bad_subtiles": []},
-                hint=f"this program did not put it there: move {path} away, then {_put_back}",
-            ) from None
+            raise misplaced(payload, reason) from None
+        if self._used is not None:
+            self._used += self.size(payload)
+
+    def _want_room(self, more: int) -> None:
+        if self.limit.bytes_max is not None and self._used is None:
+            self._used = self.usage().bytes
+        space.want_room(self.folder, self.limit, self._used or 0, more)
+
+    @cached_property
+    def _pool(self) -> Executor | None:
+        threads = min(len(os.sched_getaffinity(0)), limits.verify_threads_max)
+        return ThreadPoolExecutor(threads, "blyan-hash") if threads > 1 else None
 
     def _index_path(self, payload: PayloadId) -> Path:
-        return self.folder / payload[:2] / (payload + _index_suffix)
+        return self.folder / payload[:2] / (payload + partial.index_suffix)
 
     def _is_whole(self, payload: PayloadId, index: TileIndex) -> bool:
         try:
-            whole = self.size(payload) == index.length and bool(self.verify(payload))
-            return whole and self._index_path(payload).read_bytes() == index.encode()
+            return self.size(payload) == index.length and bool(self.verify(payload))
         except (NotFound, BlockCorrupt, OSError):
             return False
-
-
-def _identity(found: os.stat_result) -> _Identity:
-    # ctime too: `utime` sets the mtime, but nothing short of the clock sets the ctime
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _corrupted(payload: PayloadId, path: Path, why: str, bad_subtiles: list[int]) -> BlockCorrupt:
-    return BlockCorrupt(
-        f"block {payload} is corrupt: {why} in {path}",
-        detail={"payload": payload, "file": str(path), "bad_subtiles": bad_subtiles},
-        hint=f"the file changed after it was stored: check the disk, then {_put_back}",
-    )
-
-
-def _not_opened(payload: PayloadId, path: Path, reason: OSError) -> Fault:
-    detail = {"payload": payload, "file": str(path)}
-    if isinstance(reason, FileNotFoundError):
-        hint = "import the model again to put the block back"
-        return NotFound(f"block {payload} is not here: expected {path}", detail=detail, hint=hint)
-    if reason.errno in _of_the_moment:
-        hint = "raise the limits of open files (ulimit -n) and mappings (vm.max_map_count), or run less beside"
-        return Unavailable(f"block {payload}: expected to map {path}, {reason.strerror}", detail=detail, hint=hint)
-    return _corrupted(payload, path, f"expected to open it, {reason.strerror}", [])

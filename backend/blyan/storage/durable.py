@@ -3,18 +3,23 @@
 Write order, each step survives a crash before the next: (1) a temporary file beside the target, (2) fsync of it,
 (3) rename over the target, (4) fsync of the folder. A crash between steps 1 and 3 leaves a file with the `.tmp-`
 prefix; nothing reads it, and it stays until the folder's owner calls `sweep`.
+
+Everything that changes the disk in `storage` and `chain` is here, and reaches it through this module's name `os`: tests
+put a layer in its place that forgets what was not synced, or ends the process before any chosen step.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 temporary_prefix = ".tmp-"
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 def fsync_folder(folder: Path) -> None:
@@ -33,7 +38,8 @@ def make_folder(folder: Path, mode: int = 0o755) -> None:
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):
-        path.mkdir(mode=mode, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(path, mode)
         fsync_folder(path.parent)
 
 
@@ -44,7 +50,7 @@ def writing(folder: Path, name: str, mode: int = 0o644) -> Generator[BinaryIO, N
     The name of the temporary file holds the process id, so that two processes never share one.
     """
     path = temporary_path(folder, name)
-    path.unlink(missing_ok=True)  # of an earlier process with this id; a read-only one could not be opened for writing
+    discard(path)  # of an earlier process with this id; a read-only one could not be opened for writing
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -52,7 +58,7 @@ def writing(folder: Path, name: str, mode: int = 0o644) -> Generator[BinaryIO, N
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        path.unlink(missing_ok=True)
+        discard(path)
         raise
 
 
@@ -67,13 +73,25 @@ def sweep(folder: Path) -> None:
     Only for the one process that may write there: it would take a file that another is writing.
     """
     for leftover in folder.glob(f"{temporary_prefix}*"):
-        leftover.unlink(missing_ok=True)
+        discard(leftover)
 
 
 def publish(temporary: Path, target: Path) -> None:
     """Rename a durable temporary file over its target and make the name durable."""
-    temporary.replace(target)
+    os.replace(temporary, target)
     fsync_folder(target.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove a file that nobody relies on, if it is there; a crash may bring it back."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file durably, if it is there."""
+    discard(path)
+    fsync_folder(path.parent)
 
 
 def write_file(target: Path, data: bytes, mode: int = 0o644) -> None:
@@ -95,3 +113,46 @@ def read_limited(path: Path, bytes_max: int) -> bytes:
         if not stat.S_ISREG(found.st_mode) or found.st_size > bytes_max:
             raise ValueError(f"{path}: expected a file of at most {bytes_max} bytes, found {found.st_size}")
         return file.read(bytes_max + 1)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and everything in it; a link in it is removed, not followed."""
+    for inner in path.iterdir():
+        if inner.is_dir() and not inner.is_symlink():
+            remove_tree(inner)
+        else:
+            os.unlink(inner)
+    os.rmdir(path)
+    fsync_folder(path.parent)
+
+
+def open_sized(path: Path, length: int) -> int:
+    """Open a file for reading and writing at any offset, made of `length` bytes of allocated space if it is absent.
+
+    Return its descriptor; data written to it is durable after `sync`. `OSError` ENOSPC where there is no room for all.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "expected a regular file", str(path))
+        os.ftruncate(handle, length)
+        os.posix_fallocate(handle, 0, length)  # a full disk is found now, not after hours
+        os.fsync(handle)
+        fsync_folder(path.parent)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def write_at(handle: int, data: Buffer, offset: int) -> None:
+    """Write all of `data` at `offset`."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(handle, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def sync(handle: int) -> None:
+    """Make what was written to a descriptor durable."""
+    os.fdatasync(handle)

@@ -7,6 +7,7 @@ index; once checked against the payload id, each subtile verifies alone. See doc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blyan.primitives import limits
@@ -42,11 +43,10 @@ class TileIndex:
             raise IntegrityFault(f"tile index: expected one of payload {expected}, computed {index.payload_id}")
         return index
 
-    def bad_subtiles(self, data: Bytes) -> list[int]:
-        """Numbers of the subtiles of `data` (the whole payload) that do not match; empty when all do."""
-        assert len(data) == self.length, "the caller compares lengths first"
-        view = memoryview(data)
-        return [number for number, leaf in enumerate(self.leaves) if hash_subtile(view[subtile_slice(number)]) != leaf]
+
+def differing(found: Sequence[bytes], expected: Sequence[bytes]) -> list[int]:
+    """Numbers of the leaves that differ, which are the damaged subtiles; both lists are of one payload."""
+    return [number for number, (one, other) in enumerate(zip(found, expected, strict=True)) if one != other]
 
 
 def subtile_count(length: int) -> int:
@@ -59,6 +59,12 @@ def subtile_count(length: int) -> int:
 def subtile_slice(number: int) -> slice:
     """The bytes of one subtile within the payload; slicing shortens the last one."""
     return slice(number * limits.subtile_bytes, (number + 1) * limits.subtile_bytes)
+
+
+def subtile_leaves(data: Bytes) -> list[bytes]:
+    """The leaf of each subtile of `data`, which begins at a subtile's start."""
+    view = memoryview(data)
+    return [hash_subtile(view[subtile_slice(number)]) for number in range(-(-len(view) // limits.subtile_bytes))]
 
 
 def tile_root(leaves: tuple[bytes, ...]) -> bytes:

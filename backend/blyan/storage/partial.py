@@ -1,0 +1,205 @@
+"""Payloads on their way in: verified subtile by subtile, from any source in any order, resumable after a crash.
+
+Under `blobs/partial/`: `<payload_id>` (allocated in full, so that a full disk is found at the beginning), its tile
+index `<payload_id>.tiles`, and `<payload_id>.have`: which subtiles are here. Order of `sync`: (1) data durable, (2) a
+new `.have` in one rename. So a bit is set only for bytes that were verified and are durable; a crash loses at most what
+came since the last `sync`. `finish` hashes all of it again from the disk before it becomes a blob.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from blyan.primitives import limits
+from blyan.primitives.digest import Bytes, digest_bytes, hash_partial, hash_subtile
+from blyan.primitives.errors import IntegrityFault, InvalidInput
+from blyan.primitives.ids import PayloadId
+from blyan.storage import durable
+from blyan.storage.tile import TileIndex, subtile_slice
+
+folder_name: Final = "partial"
+index_suffix: Final = ".tiles"
+have_suffix: Final = ".have"
+_magic: Final = b"BLYHAVE1"
+_mode: Final = 0o600
+_stored_mode: Final = 0o444
+
+Publish = Callable[[PayloadId, Path, Path], None]
+
+
+class PartialBlob:
+    """One payload of which some subtiles are here. One thread at a time; `close` it in the end."""
+
+    def __init__(self, folder: Path, payload: PayloadId, index: TileIndex, publish: Publish) -> None:
+        """Begin, or resume what an earlier process left; steps: (1) tile index, (2) allocated data, (3) `.have`.
+
+        `OSError` as the disk gives it, ENOSPC where there is no room for the whole payload.
+        """
+        self.payload = payload
+        self.index = index
+        self._folder = folder
+        self._publish = publish
+        self._have = bytearray(_bitmap_bytes(index.length))
+        self._changed = False
+        durable.make_folder(folder)
+        durable.write_file(self._path(index_suffix), index.encode(), _mode)
+        try:
+            self._have = bytearray(read_have(self._path(have_suffix), payload, index.length))
+            fresh = False
+        except (OSError, ValueError, IntegrityFault):
+            fresh = True
+        if fresh:
+            durable.discard(self._path(""))  # bytes that nothing vouches for
+        self._handle = durable.open_sized(self._path(""), index.length)
+        if fresh:
+            self._write_have()
+
+    @property
+    def length(self) -> int:
+        """Bytes of the whole payload."""
+        return self.index.length
+
+    def missing(self) -> list[int]:
+        """Numbers of the subtiles that are not here yet."""
+        return [number for number in range(len(self.index.leaves)) if not self._has(number)]
+
+    def write(self, number: int, data: Bytes) -> None:
+        """Take one subtile; `IntegrityFault` names it if the bytes are others, and nothing has changed."""
+        if not 0 <= number < len(self.index.leaves):
+            raise InvalidInput(f"subtile: expected 0 to {len(self.index.leaves) - 1}, found {number}")
+        place = subtile_slice(number)
+        expected = min(place.stop, self.length) - place.start
+        if len(data) != expected:
+            raise IntegrityFault(f"subtile {number} of {self.payload}: expected {expected} bytes, found {len(data)}")
+        found = hash_subtile(data)
+        if found != self.index.leaves[number]:
+            raise IntegrityFault(
+                f"subtile {number} of {self.payload}: expected leaf {self.index.leaves[number].hex()}, "
+                f"computed {found.hex()}",
+                detail={"payload": self.payload, "bad_subtiles": [number]},
+            )
+        durable.write_at(self._handle, data, place.start)
+        self._have[number // 8] |= 1 << number % 8
+        self._changed = True
+
+    def sync(self) -> None:
+        """Make durable what was written, then say so in `.have`."""
+        if self._changed:
+            durable.sync(self._handle)
+            self._write_have()
+            self._changed = False
+
+    def finish(self) -> None:
+        """Hash everything once more from the disk and make it a blob.
+
+        `InvalidInput` if subtiles are missing; `IntegrityFault` names those that the disk gave back otherwise, which
+        are missing from then on. Steps: (1) data and `.have` durable, (2) tile index renamed, (3) blob renamed,
+        (4) `.have` gone.
+        """
+        missing = self.missing()
+        if missing:
+            raise InvalidInput(f"payload {self.payload}: expected every subtile, found {len(missing)} missing")
+        self.sync()
+        bad = [number for number in range(len(self.index.leaves)) if not self._is_whole(number)]
+        if bad:
+            for number in bad:
+                self._have[number // 8] &= ~(1 << number % 8)
+            self._write_have()
+            raise IntegrityFault(
+                f"payload {self.payload}: expected the subtiles that were written, found others at {bad[:8]}",
+                detail={"payload": self.payload, "file": str(self._path("")), "bad_subtiles": bad},
+            )
+        os.fchmod(self._handle, _stored_mode)
+        durable.sync(self._handle)
+        self._publish(self.payload, self._path(""), self._path(index_suffix))
+        durable.remove(self._path(have_suffix))
+        self.close()
+
+    def abandon(self) -> None:
+        """Remove what is here."""
+        self.close()
+        for suffix in (have_suffix, "", index_suffix):
+            durable.remove(self._path(suffix))
+
+    def close(self) -> None:
+        """Let go of the file; what was synced stays for the next `begin`."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _path(self, suffix: str) -> Path:
+        return self._folder / f"{self.payload}{suffix}"
+
+    def _has(self, number: int) -> bool:
+        return bool(self._have[number // 8] >> number % 8 & 1)
+
+    def _is_whole(self, number: int) -> bool:
+        place = subtile_slice(number)
+        return hash_subtile(os.pread(self._handle, limits.subtile_bytes, place.start)) == self.index.leaves[number]
+
+    def _write_have(self) -> None:
+        body = _magic + bytes.fromhex(self.payload) + self.length.to_bytes(8, "little") + self._have
+        durable.write_file(self._path(have_suffix), body + hash_partial(body), _mode)
+
+
+def read_have(path: Path, payload: PayloadId, length: int | None) -> bytes:
+    """The bitmap of a `.have` file, bit n of it for subtile n; `IntegrityFault` names the file if it is no such."""
+    head = len(_magic) + digest_bytes + 8
+    raw = durable.read_limited(path, head + limits.payload_bytes_max // limits.subtile_bytes // 8 + 1 + digest_bytes)
+    body, checksum = raw[:-digest_bytes], raw[-digest_bytes:]
+    said = int.from_bytes(body[head - 8 : head], "little")
+    whole = (
+        len(body) >= head
+        and hash_partial(body) == checksum
+        and body[: head - 8] == _magic + bytes.fromhex(payload)
+        and length in (None, said)
+        and len(body) - head == _bitmap_bytes(said)
+    )
+    if not whole:
+        raise IntegrityFault(
+            f"unfinished payload {payload}: expected the record of its subtiles in {path}, found something else",
+            detail={"payload": payload, "file": str(path)},
+            hint="remove it: what it speaks of is fetched again",
+        )
+    return body[head:]
+
+
+def _bitmap_bytes(length: int) -> int:
+    subtiles = -(-length // limits.subtile_bytes)
+    return -(-subtiles // 8)
+
+
+def check_partial(folder: Path, payload: PayloadId) -> None:
+    """Raise `IntegrityFault` unless `.have`, tile index and every subtile that it claims are what they should be."""
+    have_path, data_path = folder / f"{payload}{have_suffix}", folder / f"{payload}"
+    try:
+        length = data_path.stat(follow_symlinks=False).st_size
+        have = read_have(have_path, payload, length)
+        count = -(-length // limits.subtile_bytes)
+        index = TileIndex.decode(
+            durable.read_limited(folder / f"{payload}{index_suffix}", digest_bytes * count), length, payload
+        )
+        handle = os.open(data_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ValueError) as reason:
+        raise IntegrityFault(
+            f"unfinished payload {payload}: expected its files in {folder}, found {reason}",
+            detail={"payload": payload, "file": str(data_path)},
+        ) from None
+    try:
+        bad = [
+            number
+            for number in range(count)
+            if have[number // 8] >> number % 8 & 1
+            and hash_subtile(os.pread(handle, limits.subtile_bytes, number * limits.subtile_bytes))
+            != index.leaves[number]
+        ]
+    finally:
+        os.close(handle)
+    if bad:
+        raise IntegrityFault(
+            f"unfinished payload {payload}: expected the subtiles that {have_path} claims, found others at {bad[:8]}",
+            detail={"payload": payload, "file": str(data_path), "bad_subtiles": bad},
+        )

@@ -1,0 +1,55 @@
+"""Pins: payloads that a sweep must leave although no chain entry names them.
+
+One file per pin, `blobs/pins/<payload_id>`, canonical JSON `{"why": …}`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from blyan.primitives import canonical, limits
+from blyan.primitives.errors import IntegrityFault, InvalidInput
+from blyan.primitives.ids import PayloadId, payload_id
+from blyan.storage import durable
+
+folder_name: Final = "pins"
+_reason: Final = re.compile(r"[ -~]{1,200}")
+
+
+def pin(folder: Path, payload: PayloadId, why: str) -> None:
+    """Keep a payload until it is unpinned; the reason is up to 200 printable ASCII characters."""
+    if not _reason.fullmatch(why):
+        raise InvalidInput(f"pin: expected a reason of 1 to 200 printable characters, found {why[:80]!r}")
+    durable.make_folder(folder)
+    durable.write_file(folder / payload, canonical.encode({"why": why}))
+
+
+def unpin(folder: Path, payload: PayloadId) -> bool:
+    """Let a payload go; whether it was pinned."""
+    pinned = (folder / payload).exists()
+    if pinned:
+        durable.remove(folder / payload)
+    return pinned
+
+
+def pins(folder: Path) -> dict[PayloadId, str]:
+    """Every pinned payload and why; `IntegrityFault` names a file that is no pin, because guessing could lose data."""
+    found: dict[PayloadId, str] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(durable.temporary_prefix):
+            continue
+        try:
+            value = canonical.decode_object(
+                durable.read_limited(path, limits.pin_bytes_max), bytes_max=limits.pin_bytes_max
+            )
+            why = value.get("why")
+            if set(value) != {"why"} or not isinstance(why, str) or not _reason.fullmatch(why):
+                raise InvalidInput(f"expected a reason, found {value!r}")
+            found[payload_id(path.name)] = why
+        except (OSError, ValueError, InvalidInput) as reason:
+            raise IntegrityFault(
+                f"pin {path}: expected a payload id and a reason, found {reason}", detail={"file": str(path)}
+            ) from None
+    return found
