@@ -1,4 +1,4 @@
-.PHONY: run test lint
+.PHONY: run test lint vectors
 
 run: ## one node on this machine, with its page
 	scripts/run
@@ -12,3 +12,7 @@ lint: ## the linters alone
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 	.venv/bin/lint-imports
+
+vectors: ## the frozen vectors of every format; refuses to change one
+	scripts/install test
+	PYTHONPATH=tests .venv/bin/python -m vectors.make

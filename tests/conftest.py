@@ -5,9 +5,13 @@ BLYAN_TEST_INSTALL=1. `--shard K/N` keeps one of N parts. Long tests that passed
 not repeated: their names stand in `.long/COMMIT`.
 """
 
+import datetime as dt
+import fcntl
 import hashlib
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds by mark; a test with several gets the largest. Unmarked tests keep the limit in pyproject.toml.
 LIMITS_S = {"oracle": 120, "browser": 120, "slow": 600, "network_install": 3600, "long": 6 * 3600}
+LONG_RUNS = ROOT / "docs/benchmarks/long-runs.md"
+LONG_RUNS_HEAD = """# Long runs
+
+Written by `scripts/test --long`: each line is one test that passed, on the commit it names.
+
+| date | commit | what | found | took |
+|---|---|---|---|---|
+"""
 OPT_IN = {"long": None, "network_install": "BLYAN_TEST_INSTALL"}
 
 
@@ -58,21 +70,44 @@ def in_shard(nodeid: str, shard: tuple[int, int]) -> bool:
     return int.from_bytes(hashlib.sha256(nodeid.encode()).digest()[:8], "big") % parts == part - 1
 
 
+def git(*arguments: str) -> str | None:
+    """What git says about this repository, None where it cannot."""
+    try:
+        command = ["git", "-C", str(ROOT), *arguments]
+        done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 def resume_file() -> Path | None:
     """Where the long tests that passed on this commit are written, or None when the tree is no commit."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            command = ["git", "-C", str(ROOT), *arguments]
-            done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
     if commit is None or git("status", "--porcelain") != "":
         return None
     return ROOT / ".long" / commit
+
+
+@pytest.fixture
+def long_result(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Write what a long test found to docs/benchmarks/long-runs.md, with date, commit and duration."""
+    began = time.monotonic()
+
+    def write(what: str, found: str) -> None:
+        commit = git("rev-parse", "--short=12", "HEAD") or "no commit"
+        if git("status", "--porcelain", "--untracked-files=no"):
+            commit += " and changes"
+        date = dt.datetime.now(tz=dt.UTC).date().isoformat()
+        row = f"| {date} | {commit} | {what} | {found} | {time.monotonic() - began:,.0f} s |\n"
+        with LONG_RUNS.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # workers share it
+            file.seek(0)
+            if not file.read():
+                file.write(LONG_RUNS_HEAD)
+            file.write(row)
+
+    return write
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

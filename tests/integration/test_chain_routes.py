@@ -17,6 +17,7 @@ from blyan.node.data_directory import create_keys
 from blyan.primitives import canonical
 from blyan.primitives.ids import PayloadId
 from blyan.primitives.keys import Key
+from blyan.storage.blob_store import BlobStore
 from nodes import SEED, command, fixed_seconds, json_of, serving
 
 COUNT = 300
@@ -26,7 +27,7 @@ COUNT = 300
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chain")
     key = create_keys(folder, lambda count: SEED[:count])
-    chains = Chains(folder / "chain", key.public)
+    chains = Chains(folder / "chain", key.public, BlobStore(folder / "blobs", writable=True))
     genesis = chains.start(key, fixed_seconds)
     block = PayloadReference(PayloadId("cd" * 32), 4096, "application/vnd.blyan.tensorblock")
     for number in range(COUNT):

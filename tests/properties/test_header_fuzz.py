@@ -1,8 +1,17 @@
-"""TensorBlock headers under random damage: nothing but `MalformedBlock` may come out, and no views outside the file."""
+"""TensorBlock headers under random damage: nothing but `MalformedBlock` may come out, and no views outside the file.
+
+hypothesis for structure, atheris for coverage: sixty seconds on each run of `scripts/test`, ten million inputs in the
+long one, whose result stands in docs/benchmarks/long-runs.md.
+"""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,3 +65,34 @@ def test_any_header_of_json_tokens_is_malformed_or_a_layout(tokens: list[str]) -
     raw = ("{" + "".join(tokens)).encode()
     raw += b" " * (-(8 + len(raw)) % 4096)
     check(len(raw).to_bytes(8, "little") + raw, 8 + len(raw))
+
+
+DRIVER = Path(__file__).resolve().parent.parent / "fuzz" / "headers.py"
+
+
+def fuzz(folder: Path, *arguments: str, timeout: float) -> int:
+    """Run the coverage-guided fuzzer; the number of inputs it tried. A finding is in its output."""
+    pytest.importorskip("atheris", reason="no wheel of atheris for this machine")
+    done = subprocess.run(
+        [sys.executable, DRIVER, folder, *arguments], capture_output=True, check=False, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4_000:]
+    found = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_half_a_minute_of_guided_mutations_finds_nothing_else(tmp_path: Path, seed: int) -> None:
+    """Two of these run side by side: sixty seconds in all."""
+    assert fuzz(tmp_path, "--seconds", "30", "--seed", str(seed), timeout=300) > 10_000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(10))
+def test_ten_million_guided_mutations_find_nothing_else(tmp_path: Path, part: int, long_result: Any) -> None:
+    """A million a part, each from its own seed."""
+    inputs = fuzz(tmp_path, "--runs", "1000000", "--seed", str(100 + part), timeout=6 * 3600)
+    assert inputs >= 1_000_000
+    long_result(f"TensorBlock header fuzz, part {part + 1} of 10", f"{inputs:,} inputs, none but `MalformedBlock`")

@@ -146,9 +146,9 @@ def test_state_knows_the_newest_block_of_each_part() -> None:
     for body in (TrunkBody("m", "layer.3"), ExpertBody("m", 3, 4), TokenizerBody("m")):
         made = entry(body=body)
         state.apply(made, made.id)
-    assert set(state.parts) == {
-        ("m", "layer.1.expert.2"),
-        ("m", "layer.3"),
-        ("m", "layer.3.expert.4"),
-        ("m", "tokenizer"),
-    }
+    for part in ("layer.1.expert.2", "layer.3", "layer.3.expert.4", "tokenizer"):
+        payload = state.newest_block("m", part)
+        assert payload is not None
+        assert state.first_named("m", part, payload) is not None
+    assert state.newest_block("m", "layer.4") is None
+    assert state.newest_block("other", "layer.3") is None

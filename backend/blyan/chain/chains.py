@@ -1,161 +1,244 @@
-"""The three chains of one network together: open, fold, append, publish, verify.
+"""The three chains of one network together: open, append, commit, recover.
 
-Appending decides first (`validity.check` against the state) and stages; nothing is visible until `publish`, which
-commits the parameter and dataset chains before the meta chain, because meta entries build on the others.
+Appending decides first (`validity.check` against the state) and stages; nothing is visible until `publish`.
+
+The order of a commit's writes is that of `chain/commit`; the joint checkpoint's rename is the commit. A network begins
+with a promise of nothing, so tiles or notes without `joint` are damage. A commit that failed half way leaves the disk
+unknown: the chains then take nothing until they are opened again, and opening finds out what reached the disk.
+
+Opening costs a logarithm of the chains: it reads `joint`, each log's right edge, the snapshot of the state, and the
+entries since. What lies left of the edge is read, and checked, by those who ask for it and by `verify`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
-from blyan.chain import validity
-from blyan.chain.entries import Body, ChainName, Entry, GenesisBody, PayloadReference, chain_names, parse_entry
+from blyan.chain import snapshot, validity
+from blyan.chain.audit import ChainReport, audit
+from blyan.chain.checkpoint import Checkpoint, sign_checkpoint
+from blyan.chain.commit import remove_leftovers, write_entries, write_promise
+from blyan.chain.entries import Body, ChainName, Entry, GenesisBody, PayloadReference, RotationBody, chain_names
+from blyan.chain.joint import Head, JointCheckpoint, StateRoot, empty_joint
 from blyan.chain.log import Log
 from blyan.chain.merkle import entry_id_of
-from blyan.chain.state import State
+from blyan.chain.promise import joint_name, lags, open_logs, read_promise
+from blyan.chain.replay import fold, network_of
 from blyan.primitives.clock import UnixSeconds
-from blyan.primitives.errors import EntryRefused, IntegrityFault, MalformedEntry
+from blyan.primitives.errors import Denied, IntegrityFault, Unavailable
 from blyan.primitives.ids import EntryId, PublicKey
 from blyan.primitives.keys import Key
+from blyan.storage.blob_store import BlobStore
 
-_publish_order: Final[tuple[ChainName, ...]] = ("parameter", "dataset", "meta")
+__all__ = ["ChainReport", "Chains", "network_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class ChainReport:
-    """What `verify` found about one chain, all of it computed anew."""
+class Mark:
+    """A moment between two appends, to `rewind` to."""
 
-    chain: ChainName
-    origin: str
-    size: int
-    root: str
-    signatures: int
-    tiles: int
-
-
-def network_of(author: PublicKey) -> str:
-    """The name of the network that a node alone makes with its key."""
-    return f"local-{author[:16]}"
+    staged: int
+    time: int
 
 
 class Chains:
-    """Logs and state of one network, written by one key."""
+    """Logs and state of one network. One thread at a time appends and commits; others may read."""
 
-    def __init__(self, folder: Path, author: PublicKey) -> None:
-        """Open all three; `IntegrityFault` if a log, an entry or their order is not what the checkpoints promise."""
+    def __init__(self, folder: Path, author: PublicKey, store: BlobStore) -> None:
+        """Open all three; `IntegrityFault` if a file, an entry or their order is not what was promised.
+
+        `author` is this node's key: a new folder becomes its network; one of another network is read, not written.
+        """
+        self.folder = folder
         self.author = author
-        self.network = network_of(author)
-        # meta first: what it builds on was published before it, so a reader beside a writer finds that as well
-        self.logs: dict[ChainName, Log] = {name: Log(folder / name, self.network, name, author) for name in chain_names}
-        for log in self.logs.values():
-            if self.logs["meta"].created and not log.created:
-                raise log.lost()
-        self.state = State()
-        for entry, identity in self._in_parent_order(self.state):
-            self.state.apply(entry, identity)
+        self.store = store
+        self._failed = False  # a commit stopped half way
+        self._staged: list[tuple[Entry, EntryId]] = []  # applied to the state, not promised yet
+        promise = read_promise(folder)
+        self.created = promise.joint is not None
+        self.joint = promise.joint or empty_joint(network_of(author), author, 0)
+        self.network = self.joint.network
+        self.logs = open_logs(folder, self.joint, promise.notes)
+        self._fold()
+        self._lagging: list[ChainName] = [
+            name
+            for name in chain_names
+            if self.created and lags(self.logs[name], promise.notes[name], self.joint, self.state.former)
+        ]
+
+    @property
+    def sound(self) -> bool:
+        """Whether no commit stopped half way."""
+        return not self._failed
+
+    @property
+    def lagging(self) -> bool:
+        """Whether a note says less than the joint checkpoint, as a crash leaves it."""
+        return bool(self._lagging)
+
+    @property
+    def first(self) -> dict[ChainName, int]:
+        """Number of the first entry that is held of each chain: 0 unless they began at a snapshot."""
+        return {name: log.first for name, log in self.logs.items()}
 
     def append(
         self, body: Body, parents: tuple[EntryId, ...], payload: PayloadReference | None, key: Key, now: UnixSeconds
     ) -> EntryId:
-        """Sign and stage one entry of ours; `EntryRefused` changes nothing."""
-        unsigned = Entry(self.network, self.author, 0, parents, body, payload, now())
-        nonce = self.state.nonces.get((unsigned.chain, self.author), -1) + 1
-        entry = Entry(self.network, self.author, nonce, parents, body, payload, unsigned.time).signed(key)
+        """Sign and stage one entry of ours; `EntryRefused` or `Denied` change nothing.
+
+        Its time is never below that of an earlier entry, whatever the clock says.
+        """
+        self._want_sound()
+        self._want_sequencer(key)
+        assert self.created, "an empty network is promised before its first entry"
+        time = max(now(), self._time)
+        unsigned = Entry(self.network, key.public, 0, parents, body, payload, time)
+        nonce = self.state.nonces.get((unsigned.chain, key.public), -1) + 1
+        entry = replace(unsigned, nonce=nonce).signed(key)
         validity.check(entry, self.state)
         raw = entry.encode()
         identity = entry_id_of(raw)
         self.logs[entry.chain].stage(raw)
         self.state.apply(entry, identity)
+        self._staged.append((entry, identity))
+        self._time = time
         return identity
 
+    def mark(self) -> Mark:
+        """This moment, for `rewind`."""
+        return Mark(len(self._staged), self._time)
+
+    def rewind(self, mark: Mark) -> None:
+        """Forget what was appended since `mark`, not published yet; costs a fold of what came since the snapshot."""
+        assert mark.staged <= len(self._staged), "a mark since the last commit"
+        if mark.staged == len(self._staged):
+            return
+        while len(self._staged) > mark.staged:
+            self.logs[self._staged.pop()[0].chain].staged.pop()
+        self._fold()
+        for entry, identity in self._staged:
+            self.state.apply(entry, identity)
+        self._time = mark.time
+
     def publish(self, key: Key) -> None:
-        """Make what was staged durable and promised."""
-        for name in _publish_order:
-            if self.logs[name].size != self.logs[name].checkpoint.size:
-                self.logs[name].publish(key)
+        """Make what was staged durable and promised; `Unavailable` after a failure."""
+        self._want_sound()
+        self._want_sequencer(key)
+        if any(log.staged for log in self.logs.values()) or not self.created:
+            self._commit(key, self.joint.state)
+
+    def snapshot(self, key: Key) -> StateRoot:
+        """Publish what is staged, store the state as a blob, and promise its id; return what the promise says."""
+        self.publish(key)
+        raw = snapshot.encode(self.state)
+        stored = self.store.put([raw])
+        root = StateRoot(stored.payload, stored.length, self.joint.sizes)
+        if root != self.joint.state:
+            self._commit(key, root)
+        return root
+
+    def rotate(self, old: Key, new: Key, now: UnixSeconds) -> EntryId:
+        """Hand the chains over to another key: signed by the old one, agreed to by the new one, which signs the commit.
+
+        `EntryRefused` changes nothing, as where the new key was used here before.
+        """
+        self.publish(old)
+        parents = tuple(self.newest(name) for name in chain_names if self.logs[name].size)
+        identity = self.append(RotationBody.agreed(self.network, old.public, new), parents, None, old, now)
+        self.publish(new)
+        self.author = new.public if self.author == old.public else self.author
+        return identity
 
     def start(self, key: Key, now: UnixSeconds) -> EntryId:
-        """Write the genesis entry of a new network, or return the one that is there.
-
-        Each log first promises that it is empty, meta last: from then on a missing checkpoint is damage.
-        """
-        meta = self.logs["meta"]
+        """Write the genesis entry of a new network, or return the one that is there."""
+        if not self.created:
+            self._time = max(now(), self._time)
+            self.publish(key)
         if self.state.network is None:
-            for name in _publish_order:
-                if not self.logs[name].created:
-                    self.logs[name].publish(key)
             self.append(GenesisBody(protocol=1), (), None, key, now)
-        if meta.checkpoint.size == 0:
-            meta.publish(key)
-        return entry_id_of(next(iter(meta.entries(0, 1))))
+        if self.logs["meta"].checkpoint.size == 0:
+            self.publish(key)
+        return entry_id_of(next(iter(self.logs["meta"].entries(0, 1))))
 
     def newest(self, name: ChainName) -> EntryId:
-        """The id of the last published entry of a chain that has one."""
+        """The id of the last promised entry of a chain that has one."""
         size = self.logs[name].checkpoint.size
         assert size, "a chain with entries"
         return entry_id_of(next(iter(self.logs[name].entries(size - 1, size))))
 
-    def verify(self) -> list[ChainReport]:
-        """Recompute everything: tiles, roots, every signature, and that each entry was valid when it came."""
-        state = State()
-        signatures: dict[ChainName, int] = dict.fromkeys(chain_names, 0)
-        for entry, identity in self._in_parent_order(state):
-            entry.verify_signature()
-            signatures[entry.chain] += 1
-            state.apply(entry, identity)
-        return [
-            ChainReport(
-                name, log.origin, log.checkpoint.size, log.checkpoint.root.hex(), signatures[name], log.verify_tiles()
-            )
-            for name, log in self.logs.items()
-        ]
+    def recover(self, key: Key) -> list[str]:
+        """Clear up what a crash left, and say in sentences what that was. For the one process that may write.
 
-    def _in_parent_order(self, state: State) -> Iterator[tuple[Entry, EntryId]]:
-        """All published entries, each once `validity` lets it follow `state`, which the caller folds as it takes them.
-
-        Within a chain the order is the log's. Between chains an entry waits until its parents are there; if none can
-        go on, the logs are not what was once published together.
+        Notes that lag behind the joint checkpoint are signed again, if `key` may sign; files that no promise names
+        are removed. Nothing that was promised changes.
         """
-        waiting = {name: log.entries(0, log.checkpoint.size) for name, log in self.logs.items()}
-        heads = {name: next(entries, None) for name, entries in waiting.items()}
-        while any(raw is not None for raw in heads.values()):
-            moved = False
-            for name in chain_names:
-                while (raw := heads[name]) is not None:
-                    entry = self._parse_published(name, raw)
-                    if any(parent not in state.entries for parent in entry.parents):
-                        break
-                    self._check_published(entry, state)
-                    yield entry, entry_id_of(raw)
-                    heads[name] = next(waiting[name], None)
-                    moved = True
-            if not moved:
-                stuck = sorted(name for name, raw in heads.items() if raw is not None)
-                raise IntegrityFault(
-                    f"chains of {self.network}: expected each entry's parents to be published, "
-                    f"found unknown ones at the head of {', '.join(stuck)}"
-                )
+        done: list[str] = []
+        if self._is_sequencer(key):
+            done += [f"signed the note of chain {name} again, which lagged" for name in self._sign_lagging(key)]
+        return done + remove_leftovers(self.folder, self.logs)
 
-    def _parse_published(self, name: ChainName, raw: bytes) -> Entry:
-        try:
-            entry = parse_entry(raw)
-        except MalformedEntry as reason:
-            raise IntegrityFault(f"chain {name} of {self.network}: a published {reason.message}") from None
-        if entry.chain != name:
-            raise IntegrityFault(f"chain {name} of {self.network}: expected its own entries, found a {entry.type}")
-        return entry
+    def verify(self, processes: int = 2) -> list[ChainReport]:
+        """Recompute everything: tiles, roots, every signature, that each entry was valid when it came, the state.
 
-    def _check_published(self, entry: Entry, state: State) -> None:
-        ours = (self.network, self.author)
-        if isinstance(entry.body, GenesisBody) and (entry.network, entry.author) != ours:
+        Signatures of a long chain are checked by that many processes beside this one.
+        """
+        return audit(self.logs, self.joint, self.store, processes)
+
+    def _commit(self, key: Key, state: StateRoot | None) -> None:
+        self._sign_lagging(key)
+        self._failed = True  # until the last step
+        extensions = write_entries(self.logs, {name: log.staged for name, log in self.logs.items() if log.staged})
+        heads = dict(self.joint.heads)
+        for name, new in extensions.items():
+            heads[name] = Head(new.edge.size, new.edge.root())
+        height = self.joint.height + 1 if self.created else 0
+        joint = JointCheckpoint(self.network, 0, height, heads, state, self._time, key.public).signed(key)
+        every = height == 0 or key.public != self.joint.author  # a new sequencer signs all three
+        signed: list[ChainName] = [name for name in heads if every or name in extensions]
+        notes: dict[ChainName, bytes] = {name: _note(self.logs[name], heads[name], key) for name in signed}
+        write_promise(self.folder, self.logs, joint, notes, extensions)
+        self.joint, self.created, self._staged = joint, True, []
+        self._failed = False
+
+    def _sign_lagging(self, key: Key) -> list[ChainName]:
+        signed: list[ChainName] = []
+        while self._lagging:
+            name = self._lagging[0]
+            self.logs[name].write_note(_note(self.logs[name], self.joint.heads[name], key))
+            signed.append(self._lagging.pop(0))
+        return signed
+
+    def _fold(self) -> None:
+        """Compute the state of what is promised, and hold the joint checkpoint's author against it."""
+        self.state, time = fold(self.logs, self.joint, self.store)
+        self._time = max(self.joint.time, time)  # of the newest entry: no later one says less
+        expected = self.state.sequencer or self.joint.author
+        if self.joint.author != expected or (self.state.network or network_of(expected)) != self.network:
             raise IntegrityFault(
-                f"genesis of {self.network}: expected it of {self.network} by {self.author}, "
-                f"found {entry.network} by {entry.author}"
+                f"joint checkpoint of {self.network}: expected one by {expected}, the sequencer that the chains name, "
+                f"found one by {self.joint.author} in {self.folder / joint_name}",
+                detail={"file": str(self.folder / joint_name)},
             )
-        try:
-            validity.check(entry, state)
-        except EntryRefused as reason:
-            raise IntegrityFault(f"chain {entry.chain} of {self.network}: a published {reason.message}") from None
+
+    def _want_sound(self) -> None:
+        if self._failed:
+            raise Unavailable(
+                f"chains of {self.network}: expected them sound, found a commit that failed half way; open them again",
+                hint="restart: opening the data directory again finds out what reached the disk",
+            )
+
+    def _is_sequencer(self, key: Key) -> bool:
+        return key.public == (self.state.sequencer or self.joint.author)
+
+    def _want_sequencer(self, key: Key) -> None:
+        if not self._is_sequencer(key):
+            raise Denied(
+                f"chains of {self.network}: expected to write as {self.state.sequencer or self.joint.author}, the "
+                f"sequencer, found {key.public}",
+                hint="this node may read these chains; only their sequencer writes",
+            )
+
+
+def _note(log: Log, head: Head, key: Key) -> bytes:
+    return sign_checkpoint(Checkpoint(log.origin, head.size, head.root), key)

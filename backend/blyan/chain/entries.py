@@ -1,14 +1,15 @@
 """Typed entries: what one signed line of a chain says.
 
 `parse_entry` turns bytes into a value that is well-formed (shape, types, limits) and says nothing of whether it may
-follow; that is `validity`. Entries are canonical JSON of at most 32 KiB; the id is the RFC 6962 leaf hash of the bytes.
-See docs/spec/chain-entry.md.
+follow; that is `validity`. It reads a good entry by one regular expression of its type's exact spelling
+(`_read_template`) and everything else plainly, which then says what is wrong. Entries are canonical JSON of at most
+32 KiB; the id is the RFC 6962 leaf hash of the bytes. See docs/spec/chain-entry.md.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -21,10 +22,15 @@ from blyan.primitives.keys import Key, verify
 ChainName: TypeAlias = Literal["meta", "parameter", "dataset"]
 chain_names: Final[tuple[ChainName, ...]] = ("meta", "parameter", "dataset")
 
+# text of an entry is spelled in characters that JSON writes as they are: the templates below rest on that
 name_pattern = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-version_pattern = re.compile(r"(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})")
+version_pattern = re.compile(r"(?:0|[1-9][0-9]{0,5})(?:\.(?:0|[1-9][0-9]{0,5})){2}")
 _network_pattern = re.compile(r"[a-z0-9-]{1,64}")
 _media_pattern = re.compile(r"[a-z0-9./+-]{1,128}")
+_license_pattern = re.compile(r"[A-Za-z0-9.+-]{1,64}")
+_signature_pattern = re.compile(r"[0-9a-f]{128}")
+_names: Final = frozenset({"v", "network", "chain", "type", "author", "nonce", "parents", "body", "time", "sig"})
+_names_with_payload: Final = _names | {"payload"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,27 @@ class GenesisBody:
     """The first entry of the meta chain: names the one key that may write until governance says more."""
 
     protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class RotationBody:
+    """From this entry on another key is the sequencer's; `proof` shows that whoever holds that key agrees."""
+
+    key: PublicKey
+    proof: str  # 128 hex digits: the new key's signature of kind `rotation`
+
+    @classmethod
+    def agreed(cls, network: str, old: PublicKey, new: Key) -> RotationBody:
+        """The body that hands `network` over from `old` to the holder of `new`."""
+        return cls(new.public, new.sign("rotation", _rotation_bytes(network, old, new.public)).hex())
+
+    def verify_proof(self, network: str, old: PublicKey) -> None:
+        """Raise `IntegrityFault` unless the new key signed this very rotation."""
+        verify(self.key, "rotation", _rotation_bytes(network, old, self.key), bytes.fromhex(self.proof))
+
+
+def _rotation_bytes(network: str, old: PublicKey, new: PublicKey) -> bytes:
+    return canonical.encode({"network": network, "old": old, "new": new})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +96,34 @@ class TokenizerBody:
     model: str
 
 
-Body: TypeAlias = GenesisBody | ModelBody | TrunkBody | ExpertBody | TokenizerBody
+@dataclass(frozen=True, slots=True)
+class DatasetBody:
+    """A dataset: the payload holds its records."""
+
+    name: str
+    license: str  # SPDX id
+    records: int
+
+
+Body: TypeAlias = GenesisBody | RotationBody | ModelBody | TrunkBody | ExpertBody | TokenizerBody | DatasetBody
 
 # type of entry → its chain, its body, whether it names a payload
 _types: Final[Mapping[str, tuple[ChainName, type[Body], bool]]] = {
     "genesis": ("meta", GenesisBody, False),
+    "rotation": ("meta", RotationBody, False),
     "model": ("meta", ModelBody, True),
     "trunk": ("parameter", TrunkBody, True),
     "expert": ("parameter", ExpertBody, True),
     "tokenizer": ("parameter", TokenizerBody, True),
+    "dataset": ("dataset", DatasetBody, True),
 }
+# types that a later version gives a meaning; until then an entry that says one is refused like any unknown
+reserved: Final = frozenset(
+    "migration parameter proposal vote validator hidden_set adapter delta snapshot recipe round podl verdict report "
+    "ballot tier receipts".split()
+)
 _type_of_body: Final[Mapping[type[Body], str]] = {body: name for name, (_, body, _) in _types.items()}
+_chain_of_body: Final[Mapping[type[Body], ChainName]] = {body: chain for chain, body, _ in _types.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +151,11 @@ class Entry:
     @property
     def chain(self) -> ChainName:
         """The chain this type of entry belongs to."""
-        return _types[self.type][0]
+        return _chain_of_body[type(self.body)]
 
     @property
     def type(self) -> str:
-        """`genesis`, `model`, `trunk`, `expert` or `tokenizer`."""
+        """The name of the body's type, such as `expert`."""
         return _type_of_body[type(self.body)]
 
     @property
@@ -159,73 +203,77 @@ class Entry:
 
 def parse_entry(raw: bytes) -> Entry:
     """Parse a signed entry; `MalformedEntry` says what was expected and found. The signature is not checked here."""
+    return _read_template(raw) or parse_plainly(raw)
+
+
+def parse_plainly(raw: bytes) -> Entry:
+    """What `parse_entry` does, value by value."""
     try:
-        value = canonical.decode_object(raw, bytes_max=limits.entry_bytes_max)
-        return _parse(value)
+        return _parse(canonical.decode_object(raw, bytes_max=limits.entry_bytes_max))
     except MalformedEntry:
         raise
     except InvalidInput as reason:
         raise MalformedEntry(f"entry: {reason.message}") from None
 
 
-def _parse(value: dict[str, Any]) -> Entry:
-    expected = {"v", "network", "chain", "type", "author", "nonce", "parents", "body", "time", "sig"}
-    found = set(value) - {"payload"}
-    if found != expected:
-        raise MalformedEntry(f"entry: expected fields {sorted(expected)}, found {sorted(found)}")
-    _want(value["v"] == 1 and type(value["v"]) is int, "v", value["v"], "1")
-    kind = _types.get(value["type"]) if isinstance(value["type"], str) else None
+def signed_parts(raw: bytes) -> tuple[PublicKey, bytes, bytes]:
+    """Author, signed bytes and signature of an entry that `parse_entry` accepted, cut out of its own bytes.
+
+    Names stand in rising order: `author` comes first, and after `sig` no value holds a text that its author chose.
+    """
+    at = raw.rindex(b',"sig":"')
+    signature = bytes.fromhex(raw[at + 8 : at + 136].decode())
+    return PublicKey(raw[11:75].decode()), raw[:at] + raw[at + 137 :], signature
+
+
+def _parse(given: Mapping[str, Any]) -> Entry:
+    kind = _types.get(given["type"]) if isinstance(given.get("type"), str) else None
     if kind is None:
-        raise MalformedEntry(f"entry type: expected one of {sorted(_types)}, found {value['type']!r}")
+        raise MalformedEntry(f"entry type: expected one of {sorted(_types)}, found {str(given.get('type'))[:80]!r}")
     chain, body_type, has_payload = kind
-    _want(value["chain"] == chain, "chain", value["chain"], chain)
-    _want(has_payload == ("payload" in value), "payload", value.get("payload"), "one" if has_payload else "none")
-    parents = value["parents"]
+    if given.keys() != (_names_with_payload if has_payload else _names):
+        expected = sorted(_names_with_payload if has_payload else _names)
+        raise MalformedEntry(f"entry: expected fields {expected}, found {sorted(given)}")
+    if type(given["v"]) is not int or given["v"] != 1:
+        raise MalformedEntry(f"entry v: expected 1, found {given['v']!r}")
+    if given["chain"] != chain:
+        raise MalformedEntry(f"entry chain: expected {chain}, found {str(given['chain'])[:80]!r}")
+    parents = given["parents"]
     if not isinstance(parents, list) or len(cast("list[Any]", parents)) > limits.entry_parents_max:
         raise MalformedEntry(f"entry parents: expected a list of at most {limits.entry_parents_max}")
-    signature = value["sig"]
-    _want(isinstance(signature, str) and re.fullmatch(r"[0-9a-f]{128}", signature), "sig", signature, "128 hex digits")
     return Entry(
-        network=_text(value["network"], _network_pattern, "network"),
-        author=public_key(value["author"]),
-        nonce=_count(value["nonce"], "nonce"),
+        network=_text(given["network"], _network_pattern, "network"),
+        author=public_key(given["author"]),
+        nonce=_count(given["nonce"], "nonce"),
         parents=tuple(entry_id(parent) for parent in cast("list[Any]", parents)),
-        body=_parse_body(body_type, value["body"]),
-        payload=_parse_payload(value["payload"]) if has_payload else None,
-        time=_count(value["time"], "time"),
-        signature=bytes.fromhex(signature),
+        body=_parse_body(body_type, given["body"]),
+        payload=_parse_payload(given["payload"]) if has_payload else None,
+        time=_count(given["time"], "time"),
+        signature=bytes.fromhex(_text(given["sig"], _signature_pattern, "sig")),
     )
 
 
 def _parse_body(body_type: type[Body], value: object) -> Body:
-    names = {field.name: field.type for field in fields(body_type)}
-    if not isinstance(value, dict) or set(cast("dict[str, Any]", value)) != set(names):
-        raise MalformedEntry(f"entry body: expected fields {sorted(names)}")
-    parsed: dict[str, Any] = {}
-    for name, found in cast("dict[str, Any]", value).items():
-        if names[name] == "int":
-            parsed[name] = _count(found, name)
-        elif name == "version":
-            parsed[name] = _text(found, version_pattern, name)
-        elif name == "parameter_root":
-            parsed[name] = entry_id(found)
-        else:
-            parsed[name] = _text(found, name_pattern, name)
-    return body_type(**parsed)
+    readers = _body_readers[body_type]
+    if not isinstance(value, dict) or cast("dict[str, Any]", value).keys() != readers.keys():
+        raise MalformedEntry(f"entry body: expected fields {sorted(readers)}")
+    given = cast("dict[str, Any]", value)
+    return body_type(*[read(given[name], name) for name, read in readers.items()])
 
 
 def _parse_payload(value: object) -> PayloadReference:
-    if not isinstance(value, dict) or set(cast("dict[str, Any]", value)) != {"id", "bytes", "media"}:
+    if not isinstance(value, dict) or cast("dict[str, Any]", value).keys() != {"id", "bytes", "media"}:
         raise MalformedEntry("entry payload: expected fields ['bytes', 'id', 'media']")
     given = cast("dict[str, Any]", value)
     length = _count(given["bytes"], "payload bytes")
-    _want(0 < length <= limits.payload_bytes_max, "payload bytes", length, f"1 to {limits.payload_bytes_max}")
+    if not 0 < length <= limits.payload_bytes_max:
+        raise MalformedEntry(f"entry payload bytes: expected 1 to {limits.payload_bytes_max}, found {length}")
     return PayloadReference(payload_id(given["id"]), length, _text(given["media"], _media_pattern, "media"))
 
 
 def _count(value: object, what: str) -> int:
-    if type(value) is not int or value < 0:
-        raise MalformedEntry(f"entry {what}: expected a non-negative integer, found {value!r}")
+    if type(value) is not int or not 0 <= value <= limits.canonical_integer_max:
+        raise MalformedEntry(f"entry {what}: expected an integer from 0 to 2^53-1, found {str(value)[:40]}")
     return value
 
 
@@ -235,6 +283,88 @@ def _text(value: object, pattern: re.Pattern[str], what: str) -> str:
     return value
 
 
-def _want(holds: object, what: str, found: object, expected: str) -> None:
-    if not holds:
-        raise MalformedEntry(f"entry {what}: expected {expected}, found {str(found)[:80]!r}")
+_Reader: TypeAlias = Callable[[object, str], Any]
+_patterns: Final[Mapping[str, re.Pattern[str]]] = {
+    "version": version_pattern,
+    "proof": _signature_pattern,
+    "license": _license_pattern,
+}
+_parsers: Final[Mapping[str, Callable[[object], str]]] = {"parameter_root": entry_id, "key": public_key}
+
+
+def _reader_of(name: str, annotation: str) -> _Reader:
+    if annotation == "int":
+        return _count
+    if name in _parsers:
+        parse = _parsers[name]
+        return lambda value, _what: parse(value)
+    pattern = _patterns.get(name, name_pattern)
+    return lambda value, what: _text(value, pattern, what)
+
+
+_body_readers: Final[Mapping[type[Body], Mapping[str, _Reader]]] = {
+    body: {field.name: _reader_of(field.name, str(field.type)) for field in fields(body)}
+    for _, body, _ in _types.values()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """How one type of entry is spelled. Groups: author, the body's fields by name, network, nonce, parents, …"""
+
+    pattern: re.Pattern[str]
+    body_type: type[Body]
+    body: tuple[tuple[int, bool], ...]  # of each field as it was declared: its group, whether it is a count
+    has_payload: bool
+
+
+def _template_of(kind: str) -> _Template:
+    chain, body_type, has_payload = _types[kind]
+    counts = {field.name: field.type == "int" for field in fields(body_type)}
+    hexadecimal, count = '"([0-9a-f]{64})"', "(0|[1-9][0-9]{0,14})"  # below the limit; above, plainly
+
+    def spelled(name: str) -> str:
+        if counts[name]:
+            return count
+        return hexadecimal if name in _parsers else f'"({_patterns.get(name, name_pattern).pattern})"'
+
+    names = sorted(counts)
+    body = ",".join(f'"{name}":{spelled(name)}' for name in names)
+    parents = f'((?:"[0-9a-f]{{64}}"(?:,"[0-9a-f]{{64}}"){{0,{limits.entry_parents_max - 1}}})?)'
+    payload = f',"payload":\\{{"bytes":([1-9][0-9]{{0,9}}),"id":{hexadecimal},"media":"({_media_pattern.pattern})"\\}}'
+    pattern = (
+        f'\\{{"author":{hexadecimal},"body":\\{{{body}\\}},"chain":"{chain}","network":"({_network_pattern.pattern})",'
+        f'"nonce":{count},"parents":\\[{parents}\\]{payload if has_payload else ""},'
+        f'"sig":"({_signature_pattern.pattern})","time":{count},"type":"{kind}","v":1\\}}'
+    )
+    groups = tuple((1 + names.index(name), is_count) for name, is_count in counts.items())
+    return _Template(re.compile(pattern), body_type, groups, has_payload)
+
+
+assert 10**15 <= limits.canonical_integer_max, "what a template reads as a count is within the limit"
+assert 10**10 <= limits.payload_bytes_max, "and so is the length of a payload"
+_templates: Final[Mapping[bytes, _Template]] = {kind.encode(): _template_of(kind) for kind in _types}
+
+
+def _read_template(raw: bytes) -> Entry | None:
+    """The entry if it is spelled as the template of its type; None where the plain parser has the word."""
+    template = _templates.get(raw[raw.rfind(b'"', 0, -8) + 1 : -8])  # …"type":"expert","v":1}
+    if template is None or len(raw) > limits.entry_bytes_max or not raw.isascii():
+        return None
+    match = template.pattern.fullmatch(raw.decode("ascii"))
+    if match is None:
+        return None
+    found = match.groups()
+    fields_of_body = [int(found[group]) if is_count else found[group] for group, is_count in template.body]
+    network, nonce, parents = found[len(fields_of_body) + 1 : len(fields_of_body) + 4]
+    payload = PayloadReference(PayloadId(found[-4]), int(found[-5]), found[-3]) if template.has_payload else None
+    return Entry(
+        network=network,
+        author=PublicKey(found[0]),
+        nonce=int(nonce),
+        parents=tuple(cast("list[EntryId]", parents[1:-1].split('","'))) if parents else (),
+        body=template.body_type(*fields_of_body),
+        payload=payload,
+        time=int(found[-1]),
+        signature=bytes.fromhex(found[-2]),
+    )

@@ -1,255 +1,201 @@
-"""One chain on disk: static files in the C2SP tlog-tiles layout (https://c2sp.org/tlog-tiles).
+"""One chain on disk, in the tlog-tiles layout of `chain/tile_files`, with its C2SP note in `checkpoint`.
 
-`checkpoint`, `tile/<L>/<N>[.p/<W>]` (hashes) and `tile/entries/<N>[.p/<W>]` (u16 length ‖ bytes, 256 to a bundle).
-
-Write order of `publish`, each step durable before the next: (1) entry bundles, (2) hash tiles, (3) the checkpoint,
-whose rename is the commit. What a crash before 3 leaves lies beyond the checkpoint and is overwritten by the next
-publish. The first publish of a log is of nothing: a checkpoint of size 0, so that tiles without one are damage.
-Opening is recovery: it reads the checkpoint, reads that many entries, and computes the root again. A publish that
-failed half way leaves the disk unknown, so the log then takes nothing until it is opened again.
+How far the log goes is not said here but by the joint checkpoint (`chain/chains`, which owns the order of writes): a
+log is opened at a promised size and root, from the tiles of its right edge alone. What lies beyond belongs to a commit
+that never was, and is overwritten. A log that began at a snapshot holds entries from `first` on, a multiple of 256.
 """
 
 from __future__ import annotations
 
-import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from blyan.chain.checkpoint import Checkpoint, origin_of, parse_checkpoint, sign_checkpoint
-from blyan.chain.entries import ChainName
-from blyan.chain.merkle import HashTile, RightEdge, empty_root, leaf_hash, perfect_root
+from blyan.chain.checkpoint import Checkpoint
+from blyan.chain.merkle import HashTile, RightEdge, leaf_hash, perfect_root
+from blyan.chain.tile_audit import bundle_fault, edge_fault
+from blyan.chain.tile_files import TileFiles, parse_tile_name
 from blyan.primitives import limits
-from blyan.primitives.errors import IntegrityFault, Unavailable
-from blyan.primitives.ids import Digest, PublicKey
-from blyan.primitives.keys import Key
+from blyan.primitives.errors import NotFound
+from blyan.primitives.ids import Digest
 from blyan.storage import durable
 
-_width = limits.log_tile_width
-_tile_name = re.compile(r"(?P<level>\d|entries)/(?P<number>(?:x\d{3}/){0,4}\d{3})(?:\.p/(?P<width>[1-9]\d{0,2}))?")
-_bundle_bytes_max = _width * (2 + limits.entry_bytes_max)
+_width: Final = limits.log_tile_width
+
+
+@dataclass(slots=True)
+class Extension:
+    """What follows the promised entries of a log: its bundles are written, and nobody sees them yet."""
+
+    edge: RightEdge
+    bundle: list[bytes]  # entries of the unfinished bundle
+    tiles: dict[tuple[int, int], HashTile] = field(default_factory=dict[tuple[int, int], HashTile])  # that it filled
+    bundles: list[int] = field(default_factory=list[int])  # that it filled
+
+
+def begin_at(folder: Path, origin: str, edge: RightEdge) -> Log:
+    """A log that begins at `edge.size`, a multiple of 256, as if all before were there: its edge tiles, durable."""
+    files = TileFiles(folder, origin)
+    for tile in edge.partial_tiles():
+        files.write_hashes(tile.level, tile.number, tile.hashes)
+    return Log(folder, Checkpoint(origin, edge.size, edge.root()), edge.size)
 
 
 class Log:
-    """The published entries of one chain, and the staged ones that the next `publish` adds."""
+    """The promised entries of one chain, and the staged ones that the next commit adds."""
 
-    def __init__(self, folder: Path, network: str, chain: ChainName, author: PublicKey) -> None:
-        """Open the log; `IntegrityFault` names the file when what is on disk is not what the checkpoint says."""
+    def __init__(self, folder: Path, promised: Checkpoint, first: int = 0, note: bytes | None = None) -> None:
+        """Open at what the joint checkpoint promises; `IntegrityFault` names the file that does not agree with it."""
+        assert first % _width == 0 and first <= promised.size, "whole bundles are missing, and none else"
         self.folder = folder
-        self.origin = origin_of(network, chain)
-        self._author = author
-        self._staged: list[bytes] = []
-        self._edge = RightEdge()
-        self._failed = False  # a publish stopped half way
-        self.created = False  # there is a checkpoint, be it of nothing
-        self.checkpoint = self._read_checkpoint()
-        for raw in self.entries(0, self.checkpoint.size):
-            self._edge.append(leaf_hash(raw))
-        size = self.checkpoint.size
-        self._last_bundle = list(self.entries(size - size % _width, size))  # entries of the unfinished bundle
-        if self._edge.root() != self.checkpoint.root:
-            raise IntegrityFault(
-                f"chain {self.origin}: expected root {self.checkpoint.root.hex()} over {self.checkpoint.size} entries, "
-                f"computed {self._edge.root().hex()} in {folder}",
-                detail={"file": str(folder)},
-            )
+        self.origin = promised.origin
+        self.first = first  # number of the first entry that is held
+        self.checkpoint = promised
+        self.note = note  # the signed one, as read with the promise or written since
+        self.staged: list[bytes] = []
+        self.files = TileFiles(folder, promised.origin)
+        self._edge = self.edge_at(promised.size)
+        if self._edge.root() != promised.root:
+            raise edge_fault(self)
+        begin = promised.size - promised.size % _width
+        self._bundle = list(self.entries(begin, promised.size))
 
     @property
     def size(self) -> int:
-        """Published and staged entries."""
-        return self.checkpoint.size + len(self._staged)
+        """Promised and staged entries."""
+        return self.checkpoint.size + len(self.staged)
+
+    @property
+    def created(self) -> bool:
+        """Whether there is a signed note, be it of nothing."""
+        return self.note is not None
 
     def stage(self, raw: bytes) -> None:
-        """Queue one encoded entry for the next `publish`; `Unavailable` after one that failed."""
-        self._want_sound()
-        assert self.created, "an empty log is published before its first entry"
+        """Queue one encoded entry for the next commit."""
         assert 0 < len(raw) <= limits.entry_bytes_max, "Entry.encode limits its bytes"
-        self._staged.append(raw)
+        assert self.size < limits.chain_size_max, "a chain within its limit"
+        self.staged.append(raw)
 
-    def publish(self, key: Key) -> Checkpoint:
-        """Make the staged entries durable and promised; see the write order above. `Unavailable` after a failure."""
-        self._want_sound()
-        self._failed = True  # until the last step
-        tiles: dict[tuple[int, int], HashTile] = {}
-        full_bundles: list[int] = []
-        bundle, number = list(self._last_bundle), self._edge.size // _width
-        edge = RightEdge(self._edge.size, [list(hashes) for hashes in self._edge.edges])
-        for raw in self._staged:
-            bundle.append(raw)
-            for tile in edge.append(leaf_hash(raw)):
-                tiles[tile.level, tile.number] = tile
-            if len(bundle) == _width:
-                self._write(f"tile/entries/{_tile_path(number)}", _encode_bundle(bundle))
-                full_bundles.append(number)
-                bundle, number = [], number + 1
-        if bundle:
-            self._write(f"tile/entries/{_tile_path(number)}.p/{len(bundle)}", _encode_bundle(bundle))
-        for tile in [*tiles.values(), *edge.partial_tiles()]:
-            suffix = _width_suffix(len(tile.hashes))
-            self._write(f"tile/{tile.level}/{_tile_path(tile.number)}{suffix}", b"".join(tile.hashes))
-        checkpoint = Checkpoint(self.origin, edge.size, edge.root())
-        self._write("checkpoint", sign_checkpoint(checkpoint, key))
-        self._edge, self._last_bundle, self.checkpoint = edge, bundle, checkpoint
-        self._staged.clear()
-        for level, tile_number in tiles:  # partial versions of what is full now; a reader finds the full one
-            shutil.rmtree(self.folder / f"tile/{level}/{_tile_path(tile_number)}.p", ignore_errors=True)
-        for bundle_number in full_bundles:
-            shutil.rmtree(self.folder / f"tile/entries/{_tile_path(bundle_number)}.p", ignore_errors=True)
-        self.created, self._failed = True, False
-        return checkpoint
+    def extend(self, entries: Iterable[bytes]) -> Extension:
+        """Step 1 of a commit: write the bundles of what follows, each durable; see `Chains.publish`."""
+        new = Extension(RightEdge(self._edge.size, [list(hashes) for hashes in self._edge.edges]), list(self._bundle))
+        for raw in entries:
+            new.bundle.append(raw)
+            for tile in new.edge.append(leaf_hash(raw)):
+                new.tiles[tile.level, tile.number] = tile
+            if len(new.bundle) == _width:
+                number = new.edge.size // _width - 1
+                self.files.write_bundle(number, new.bundle)
+                new.bundles.append(number)
+                new.bundle = []
+        if new.bundle:
+            self.files.write_bundle(new.edge.size // _width, new.bundle)
+        return new
+
+    def write_tiles(self, new: Extension) -> None:
+        """Step 2 of a commit: write the hash tiles, each durable."""
+        for tile in [*new.tiles.values(), *new.edge.partial_tiles()]:
+            self.files.write_hashes(tile.level, tile.number, tile.hashes)
+
+    def write_note(self, note: bytes) -> None:
+        """Step 4 of a commit: the signed note of what is promised."""
+        durable.make_folder(self.folder)
+        durable.write_file(self.folder / "checkpoint", note)
+        self.note = note
+
+    def adopt(self, new: Extension) -> None:
+        """After the commit: this is the log now, and nothing is staged."""
+        self.checkpoint = Checkpoint(self.origin, new.edge.size, new.edge.root())
+        self._edge, self._bundle = new.edge, new.bundle
+        self.staged = []
+        for level, number in new.tiles:
+            self.files.remove_partial(self.files.path(level, number))
+        for number in new.bundles:
+            self.files.remove_partial(self.files.path("entries", number))
 
     def entries(self, begin: int, end: int) -> Iterator[bytes]:
-        """The bytes of published entries begin … end."""
+        """The bytes of promised entries begin … end, as `leaves` reads them."""
+        return (raw for raw, _ in self.leaves(begin, end))
+
+    def leaves(self, begin: int, end: int) -> Iterator[tuple[bytes, Digest]]:
+        """Promised entries begin … end and their leaf hashes, which are those of the hash tile.
+
+        `NotFound` below `first`, `IntegrityFault` where a bundle and its hash tile differ.
+        """
         assert 0 <= begin <= end <= self.checkpoint.size, "a range within the checkpoint"
+        if begin == end:
+            return
+        if begin < self.first:
+            raise self._not_held(f"entry {begin}")
         for number in range(begin // _width, -(-end // _width)):
-            first = number * _width
-            bundle = self._read_bundle(number, min(_width, self.checkpoint.size - first))
-            yield from bundle[max(0, begin - first) : end - first]
+            at = number * _width
+            known = self.hash_tile(0, number)
+            bundle = self.files.read_bundle(number, len(known))
+            if [leaf_hash(raw) for raw in bundle] != known:
+                raise bundle_fault(self, number, len(known))
+            yield from zip(bundle[max(0, begin - at) : end - at], known[max(0, begin - at) : end - at], strict=True)
 
     def checkpoint_note(self) -> bytes:
-        """The signed checkpoint as it stands on disk."""
-        return self._read(self.folder / "checkpoint", limits.checkpoint_bytes_max)
+        """The signed note; a writer beside us may have written a newer one, which says more than this log."""
+        assert self.note is not None, "ask `created` first"
+        return self.note
 
     def node(self, level: int, index: int) -> Digest:
-        """The hash of the perfect subtree over published leaves index·2^level … (index+1)·2^level, from one tile."""
+        """The hash of the perfect subtree over promised leaves index·2^level … (index+1)·2^level, from one tile.
+
+        `NotFound` where the log began later.
+        """
         tile_level, rest = divmod(level, 8)
-        begin = index << rest
-        number, offset = divmod(begin, _width)
-        held = min(_width, (self.checkpoint.size >> (8 * tile_level)) - number * _width)
-        assert 0 <= offset < offset + (1 << rest) <= held, "a subtree within the checkpoint"
-        _, raw = self._read_hashes(tile_level, number, held)
-        return perfect_root([Digest(raw[at : at + 32]) for at in range(32 * offset, 32 * (offset + (1 << rest)), 32)])
+        number, offset = divmod(index << rest, _width)
+        hashes = self.hash_tile(tile_level, number)[offset : offset + (1 << rest)]
+        assert len(hashes) == 1 << rest, "a subtree within the checkpoint"
+        return perfect_root(hashes)
+
+    def edge_at(self, size: int) -> RightEdge:
+        """The right edge as it was at `size`, from one tile of each level; `NotFound` where the log began later."""
+        assert size <= self.checkpoint.size, "a size within the checkpoint"
+        edges: list[list[Digest]] = []
+        while not edges or size >> (8 * len(edges)):
+            level = len(edges)
+            number, width = divmod(size >> (8 * level), _width)
+            edges.append(self.hash_tile(level, number)[:width] if width else [])
+        return RightEdge(size, edges)
+
+    def promises(self, name: str) -> bool:
+        """Whether a tile so named (`0/000`, `entries/x001/067.p/5`) lies within the checkpoint."""
+        tile = parse_tile_name(name)
+        return tile is not None and tile.number * _width + tile.width <= self.checkpoint.size >> tile.shift
 
     def tile_file(self, name: str) -> Path | None:
-        """The file of a tile named as the layout does (`0/000`, `entries/x001/067.p/5`); None beyond the checkpoint."""
-        match = _tile_name.fullmatch(name)
-        if match is None:
-            return None
-        number = int(re.sub(r"[x/]", "", match["number"]))
-        width = int(match["width"]) if match["width"] else _width
-        shift = 0 if match["level"] == "entries" else 8 * int(match["level"])
-        whole = match["width"] is None or 0 < width < _width
-        if (
-            not whole
-            or number * _width + width > self.checkpoint.size >> shift
-            or _tile_path(number) != match["number"]
-        ):
-            return None
+        """The file of a tile named as the layout does; None beyond the checkpoint, or where no regular file is."""
         path = self.folder / "tile" / name
-        return path if path.is_file() else None
+        return path if self.promises(name) and path.is_file() and not path.is_symlink() else None
 
-    def verify_tiles(self) -> int:
-        """Compare every hash tile on disk with one computed from the entries; return how many were read."""
-        edge, expected = RightEdge(), list[HashTile]()
-        for raw in self.entries(0, self.checkpoint.size):
-            expected += edge.append(leaf_hash(raw))
-        expected += edge.partial_tiles()
-        for tile in expected:
-            path, found = self._read_hashes(tile.level, tile.number, len(tile.hashes))
-            if found != b"".join(tile.hashes):
-                raise IntegrityFault(
-                    f"chain {self.origin}: {path} does not hold the hashes of its entries", detail={"file": str(path)}
-                )
-        return len(expected)
+    def backfill(self, source: Log) -> None:
+        """Write the bundles and hash tiles left of `first` that `source` holds, each durable; nobody sees them yet.
 
-    def _read_checkpoint(self) -> Checkpoint:
-        begun = (self.folder / "tile").exists()  # asked first: a writer beside us makes the checkpoint before any tile
-        self.created = (self.folder / "checkpoint").exists()
-        if self.created:
-            return parse_checkpoint(self.checkpoint_note(), self.origin, self._author)
-        if begun:
-            raise self.lost()
-        return Checkpoint(self.origin, 0, empty_root)
-
-    def _read_bundle(self, number: int, width: int) -> list[bytes]:
-        path, wide, raw = self._read_tile("entries", number, width, _bundle_bytes_max)
-        found = _decode_bundle(raw)
-        if len(found) != wide or _encode_bundle(found) != raw:
-            raise IntegrityFault(
-                f"chain {self.origin}: expected {wide} entries, found {len(found)} in {path}",
-                detail={"file": str(path)},
-            )
-        return found[:width]
-
-    def _read_hashes(self, level: int, number: int, width: int) -> tuple[Path, bytes]:
-        path, wide, raw = self._read_tile(str(level), number, width, 32 * _width)
-        if len(raw) != 32 * wide:
-            raise IntegrityFault(
-                f"chain {self.origin}: expected {wide} hashes, found {len(raw)} bytes in {path}",
-                detail={"file": str(path)},
-            )
-        return path, raw[: 32 * width]
-
-    def _read_tile(self, kind: str, number: int, width: int, bytes_max: int) -> tuple[Path, int, bytes]:
-        """The file that holds the first `width` of a tile, how many it holds, and its bytes.
-
-        A publish beside us replaces partial tiles by the full one, which begins with the same (C2SP tlog-tiles).
+        `source` is the same log, verified, and begins earlier.
         """
-        full = self.folder / f"tile/{kind}/{_tile_path(number)}"
-        path = Path(f"{full}{_width_suffix(width)}")
-        try:
-            return path, width, durable.read_limited(path, bytes_max)
-        except FileNotFoundError as reason:
-            if full.exists():
-                return full, _width, self._read(full, bytes_max)
-            raise self._unreadable(path, reason) from None
-        except (OSError, ValueError) as reason:
-            raise self._unreadable(path, reason) from None
+        for number in range(source.first // _width, self.first // _width):
+            self.files.write_bundle(number, list(source.entries(number * _width, (number + 1) * _width)))
+        level = 0
+        while count := self.first >> (8 * (level + 1)):  # full tiles; the one that `first` lies in is here
+            for number in range(source.first >> (8 * (level + 1)), count):
+                self.files.write_hashes(level, number, source.hash_tile(level, number))
+            level += 1
 
-    def lost(self) -> IntegrityFault:
-        """What to raise where this log was begun and has no checkpoint."""
-        return IntegrityFault(
-            f"chain {self.origin}: expected a checkpoint in {self.folder}, found none",
-            detail={"file": str(self.folder)},
-            hint="restore the folder from a backup; a new history must not begin over the old one",
+    def hash_tile(self, level: int, number: int) -> list[Digest]:
+        """The promised hashes of one tile; `NotFound` where the log began later."""
+        if number < self.first >> (8 * (level + 1)):
+            raise self._not_held(f"a proof through hash tile {level}/{number}")
+        held = min(_width, (self.checkpoint.size >> (8 * level)) - number * _width)
+        assert held > 0, "a tile within the checkpoint"
+        return self.files.read_hashes(level, number, held)
+
+    def _not_held(self, what: str) -> NotFound:
+        return NotFound(
+            f"chain {self.origin}: expected {what}, found the log to begin at entry {self.first}",
+            detail={"first": self.first},
+            hint="this node joined from a snapshot: `blyan chain import` of a full archive brings the rest",
         )
-
-    def _want_sound(self) -> None:
-        if self._failed:
-            raise Unavailable(
-                f"chain {self.origin}: expected it sound, found a publish that failed half way; open it again",
-                hint="restart: opening the data directory again finds out what reached the disk",
-            )
-
-    def _unreadable(self, path: Path, reason: Exception) -> IntegrityFault:
-        return IntegrityFault(
-            f"chain {self.origin}: expected to read {path}, found {reason}", detail={"file": str(path)}
-        )
-
-    def _read(self, path: Path, bytes_max: int) -> bytes:
-        try:
-            return durable.read_limited(path, bytes_max)
-        except (OSError, ValueError) as reason:
-            raise self._unreadable(path, reason) from None
-
-    def _write(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        durable.make_folder(path.parent)
-        durable.write_file(path, data)
-
-
-def _width_suffix(width: int) -> str:
-    return "" if width == _width else f".p/{width}"
-
-
-def _tile_path(number: int) -> str:
-    """Three digits a folder, all but the last with `x` before them: 1234067 is x001/x234/067 (C2SP tlog-tiles)."""
-    groups = [f"{number % 1000:03d}"]
-    while number := number // 1000:
-        groups.append(f"x{number % 1000:03d}")
-    return "/".join(reversed(groups))
-
-
-def _decode_bundle(raw: bytes) -> list[bytes]:
-    """What would encode to `raw`; if it is cut short, encoding again gives something else."""
-    found: list[bytes] = []
-    at = 0
-    while at < len(raw):
-        length = int.from_bytes(raw[at : at + 2], "big")
-        found.append(raw[at + 2 : at + 2 + length])
-        at += 2 + length
-    return found
-
-
-def _encode_bundle(entries: Sequence[bytes]) -> bytes:
-    return b"".join(len(raw).to_bytes(2, "big") + raw for raw in entries)

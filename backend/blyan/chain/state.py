@@ -1,15 +1,35 @@
 """State: the fold of all entries, in an order in which parents come first.
 
-Derived, never stored: opening the chains computes it again. `validity` reads it, `apply` is the only writer.
+Derived: opening the chains computes it, from a snapshot (`chain/snapshot`) and the entries since, or from all of them.
+`validity` reads it, `apply` is the only writer. What grows with the chains (ids, positions, names of blocks) lies in
+`Lookup`s, so that a state of millions of entries opens as fast as its snapshot is hashed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
 
-from blyan.chain.entries import ChainName, Entry, ExpertBody, GenesisBody, ModelBody, TokenizerBody, TrunkBody
+from blyan.chain.entries import (
+    ChainName,
+    DatasetBody,
+    Entry,
+    ExpertBody,
+    GenesisBody,
+    ModelBody,
+    RotationBody,
+    TokenizerBody,
+    TrunkBody,
+    chain_names,
+)
 from blyan.chain.merkle import Subtrees
+from blyan.chain.tables import Lookup
 from blyan.primitives.ids import Digest, EntryId, PayloadId, PublicKey
+
+position_bytes: Final = 8
+payload_bytes: Final = 32
+_chain_shift: Final = 56  # a position: which chain, then the entry's number in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,60 +46,105 @@ class ModelVersion:
     time: int
 
 
+@dataclass(frozen=True, slots=True)
+class DatasetVersion:
+    """One published dataset, as the dataset chain has it."""
+
+    name: str
+    license: str
+    records: int
+    payload: PayloadId
+    entry: EntryId
+    time: int
+
+
 @dataclass(slots=True)
 class State:
     """What the entries so far amount to."""
 
     network: str | None = None
-    sequencer: PublicKey | None = None  # the genesis author; the one key that may write
-    entries: set[EntryId] = field(default_factory=set[EntryId])
+    sequencer: PublicKey | None = None  # the one key that may write
+    former: list[PublicKey] = field(default_factory=list[PublicKey])  # sequencers before it, in order
+    sizes: dict[ChainName, int] = field(default_factory=lambda: dict.fromkeys(chain_names, 0))
     nonces: dict[tuple[ChainName, PublicKey], int] = field(default_factory=dict[tuple[ChainName, PublicKey], int])
-    # what a model entry says of the parameter chain can be true of any earlier size: chains are folded by parents only
-    parameter_index: dict[EntryId, int] = field(default_factory=dict[EntryId, int])
-    parameter_subtrees: Subtrees = field(default_factory=Subtrees)
     models: dict[str, list[ModelVersion]] = field(default_factory=dict[str, list[ModelVersion]])
-    # (model, part, block) → number of the parameter entry that first named it
-    named: dict[tuple[str, str, PayloadId], int] = field(default_factory=dict[tuple[str, str, PayloadId], int])
-    # (model, part) → its newest block
-    parts: dict[tuple[str, str], PayloadId] = field(default_factory=dict[tuple[str, str], PayloadId])
+    datasets: dict[str, list[DatasetVersion]] = field(default_factory=dict[str, list[DatasetVersion]])
+    # what a model entry says of the parameter chain can be true of any earlier size: chains are folded by parents only
+    parameter_subtrees: Subtrees = field(default_factory=Subtrees)
+    positions: Lookup = field(default_factory=lambda: Lookup(position_bytes))  # entry id → chain and number
+    blocks: Lookup = field(default_factory=lambda: Lookup(position_bytes))  # (model, part, block) → first named by
+    newest: Lookup = field(default_factory=lambda: Lookup(payload_bytes))  # (model, part) → its newest block
 
     def apply(self, entry: Entry, identity: EntryId) -> None:
         """Take one entry that `validity.check` let pass."""
-        self.entries.add(identity)
-        self.nonces[entry.chain, entry.author] = entry.nonce
-        if entry.chain == "parameter":
-            self.parameter_index[identity] = len(self.parameter_index)
-            self.parameter_subtrees.append(Digest(bytes.fromhex(identity)))  # an entry's id is its leaf hash
+        chain = entry.chain
+        number, leaf = self.sizes[chain], bytes.fromhex(identity)
+        self.sizes[chain] = number + 1
+        self.positions.put(leaf, (chain_names.index(chain) << _chain_shift | number).to_bytes(position_bytes, "little"))
+        self.nonces[chain, entry.author] = entry.nonce
+        if chain == "parameter":
+            self.parameter_subtrees.append(Digest(leaf))  # an entry's id is its leaf hash
         match entry.body:
             case GenesisBody():
                 self.network, self.sequencer = entry.network, entry.author
+            case RotationBody() as body:
+                self.former.append(entry.author)
+                self.sequencer = body.key
             case ModelBody() as body:
                 assert entry.payload is not None, "parse_entry requires a model's payload"
-                self.models.setdefault(body.name, []).append(
-                    ModelVersion(
-                        body.name,
-                        body.version,
-                        body.family,
-                        entry.payload.payload,
-                        identity,
-                        body.parameter_size,
-                        body.parameter_root,
-                        entry.time,
-                    )
+                said = (body.name, body.version, body.family, entry.payload.payload, identity)
+                version = ModelVersion(*said, body.parameter_size, body.parameter_root, entry.time)
+                self.models.setdefault(body.name, []).append(version)
+            case DatasetBody() as body:
+                assert entry.payload is not None, "parse_entry requires a dataset's payload"
+                published = DatasetVersion(
+                    body.name, body.license, body.records, entry.payload.payload, identity, entry.time
                 )
+                self.datasets.setdefault(body.name, []).append(published)
             case TrunkBody() as body:
-                self._name_part(body.model, body.part, entry)
+                self._name_part(body.model, body.part, number, entry)
             case ExpertBody() as body:
-                self._name_part(body.model, f"layer.{body.layer}.expert.{body.expert}", entry)
+                self._name_part(body.model, f"layer.{body.layer}.expert.{body.expert}", number, entry)
             case TokenizerBody() as body:
-                self._name_part(body.model, "tokenizer", entry)
+                self._name_part(body.model, "tokenizer", number, entry)
 
-    def _name_part(self, model: str, part: str, entry: Entry) -> None:
+    def _name_part(self, model: str, part: str, number: int, entry: Entry) -> None:
         assert entry.payload is not None, "parse_entry requires a weight's payload"
-        self.parts[model, part] = entry.payload.payload
-        self.named.setdefault((model, part, entry.payload.payload), len(self.parameter_index) - 1)
+        payload = bytes.fromhex(entry.payload.payload)
+        self.blocks.put_first(_block_key(model, part, payload), number.to_bytes(position_bytes, "little"))
+        self.newest.put(_part_key(model, part), payload)
+
+    def knows(self, identity: EntryId) -> bool:
+        """Whether an entry of that id came."""
+        return bytes.fromhex(identity) in self.positions
+
+    def position(self, identity: EntryId) -> tuple[ChainName, int] | None:
+        """Chain and number of an entry, None if it has not come."""
+        found = self.positions.get(bytes.fromhex(identity))
+        if found is None:
+            return None
+        value = int.from_bytes(found, "little")
+        return chain_names[value >> _chain_shift], value & (1 << _chain_shift) - 1
+
+    def first_named(self, model: str, part: str, payload: PayloadId) -> int | None:
+        """Number of the parameter entry that first said that this block is that part of the model."""
+        found = self.blocks.get(_block_key(model, part, bytes.fromhex(payload)))
+        return None if found is None else int.from_bytes(found, "little")
+
+    def newest_block(self, model: str, part: str) -> PayloadId | None:
+        """The block that the newest entry about this part of the model names."""
+        found = self.newest.get(_part_key(model, part))
+        return None if found is None else PayloadId(found.hex())
 
     def current(self, name: str) -> ModelVersion | None:
         """The newest version of a model."""
         versions = self.models.get(name)
         return versions[-1] if versions else None
+
+
+def _part_key(model: str, part: str) -> bytes:
+    return sha256(f"{model}\0{part}".encode()).digest()
+
+
+def _block_key(model: str, part: str, payload: bytes) -> bytes:
+    return sha256(f"{model}\0{part}\0".encode() + payload).digest()

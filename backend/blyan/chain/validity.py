@@ -1,15 +1,16 @@
 """May this entry follow this state? Pure: the same entry and state give the same answer everywhere.
 
-Deny by default: only the genesis author may write. Signatures are checked beside this (`Entry.verify_signature`), so
-that they can be spread over processes.
+Deny by default: only the sequencer may write. An entry's own signature is checked beside this
+(`Entry.verify_signature`), so that signatures can be spread over processes; the proof inside a rotation is checked
+here.
 """
 
 from __future__ import annotations
 
-from blyan.chain.entries import Entry, GenesisBody, ModelBody
+from blyan.chain.entries import Entry, GenesisBody, ModelBody, RotationBody
 from blyan.chain.proofs import range_root
 from blyan.chain.state import State
-from blyan.primitives.errors import EntryRefused
+from blyan.primitives.errors import EntryRefused, IntegrityFault
 from blyan.primitives.ids import EntryId
 
 
@@ -19,22 +20,31 @@ def check(entry: Entry, state: State) -> None:
         _refuse_unless(state.network is None, "genesis: expected none before it, found one")
         _refuse_unless(entry.body.protocol == 1, f"genesis protocol: expected 1, found {entry.body.protocol}")
     else:
-        _refuse_unless(state.network is not None, f"{entry.type}: expected a genesis entry first, found none")
-        _refuse_unless(entry.network == state.network, f"network: expected {state.network}, found {entry.network}")
-        _refuse_unless(entry.author == state.sequencer, f"author: expected {state.sequencer}, found {entry.author}")
-        _refuse_unless(bool(entry.parents), f"{entry.type}: expected at least one parent, found none")
+        if state.network is None:
+            raise _refused(f"{entry.type}: expected a genesis entry first, found none")
+        if entry.network != state.network:
+            raise _refused(f"network: expected {state.network}, found {entry.network}")
+        if entry.author != state.sequencer:
+            raise _refused(f"author: expected {state.sequencer}, found {entry.author}")
+        if not entry.parents:
+            raise _refused(f"{entry.type}: expected at least one parent, found none")
     last = state.nonces.get((entry.chain, entry.author), -1)
-    _refuse_unless(entry.nonce > last, f"nonce of {entry.author}: expected more than {last}, found {entry.nonce}")
+    if entry.nonce <= last:
+        raise _refused(f"nonce of {entry.author}: expected more than {last}, found {entry.nonce}")
     for parent in entry.parents:
-        _refuse_unless(parent in state.entries, f"parent: expected a known entry, found {parent}")
+        if not state.knows(parent):
+            raise _refused(f"parent: expected a known entry, found {parent}")
     if isinstance(entry.body, ModelBody):
         _check_model(entry.body, entry.parents, state)
+    elif isinstance(entry.body, RotationBody):
+        _check_rotation(entry, entry.body, state)
 
 
 def _check_model(body: ModelBody, parents: tuple[EntryId, ...], state: State) -> None:
-    newest = max((state.parameter_index[parent] for parent in parents if parent in state.parameter_index), default=None)
+    positions = [position for parent in parents if (position := state.position(parent)) is not None]
+    newest = max((number for chain, number in positions if chain == "parameter"), default=None)
     if newest is None:
-        raise EntryRefused("entry refused: model: expected a parameter entry among its parents, found none")
+        raise _refused("model: expected a parameter entry among its parents, found none")
     size = newest + 1
     _refuse_unless(body.parameter_size == size, f"parameter size: expected {size}, found {body.parameter_size}")
     root = range_root(state.parameter_subtrees.node, 0, size).hex()
@@ -47,11 +57,33 @@ def _check_model(body: ModelBody, parents: tuple[EntryId, ...], state: State) ->
         )
 
 
+def _check_rotation(entry: Entry, body: RotationBody, state: State) -> None:
+    """The new key agrees, was never the sequencer's, and everything written so far is said to come before it.
+
+    Without the last, entries of the old key in another chain could be folded before or after the rotation.
+    """
+    used = {*state.former, entry.author}
+    _refuse_unless(body.key not in used, f"rotation key: expected one that was never used here, found {body.key}")
+    for chain, size in state.sizes.items():
+        tips = {state.position(parent) for parent in entry.parents}
+        _refuse_unless(
+            size == 0 or (chain, size - 1) in tips, f"rotation: expected the newest {chain} entry among its parents"
+        )
+    try:
+        body.verify_proof(entry.network, entry.author)
+    except IntegrityFault as reason:
+        raise _refused(f"rotation: {reason.message}") from None
+
+
 def version_key(version: str) -> tuple[int, ...]:
     """SemVer 2.0.0 precedence of a plain MAJOR.MINOR.PATCH version."""
     return tuple(int(number) for number in version.split("."))
 
 
+def _refused(why: str) -> EntryRefused:
+    return EntryRefused(f"entry refused: {why}")
+
+
 def _refuse_unless(holds: bool, why: str) -> None:
     if not holds:
-        raise EntryRefused(f"entry refused: {why}")
+        raise _refused(why)

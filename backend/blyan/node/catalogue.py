@@ -30,7 +30,7 @@ def check_against_chain(state: State, version: ModelVersion, manifest: Manifest)
     if said != found:
         raise IntegrityFault(f"manifest {version.manifest}: expected {said} as the chain says, found {found}")
     for part, block in manifest.blocks.items():
-        index = state.named.get((version.name, part, block.payload))
+        index = state.first_named(version.name, part, block.payload)
         if index is None or index >= version.parameter_size:
             raise IntegrityFault(
                 f"{version.name} {version.version} {part}: expected an entry for block {block.payload} among the first "

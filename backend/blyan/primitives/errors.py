@@ -50,6 +50,12 @@ class MalformedBlock(InvalidInput):
     code = "malformed_block"
 
 
+class MalformedMessage(InvalidInput):
+    """Bytes that are not a message of tensors."""
+
+    code = "malformed_message"
+
+
 class MalformedEntry(InvalidInput):
     """Bytes or a value that are not a chain entry."""
 
@@ -96,6 +102,12 @@ class Denied(Fault):
     """Policy forbids it."""
 
     code = "denied"
+
+
+class SchemaTooNew(Denied):
+    """A data directory that a newer version wrote: this one would misread it, so it leaves it alone."""
+
+    code = "schema_too_new"
 
 
 class PeerFault(Fault):

@@ -24,6 +24,11 @@ tensor_alignment_bytes: Final = 256
 data_alignment_bytes: Final = 4096
 header_json_depth_max: Final = 3
 
+# tensors over HTTP (docs/spec/tensors.md)
+message_bytes_max: Final = 256 * MIB
+message_header_bytes_max: Final = MIB
+message_tensors_max: Final = 4_096
+
 # canonical encoding
 canonical_depth_max: Final = 8
 canonical_integer_max: Final = (1 << 53) - 1
@@ -34,6 +39,7 @@ entry_parents_max: Final = 64
 checkpoint_bytes_max: Final = 4 * KIB
 joint_bytes_max: Final = 8 * KIB
 held_bytes_max: Final = KIB
+snapshot_header_bytes_max: Final = 256 * MIB
 archive_header_bytes_max: Final = MIB
 log_tile_width: Final = 256
 chain_size_max: Final = 1 << 40
@@ -72,6 +78,12 @@ compute_threads_max: Final = 1_024
 
 # files of the node
 config_file_bytes_max: Final = 64 * KIB
+schema_file_bytes_max: Final = KIB
+key_file_bytes_max: Final = 2 * KIB
+passphrase_bytes_max: Final = KIB
+key_memory_bytes_min: Final = 8 * MIB  # what opening an encrypted key may cost (Argon2id, RFC 9106)
+key_memory_bytes_max: Final = GIB
+key_passes_max: Final = 16
 
 assert tile_bytes == 4 * MIB
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max

@@ -68,10 +68,10 @@ def read_index(index_path: Path, payload: PayloadId, length: int) -> TileIndex:
 def leaves_of(data: Bytes, pool: Executor | None) -> list[bytes]:
     """The leaf of every subtile of a payload in memory, one task per tile."""
     view, step = memoryview(data), limits.tile_bytes
-    starts = range(0, len(view), step)
-    if pool is None or len(starts) < 2:
+    tiles = [view[at : at + step] for at in range(0, len(view), step)]
+    if pool is None or len(tiles) < 2:
         return subtile_leaves(view)
-    return [leaf for tile in pool.map(lambda at: subtile_leaves(view[at : at + step]), starts) for leaf in tile]
+    return [leaf for leaves in pool.map(subtile_leaves, tiles) for leaf in leaves]
 
 
 def _check(path: Path, index_path: Path, payload: PayloadId, view: memoryview, pool: Executor | None) -> None:

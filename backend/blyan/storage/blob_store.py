@@ -76,8 +76,9 @@ class BlobStore:
         self._used: int | None = None  # bytes in the folder, counted when a limit asks for it
         if writable:
             durable.make_folder(folder)
-            for inner in (folder, folder / partial.folder_name, folder / pins.folder_name):
-                durable.sweep(inner)
+            durable.sweep(folder)
+            durable.sweep(folder / pins.folder_name)
+            partial.sweep_partials(folder / partial.folder_name)
 
     def path(self, payload: PayloadId) -> Path:
         """Where the bytes of this payload are, or would be."""

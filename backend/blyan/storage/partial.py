@@ -96,8 +96,8 @@ class PartialBlob:
         """Hash everything once more from the disk and make it a blob.
 
         `InvalidInput` if subtiles are missing; `IntegrityFault` names those that the disk gave back otherwise, which
-        are missing from then on. Steps: (1) data and `.have` durable, (2) tile index renamed, (3) blob renamed,
-        (4) `.have` gone.
+        are missing from then on. Steps: (1) data and `.have` durable, (2) the blob's tile index, (3) blob renamed,
+        (4) `.have` and our index gone.
         """
         missing = self.missing()
         if missing:
@@ -114,9 +114,13 @@ class PartialBlob:
             )
         os.fchmod(self._handle, _stored_mode)
         durable.sync(self._handle)
-        self._publish(self.payload, self._path(""), self._path(index_suffix))
-        durable.remove(self._path(have_suffix))
+        name = self.payload + index_suffix
+        with durable.writing(self._folder, name, _stored_mode) as file:
+            file.write(self.index.encode())
+        self._publish(self.payload, self._path(""), durable.temporary_path(self._folder, name))
         self.close()
+        for suffix in (have_suffix, index_suffix):
+            durable.remove(self._path(suffix))
 
     def abandon(self) -> None:
         """Remove what is here."""
@@ -143,6 +147,14 @@ class PartialBlob:
     def _write_have(self) -> None:
         body = _magic + bytes.fromhex(self.payload) + self.length.to_bytes(8, "little") + self._have
         durable.write_file(self._path(have_suffix), body + hash_partial(body), _mode)
+
+
+def sweep_partials(folder: Path) -> None:
+    """Remove what a crash left: temporary files, and records of payloads whose data has become a blob or never came."""
+    durable.sweep(folder)
+    for path in folder.glob("*"):
+        if path.suffix in (have_suffix, index_suffix) and not path.with_suffix("").exists():
+            durable.discard(path)
 
 
 def read_have(path: Path, payload: PayloadId, length: int | None) -> bytes:

@@ -64,9 +64,11 @@ def unfinished_payloads(folder: Path) -> Iterator[PayloadId]:
     inner = folder / partial.folder_name
     for path in sorted(inner.glob(f"*{partial.have_suffix}")) if inner.is_dir() else ():
         try:
-            yield payload_id(path.name.removesuffix(partial.have_suffix))
+            payload = payload_id(path.name.removesuffix(partial.have_suffix))
         except InvalidInput:
             continue
+        if (inner / payload).exists():
+            yield payload
 
 
 def usage(folder: Path, space: SpaceLimits) -> Usage:

@@ -72,9 +72,47 @@ def tile_root(leaves: tuple[bytes, ...]) -> bytes:
     level, nodes = 0, list(leaves)
     while len(nodes) > 1:
         level += 1
-        fanout = limits.tile_fanout
-        nodes = [hash_node(level, nodes[at : at + fanout]) for at in range(0, len(nodes), fanout)]
+        nodes = _level_above(level, nodes)
     return nodes[0]
+
+
+def subtile_path(leaves: Sequence[bytes], number: int) -> list[list[bytes]]:
+    """What shows that a subtile is number `number` of a payload: on each level its siblings within its group."""
+    assert 0 <= number < len(leaves), "a subtile of the payload"
+    path: list[list[bytes]] = []
+    level, nodes = 0, list(leaves)
+    while len(nodes) > 1:
+        begin = number - number % limits.tile_fanout
+        group = nodes[begin : begin + limits.tile_fanout]
+        path.append([*group[: number - begin], *group[number - begin + 1 :]])
+        level, number = level + 1, number // limits.tile_fanout
+        nodes = _level_above(level, nodes)
+    return path
+
+
+def check_subtile(payload: PayloadId, length: int, number: int, data: Bytes, path: Sequence[Sequence[bytes]]) -> None:
+    """Raise `IntegrityFault` unless `data` is subtile `number` of the payload of that id and length."""
+    count = subtile_count(length)
+    place = subtile_slice(number)
+    if not 0 <= number < count or len(data) != min(place.stop, length) - place.start:
+        raise IntegrityFault(f"subtile proof: expected one of {count} subtiles of {payload}, found {len(data)} bytes")
+    node, at, level, rest = hash_subtile(data), number, 0, list(path)
+    while count > 1:
+        within = at % limits.tile_fanout
+        expected = min(limits.tile_fanout, count - (at - within)) - 1
+        siblings = rest.pop(0) if rest else ()
+        if len(siblings) != expected or any(len(each) != digest_bytes for each in siblings):
+            raise IntegrityFault(f"subtile proof: expected {expected} siblings on level {level}, found {len(siblings)}")
+        level, at, count = level + 1, at // limits.tile_fanout, -(-count // limits.tile_fanout)
+        node = hash_node(level, [*siblings[:within], node, *siblings[within:]])
+    computed = hash_payload(length, node)
+    if rest or computed != payload:
+        raise IntegrityFault(f"subtile proof: expected payload {payload}, computed {computed}")
+
+
+def _level_above(level: int, nodes: Sequence[bytes]) -> list[bytes]:
+    fanout = limits.tile_fanout
+    return [hash_node(level, list(nodes[at : at + fanout])) for at in range(0, len(nodes), fanout)]
 
 
 class TileHasher:

@@ -1,0 +1,109 @@
+"""Computing everything anew: tiles, roots, signatures, the order of entries, their validity, and the state's root.
+
+Where the chains began at a snapshot, the entries before it are not here: the snapshot is checked against its id, and
+everything held after it as usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from blyan.chain import snapshot
+from blyan.chain.entries import ChainName
+from blyan.chain.joint import JointCheckpoint, Sizes, StateRoot
+from blyan.chain.log import Log
+from blyan.chain.promise import joint_name, open_logs, read_promise
+from blyan.chain.replay import in_parent_order, load_state, nothing, parsed
+from blyan.chain.state import State
+from blyan.chain.tile_audit import verify_tiles
+from blyan.chain.verification import SignatureCheck
+from blyan.primitives.errors import IntegrityFault
+from blyan.storage.blob_store import BlobStore
+from blyan.storage.tile import index_of
+
+
+@dataclass(frozen=True, slots=True)
+class ChainReport:
+    """What `verify` found about one chain, all of it computed anew."""
+
+    chain: ChainName
+    origin: str
+    size: int
+    root: str
+    signatures: int
+    tiles: int
+
+
+def audit(logs: Mapping[ChainName, Log], joint: JointCheckpoint, store: BlobStore, processes: int) -> list[ChainReport]:
+    """Check everything that is held; `IntegrityFault` names the first thing that is not as promised.
+
+    Signatures of a long chain are checked by that many processes beside this one.
+    """
+    tiles = {name: verify_tiles(log) for name, log in logs.items()}
+    root = joint.state
+    if root is not None:
+        store.verify(root.payload)
+    with SignatureCheck(processes) as signatures:
+        if not any(log.first for log in logs.values()):
+            state = State()
+            if root is not None:
+                _apply(logs, joint, state, nothing, root.sizes, signatures)
+                _check_root(state, root)
+            _apply(logs, joint, state, nothing if root is None else root.sizes, joint.sizes, signatures)
+        elif root is not None:
+            for name, log in logs.items():
+                for each in parsed(name, log.leaves(log.first, root.sizes[name]), joint.network):
+                    signatures.feed(each.raw, each.identity)  # before the snapshot: nothing to fold them into
+            _apply(logs, joint, load_state(root, store), root.sizes, joint.sizes, signatures)
+    return [
+        ChainReport(
+            name,
+            log.origin,
+            log.checkpoint.size,
+            log.checkpoint.root.hex(),
+            log.checkpoint.size - log.first,
+            tiles[name],
+        )
+        for name, log in logs.items()
+    ]
+
+
+def restore_snapshot(folder: Path, store: BlobStore) -> StateRoot | None:
+    """Make the snapshot that a joint checkpoint names again, from all entries; None if it names none.
+
+    `NotFound` if the entries are not all here, `IntegrityFault` if they do not give the promised root.
+    """
+    joint = read_promise(folder).joint
+    if joint is None or joint.state is None:
+        return None
+    logs = open_logs(folder, joint)
+    state = State()
+    _apply(logs, joint, state, nothing, joint.state.sizes)
+    _check_root(state, joint.state)
+    store.put([snapshot.encode(state)], expected=joint.state.payload)
+    return joint.state
+
+
+def _apply(
+    logs: Mapping[ChainName, Log],
+    joint: JointCheckpoint,
+    state: State,
+    begin: Sizes,
+    end: Sizes,
+    signatures: SignatureCheck | None = None,
+) -> None:
+    for promised in in_parent_order(logs, joint.network, state, begin, end):
+        if signatures is not None:
+            signatures.feed(promised.raw, promised.identity)
+        state.apply(promised.entry, promised.identity)
+
+
+def _check_root(state: State, root: StateRoot) -> None:
+    computed = index_of(snapshot.encode(state)).payload_id
+    if computed != root.payload:
+        raise IntegrityFault(
+            f"state after {dict(root.sizes)} entries: expected the root {root.payload} that {joint_name} promises, "
+            f"computed {computed}"
+        )
