@@ -47,6 +47,10 @@ commit_entries_max: Final = 4_096  # what the sequencer puts into one commit
 sequencer_waiting_max: Final = 16_384  # drafts that wait
 submit_drafts_max: Final = 4_096
 
+# the index
+index_files_max: Final = 64
+found_entries_max: Final = 1_024
+
 # models
 manifest_bytes_max: Final = 16 * MIB
 manifest_parts_max: Final = 200_000

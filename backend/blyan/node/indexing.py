@@ -1,0 +1,266 @@
+"""Finding entries: from the index where it is whole, from the logs where it is behind, absent or damaged.
+
+The logs are the truth. Every place that the index gives is read in its log and compared before it is an answer; what
+the index has not applied yet is read from the logs. The one process that writes a data directory brings the index up to
+date; what cannot be, is made again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from blyan.chain.chains import Chains
+from blyan.chain.entries import (
+    ChainName,
+    DatasetBody,
+    Entry,
+    ExpertBody,
+    ModelBody,
+    TokenizerBody,
+    TrunkBody,
+    chain_names,
+    parse_entry,
+)
+from blyan.chain.merkle import empty_root, entry_id_of
+from blyan.chain.proofs import range_root
+from blyan.model.parts import part_position
+from blyan.primitives import limits
+from blyan.primitives.errors import NotFound, UnsupportedModel
+from blyan.primitives.ids import EntryId, PublicKey
+from blyan.storage import durable
+from blyan.storage.index import Applied, EntryIndex, IndexDamaged, Place, Row
+
+folder_name: Final = "index"
+_batch: Final = 4_096  # entries to a write
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One entry and where it stands."""
+
+    chain: ChainName
+    position: int
+    identity: EntryId
+    entry: Entry
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to look for; every part that is given must hold."""
+
+    chain: ChainName | None = None
+    model: str | None = None
+    layer: int | None = None
+    expert: int | None = None
+    author: PublicKey | None = None
+
+    def matches(self, chain: ChainName, row: Row) -> bool:
+        """Whether an entry is meant."""
+        return (
+            self.chain in (None, chain)
+            and self.model in (None, row.model)
+            and self.layer in (None, row.layer)
+            and self.expert in (None, row.expert)
+            and (self.author is None or bytes.fromhex(self.author) == row.author)
+        )
+
+
+def row_of(place: Place, raw: bytes) -> Row:
+    """What the index says of an entry."""
+    entry = parse_entry(raw)
+    model, layer, expert = _subject(entry)
+    return Row(place, bytes.fromhex(entry_id_of(raw)), bytes.fromhex(entry.author), model, layer, expert)
+
+
+def _subject(entry: Entry) -> tuple[str | None, int | None, int | None]:
+    match entry.body:
+        case ModelBody() | DatasetBody() as body:
+            return body.name, None, None
+        case ExpertBody() as body:
+            return body.model, body.layer, body.expert
+        case TrunkBody() as body:
+            try:
+                layer, _ = part_position(body.part)
+            except UnsupportedModel:  # of another version's way to cut a model
+                layer = None
+            return body.model, layer, None
+        case TokenizerBody() as body:
+            return body.model, None, None
+        case _:
+            return None, None, None
+
+
+def open_index(folder: Path, chains: Chains) -> EntryIndex:
+    """The index of a data directory, to write: up to date, made again if it is damaged or of other chains."""
+    try:
+        index = EntryIndex(folder / folder_name, writable=True)
+        try:
+            catch_up(index, chains)
+        except IndexDamaged:
+            index.close()
+            raise
+    except IndexDamaged as reason:
+        _log.warning("%s; it is made again", reason.message)
+        return rebuild(folder, chains)
+    return index
+
+
+def rebuild(folder: Path, chains: Chains) -> EntryIndex:
+    """Throw the index away and make it again from the logs. A crash in the midst leaves one that is behind."""
+    if (folder / folder_name).exists():
+        durable.remove_tree(folder / folder_name)
+    index = EntryIndex(folder / folder_name, writable=True)
+    catch_up(index, chains)
+    return index
+
+
+def catch_up(index: EntryIndex, chains: Chains) -> int:
+    """Apply what the logs have and the index has not; return how many entries that was.
+
+    `IndexDamaged` if the index holds what the logs do not: it is ahead, or of another history.
+    """
+    added = 0
+    for number, name in enumerate(chain_names):
+        log = chains.logs[name]
+        done = index.applied(number) or Applied(log.first, log.first, empty_root)
+        if done.first != log.first or done.size > log.checkpoint.size or done.root != _root(chains, name, done.size):
+            raise IndexDamaged(
+                f"index {index.folder}: expected a beginning of chain {name} ({log.checkpoint.size} entries from "
+                f"{log.first}), found {done.size} from {done.first} of another history"
+            )
+        for begin in range(done.size, log.checkpoint.size, _batch):
+            end = min(begin + _batch, log.checkpoint.size)
+            rows = [row_of(Place(number, begin + at), raw) for at, raw in enumerate(log.entries(begin, end))]
+            index.apply(rows, number, Applied(log.first, end, _root(chains, name, end)))
+            added += end - begin
+    return added
+
+
+def _root(chains: Chains, name: ChainName, size: int) -> bytes:
+    """The tree hash at a size, as far as the log can tell; where it began later, nothing stands for what is before."""
+    log = chains.logs[name]
+    if size <= log.first:
+        return empty_root
+    return range_root(log.node, 0, size) if not log.first else log.edge_at(size).root()
+
+
+def differences(index: EntryIndex, chains: Chains) -> Iterator[str]:
+    """Sentences about what the index says otherwise than the logs; none if it is whole and up to date."""
+    expected = 0
+    for number, name in enumerate(chain_names):
+        log = chains.logs[name]
+        applied = index.applied(number)
+        if applied is None or applied.size != log.checkpoint.size:
+            yield f"chain {name}: expected {log.checkpoint.size} entries, found {applied.size if applied else 0}"
+        for at, raw in enumerate(log.entries(log.first, log.checkpoint.size), log.first):
+            for key, value in row_of(Place(number, at), raw).pairs():
+                expected += 1
+                if index.get(key) != value:
+                    yield f"chain {name}, entry {at}: expected a row {key.hex()[:80]}, found another or none"
+    found = sum(1 for _ in index.pairs())
+    if found > expected:
+        yield f"expected {expected} rows in all, found {found}: some are of no entry"
+
+
+class Finder:
+    """Looks entries up; give it the index if there is one."""
+
+    def __init__(self, chains: Chains, index: EntryIndex | None) -> None:
+        self._chains = chains
+        self._index = index
+
+    def by_id(self, identity: EntryId) -> Found:
+        """The entry of that id; `NotFound` if no log that is held has it."""
+        if self._index is not None:
+            place = self._index.place_of(bytes.fromhex(identity))
+            if place is not None:
+                found = self._read(place)
+                if found is not None and found.identity == identity:
+                    return found
+                _log.warning("index: expected entry %s at %s, found another; run `blyan db rebuild`", identity, place)
+        for found in self._scan(Query(), whole=self._index is None):
+            if found.identity == identity:
+                return found
+        position = self._chains.state.position(identity)  # what the state knows and the index does not
+        if position is not None:
+            found = self._read(Place(chain_names.index(position[0]), position[1]))
+            if found is not None:
+                return found
+        raise NotFound(f"entry {identity}: expected it in one of the three chains, found none of that id")
+
+    def find(self, query: Query, count: int) -> list[Found]:
+        """Up to `count` entries that match, in order of chain and position."""
+        count = min(count, limits.found_entries_max)
+        found: list[Found] = []
+        if self._index is not None:
+            places = self._places(query, self._index)
+            for place in places:
+                each = self._read(place)
+                if each is not None and query.matches(each.chain, row_of(place, each.raw)):
+                    found.append(each)
+                if len(found) == count:
+                    return found
+        for each in self._scan(query, whole=self._index is None):
+            if len(found) == count:
+                break
+            found.append(each)
+        return found
+
+    def _places(self, query: Query, index: EntryIndex) -> list[Place]:
+        most = limits.found_entries_max
+        if query.model is not None:
+            layer = query.layer
+            places = index.by_model(query.model, layer, query.expert if layer is not None else None, None, most)
+        elif query.author is not None:
+            places = index.by_author(bytes.fromhex(query.author), None, most)
+        else:
+            places = [
+                Place(number, at)
+                for number, name in enumerate(chain_names)
+                if query.chain in (None, name)
+                for at in range(self._chains.logs[name].first, min(self._applied(number), most))
+            ]
+        return sorted(places, key=lambda place: place.encode())
+
+    def _applied(self, number: int) -> int:
+        done = self._index.applied(number) if self._index is not None else None
+        return done.size if done is not None else self._chains.logs[chain_names[number]].first
+
+    def _read(self, place: Place) -> Found | None:
+        if not 0 <= place.chain < len(chain_names):
+            return None
+        name = chain_names[place.chain]
+        log = self._chains.logs[name]
+        if not log.first <= place.position < log.checkpoint.size:
+            return None
+        raw = next(iter(log.entries(place.position, place.position + 1)))
+        return Found(name, place.position, entry_id_of(raw), parse_entry(raw), raw)
+
+    def _scan(self, query: Query, *, whole: bool) -> Iterator[Found]:
+        """Matching entries of the logs that the index has not applied, or of all."""
+        for number, name in enumerate(chain_names):
+            log = self._chains.logs[name]
+            begin = log.first if whole else max(log.first, self._applied(number))
+            for at, raw in enumerate(
+                log.entries(begin, log.checkpoint.size) if begin < log.checkpoint.size else (), begin
+            ):
+                if query.matches(name, row_of(Place(number, at), raw)):
+                    yield Found(name, at, entry_id_of(raw), parse_entry(raw), raw)
+
+
+def open_reader(folder: Path) -> EntryIndex | None:
+    """The index beside whoever writes it, None where there is none that can be read: the logs answer then."""
+    if not (folder / folder_name).is_dir():
+        return None
+    try:
+        return EntryIndex(folder / folder_name, writable=False)
+    except IndexDamaged as reason:
+        _log.warning("%s; the chains are read instead", reason.message)
+        return None
