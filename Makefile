@@ -1,4 +1,4 @@
-.PHONY: run test lint vectors
+.PHONY: run test lint vectors bench
 
 run: ## one node on this machine, with its page
 	scripts/run
@@ -16,3 +16,7 @@ lint: ## the linters alone
 vectors: ## the frozen vectors of every format; refuses to change one
 	scripts/install test
 	PYTHONPATH=tests .venv/bin/python -m vectors.make
+
+bench: ## every benchmark, alone on the machine; ONLY=tile,open chooses, SMOKE=1 is small and writes nothing
+	scripts/install test
+	.venv/bin/python tests/benchmarks/harness.py

@@ -16,7 +16,7 @@ from blyan.chain.merkle import Digest, RightEdge, leaf_hash
 from blyan.chain.snapshot import encode
 from blyan.chain.tile_audit import verify_tiles
 from blyan.primitives import limits
-from blyan.primitives.errors import Denied, EntryRefused, IntegrityFault, Unavailable
+from blyan.primitives.errors import Denied, EntryRefused, IntegrityFault, InvalidInput, Unavailable
 from blyan.primitives.ids import PayloadId
 from blyan.primitives.keys import Key
 from blyan.storage import durable
@@ -326,6 +326,18 @@ def test_models_are_checked_against_the_size_they_were_published_at(tmp_path: Pa
     again = opened(tmp_path)
     assert encode(again.state) == encode(chains.state)
     assert [version.parameter_size for version in again.state.models["m"]] == [1, 3, 255, 256, 300]
+
+
+@pytest.mark.parametrize(
+    "body", [ExpertBody("no such name", 0, 0), ExpertBody("m", -1, 0), ExpertBody("m", 0, 1 << 53)]
+)
+def test_what_could_not_be_read_back_is_never_staged(tmp_path: Path, body: ExpertBody) -> None:
+    """Opening the chains would fail on it for ever."""
+    chains = filled(tmp_path, 1)
+    with pytest.raises(InvalidInput):
+        chains.append(body, (chains.newest("meta"),), BLOCK, KEY, now)
+    chains.publish(KEY)
+    assert opened(tmp_path).verify()[1].size == 1
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,16 @@ from blyan.chain import snapshot, validity
 from blyan.chain.audit import ChainReport, audit
 from blyan.chain.checkpoint import Checkpoint, sign_checkpoint
 from blyan.chain.commit import remove_leftovers, write_entries, write_promise
-from blyan.chain.entries import Body, ChainName, Entry, GenesisBody, PayloadReference, RotationBody, chain_names
+from blyan.chain.entries import (
+    Body,
+    ChainName,
+    Entry,
+    GenesisBody,
+    PayloadReference,
+    RotationBody,
+    chain_names,
+    parse_entry,
+)
 from blyan.chain.joint import Head, JointCheckpoint, StateRoot, empty_joint
 from blyan.chain.log import Log
 from blyan.chain.merkle import entry_id_of
@@ -85,7 +94,7 @@ class Chains:
     def append(
         self, body: Body, parents: tuple[EntryId, ...], payload: PayloadReference | None, key: Key, now: UnixSeconds
     ) -> EntryId:
-        """Sign and stage one entry of ours; `EntryRefused` or `Denied` change nothing.
+        """Sign and stage one entry of ours; `MalformedEntry`, `EntryRefused` or `Denied` change nothing.
 
         Its time is never below that of an earlier entry, whatever the clock says.
         """
@@ -96,8 +105,8 @@ class Chains:
         unsigned = Entry(self.network, key.public, 0, parents, body, payload, time)
         nonce = self.state.nonces.get((unsigned.chain, key.public), -1) + 1
         entry = replace(unsigned, nonce=nonce).signed(key)
-        validity.check(entry, self.state)
         raw = entry.encode()
+        validity.check(parse_entry(raw), self.state)  # what nobody could read back must not reach a chain
         identity = entry_id_of(raw)
         self.logs[entry.chain].stage(raw)
         self.state.apply(entry, identity)
@@ -205,7 +214,9 @@ class Chains:
         signed: list[ChainName] = []
         while self._lagging:
             name = self._lagging[0]
-            self.logs[name].write_note(_note(self.logs[name], self.joint.heads[name], key))
+            note = _note(self.logs[name], self.joint.heads[name], key)
+            self.logs[name].write_note(note)
+            self.logs[name].adopt(None, note)
             signed.append(self._lagging.pop(0))
         return signed
 

@@ -37,10 +37,11 @@ def write_promise(
     """Steps 3 and 4; then the logs are what the joint checkpoint says."""
     durable.make_folder(folder)
     durable.write_file(folder / joint_name, joint.encode())
+    assert extensions.keys() <= notes.keys(), "a log that grew has a new note"
     for name, note in notes.items():
         logs[name].write_note(note)
-    for name, extension in extensions.items():
-        logs[name].adopt(extension)
+    for name, note in notes.items():
+        logs[name].adopt(extensions.get(name), note)
 
 
 def import_folder(folder: Path) -> Path:

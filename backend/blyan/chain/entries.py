@@ -231,7 +231,7 @@ def _parse(given: Mapping[str, Any]) -> Entry:
     if kind is None:
         raise MalformedEntry(f"entry type: expected one of {sorted(_types)}, found {str(given.get('type'))[:80]!r}")
     chain, body_type, has_payload = kind
-    if given.keys() != (_names_with_payload if has_payload else _names):
+    if frozenset(given) != (_names_with_payload if has_payload else _names):
         expected = sorted(_names_with_payload if has_payload else _names)
         raise MalformedEntry(f"entry: expected fields {expected}, found {sorted(given)}")
     if type(given["v"]) is not int or given["v"] != 1:
@@ -341,8 +341,8 @@ def _template_of(kind: str) -> _Template:
     return _Template(re.compile(pattern), body_type, groups, has_payload)
 
 
-assert 10**15 <= limits.canonical_integer_max, "what a template reads as a count is within the limit"
-assert 10**10 <= limits.payload_bytes_max, "and so is the length of a payload"
+assert limits.canonical_integer_max >= 10**15, "what a template reads as a count is within the limit"
+assert limits.payload_bytes_max >= 10**10, "and so is the length of a payload"
 _templates: Final[Mapping[bytes, _Template]] = {kind.encode(): _template_of(kind) for kind in _types}
 
 
@@ -355,7 +355,7 @@ def _read_template(raw: bytes) -> Entry | None:
     if match is None:
         return None
     found = match.groups()
-    fields_of_body = [int(found[group]) if is_count else found[group] for group, is_count in template.body]
+    fields_of_body: list[Any] = [int(found[group]) if is_count else found[group] for group, is_count in template.body]
     network, nonce, parents = found[len(fields_of_body) + 1 : len(fields_of_body) + 4]
     payload = PayloadReference(PayloadId(found[-4]), int(found[-5]), found[-3]) if template.has_payload else None
     return Entry(

@@ -51,8 +51,7 @@ class Log:
         self.folder = folder
         self.origin = promised.origin
         self.first = first  # number of the first entry that is held
-        self.checkpoint = promised
-        self.note = note  # the signed one, as read with the promise or written since
+        self.promised = promised, note  # one value, so that readers beside a commit get both of one moment
         self.staged: list[bytes] = []
         self.files = TileFiles(folder, promised.origin)
         self._edge = self.edge_at(promised.size)
@@ -62,6 +61,11 @@ class Log:
         self._bundle = list(self.entries(begin, promised.size))
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """How far the log goes."""
+        return self.promised[0]
+
+    @property
     def size(self) -> int:
         """Promised and staged entries."""
         return self.checkpoint.size + len(self.staged)
@@ -69,7 +73,7 @@ class Log:
     @property
     def created(self) -> bool:
         """Whether there is a signed note, be it of nothing."""
-        return self.note is not None
+        return self.promised[1] is not None
 
     def stage(self, raw: bytes) -> None:
         """Queue one encoded entry for the next commit."""
@@ -102,11 +106,13 @@ class Log:
         """Step 4 of a commit: the signed note of what is promised."""
         durable.make_folder(self.folder)
         durable.write_file(self.folder / "checkpoint", note)
-        self.note = note
 
-    def adopt(self, new: Extension) -> None:
-        """After the commit: this is the log now, and nothing is staged."""
-        self.checkpoint = Checkpoint(self.origin, new.edge.size, new.edge.root())
+    def adopt(self, new: Extension | None, note: bytes) -> None:
+        """After the commit: this is the log now, and nothing is staged. None if only the note is new."""
+        if new is None:
+            self.promised = self.checkpoint, note
+            return
+        self.promised = Checkpoint(self.origin, new.edge.size, new.edge.root()), note
         self._edge, self._bundle = new.edge, new.bundle
         self.staged = []
         for level, number in new.tiles:
@@ -138,8 +144,9 @@ class Log:
 
     def checkpoint_note(self) -> bytes:
         """The signed note; a writer beside us may have written a newer one, which says more than this log."""
-        assert self.note is not None, "ask `created` first"
-        return self.note
+        note = self.promised[1]
+        assert note is not None, "ask `created` first"
+        return note
 
     def node(self, level: int, index: int) -> Digest:
         """The hash of the perfect subtree over promised leaves index·2^level … (index+1)·2^level, from one tile.
