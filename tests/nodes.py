@@ -16,9 +16,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from blyan.api.app import build_app
 from blyan.model.hf_import import read_checkpoint
 from blyan.node.config import read_config
-from blyan.node.data_directory import create_keys, open_ground
 from blyan.node.node import Node, Sources
 from blyan.node.publish import import_checkpoint
+from blyan.node.writer import WritableGround, opened
 from running_node import RunningNode
 
 SEED = bytes(range(32))
@@ -36,22 +36,29 @@ def fixed_seconds() -> int:
 
 def import_into(data_dir: Path, folder: Path, name: str):
     """Import a checkpoint as `blyan model import` does."""
-    create_keys(data_dir, fixed_entropy)
-    ground = open_ground(data_dir, writable=True)
-    return import_checkpoint(ground, read_checkpoint(folder), name, fixed_seconds, lambda _done, _total: None)
+    with writing(data_dir) as ground:
+        return import_checkpoint(ground, read_checkpoint(folder), name, lambda _done, _total: None)
+
+
+@contextlib.contextmanager
+def writing(data_dir: Path, **sections: dict[str, object]) -> Iterator[WritableGround]:
+    """A data directory opened to write, made if it is new."""
+    config = read_config(data_dir, sections, {})
+    with opened(config, now=fixed_seconds, entropy=fixed_entropy, new=True) as ground:
+        yield ground
 
 
 @contextlib.asynccontextmanager
 async def serving(data_dir: Path, **sections: dict[str, object]) -> AsyncIterator[TestClient]:
     """A node on an existing data directory, served on a free port of this process."""
-    config = read_config(data_dir, sections, {})
-    node = Node(config, open_ground(data_dir, writable=True), Sources(fixed_seconds, lambda: 0.0, fixed_entropy))
-    node.start()
-    try:
-        async with TestClient(TestServer(build_app(node), handler_cancellation=True)) as client:
-            yield client
-    finally:
-        node.close()
+    with writing(data_dir, **sections) as ground:
+        node = Node(read_config(data_dir, sections, {}), ground, Sources(fixed_seconds, lambda: 0.0, fixed_entropy))
+        node.start()
+        try:
+            async with TestClient(TestServer(build_app(node), handler_cancellation=True)) as client:
+                yield client
+        finally:
+            node.close()
 
 
 def command(*arguments: str | Path, data_dir: Path | None = None, timeout: float = 60, **environment: str):

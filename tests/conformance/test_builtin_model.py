@@ -16,7 +16,7 @@ from blyan.model.loading import LoadedModel, load_model
 from blyan.model.parts import parts_of
 from blyan.model.sampling import Sampling
 from blyan.node import builtin
-from nodes import fixed_entropy, fixed_seconds
+from nodes import writing
 
 pytestmark = pytest.mark.oracle
 
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.oracle
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, Path]:
     folder = tmp_path_factory.mktemp("builtin")
-    ground, published = builtin.initialise(folder, fixed_entropy, fixed_seconds)
-    return load_model(ground.store, published.model.manifest), folder
+    with writing(folder) as ground:
+        return load_model(ground.store, builtin.install(ground).model.manifest), folder
 
 
 def export(model: LoadedModel, data_dir: Path, folder: Path) -> None:

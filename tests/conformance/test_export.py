@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from blyan.model.hf_config import config_from_hf
 from blyan.model.hf_import import read_checkpoint
-from blyan.node.builtin import bundle_folder
+from blyan.node.builtin import bundle_folder, install
 from blyan.node.data_directory import open_ground
 from blyan.node.export import export_model
 from blyan.primitives.errors import InvalidInput
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 from family_cases import CASES
-from nodes import import_into
+from nodes import import_into, writing
 
 pytestmark = pytest.mark.oracle
 
@@ -65,11 +65,9 @@ def test_transformers_computes_the_same_from_the_export(tmp_path: Path, family: 
 
 def test_the_built_in_model_comes_back(tmp_path: Path) -> None:
     """Imported again, its export has the payload ids of the shipped blocks."""
-    from blyan.node.builtin import initialise
-    from blyan.primitives.clock import system_entropy, system_seconds
-
-    ground, first = initialise(tmp_path / "data", system_entropy, system_seconds)
-    export_model(ground, "blyan-genesis", tmp_path / "out", lambda _done, _total: None)
+    with writing(tmp_path / "data") as ground:
+        first = install(ground)
+        export_model(ground, "blyan-genesis", tmp_path / "out", lambda _done, _total: None)
     second = import_into(tmp_path / "again", tmp_path / "out", "blyan-genesis")
     manifests = [json.loads((bundle_folder() / "manifest.json").read_text())]
     manifests.append(json.loads(open_ground(tmp_path / "again").store.read(second.model.manifest, bytes_max=1 << 24)))

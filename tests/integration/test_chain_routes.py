@@ -8,17 +8,15 @@ import pytest
 from aiohttp.test_utils import TestClient
 from yarl import URL
 
-from blyan.chain.chains import Chains
 from blyan.chain.checkpoint import parse_checkpoint
 from blyan.chain.entries import ExpertBody, PayloadReference
 from blyan.chain.merkle import RightEdge, leaf_hash
 from blyan.chain.proofs import check_inclusion
-from blyan.node.data_directory import create_keys
+from blyan.chain.sequencer import Draft
 from blyan.primitives import canonical
 from blyan.primitives.ids import PayloadId
 from blyan.primitives.keys import Key
-from blyan.storage.blob_store import BlobStore
-from nodes import SEED, command, fixed_seconds, json_of, serving
+from nodes import SEED, command, json_of, serving, writing
 
 COUNT = 300
 
@@ -26,13 +24,10 @@ COUNT = 300
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chain")
-    key = create_keys(folder, lambda count: SEED[:count])
-    chains = Chains(folder / "chain", key.public, BlobStore(folder / "blobs", writable=True))
-    genesis = chains.start(key, fixed_seconds)
     block = PayloadReference(PayloadId("cd" * 32), 4096, "application/vnd.blyan.tensorblock")
-    for number in range(COUNT):
-        chains.append(ExpertBody("m", 0, number), (genesis,), block, key, fixed_seconds)
-    chains.publish(key)
+    with writing(folder) as ground:
+        genesis = ground.chains.newest("meta")
+        ground.sequencer.submit([Draft(ExpertBody("m", 0, n), (genesis,), block) for n in range(COUNT)]).result()
     return folder
 
 

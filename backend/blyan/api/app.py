@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from blyan.api import chain, experts, health, openai, page
+from blyan.api import blobs, chain, entries, experts, health, openai, page
 from blyan.api.middleware import add_security_headers, faults_as_json, known_host_and_origin
 from blyan.api.state import node_key
 from blyan.node.node import Node
@@ -27,6 +27,10 @@ def build_app(node: Node) -> web.Application:
     app.router.add_get("/chain/{name}/tile/{path:.+}", chain.tile)
     app.router.add_get("/chain/{name}/entries", chain.entries)
     app.router.add_get("/chain/{name}/proof", chain.proof)
+    app.router.add_get("/chain/{name}/find", entries.find)
+    app.router.add_get("/entries/{id}", entries.entry)
+    app.router.add_get("/blobs/{payload_id}", blobs.blob)
+    app.router.add_get("/blobs/{payload_id}/index", blobs.index)
     app.router.add_get("/livez", health.livez)
     app.router.add_get("/readyz", health.readyz)
     page.add_page_routes(app, page.page_folder())

@@ -1,16 +1,28 @@
-"""`blyan chain status|verify|prove`."""
+"""`blyan chain status|verify|prove|find|export|import`."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import orjson
+
+from blyan.chain.archive import export_archive
 from blyan.chain.entries import chain_names
 from blyan.chain.merkle import leaf_hash
 from blyan.chain.proofs import check_inclusion, inclusion_path
-from blyan.cli.output import Output, table
+from blyan.cli.output import Output, byte_size, table
+from blyan.cli.passphrase import passphrase_of
+from blyan.node.config import read_config
 from blyan.node.data_directory import open_ground
+from blyan.node.indexing import Finder, Query, open_reader
+from blyan.node.joining import import_chains
+from blyan.node.writer import opened
+from blyan.primitives.clock import system_entropy, system_seconds
+from blyan.primitives.errors import UsageMistake
+from blyan.primitives.ids import entry_id, public_key
 
 
 def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
@@ -25,6 +37,25 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     prove.add_argument("chain", choices=chain_names)
     prove.add_argument("index", type=int)
     prove.set_defaults(run=_prove)
+    found = commands.add_parser("find", parents=[common, readable], help="entries by id, model, layer, expert, author")
+    found.add_argument("identity", metavar="ID", nargs="?", type=entry_id)
+    found.add_argument("--chain", choices=chain_names)
+    found.add_argument("--model", metavar="NAME")
+    found.add_argument("--layer", type=int, metavar="N")
+    found.add_argument("--expert", type=int, metavar="N")
+    found.add_argument("--author", type=public_key, metavar="KEY")
+    found.add_argument("--limit", type=int, default=100, metavar="N")
+    found.set_defaults(run=_find)
+    snapshot = commands.add_parser("snapshot", parents=[common, readable], help="store and promise the present state")
+    snapshot.set_defaults(run=_snapshot)
+    exported = commands.add_parser("export", parents=[common, readable], help="write the chains to one file")
+    exported.add_argument("file", metavar="FILE", type=Path)
+    exported.add_argument("--from-snapshot", action="store_true", help="only the state and what came after it")
+    exported.set_defaults(run=_export)
+    imported = commands.add_parser("import", parents=[common, readable], help="verify an archive and take it over")
+    imported.add_argument("file", metavar="FILE", type=Path)
+    imported.add_argument("--trust", type=public_key, metavar="KEY", help="the sequencer's key, for another network")
+    imported.set_defaults(run=_import)
 
 
 def _status(options: argparse.Namespace, output: Output) -> int:
@@ -39,10 +70,69 @@ def _status(options: argparse.Namespace, output: Output) -> int:
         for name in chain_names
     ]
     rows = [["CHAIN", "ENTRIES", "ROOT"], *([str(v["chain"]), str(v["size"]), str(v["root"])] for v in values)]
+    joint, state = chains.joint, chains.joint.state
+    value = {
+        "network": chains.network,
+        "sequencer": chains.state.sequencer or chains.author,
+        "height": joint.height,
+        "epoch": joint.epoch,
+        "state": None if state is None else {"root": state.payload, "bytes": state.length, "sizes": dict(state.sizes)},
+        "first": chains.first,
+        "chains": values,
+    }
+    lines = [f"network {chains.network}, sequencer {value['sequencer']}, commit {joint.height}", table(rows)]
+    if state is not None:
+        lines.append(f"state {state.payload} after {sum(state.sizes.values())} entries")
+    if any(chains.first.values()):
+        lines.append(f"joined from a snapshot: entries are held from {chains.first}")
+    output.data(value, "\n".join(lines))
+    return 0
+
+
+def _find(options: argparse.Namespace, output: Output) -> int:
+    ground = open_ground(options.data_dir)
+    index = open_reader(ground.folder)
+    try:
+        finder = Finder(ground.chains, index)
+        query = Query(options.chain, options.model, options.layer, options.expert, options.author)
+        if options.identity is not None and query != Query():
+            raise UsageMistake("chain find: expected an id, or what to look for, found both")
+        found = [finder.by_id(options.identity)] if options.identity is not None else finder.find(query, options.limit)
+    finally:
+        if index is not None:
+            index.close()
+    rows = [["CHAIN", "INDEX", "TYPE", "ID"], *([f.chain, str(f.position), f.entry.type, f.identity] for f in found)]
+    values = [{"chain": f.chain, "index": f.position, "id": f.identity, "entry": orjson.loads(f.raw)} for f in found]
+    output.data(values, table(rows))
+    return 0
+
+
+def _snapshot(options: argparse.Namespace, output: Output) -> int:
+    config = read_config(options.data_dir)
+    passphrase = passphrase_of(config)
+    with opened(config, now=system_seconds, entropy=system_entropy, passphrase=passphrase) as ground:
+        ground.sequencer.close()  # one thread at a time commits
+        root = ground.chains.snapshot(ground.key)
     output.data(
-        {"network": chains.network, "sequencer": chains.author, "chains": values},
-        f"network {chains.network}\n{table(rows)}",
+        {"root": root.payload, "bytes": root.length, "sizes": dict(root.sizes)},
+        f"state {root.payload} after {sum(root.sizes.values())} entries, {byte_size(root.length)}",
     )
+    return 0
+
+
+def _export(options: argparse.Namespace, output: Output) -> int:
+    chains = open_ground(options.data_dir).chains
+    export_archive(chains, options.file, from_snapshot=options.from_snapshot)
+    size = options.file.stat().st_size
+    value = {"network": chains.network, "height": chains.joint.height, "file": str(options.file), "bytes": size}
+    output.data(value, f"commit {chains.joint.height} of {chains.network} in {options.file}, {byte_size(size)}")
+    return 0
+
+
+def _import(options: argparse.Namespace, output: Output) -> int:
+    config = read_config(options.data_dir)
+    report = import_chains(config, options.file, options.trust, now=system_seconds, entropy=system_entropy)
+    output.data(asdict(report), f"verified and taken over: {options.file}")
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 
 from blyan.cli.output import Output, printable
+from blyan.cli.passphrase import passphrase_of
 from blyan.node import data_directory
 from blyan.node.config import read_config
 from blyan.primitives import limits
@@ -110,7 +111,7 @@ async def _node_url(options: argparse.Namespace) -> AsyncGenerator[str, None]:
     from blyan.api.serve import served  # torch takes a second; a running node spares it
 
     config = read_config(options.data_dir, {"http": {"listen": "127.0.0.1:0"}, "storage": {"verify_at_start": False}})
-    async with served(config) as (_, url):
+    async with served(config, passphrase_of(config)) as (_, url):
         yield url
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from blyan import __version__
-from blyan.cli import chain, chat, model, up
+from blyan.cli import blob, chain, chat, db, keys, model, up
 from blyan.cli.output import Output
 from blyan.node.config import data_dir_from_environment
 from blyan.primitives import errors
@@ -91,5 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_commands(verbs, common)
     chat.add_commands(verbs, common)
     model.add_commands(verbs, common, readable)
+    blob.add_commands(verbs, common, readable)
     chain.add_commands(verbs, common, readable)
+    db.add_commands(verbs, common, readable)
+    keys.add_commands(verbs, common, readable)
     return parser

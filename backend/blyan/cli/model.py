@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from blyan.cli.output import Output, byte_size, short_count, table
-from blyan.node import data_directory
+from blyan.cli.passphrase import passphrase_of
 from blyan.node.catalogue import manifest_of, manifests_of
-from blyan.node.data_directory import Ground, create_keys, open_ground
+from blyan.node.config import read_config
+from blyan.node.data_directory import Ground, open_ground
+from blyan.node.writer import opened
 from blyan.primitives.clock import system_entropy, system_seconds
 from blyan.primitives.errors import BlockCorrupt, Fault, IntegrityFault, NotFound, UsageMistake
 from blyan.primitives.ids import PayloadId
@@ -44,10 +46,10 @@ def _import(options: argparse.Namespace, output: Output) -> int:
     folder: Path = options.folder
     checkpoint = read_checkpoint(folder)
     name = options.name or folder.resolve().name
-    with data_directory.lock(options.data_dir):
-        create_keys(options.data_dir, system_entropy)
-        ground = open_ground(options.data_dir, writable=True)
-        published = import_checkpoint(ground, checkpoint, name, system_seconds, output.progress("blocks"))
+    config = read_config(options.data_dir)
+    passphrase = passphrase_of(config)
+    with opened(config, now=system_seconds, entropy=system_entropy, passphrase=passphrase, new=True) as ground:
+        published = import_checkpoint(ground, checkpoint, name, output.progress("blocks"))
     model = published.model
     value = {
         "name": model.name,

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from blyan.cli.output import Output, byte_size
-from blyan.node import data_directory
+from blyan.cli.passphrase import passphrase_of
 from blyan.node.config import NodeConfig, read_config
+from blyan.node.writer import opened
 from blyan.primitives.clock import system_entropy, system_seconds
 from blyan.primitives.errors import InvalidInput, UsageMistake
 
@@ -31,10 +32,13 @@ def _init(options: argparse.Namespace, output: Output) -> int:
     from blyan.node import builtin  # torch takes a second; other verbs do not need it
 
     folder: Path = options.data_dir
-    with data_directory.lock(folder):
-        ground, published = builtin.initialise(folder, system_entropy, system_seconds)
+    config = read_config(folder)
+    passphrase = passphrase_of(config)
+    with opened(config, now=system_seconds, entropy=system_entropy, passphrase=passphrase, new=True) as ground:
+        published = builtin.install(ground)
+        network = ground.chains.network
     output.note(
-        f"{folder}: network {ground.chains.network}, model {published.model.name} {published.model.version} "
+        f"{folder}: network {network}, model {published.model.name} {published.model.version} "
         f"({published.blocks} blocks, {byte_size(published.length)})"
         + ("" if published.changed else ", was there already")
     )
@@ -56,7 +60,9 @@ async def _serve(config: NodeConfig, output: Output, *, browser: bool) -> None:
     from blyan.api.serve import served
 
     stopped = _stop_on_signal()
-    async with served(config) as (node, url):
+    async with served(config, passphrase_of(config)) as (node, url):
+        for sentence in node.ground.found:
+            output.note(sentence)
         for name, why in node.refused().items():
             output.note(f"model {name} is refused: {why.message}")
         output.note(f"data in {config.data_dir}; stop with Ctrl-C")

@@ -24,9 +24,10 @@ def write_hf_directory(folder: Path, config: ModelConfig, tokenizer: str, parame
     folder.mkdir(parents=True, exist_ok=True)
     ids = {token: Tokenizer.from_str(tokenizer).token_to_id(token) for token in special_tokens}
     end_ids = [ids[turn_end], ids[end_of_text]]
+    assert end_ids[0] is not None, "a special token of this tokenizer"
     _write_json(
         folder / "config.json",
-        hf_config(config, "F32", GenerationDefaults(eos=(ids[turn_end],))) | {"pad_token_id": ids[end_of_text]},
+        hf_config(config, "F32", GenerationDefaults(eos=(end_ids[0],))) | {"pad_token_id": ids[end_of_text]},
     )
     _write_json(
         folder / "generation_config.json",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from blyan.node.data_directory import Ground, create_keys, open_ground
 from blyan.node.publish import Published, install_bundle
-from blyan.primitives.clock import Entropy, UnixSeconds
+from blyan.node.writer import WritableGround
 from blyan.primitives.errors import NotFound
 
 name = "blyan-genesis"
@@ -24,23 +23,15 @@ def bundle_folder() -> Path:
     return folder
 
 
-def initialise(folder: Path, entropy: Entropy, now: UnixSeconds) -> tuple[Ground, Published]:
-    """Keys, genesis entry and the built-in model in `folder`; what is there already stays, damaged blocks are replaced.
+def install(ground: WritableGround) -> Published:
+    """Publish the built-in model; damaged blocks of it are replaced, and nothing changes where it is there already."""
+    return install_bundle(ground, bundle_folder())
 
-    The caller holds the lock.
+
+def install_first(ground: WritableGround) -> None:
+    """Give a node that is to serve its first model, if it has none and may publish one.
+
+    A start repairs nothing: damage on the disk is for the operator to see, and `install` to mend.
     """
-    create_keys(folder, entropy)
-    ground = open_ground(folder, writable=True)
-    return ground, install_bundle(ground, bundle_folder(), now)
-
-
-def open_or_initialise(folder: Path, entropy: Entropy, now: UnixSeconds) -> Ground:
-    """Open the ground of a node that is to serve, initialised if it is new. The caller holds the lock.
-
-    A start repairs nothing: damage on the disk is for the operator to see, and `initialise` to mend.
-    """
-    create_keys(folder, entropy)
-    ground = open_ground(folder, writable=True)
-    if not ground.chains.state.models:
-        install_bundle(ground, bundle_folder(), now)
-    return ground
+    if not ground.chains.state.models and ground.may_write:
+        install(ground)

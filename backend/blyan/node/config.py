@@ -18,6 +18,7 @@ from typing import Any, cast
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, InvalidInput
 from blyan.storage import durable
+from blyan.storage.space import SpaceLimits
 
 _prefix = "BLYAN_"
 _not_sections = frozenset({"DATA_DIR"})
@@ -65,6 +66,44 @@ class StorageConfig:
     """How blocks are kept."""
 
     verify_at_start: bool = True  # hash all experts in the background after the start, not only on first use
+    bytes_max: int = 0  # what all blobs together may take; 0: the whole disk
+    free_bytes_min: int = 0  # what storing a blob must leave free on the disk
+
+    def __post_init__(self) -> None:
+        _ = self.space  # which refuses what is out of range
+
+    @property
+    def space(self) -> SpaceLimits:
+        """The limits of the blob store."""
+        return SpaceLimits(self.bytes_max or None, self.free_bytes_min)
+
+
+@dataclass(frozen=True, slots=True)
+class KeysConfig:
+    """Where the passphrase of an encrypted key comes from."""
+
+    passphrase_file: str = ""  # readable by the owner alone; its last line feed does not count
+
+    def passphrase(self) -> bytes | None:
+        """What the file says, None if none is named; `Denied` if others may read it."""
+        if not self.passphrase_file:
+            return None
+        path = Path(self.passphrase_file)
+        try:
+            mode = path.stat().st_mode & 0o777
+            with path.open("rb") as file:
+                raw = file.read(limits.passphrase_bytes_max + 2)
+        except OSError as reason:
+            raise InvalidInput(f"keys.passphrase_file: expected to read {path}, found: {reason.strerror}") from None
+        if mode & 0o077:
+            raise Denied(f"{path}: expected a mode that lets nobody else read it, found {mode:04o}")
+        passphrase = raw.removesuffix(b"\n")
+        if not 0 < len(passphrase) <= limits.passphrase_bytes_max:
+            raise InvalidInput(
+                f"keys.passphrase_file: expected 1 to {limits.passphrase_bytes_max} bytes in {path}, found "
+                f"{len(passphrase) or 'none'}"
+            )
+        return passphrase
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +114,15 @@ class NodeConfig:
     http: HttpConfig = field(default_factory=HttpConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
+    keys: KeysConfig = field(default_factory=KeysConfig)
 
 
-_sections: dict[str, type[Any]] = {"http": HttpConfig, "compute": ComputeConfig, "storage": StorageConfig}
+_sections: dict[str, type[Any]] = {
+    "http": HttpConfig,
+    "compute": ComputeConfig,
+    "storage": StorageConfig,
+    "keys": KeysConfig,
+}
 
 
 def data_dir_from_environment() -> Path:

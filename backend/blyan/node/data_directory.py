@@ -1,7 +1,7 @@
-"""The data directory: LOCK, keys, blobs and chains, opened in one place.
+"""The data directory: LOCK says who writes it, and readers open it beside that one.
 
-One process writes; it holds `LOCK`, which also says its process id and address. Readers need no lock: chains are read
-up to their checkpoint and blobs are immutable.
+Readers need no lock: chains are read up to their joint checkpoint and blobs are immutable. What the one writer does
+before its first write and after its last is `node/writer`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,14 +17,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from blyan.chain.chains import Chains
+from blyan.node.keys import folder_name, node_key, read_key
+from blyan.node.schema import want_present
 from blyan.primitives import limits
-from blyan.primitives.clock import Entropy
-from blyan.primitives.errors import DataDirectoryInUse, Denied, IntegrityFault, InvalidInput, NotFound
-from blyan.primitives.keys import Key, seed_bytes
+from blyan.primitives.errors import DataDirectoryInUse
+from blyan.primitives.ids import PublicKey
 from blyan.storage import durable
+from blyan.storage.blob_faults import no_room
 from blyan.storage.blob_store import BlobStore
 
-_key_name = "node.key"
+lock_name = "LOCK"
 _lock_attempts = 20
 _lock_pause_seconds = 0.05
 
@@ -37,14 +38,31 @@ class Ground:
     folder: Path
     store: BlobStore
     chains: Chains
-    key: Key
+    identity: PublicKey  # this node's
+
+    @property
+    def may_write(self) -> bool:
+        """Whether this node's key is the sequencer of its chains: those it joined, it reads."""
+        return self.identity == (self.chains.state.sequencer or self.chains.joint.author)
+
+
+def open_ground(folder: Path) -> Ground:
+    """Open an initialised data directory for reading, beside whoever writes it.
+
+    `NotFound` before `init`, `Denied` for a key that others may read, `Unavailable` for an older schema,
+    `SchemaTooNew` for a newer one, `IntegrityFault` for damage.
+    """
+    want_present(folder)
+    identity = read_key(node_key(folder)).public
+    store = BlobStore(folder / "blobs")
+    return Ground(folder, store, Chains(folder / "chain", identity, store), identity)
 
 
 @contextmanager
 def lock(folder: Path) -> Generator[Path, None, None]:
     """Hold the data directory's LOCK, making the folder if needed; `DataDirectoryInUse` names who has it."""
     durable.make_folder(folder)
-    path = folder / "LOCK"
+    path = folder / lock_name
     # 0600, because whoever can read a file can lock it
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -52,8 +70,7 @@ def lock(folder: Path) -> Generator[Path, None, None]:
         _take(handle, folder)
         os.ftruncate(handle, 0)
         write_holder(path, None)
-        for leftover in (folder / "keys").glob(f"{durable.temporary_prefix}*"):  # of a crash; may hold the seed
-            leftover.unlink(missing_ok=True)
+        durable.sweep(folder / folder_name)  # what a crash left there may hold the seed
         yield path
         os.ftruncate(handle, 0)
     finally:
@@ -80,14 +97,18 @@ def _take(handle: int, folder: Path) -> None:
 
 
 def write_holder(path: Path, url: str | None) -> None:
-    """Say in the LOCK file who holds it and where it listens."""
-    path.write_text(json.dumps({"pid": os.getpid(), "url": url}))
+    """Say in the LOCK file who holds it and where it listens, if the disk has room: it is told, not needed."""
+    try:
+        path.write_text(json.dumps({"pid": os.getpid(), "url": url}))
+    except OSError as reason:
+        if reason.errno not in no_room:
+            raise
 
 
 def lock_holder(folder: Path) -> dict[str, Any] | None:
     """Process id and URL of the node that runs on this folder, {} if it has not said them yet, None if none runs."""
     try:
-        with (folder / "LOCK").open("rb") as file:
+        with (folder / lock_name).open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return None
@@ -98,44 +119,3 @@ def lock_holder(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError:  # empty or half written
         return {}
-
-
-def create_keys(folder: Path, entropy: Entropy) -> Key:
-    """The node's key; made on first use, owner-only."""
-    keys = folder / "keys"
-    durable.make_folder(keys, 0o700)
-    if not (keys / _key_name).exists():
-        if (folder / "chain" / "meta" / "checkpoint").exists():  # a new key could never go on with these chains
-            raise IntegrityFault(
-                f"data directory {folder}: expected {keys / _key_name}, the key of the chains there, found none",
-                detail={"file": str(keys / _key_name)},
-                hint="put the key back from a backup, or use another --data-dir",
-            )
-        durable.write_file(keys / _key_name, entropy(seed_bytes).hex().encode() + b"\n", 0o600)
-    return read_key(folder)
-
-
-def read_key(folder: Path) -> Key:
-    """The node's key; `NotFound` before `init`, `Denied` if others may read it."""
-    path = folder / "keys" / _key_name
-    try:
-        mode = stat.S_IMODE(path.stat(follow_symlinks=False).st_mode)
-        raw = durable.read_limited(path, 2 * seed_bytes + 1)
-    except FileNotFoundError:
-        raise NotFound(
-            f"data directory {folder}: expected {path}, found none", hint=f"run `blyan init --data-dir {folder}` first"
-        ) from None
-    except ValueError as reason:
-        raise InvalidInput(str(reason)) from None
-    if mode & 0o077:
-        raise Denied(f"{path}: expected mode 0600, found {mode:04o}", hint=f"chmod 600 {path}")
-    try:
-        return Key.from_seed(bytes.fromhex(raw.decode("ascii").strip()))
-    except (ValueError, InvalidInput):
-        raise InvalidInput(f"{path}: expected {2 * seed_bytes} hex digits, found something else") from None
-
-
-def open_ground(folder: Path, *, writable: bool = False) -> Ground:
-    """Open an initialised data directory; the caller that asks for `writable` holds the lock."""
-    key = read_key(folder)
-    return Ground(folder, BlobStore(folder / "blobs", writable=writable), Chains(folder / "chain", key.public), key)

@@ -151,15 +151,24 @@ def _root(chains: Chains, name: ChainName, size: int) -> bytes:
     return range_root(log.node, 0, size) if not log.first else log.edge_at(size).root()
 
 
+def behind(index: EntryIndex, chains: Chains) -> int:
+    """How many promised entries the index has not applied yet."""
+    return sum(
+        log.checkpoint.size - (done.size if (done := index.applied(number)) is not None else log.first)
+        for number, log in enumerate(chains.logs[name] for name in chain_names)
+    )
+
+
 def differences(index: EntryIndex, chains: Chains) -> Iterator[str]:
-    """Sentences about what the index says otherwise than the logs; none if it is whole and up to date."""
+    """Sentences about what the index says otherwise than the logs, as far as it has applied them; none if whole."""
     expected = 0
     for number, name in enumerate(chain_names):
         log = chains.logs[name]
-        applied = index.applied(number)
-        if applied is None or applied.size != log.checkpoint.size:
-            yield f"chain {name}: expected {log.checkpoint.size} entries, found {applied.size if applied else 0}"
-        for at, raw in enumerate(log.entries(log.first, log.checkpoint.size), log.first):
+        applied = index.applied(number) or Applied(log.first, log.first, empty_root)
+        if applied.first != log.first or applied.size > log.checkpoint.size:
+            yield f"chain {name}: expected at most {log.checkpoint.size} entries, found {applied.size}"
+            continue
+        for at, raw in enumerate(log.entries(log.first, applied.size), log.first):
             for key, value in row_of(Place(number, at), raw).pairs():
                 expected += 1
                 if index.get(key) != value:

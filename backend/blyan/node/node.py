@@ -18,9 +18,11 @@ from blyan.model.loading import LoadedModel, load_model
 from blyan.model.weights import naming
 from blyan.node.catalogue import manifest_of
 from blyan.node.config import NodeConfig
-from blyan.node.data_directory import Ground
+from blyan.node.indexing import open_index
+from blyan.node.writer import WritableGround
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
 from blyan.primitives.errors import Fault, InternalError, NotFound, Unavailable
+from blyan.storage.index import EntryIndex
 
 _log = logging.getLogger(__name__)
 
@@ -45,10 +47,11 @@ class RefusedModel:
 class Node:
     """One running node. Construct, `start`, serve, `close`."""
 
-    def __init__(self, config: NodeConfig, ground: Ground, sources: Sources) -> None:
+    def __init__(self, config: NodeConfig, ground: WritableGround, sources: Sources) -> None:
         self.config = config
         self.ground = ground
         self.sources = sources
+        self.index: EntryIndex | None = None  # open while the node runs
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer()
         self.scheduler = Scheduler()
@@ -59,6 +62,7 @@ class Node:
         """Load every model of the chain and begin to verify the rest of its blocks in the background."""
         if self.config.compute.threads:
             torch.set_num_threads(self.config.compute.threads)
+        self.index = open_index(self.ground.folder, self.ground.chains)
         for name in sorted(self.ground.chains.state.models):
             self.models[name] = self._load(name)
         if self.config.storage.verify_at_start:
@@ -99,6 +103,9 @@ class Node:
         self.renderer.close()
         if self._verifier.is_alive():
             self._verifier.join()
+        if self.index is not None:
+            self.index.close()
+            self.index = None
 
     def _known_damage(self, model: LoadedModel | RefusedModel) -> Fault | None:
         if isinstance(model, RefusedModel):

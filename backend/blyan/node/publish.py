@@ -13,7 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from blyan.chain.entries import Body, ExpertBody, ModelBody, PayloadReference, TokenizerBody, TrunkBody, name_pattern
+from blyan.chain.entries import (
+    Body,
+    ChainName,
+    ExpertBody,
+    ModelBody,
+    PayloadReference,
+    TokenizerBody,
+    TrunkBody,
+    name_pattern,
+)
+from blyan.chain.proofs import range_root
+from blyan.chain.sequencer import Draft
 from blyan.chain.state import ModelVersion
 from blyan.chain.validity import version_key
 from blyan.model import manifest as manifest_module
@@ -21,10 +32,10 @@ from blyan.model import tokenizer as tokenizer_module
 from blyan.model.hf_import import HfCheckpoint
 from blyan.model.manifest import BlockReference, Manifest, parse_manifest
 from blyan.model.parts import part_position, parts_of
-from blyan.node.data_directory import Ground
+from blyan.node.writer import WritableGround
 from blyan.primitives import limits
-from blyan.primitives.clock import UnixSeconds
 from blyan.primitives.errors import InvalidInput
+from blyan.primitives.ids import EntryId
 from blyan.storage import durable, tensor_block
 from blyan.storage.blob_store import BlobStore
 from blyan.storage.tile import index_of
@@ -44,10 +55,10 @@ class Published:
 
 
 def import_checkpoint(
-    ground: Ground, checkpoint: HfCheckpoint, name: str, now: UnixSeconds, progress: Callable[[int, int], None]
+    ground: WritableGround, checkpoint: HfCheckpoint, name: str, progress: Callable[[int, int], None]
 ) -> Published:
     """Cut a checked Hugging Face checkpoint into blocks and publish it under `name`."""
-    return publish(ground, store_checkpoint(ground.store, checkpoint, name, progress), now)
+    return publish(ground, store_checkpoint(ground.store, checkpoint, name, progress))
 
 
 def store_checkpoint(
@@ -95,22 +106,22 @@ def write_bundle(checkpoint: HfCheckpoint, name: str, spdx: str, source: str, fo
     return manifest
 
 
-def install_bundle(ground: Ground, folder: Path, now: UnixSeconds) -> Published:
+def install_bundle(ground: WritableGround, folder: Path) -> Published:
     """Publish a model that is shipped as `manifest.json` and its blocks, each named by its payload id."""
     raw = durable.read_limited(folder / "manifest.json", limits.manifest_bytes_max)
     manifest = parse_manifest(raw)
     for block in manifest.blocks.values():
         data = durable.read_limited(folder / "blobs" / block.payload, block.length)
         ground.store.put([data], expected=block.payload)
-    return publish(ground, manifest, now)
+    return publish(ground, manifest)
 
 
-def publish(ground: Ground, manifest: Manifest, now: UnixSeconds) -> Published:
+def publish(ground: WritableGround, manifest: Manifest) -> Published:
     """Steps 2 to 4 for a manifest whose blocks are stored; the version rises if the name is taken by another model."""
     parse_manifest(manifest.encode())  # what nobody could read back must not reach a chain
-    chains, key = ground.chains, ground.key
+    state = ground.chains.state
     length = sum(block.length for block in manifest.blocks.values())
-    current = chains.state.current(manifest.name)
+    current = state.current(manifest.name)
     if current is not None:
         same = replace(manifest, version=current.version).encode()
         if index_of(same).payload_id == current.manifest:
@@ -118,21 +129,33 @@ def publish(ground: Ground, manifest: Manifest, now: UnixSeconds) -> Published:
             return Published(current, len(manifest.blocks), length, changed=False)
         if version_key(manifest.version) <= version_key(current.version):
             manifest = replace(manifest, version=_next_minor(current.version))
-    tip = chains.start(key, now)
+    tip = ground.chains.newest("meta")
+    drafts: list[Draft] = []
     for part, block in manifest.blocks.items():
-        if chains.state.parts.get((manifest.name, part)) != block.payload:
+        if state.newest_block(manifest.name, part) != block.payload:
             body, media = _entry_body(manifest.name, part)
-            chains.append(body, (tip,), PayloadReference(block.payload, block.length, media), key, now)
-    chains.publish(key)
-    parameter = chains.logs["parameter"].checkpoint
+            drafts.append(Draft(body, (tip,), PayloadReference(block.payload, block.length, media)))
+    newest = None
+    for begin in range(0, len(drafts), limits.submit_drafts_max):
+        newest = ground.sequencer.submit(drafts[begin : begin + limits.submit_drafts_max]).result()[-1]
     stored = ground.store.put([manifest.encode()])
-    body = ModelBody(manifest.name, manifest.version, manifest.config.family, parameter.size, parameter.root.hex())
+    parent, size, root = _parameters(ground, newest)
+    body = ModelBody(manifest.name, manifest.version, manifest.config.family, size, root)
     reference = PayloadReference(stored.payload, stored.length, manifest_module.media)
-    chains.append(body, (chains.newest("parameter"),), reference, key, now)
-    chains.publish(key)
-    version = chains.state.current(manifest.name)
+    ground.sequencer.submit([Draft(body, (parent,), reference)]).result()
+    version = state.current(manifest.name)
     assert version is not None, "just published"
     return Published(version, len(manifest.blocks), length, changed=True)
+
+
+def _parameters(ground: WritableGround, newest: EntryId | None) -> tuple[EntryId, int, str]:
+    """What a model builds on: the newest entry about its parts, and the parameter chain up to that one."""
+    chain: ChainName = "parameter"
+    parent = newest or ground.chains.newest(chain)
+    position = ground.chains.state.position(parent)
+    assert position is not None and position[0] == chain, "a promised parameter entry"
+    size = position[1] + 1
+    return parent, size, range_root(ground.chains.state.parameter_subtrees.node, 0, size).hex()
 
 
 def _entry_body(model: str, part: str) -> tuple[Body, str]:

@@ -1,0 +1,105 @@
+"""`blyan db check|rebuild|backup|restore|migrate`: the files of a node."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from blyan.cli.output import Output, byte_size
+from blyan.node.backup import back_up, restore
+from blyan.node.checkup import Checkup, check_up
+from blyan.node.config import read_config
+from blyan.node.data_directory import open_ground
+from blyan.node.indexing import rebuild
+from blyan.node.keys import node_key, read_key
+from blyan.node.schema import schema_of
+from blyan.node.writer import bring_to_schema, claimed
+from blyan.primitives.clock import system_entropy, system_seconds
+from blyan.primitives.errors import NotFound
+
+_integrity_failure = 7  # exit code, docs/cli.md
+
+
+def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
+    """Register the group."""
+    group = verbs.add_parser(
+        "db", parents=[common, readable], help="the node's files: check, rebuild, back up, restore"
+    )
+    commands = group.add_subparsers(metavar="VERB", required=True)
+    checked = commands.add_parser("check", parents=[common, readable], help="compare everything that is kept")
+    checked.add_argument("--deep", action="store_true", help="hash every blob again as well")
+    checked.set_defaults(run=_check)
+    rebuilt = commands.add_parser("rebuild", parents=[common, readable], help="make the index again from the chains")
+    rebuilt.set_defaults(run=_rebuild)
+    backed = commands.add_parser(
+        "backup", parents=[common, readable], help="copy everything, also beside a running node"
+    )
+    backed.add_argument(
+        "folder", metavar="DIR", type=Path, help="new, or an earlier backup, which is brought up to date"
+    )
+    backed.add_argument("--without-keys", action="store_true", help="what is restored from it can only read")
+    backed.set_defaults(run=_backup)
+    restored = commands.add_parser(
+        "restore", parents=[common, readable], help="make a new data directory from a backup"
+    )
+    restored.add_argument("folder", metavar="DIR", type=Path)
+    restored.set_defaults(run=_restore)
+    migrated = commands.add_parser(
+        "migrate", parents=[common, readable], help="bring an older data directory up to date"
+    )
+    migrated.set_defaults(run=_migrate)
+
+
+def _check(options: argparse.Namespace, output: Output) -> int:
+    found: Checkup = check_up(open_ground(options.data_dir), deep=options.deep)
+    for sentence in found.damage:
+        output.note(f"blyan: {sentence}")
+    for sentence in found.notes:
+        output.note(sentence)
+    value = {"damage": found.damage, "notes": found.notes, "blobs": found.blobs, "bytes": found.bytes}
+    verdict = f"{len(found.damage)} faults" if found.damage else "no faults"
+    output.data(value, f"{found.blobs} blobs, {byte_size(found.bytes)}: {verdict}")
+    return _integrity_failure if found.damage else 0
+
+
+def _rebuild(options: argparse.Namespace, output: Output) -> int:
+    with claimed(options.data_dir):
+        ground = open_ground(options.data_dir)
+        rebuild(ground.folder, ground.chains).close()
+        entries = sum(log.checkpoint.size - log.first for log in ground.chains.logs.values())
+    output.data({"entries": entries}, f"index made again: {entries} entries")
+    return 0
+
+
+def _backup(options: argparse.Namespace, output: Output) -> int:
+    ground = open_ground(options.data_dir)
+    copied = back_up(ground, options.folder, keys=not options.without_keys, progress=output.progress("blobs"))
+    blobs = f"{copied.copied} of {copied.blobs} blobs copied"
+    text = f"commit {copied.height} of {copied.network} in {options.folder}: {blobs}"
+    output.data(asdict(copied), text)
+    if not options.without_keys and not read_key(node_key(options.folder)).encrypted:
+        output.note(f"{options.folder} holds the key in plain: keep it as you keep the key")
+    return 0
+
+
+def _restore(options: argparse.Namespace, output: Output) -> int:
+    copied = restore(read_config(options.data_dir), options.folder, output.progress("blobs"))
+    text = f"commit {copied.height} of {copied.network} in {options.data_dir}: {copied.blobs} blobs, all verified"
+    output.data(asdict(copied), text)
+    return 0
+
+
+def _migrate(options: argparse.Namespace, output: Output) -> int:
+    before = schema_of(options.data_dir)
+    if before is None:
+        raise NotFound(f"data directory {options.data_dir}: expected one to migrate, found none")
+    config = read_config(options.data_dir)
+    with claimed(options.data_dir) as claim:
+        bring_to_schema(claim, config, system_entropy, system_seconds)
+        claim.settled = claim.since_ns is None
+    ground = open_ground(options.data_dir)
+    value = {"before": before, "schema": 1, "network": ground.chains.network}
+    output.data(value, f"{options.data_dir}: schema 1" + (" already" if before == 1 else ", migrated"))
+    return 0
