@@ -128,10 +128,10 @@ def test_an_import_that_is_refused_writes_nothing(checkpoint: Path, tmp_path: Pa
     """The field and its value are named before the data directory exists."""
     shutil.copytree(checkpoint, tmp_path / "bad")
     config = json.loads((tmp_path / "bad/config.json").read_text())
-    (tmp_path / "bad/config.json").write_text(json.dumps(config | {"use_sliding_window": True}))
+    (tmp_path / "bad/config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
     done = command("model", "import", tmp_path / "bad", data_dir=tmp_path / "data")
     assert done.returncode == 1
-    assert "use_sliding_window: expected false or null, found 'True'" in done.stderr
+    assert "hidden_act: expected \"silu\", found 'gelu'" in done.stderr
     assert not (tmp_path / "data").exists()
 
 

@@ -9,18 +9,22 @@ checks it against the index (docs/spec/tile-root.md).
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Final
 
 from aiohttp import web
 
 from blyan.api.state import node_of
 from blyan.primitives import limits
-from blyan.primitives.errors import Unavailable
+from blyan.primitives.errors import IntegrityFault, Unavailable
 from blyan.primitives.ids import PayloadId, payload_id
-from blyan.storage.blob_store import VerifiedBlob
+from blyan.storage.blob_check import read_index
+from blyan.storage.blob_store import BlobStore, VerifiedBlob
+from blyan.storage.partial import index_suffix
 from blyan.storage.tile import index_of
 
 _immutable: Final = "public, max-age=31536000, immutable"
+_one_range: Final = re.compile(r"bytes=(?P<first>[0-9]{0,16})-(?P<last>[0-9]{0,16})")
 _chunk_bytes: Final = limits.MIB
 _send_seconds_max: Final = 60.0  # for one chunk: a reader that stands still gives its place up
 
@@ -30,16 +34,13 @@ async def blob(request: web.Request) -> web.StreamResponse:
     found = await _opened(request)
     length = len(found.mapping)
     headers = _headers(found.payload)
-    conditional = request.headers.get("If-Range", headers["ETag"]) == headers["ETag"]
     if headers["ETag"] in [tag.strip() for tag in request.headers.get("If-None-Match", "").split(",")]:
         return web.Response(status=304, headers=headers)
     begin, end, status = 0, length, 200
-    if "Range" in request.headers and conditional:
-        try:
-            begin, end, _ = request.http_range.indices(length)
-        except ValueError:
-            begin = end = length
-        if not 0 <= begin < end:
+    wanted = _range(request.headers.get("Range", ""), length)
+    if wanted is not None and request.headers.get("If-Range", headers["ETag"]) == headers["ETag"]:
+        begin, end = wanted
+        if begin >= end:
             return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{length}"})
         status = 206
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{length}"
@@ -54,10 +55,36 @@ async def blob(request: web.Request) -> web.StreamResponse:
 
 
 async def index(request: web.Request) -> web.Response:
-    """The tile index of a payload: 32 bytes for each 256 KiB of it."""
-    found = await _opened(request)
-    raw = await asyncio.to_thread(lambda: index_of(memoryview(found.mapping)).encode())
-    return web.Response(body=raw, content_type="application/octet-stream", headers=_headers(found.payload))
+    """The tile index of a payload, 32 bytes for each 256 KiB of it, checked against the id."""
+    payload = payload_id(request.match_info["payload_id"])
+    raw = await asyncio.to_thread(_index, node_of(request).ground.store, payload)
+    headers = {"Cache-Control": _immutable, "ETag": f'"{payload}.tiles"'}
+    return web.Response(body=raw, content_type="application/octet-stream", headers=headers)
+
+
+def _index(store: BlobStore, payload: PayloadId) -> bytes:
+    length = store.size(payload)
+    path = store.path(payload)
+    path = path.with_name(path.name + index_suffix)
+    try:
+        return read_index(path, payload, length).encode()
+    except (OSError, ValueError, IntegrityFault):  # derived: made again from the bytes, if those are whole
+        return index_of(memoryview(store.open(payload).mapping)).encode()
+
+
+def _range(text: str, length: int) -> tuple[int, int] | None:
+    """Begin and end of `bytes=A-B`, `A-` or `-N` within the payload, an empty one if it is malformed or lies outside.
+
+    None for no range or one in other units, which RFC 9110 wants ignored. Several ranges in one request are refused.
+    """
+    if not text.startswith("bytes="):
+        return None
+    match = _one_range.fullmatch(text)
+    if match is None or match["first"] == match["last"] == "":
+        return length, length
+    if not match["first"]:
+        return max(0, length - int(match["last"])), length
+    return int(match["first"]), min(int(match["last"]) + 1, length) if match["last"] else length
 
 
 async def _opened(request: web.Request) -> VerifiedBlob:

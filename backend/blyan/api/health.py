@@ -33,6 +33,7 @@ async def readyz(request: web.Request) -> web.Response:
     status = 503 if failed else 200
     if "verbose" in request.query:
         report: dict[str, Any] = {name: "excluded" if name in excluded else failed.get(name, "ok") for name in checks}
-        return json_response({"ready": not failed, "checks": report}, status=status)
+        found = list(node_of(request).ground.found)  # by the start, after an unclean end
+        return json_response({"ready": not failed, "checks": report, "found_at_start": found}, status=status)
     text = "".join(f"{name}: {why}\n" for name, why in failed.items()) or "ok\n"
     return web.Response(text=text, status=status, headers={"Cache-Control": "no-store"})

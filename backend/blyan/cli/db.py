@@ -15,7 +15,7 @@ from blyan.node.data_directory import open_ground
 from blyan.node.indexing import rebuild
 from blyan.node.keys import node_key, read_key
 from blyan.node.schema import schema_of
-from blyan.node.writer import bring_to_schema, claimed
+from blyan.node.writer import bring_to_schema, claimed, left_unclean
 from blyan.primitives.clock import system_entropy, system_seconds
 from blyan.primitives.errors import NotFound
 
@@ -54,11 +54,13 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
 
 def _check(options: argparse.Namespace, output: Output) -> int:
     found: Checkup = check_up(open_ground(options.data_dir), deep=options.deep)
+    unclean = left_unclean(options.data_dir)
+    notes = [*found.notes, *([unclean] if unclean is not None else [])]
     for sentence in found.damage:
         output.note(f"blyan: {sentence}")
-    for sentence in found.notes:
+    for sentence in notes:
         output.note(sentence)
-    value = {"damage": found.damage, "notes": found.notes, "blobs": found.blobs, "bytes": found.bytes}
+    value = {"damage": found.damage, "notes": notes, "blobs": found.blobs, "bytes": found.bytes}
     verdict = f"{len(found.damage)} faults" if found.damage else "no faults"
     output.data(value, f"{found.blobs} blobs, {byte_size(found.bytes)}: {verdict}")
     return _integrity_failure if found.damage else 0
@@ -79,9 +81,11 @@ def _backup(options: argparse.Namespace, output: Output) -> int:
     blobs = f"{copied.copied} of {copied.blobs} blobs copied"
     text = f"commit {copied.height} of {copied.network} in {options.folder}: {blobs}"
     output.data(asdict(copied), text)
+    for sentence in copied.damaged:
+        output.note(f"blyan: {sentence}")
     if not options.without_keys and not read_key(node_key(options.folder)).encrypted:
         output.note(f"{options.folder} holds the key in plain: keep it as you keep the key")
-    return 0
+    return _integrity_failure if copied.damaged else 0
 
 
 def _restore(options: argparse.Namespace, output: Output) -> int:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from blyan.cli.output import Output
 from blyan.cli.passphrase import new_passphrase, passphrase_of
 from blyan.node.config import read_config
 from blyan.node.data_directory import open_ground
-from blyan.node.keys import Cost, node_key, read_key, write_encrypted, write_key
+from blyan.node.keys import Cost, KeyFile, next_key, node_key, read_key, write_encrypted, write_key
 from blyan.node.writer import claimed, opened, rotate
 from blyan.primitives.clock import system_entropy, system_seconds
-from blyan.primitives.errors import InvalidInput, UsageMistake
+from blyan.primitives.errors import InvalidInput, Unavailable, UsageMistake
 
 
 def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def _show(options: argparse.Namespace, output: Output) -> int:
 def _encrypt(options: argparse.Namespace, output: Output) -> int:
     config = read_config(options.data_dir)
     with claimed(options.data_dir):
-        file = read_key(node_key(options.data_dir))
+        file = _only_key(options.data_dir)
         if file.encrypted:
             raise InvalidInput(f"{file.path}: expected a key in plain, found an encrypted one")
         write_encrypted(file.path, file.seed(passphrase_of(config)), new_passphrase(config), system_entropy, Cost())
@@ -61,7 +62,7 @@ def _encrypt(options: argparse.Namespace, output: Output) -> int:
 def _decrypt(options: argparse.Namespace, output: Output) -> int:
     config = read_config(options.data_dir)
     with claimed(options.data_dir):
-        file = read_key(node_key(options.data_dir))
+        file = _only_key(options.data_dir)
         if not file.encrypted:
             raise InvalidInput(f"{file.path}: expected an encrypted key, found one in plain")
         write_key(file.path, file.seed(passphrase_of(config)))
@@ -79,3 +80,13 @@ def _rotate(options: argparse.Namespace, output: Output) -> int:
         new = rotate(ground, now=system_seconds, entropy=system_entropy, passphrase=secret, cost=Cost())
     output.data({"old": old, "new": new}, f"the chains are written by {new} from now on, no more by {old}")
     return 0
+
+
+def _only_key(folder: Path) -> KeyFile:
+    """The node's key, unless a crash left two: a second one would stay as it is."""
+    if next_key(folder).exists():
+        raise Unavailable(
+            f"keys: expected one key, found {next_key(folder)} of a rotation that has not ended",
+            hint="start the node once: it finishes or undoes it",
+        )
+    return read_key(node_key(folder))

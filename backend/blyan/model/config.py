@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blyan.model.families import Family, families
-from blyan.model.rotary import RopeScaling, check_rotary
+from blyan.model.rope_scaling import RopeScaling, check_rotary
 from blyan.primitives import limits
 from blyan.primitives.errors import UnsupportedModel
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from blyan.model.config import ModelConfig
-from blyan.model.rotary import RopeScaling
+from blyan.model.rope_scaling import RopeScaling
 from blyan.primitives import limits
 from blyan.primitives.errors import UnsupportedModel
 

@@ -18,7 +18,7 @@ from torch import Tensor, uint8
 from blyan.model.config import ModelConfig
 from blyan.model.manifest import GenerationDefaults
 from blyan.model.parts import Part, parts_of
-from blyan.model.rotary import RopeScaling
+from blyan.model.rope_scaling import RopeScaling
 from blyan.model.tokenizer import TokenizerFields
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput

@@ -14,7 +14,7 @@ from blyan.chain.entries import name_pattern, version_pattern
 from blyan.model.config import ModelConfig
 from blyan.model.parts import parts_of
 from blyan.model.record import encode_record, parse_record
-from blyan.model.rotary import RopeScaling
+from blyan.model.rope_scaling import RopeScaling
 from blyan.model.sampling import Sampling
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import InvalidInput, UnsupportedModel

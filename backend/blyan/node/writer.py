@@ -4,7 +4,7 @@ Steps of opening: (1) LOCK, (2) SCHEMA is looked at, (3) the marker WRITING is d
 (4) temporary files of a crash go, (5) SCHEMA, or the migration to it, (6) the key, (7) chains and blobs, (8) a rotation
 that a crash cut short is finished or undone, (9) `Chains.recover`, (10) after an unclean end, what was stored since is
 hashed again, (11) the sequencer. Steps of closing: (1) the sequencer drains, (2) the marker goes. It stays where nobody
-knows what reached the disk: after a commit that failed half way, an interrupt, an error of the disk, a kill.
+knows what reached the disk: after a kill, and after a commit that failed half way.
 
 Nothing is repaired here that was promised: damage is said, and left for the operator to see (ADR 0002).
 """
@@ -128,6 +128,7 @@ def opened(
             finally:
                 sequencer.close()
                 claim.settled = chains.sound
+                _release(claim)  # also on Ctrl-C: what was not acknowledged is not there
 
 
 def rotate(
@@ -136,7 +137,7 @@ def rotate(
     """Hand the chains over to a new key, encrypted as the old one is; the new public key. Nothing is appended after.
 
     Steps, each durable before the next: (1) `keys/next.key`, (2) the rotation entry, which is the commit, (3) rename
-    over `keys/node.key`. `_settle_rotation` finishes after a crash past 2 and undoes one before.
+    over `keys/node.key`. `settle_rotation` finishes after a crash past 2 and undoes one before.
     """
     if not ground.may_write:
         raise Denied(

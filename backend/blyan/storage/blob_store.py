@@ -16,7 +16,7 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,11 +27,12 @@ from blyan.primitives import limits
 from blyan.primitives.digest import Bytes
 from blyan.primitives.errors import BlockCorrupt, IntegrityFault, InvalidInput, NotFound
 from blyan.primitives.ids import PayloadId
-from blyan.storage import durable, partial, pins, space
+from blyan.storage import durable, partial, pins
 from blyan.storage.blob_check import Identity, identity_of, map_and_check, read_index
 from blyan.storage.blob_faults import corrupted, full, misplaced, no_room, not_opened
+from blyan.storage.blob_folder import BlobFolder
 from blyan.storage.partial import PartialBlob
-from blyan.storage.space import SpaceLimits, Usage
+from blyan.storage.space import SpaceLimits
 from blyan.storage.tile import TileHasher, TileIndex
 
 BlobState: TypeAlias = Literal["verified", "unverified", "corrupt"]
@@ -64,25 +65,19 @@ class Swept:
     length: int  # bytes
 
 
-class BlobStore:
+class BlobStore(BlobFolder):
     """The blobs under one folder. Threads may share it: verification of one blob at a time, reads freely."""
 
     def __init__(self, folder: Path, *, writable: bool = False, limit: SpaceLimits | None = None) -> None:
-        self.folder = folder
-        self.limit = limit or SpaceLimits()
+        super().__init__(folder, limit or SpaceLimits())
         self._verified: dict[PayloadId, tuple[Identity, VerifiedBlob]] = {}
         self._corrupt: dict[PayloadId, tuple[Identity, BlockCorrupt]] = {}
         self._lock = threading.Lock()  # held while a blob is verified and while the two tables change
-        self._used: int | None = None  # bytes in the folder, counted when a limit asks for it
         if writable:
             durable.make_folder(folder)
             durable.sweep(folder)
             durable.sweep(folder / pins.folder_name)
             partial.sweep_partials(folder / partial.folder_name)
-
-    def path(self, payload: PayloadId) -> Path:
-        """Where the bytes of this payload are, or would be."""
-        return self.folder / payload[:2] / payload
 
     def size(self, payload: PayloadId) -> int:
         """Bytes of a stored payload; `NotFound` if it is not here, `BlockCorrupt` if its place cannot be looked at."""
@@ -110,14 +105,14 @@ class BlobStore:
                         raise InvalidInput(f"payload: expected at most {bytes_max} bytes, found more")
                     if length > asked:
                         asked = length + _room_asked_every
-                        self._want_room(length)
+                        self.want_room(length)
                     hasher.update(chunk)
                     file.write(chunk)
                 index = hasher.finish()
                 payload = index.payload_id
                 if expected is not None and payload != expected:
                     raise IntegrityFault(f"payload: expected {expected}, computed {payload}")
-            self._want_room(length)
+            self.want_room(length)
             if not self._is_whole(payload, index):
                 with durable.writing(self.folder, name + partial.index_suffix, _stored_mode) as file:
                     file.write(index.encode())
@@ -138,7 +133,7 @@ class BlobStore:
         """
         index = TileIndex.decode(index_raw, length, payload)
         folder = self.folder / partial.folder_name
-        self._want_room(0 if (folder / payload).exists() else length)
+        self.want_room(0 if (folder / payload).exists() else length)
         try:
             return PartialBlob(folder, payload, index, self._publish)
         except OSError as reason:
@@ -173,7 +168,7 @@ class BlobStore:
         """
         with self._lock:
             blob = self._verify(payload)
-        path = self._index_path(payload)
+        path = self.index_path(payload)
         try:
             read_index(path, payload, len(blob.mapping))
         except (OSError, ValueError, IntegrityFault) as reason:
@@ -194,34 +189,6 @@ class BlobStore:
             return "corrupt", bad[1]
         return "unverified", None
 
-    def payloads(self) -> Iterator[PayloadId]:
-        """The ids of all stored blobs, in order."""
-        return space.stored_payloads(self.folder)
-
-    def unfinished(self) -> Iterator[PayloadId]:
-        """The ids of all payloads on their way in."""
-        return space.unfinished_payloads(self.folder)
-
-    def verify_unfinished(self, payload: PayloadId) -> None:
-        """Hash again what is here of a payload on its way in; `IntegrityFault` names what does not match."""
-        partial.check_partial(self.folder / partial.folder_name, payload)
-
-    def usage(self) -> Usage:
-        """What this store takes of the disk."""
-        return space.usage(self.folder, self.limit)
-
-    def pin(self, payload: PayloadId, why: str) -> None:
-        """Keep a payload although no chain names it."""
-        pins.pin(self.folder / pins.folder_name, payload, why)
-
-    def unpin(self, payload: PayloadId) -> bool:
-        """Let it go; whether it was pinned."""
-        return pins.unpin(self.folder / pins.folder_name, payload)
-
-    def pins(self) -> dict[PayloadId, str]:
-        """Every pinned payload and why."""
-        return pins.pins(self.folder / pins.folder_name)
-
     def sweep(self, keep: Collection[PayloadId], *, dry_run: bool = False) -> list[Swept]:
         """Remove every blob that is neither in `keep` nor pinned. What is mapped stays mapped until it is let go.
 
@@ -231,11 +198,11 @@ class BlobStore:
         swept = [Swept(payload, self.size(payload)) for payload in self.payloads() if payload not in kept]
         for blob in [] if dry_run else swept:
             durable.remove(self.path(blob.payload))
-            durable.remove(self._index_path(blob.payload))
+            durable.remove(self.index_path(blob.payload))
             with self._lock:
                 self._verified.pop(blob.payload, None)
                 self._corrupt.pop(blob.payload, None)
-        self._used = None
+        self.recount()
         return swept
 
     def _known(self, payload: PayloadId) -> VerifiedBlob | None:
@@ -260,7 +227,7 @@ class BlobStore:
         found = self._stat(payload)
         try:
             blob = VerifiedBlob(
-                payload, map_and_check(self.path(payload), self._index_path(payload), payload, found, self._pool)
+                payload, map_and_check(self.path(payload), self.index_path(payload), payload, found, self._pool)
             )
         except BlockCorrupt as fault:
             # Of the file as it was before: if it has changed since, nothing will match this, and it is hashed again.
@@ -274,28 +241,19 @@ class BlobStore:
         target = self.path(payload)
         try:
             durable.make_folder(target.parent)
-            for path in (target, self._index_path(payload)):  # before either is replaced
+            for path in (target, self.index_path(payload)):  # before either is replaced
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-            durable.publish(index, self._index_path(payload))
+            durable.publish(index, self.index_path(payload))
             durable.publish(blob, target)
         except (FileExistsError, IsADirectoryError, NotADirectoryError) as reason:
             raise misplaced(payload, reason) from None
-        if self._used is not None:
-            self._used += self.size(payload)
-
-    def _want_room(self, more: int) -> None:
-        if self.limit.bytes_max is not None and self._used is None:
-            self._used = self.usage().bytes
-        space.want_room(self.folder, self.limit, self._used or 0, more)
+        self.taken(self.size(payload))
 
     @cached_property
     def _pool(self) -> Executor | None:
         threads = min(len(os.sched_getaffinity(0)), limits.verify_threads_max)
         return ThreadPoolExecutor(threads, "blyan-hash") if threads > 1 else None
-
-    def _index_path(self, payload: PayloadId) -> Path:
-        return self.folder / payload[:2] / (payload + partial.index_suffix)
 
     def _is_whole(self, payload: PayloadId, index: TileIndex) -> bool:
         try:

@@ -151,10 +151,9 @@ class EntryIndex:
 
     def pairs(self) -> Iterator[tuple[bytes, bytes]]:
         """Every key and value that stands for an entry, in order of keys."""
-        with _native(self.folder):
-            for key, value in self._rows.items():
-                if key[:1] in (_by_id, _by_position, _by_model, _by_author):
-                    yield bytes(key), bytes(value)
+        for key, value in self._walk(b""):
+            if key[:1] in (_by_id, _by_position, _by_model, _by_author):
+                yield key, value
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key as `Row.pairs` gives them."""
@@ -164,14 +163,23 @@ class EntryIndex:
     def _scan(self, prefix: bytes, after: Place | None, count: int) -> list[Place]:
         found: list[Place] = []
         start = prefix + after.encode() + b"\0" if after is not None else prefix
-        with _native(self.folder):
-            for key in self._rows.keys(from_key=start):
-                if not key.startswith(prefix) or len(found) == count:
-                    break
-                place = self._place(key[-9:])
-                if place is not None:
-                    found.append(place)
+        for key, _ in self._walk(start):
+            if not key.startswith(prefix) or len(found) == count:
+                break
+            place = self._place(key[-9:])
+            if place is not None:
+                found.append(place)
         return found
+
+    def _walk(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values from `start` on. An iterator that meets damage only stops, so its status is asked for."""
+        with _native(self.folder):
+            at = self._rows.iter()
+            at.seek(start)
+            while at.valid():
+                yield bytes(at.key()), bytes(at.value())
+                at.next()
+            at.status()
 
     def _place(self, raw: bytes | None) -> Place | None:
         if raw is None:

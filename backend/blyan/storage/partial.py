@@ -191,9 +191,12 @@ def check_partial(folder: Path, payload: PayloadId) -> None:
         length = data_path.stat(follow_symlinks=False).st_size
         have = read_have(have_path, payload, length)
         count = -(-length // limits.subtile_bytes)
-        index = TileIndex.decode(
-            durable.read_limited(folder / f"{payload}{index_suffix}", digest_bytes * count), length, payload
-        )
+        index_path = folder / f"{payload}{index_suffix}"
+        raw = durable.read_limited(index_path, digest_bytes * count)
+        try:
+            index = TileIndex.decode(raw, length, payload)
+        except IntegrityFault as reason:
+            raise IntegrityFault(f"{reason.message} in {index_path}", detail={"file": str(index_path)}) from None
         handle = os.open(data_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (OSError, ValueError) as reason:
         raise IntegrityFault(

@@ -1,11 +1,13 @@
 """Pins: payloads that a sweep must leave although no chain entry names them.
 
-One file per pin, `blobs/pins/<payload_id>`, canonical JSON `{"why": …}`.
+One file per pin, `blobs/pins/<payload_id>`, canonical JSON `{"check": …, "why": …}`; the check is the SHA-256 of payload
+id and reason, so that damage is told from another reason.
 """
 
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +25,11 @@ def pin(folder: Path, payload: PayloadId, why: str) -> None:
     if not _reason.fullmatch(why):
         raise InvalidInput(f"pin: expected a reason of 1 to 200 printable characters, found {why[:80]!r}")
     durable.make_folder(folder)
-    durable.write_file(folder / payload, canonical.encode({"why": why}))
+    durable.write_file(folder / payload, canonical.encode({"check": _check(payload, why), "why": why}))
+
+
+def _check(payload: PayloadId, why: str) -> str:
+    return sha256(f"{payload}\0{why}".encode()).hexdigest()
 
 
 def unpin(folder: Path, payload: PayloadId) -> bool:
@@ -45,9 +51,10 @@ def pins(folder: Path) -> dict[PayloadId, str]:
                 durable.read_limited(path, limits.pin_bytes_max), bytes_max=limits.pin_bytes_max
             )
             why = value.get("why")
-            if set(value) != {"why"} or not isinstance(why, str) or not _reason.fullmatch(why):
-                raise InvalidInput(f"expected a reason, found {value!r}")
-            found[payload_id(path.name)] = why
+            payload = payload_id(path.name)
+            if not isinstance(why, str) or value != {"check": _check(payload, why), "why": why}:
+                raise InvalidInput("another record")
+            found[payload] = why
         except (OSError, ValueError, InvalidInput) as reason:
             raise IntegrityFault(
                 f"pin {path}: expected a payload id and a reason, found {reason}", detail={"file": str(path)}
