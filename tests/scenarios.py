@@ -265,3 +265,55 @@ SCENARIOS = {
         Scenario("import an archive", _archive_prepare, _archive, _archive_check),
     )
 }
+
+
+def _bundle(folder: Path) -> Path:
+    return folder.parent / "bundle"
+
+
+def _model_prepare(folder: Path) -> None:
+    """A small model as a bundle, beside the disk that may fail."""
+    from blyan.model.hf_import import read_checkpoint
+    from blyan.node.publish import write_bundle
+    from checkpoints import save_random_checkpoint
+
+    if not _bundle(folder).exists():
+        save_random_checkpoint(folder.parent / "hf", num_hidden_layers=2, num_experts=3, num_experts_per_tok=2)
+        write_bundle(read_checkpoint(folder.parent / "hf"), "m", "Apache-2.0", "test", _bundle(folder))
+
+
+def _model_import(folder: Path, acknowledge: Acknowledge) -> None:
+    """Everything that `blyan model import` does on a new data directory."""
+    from blyan.node.publish import install_bundle
+    from nodes import writing
+
+    with writing(folder) as ground:
+        published = install_bundle(ground, _bundle(folder))
+        acknowledge(f"published {published.model.manifest}")
+    acknowledge("closed")
+
+
+def _model_check(folder: Path, acknowledged: list[str]) -> None:
+    from blyan.node.catalogue import manifests_of
+    from blyan.node.checkup import check_up
+    from blyan.node.data_directory import open_ground
+    from blyan.node.writer import left_unclean
+    from nodes import writing
+
+    with writing(folder) as ground:
+        assert (left_unclean(folder) is None) or "closed" not in acknowledged
+        models = manifests_of(ground)
+        for text in acknowledged:
+            if text.startswith("published"):
+                assert [text.split()[1]] == [version.manifest for version, _ in models.values()]
+        for _, manifest in models.values():
+            for block in manifest.blocks.values():
+                ground.store.verify(block.payload)
+    _model_import(folder, lambda _text: None)
+    found = check_up(open_ground(folder), deep=True)
+    assert found.damage == []
+    assert left_unclean(folder) is None
+
+
+# Through a whole node, with its threads: killed, not cut.
+KILLED = {**SCENARIOS, "import a model": Scenario("import a model", _model_prepare, _model_import, _model_check)}

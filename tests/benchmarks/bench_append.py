@@ -12,13 +12,14 @@ beside it. Equality first: the roots are those of RFC 6962 as it is written, ove
 from __future__ import annotations
 
 import hashlib
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+
+from harness import SMOKE, Page, both, milliseconds
 
 from blyan.chain.chains import Chains
 from blyan.chain.entries import ExpertBody, PayloadReference
@@ -107,15 +108,20 @@ def median(seconds: list[float]) -> float:
 
 
 def main() -> None:
-    """Run at the size given, 2,000 without one; results are lines on standard output."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000
+    count = 2_000 if SMOKE else 100_000
     with tempfile.TemporaryDirectory() as folder:
         found = append(Path(folder), count)
-    p50, p95 = median(found.thousands), sorted(found.thousands)[int(0.95 * (len(found.thousands) - 1))]
-    print(f"appended {count} entries, {AT_ONCE} at once: p50 {p50:.3f} s, p95 {p95:.3f} s a thousand")
-    print(f"the first thousand {found.thousands[0]:.3f} s, the last {found.thousands[-1]:.3f} s")
-    print(f"the disk alone {median(found.disk):.3f} s a thousand: ratio {p50 / median(found.disk):.1f}")
-    print(f"opened in {found.opening:.4f} s, verified {count / found.verifying:.0f} entries a second")
+    page = Page("append", "Appending to a chain", __doc__.partition("\n\n")[2].strip())
+    page.row(f"{count:,} entries in group commits of up to {AT_ONCE:,}, a thousand", both(found.thousands))
+    page.row("the first thousand", milliseconds(found.thousands[0]))
+    page.row("the last thousand", milliseconds(found.thousands[-1]), "what the first cost")
+    ratio = median(found.thousands[-5:]) / median(found.thousands[:5])
+    page.row("last five thousands ÷ first five, medians", f"{ratio:.2f}", "about 1")
+    page.row("the disk alone, a thousand", both(found.disk))
+    page.row("appending ÷ the disk alone, medians", f"{median(found.thousands) / median(found.disk):.1f} ×")
+    page.row("appended", f"{count / sum(found.thousands):,.0f} entries/s, durable")
+    page.row(f"opening chains of {count:,} entries", milliseconds(found.opening))
+    page.write()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from fault_layer import copied, cut_at, killed_at, steps_of
-from scenarios import SCENARIOS, Scenario
+from scenarios import KILLED, SCENARIOS, Scenario
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def kill_everywhere(tmp_path: Path, scenario: Scenario, most: int) -> None:
             raise
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", KILLED)
 def test_a_killed_process_loses_nothing_that_was_acknowledged(tmp_path: Path, name: str) -> None:
     """SIGKILL; what the process had written is on the disk, and what it had not is not."""
     done = subprocess.run(
@@ -113,4 +113,4 @@ def test_a_killed_process_loses_nothing_that_was_acknowledged(tmp_path: Path, na
 
 
 if __name__ == "__main__":  # one process that has everything imported and no threads, whose children are killed
-    kill_everywhere(Path(sys.argv[2]), SCENARIOS[sys.argv[1]], int(sys.argv[3]))
+    kill_everywhere(Path(sys.argv[2]), KILLED[sys.argv[1]], int(sys.argv[3]))

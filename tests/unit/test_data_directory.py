@@ -111,12 +111,13 @@ def test_a_new_data_directory_says_its_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("schema", [2, 10**9])
-def test_what_a_newer_version_wrote_is_left_alone(tmp_path: Path, schema: int) -> None:
+def test_what_a_newer_version_wrote_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: int) -> None:
     """By readers and by writers; not even a marker is left."""
     with writing(tmp_path):
         pass
     (tmp_path / "SCHEMA").write_text(f'{{"schema":{schema}}}')
     before = snapshot_of(tmp_path)
+    monkeypatch.setattr(durable, "write_file", lambda *_: pytest.fail("something was written"))
     with pytest.raises(SchemaTooNew, match=f"expected schema 1, found {schema}"):
         data_directory.open_ground(tmp_path)
     with pytest.raises(SchemaTooNew), writing(tmp_path):
@@ -174,6 +175,18 @@ def test_a_crash_at_any_write_of_a_migration_is_taken_up(old: Path, monkeypatch:
             assert [len(versions) for versions in ground.chains.state.models.values()] == [1]
             ground.chains.verify()
         assert schema_of(folder) == 1
+
+
+def test_a_promise_that_is_there_is_never_made_anew(tmp_path: Path) -> None:
+    """A lost SCHEMA is written again, as after a migration that was cut off before its last step."""
+    with writing(tmp_path) as ground:
+        ground.sequencer.close()
+        ground.chains.snapshot(ground.key)
+    joint = (tmp_path / "chain/joint").read_bytes()
+    (tmp_path / "SCHEMA").unlink()
+    with writing(tmp_path):
+        assert (tmp_path / "chain/joint").read_bytes() == joint
+    assert schema_of(tmp_path) == 1
 
 
 def test_a_damaged_directory_of_before_is_not_migrated(old: Path) -> None:
