@@ -51,7 +51,7 @@ from blyan.model.hf_import import read_checkpoint
 from blyan.node.publish import import_checkpoint
 from nodes import writing
 def private():
-    return sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith(("Private", "Anonymous")) and "Dirty" in line)
+    return sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Private_Dirty"))
 before, rss = private(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 peak = before
 def progress(done, total):
