@@ -13,7 +13,7 @@ from blyan.node.checkup import Checkup, check_up
 from blyan.node.config import read_config
 from blyan.node.data_directory import open_ground
 from blyan.node.indexing import rebuild
-from blyan.node.keys import node_key, read_key
+from blyan.node.keys import next_key, node_key, read_key
 from blyan.node.schema import schema_of
 from blyan.node.writer import bring_to_schema, claimed, left_unclean
 from blyan.primitives.clock import system_entropy, system_seconds
@@ -56,6 +56,9 @@ def _check(options: argparse.Namespace, output: Output) -> int:
     found: Checkup = check_up(open_ground(options.data_dir), deep=options.deep)
     unclean = left_unclean(options.data_dir)
     notes = [*found.notes, *([unclean] if unclean is not None else [])]
+    if next_key(options.data_dir).exists():
+        waiting = read_key(next_key(options.data_dir)).public
+        notes.append(f"a rotation to key {waiting} has not ended: the next start finishes or undoes it")
     for sentence in found.damage:
         output.note(f"blyan: {sentence}")
     for sentence in notes:

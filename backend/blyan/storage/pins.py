@@ -1,7 +1,7 @@
 """Pins: payloads that a sweep must leave although no chain entry names them.
 
-One file per pin, `blobs/pins/<payload_id>`, canonical JSON `{"check": …, "why": …}`; the check is the SHA-256 of payload
-id and reason, so that damage is told from another reason.
+One file per pin, `blobs/pins/<payload_id>`, canonical JSON `{"check": …, "why": …}`; the check is the SHA-256 of the
+payload id and reason, so that damage is told from another reason.
 """
 
 from __future__ import annotations
