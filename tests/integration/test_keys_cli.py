@@ -1,4 +1,4 @@
-"""Passphrases: from a file that nobody else may read, or typed on a terminal; never guessed, never on the command line."""
+"""Passphrases: from a file that nobody else may read, or typed on a terminal; never on the command line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def typed(data_dir: Path, verb: str, *lines: str) -> int:
 
 def test_a_passphrase_is_typed_twice_on_a_terminal(data_dir: Path) -> None:
     """Two that differ, or none, encrypt nothing; it is asked for once to decrypt."""
-    assert typed(data_dir, "encrypt", "one thing", "another") == 1
+    assert typed(data_dir, "encrypt", "battery", "staple") == 1
     assert typed(data_dir, "encrypt", "") == 1
     assert not read_key(node_key(data_dir)).encrypted
     assert typed(data_dir, "encrypt", "correct horse", "correct horse") == 0
