@@ -326,7 +326,7 @@ async def test_models_and_health(client: TestClient) -> None:
     assert (await client.get("/livez")).status == 200
     assert (await client.get("/readyz")).status == 200
     verbose = await (await client.get("/readyz?verbose")).json()
-    assert verbose == {"ready": True, "checks": {"models": "ok"}}
+    assert verbose == {"ready": True, "checks": {"models": "ok"}, "found_at_start": []}
     assert (await client.get("/readyz?exclude=nothing")).status == 400
     assert (await client.get("/network/experts")).status == 400
     assert (await client.get("/network/experts?model=none")).status == 404

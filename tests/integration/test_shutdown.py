@@ -74,7 +74,7 @@ def test_the_second_signal_ends_it_at_once() -> None:
         "from blyan.api import serve\n"
         "from blyan.cli.main import main\n"
         "@contextlib.asynccontextmanager\n"
-        "async def served(config):\n"
+        "async def served(config, passphrase):\n"
         "    yield types.SimpleNamespace(refused=dict), 'http://here'\n"
         "    await asyncio.to_thread(__import__('time').sleep, 30)\n"
         "serve.served = served\n"

@@ -61,8 +61,6 @@ async def _serve(config: NodeConfig, output: Output, *, browser: bool) -> None:
 
     stopped = _stop_on_signal()
     async with served(config, passphrase_of(config)) as (node, url):
-        for sentence in node.ground.found:
-            output.note(sentence)
         for name, why in node.refused().items():
             output.note(f"model {name} is refused: {why.message}")
         output.note(f"data in {config.data_dir}; stop with Ctrl-C")
