@@ -49,6 +49,7 @@ def map_and_check(
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             _expect_unchanged(path, payload, found, handle)  # before: a mapping past a file's end cannot be read
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # twice the read-ahead while we hash
             mapping = map_private(handle, found.st_size)
             _check(path, index_path, payload, memoryview(mapping), pool)
             _expect_unchanged(path, payload, found, handle)
