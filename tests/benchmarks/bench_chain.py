@@ -1,8 +1,9 @@
 """Verifying and joining a chain of 100,000 entries.
 
 Back of the envelope: one Ed25519 verification takes about 60 us on one core here, so two cores cannot do more than some
-33,000 entries a second; parsing, folding and hashing take about 30 us more each. Joining from a snapshot hashes the
-snapshot and folds the entries since; a full replay folds and verifies all of them.
+33,000 entries a second; parsing, folding and hashing take about 35 us more each. The target was set where PyNaCl does
+24,000 signatures a second on a core: there it is 0.42 of the bound, which is what to compare on another machine.
+Joining from a snapshot hashes the snapshot and folds the entries since; a full replay folds and verifies all of them.
 """
 
 from __future__ import annotations
@@ -59,14 +60,14 @@ def measure(page: Page, folder: Path, count: int, tail: int) -> None:
     export_archive(chains, folder / "full")
     export_archive(chains, folder / "recent", from_snapshot=True)
     processes = len(os.sched_getaffinity(0))
-    verifying = interleaved(1 if SMOKE else 3, lambda: chains.verify(processes))[0]
+    verifying = interleaved(1 if SMOKE else 3, chains.verify)[0]
     rate = (count + 1) / min(verifying)
     bare = signatures_a_second()
     page.row(
         f"verified, {count:,} entries: headers, linkage, signatures, roots, state", f"{rate:,.0f} entries/s", "≥ 20,000"
     )
     page.row("bare PyNaCl signatures × cores", f"{bare * processes:,.0f}/s")
-    page.row("share of that bound", f"{rate / bare / processes:.2f}")
+    page.row("share of that bound", f"{rate / bare / processes:.2f}", "≥ 0.42, as 20,000 of 48,000")
 
     def join(archive: str) -> Chains:
         with tempfile.TemporaryDirectory(dir=folder) as fresh:

@@ -43,7 +43,7 @@ CONFIG = {
 }
 
 IMPORT = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import torch
@@ -52,7 +52,10 @@ from blyan.node.publish import import_checkpoint
 from nodes import writing
 def private():
     return sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Private_Dirty"))
-before, rss = private(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def high_water():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+open("/proc/self/clear_refs", "w").write("5")  # resets VmHWM; ru_maxrss would begin at what our parent had
+before, rss = private(), high_water()
 peak = before
 def progress(done, total):
     global peak
@@ -60,7 +63,7 @@ def progress(done, total):
 began = time.perf_counter()
 with writing(Path(sys.argv[2])) as ground:
     import_checkpoint(ground, read_checkpoint(Path(sys.argv[1])), "bench", progress)
-print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss, peak - before)
+print(time.perf_counter() - began, high_water() - rss, peak - before)
 """
 
 

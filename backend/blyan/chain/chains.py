@@ -12,6 +12,7 @@ entries since. What lies left of the edge is read, and checked, by those who ask
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -187,12 +188,13 @@ class Chains:
             done += [f"signed the note of chain {name} again, which lagged" for name in self._sign_lagging(key)]
         return done + remove_leftovers(self.folder, self.logs)
 
-    def verify(self, processes: int = 2) -> list[ChainReport]:
+    def verify(self, processes: int | None = None) -> list[ChainReport]:
         """Recompute everything: tiles, roots, every signature, that each entry was valid when it came, the state.
 
-        Signatures of a long chain are checked by that many processes beside this one.
+        Signatures of a long chain are checked by that many processes beside this one; None: one for each other core.
         """
-        return audit(self.logs, self.joint, self.store, processes)
+        beside = len(os.sched_getaffinity(0)) - 1 if processes is None else processes
+        return audit(self.logs, self.joint, self.store, beside)
 
     def _commit(self, key: Key, state: StateRoot | None) -> None:
         self._sign_lagging(key)

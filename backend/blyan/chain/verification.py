@@ -1,11 +1,14 @@
 """Signatures of many entries, checked on every processor while the caller goes on folding.
 
 Verification is one elliptic-curve operation per entry and does not batch, so it is spread over processes: each gets
-entries through a pipe (`chain/signature_worker`) and says which one is bad. A few are checked here.
+entries through a pipe (`chain/signature_worker`) and says which one is bad. A few are checked here, and so is whatever
+comes while every process has enough to do: no processor waits for another.
 """
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -16,7 +19,9 @@ from blyan.chain.signature_worker import first_bad
 from blyan.primitives.errors import IntegrityFault, Unavailable
 
 _batch_entries: Final = 64  # about 4 ms of work
-_alone_below: Final = 1_024  # entries that are not worth a process
+_alone_below: Final = 512  # entries that are not worth a process
+_queue_batches: Final = 4  # under way in one process
+_pipe_bytes: Final = 1 << 20  # what Linux grants anyone: a queue of usual entries fits
 
 
 @dataclass(slots=True)
@@ -24,18 +29,22 @@ class _Worker:
     process: subprocess.Popen[bytes]
     sent: list[list[str]] = field(default_factory=list[list[str]])  # what to call the entries of batches under way
 
+    def answered(self) -> bool:
+        """Whether an answer, or the end, can be read without waiting."""
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
 
 class SignatureCheck:
     """Feed it entries that `parse_entry` accepted; leaving the `with` block waits, and raises for a bad signature."""
 
     def __init__(self, workers: int) -> None:
-        """`workers` processes at most; none for a short chain."""
+        """`workers` processes beside this one at most; none for a short chain."""
         self._workers_max = workers
         self._workers: list[_Worker] = []
         self._batch: list[bytes] = []
         self._names: list[str] = []
         self._fed = 0
-        self._turn = 0
 
     def __enter__(self) -> Self:
         return self
@@ -67,24 +76,24 @@ class SignatureCheck:
         names, self._batch, self._names = self._names, [], []
         if self._fed > _alone_below and not self._workers:
             self._workers = [_start() for _ in range(self._workers_max)]
-        if not self._workers:
+        for worker in self._workers:
+            while worker.sent and worker.answered():
+                self._receive(worker)
+        idlest = min(self._workers, key=lambda worker: len(worker.sent), default=None)
+        if idlest is None or len(idlest.sent) >= _queue_batches:
             _want_good(first_bad(batch), names)
             return
-        worker = self._workers[self._turn]
-        self._turn = (self._turn + 1) % len(self._workers)
-        while len(worker.sent) >= 8:  # so that neither pipe fills while both sides write
-            self._receive(worker)
-        assert worker.process.stdin is not None
+        assert idlest.process.stdin is not None
         try:
-            worker.process.stdin.write(len(batch).to_bytes(4, "little") + batch)
-            worker.process.stdin.flush()
+            idlest.process.stdin.write(len(batch).to_bytes(4, "little") + batch)
+            idlest.process.stdin.flush()
         except BrokenPipeError:
-            raise _ended(worker) from None
-        worker.sent.append(names)
+            raise _ended(idlest) from None
+        idlest.sent.append(names)
 
     def _receive(self, worker: _Worker) -> None:
         assert worker.process.stdout is not None
-        answer = worker.process.stdout.read(4)
+        answer = os.read(worker.process.stdout.fileno(), 4)  # unbuffered, so that `answered` sees what there is
         if len(answer) != 4:
             raise _ended(worker)
         _want_good(int.from_bytes(answer, "little", signed=True), worker.sent.pop(0))
@@ -92,7 +101,8 @@ class SignatureCheck:
 
 def _start() -> _Worker:
     command = [sys.executable, "-I", "-m", "blyan.chain.signature_worker"]
-    return _Worker(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    pipe = subprocess.PIPE
+    return _Worker(subprocess.Popen(command, stdin=pipe, stdout=pipe, pipesize=_pipe_bytes))
 
 
 def _ended(worker: _Worker) -> Unavailable:
