@@ -18,7 +18,7 @@ from blyan.learning.hf_directory import write_hf_directory
 from blyan.learning.pretrain import Plan, pretrain
 from blyan.model.hf_import import read_checkpoint
 from blyan.node.builtin import name
-from blyan.node.publish import write_bundle
+from blyan.node.importing import write_bundle
 from blyan.primitives.clock import system_monotonic
 
 root = Path(__file__).resolve().parent.parent

@@ -16,8 +16,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from blyan.api.app import build_app
 from blyan.model.hf_import import read_checkpoint
 from blyan.node.config import read_config
+from blyan.node.importing import import_checkpoint
 from blyan.node.node import Node, Sources
-from blyan.node.publish import import_checkpoint
 from blyan.node.writer import WritableGround, opened
 from running_node import RunningNode
 
@@ -37,7 +37,7 @@ def fixed_seconds() -> int:
 def import_into(data_dir: Path, folder: Path, name: str):
     """Import a checkpoint as `blyan model import` does."""
     with writing(data_dir) as ground:
-        return import_checkpoint(ground, read_checkpoint(folder), name, lambda _done, _total: None)
+        return import_checkpoint(ground, read_checkpoint(folder), name, lambda _done, _total: None).published
 
 
 @contextlib.contextmanager

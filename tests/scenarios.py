@@ -274,7 +274,7 @@ def _bundle(folder: Path) -> Path:
 def _model_prepare(folder: Path) -> None:
     """A small model as a bundle, beside the disk that may fail."""
     from blyan.model.hf_import import read_checkpoint
-    from blyan.node.publish import write_bundle
+    from blyan.node.importing import write_bundle
     from checkpoints import save_random_checkpoint
 
     if not _bundle(folder).exists():

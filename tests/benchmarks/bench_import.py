@@ -48,7 +48,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import torch
 from blyan.model.hf_import import read_checkpoint
-from blyan.node.publish import import_checkpoint
+from blyan.node.importing import import_checkpoint
 from nodes import writing
 def private():
     return sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Private_Dirty"))

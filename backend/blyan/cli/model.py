@@ -8,15 +8,17 @@ from typing import Any
 
 from blyan.cli.output import Output, byte_size, short_count, table
 from blyan.cli.passphrase import passphrase_of
+from blyan.model.quantization import Quantization, int4_groups, methods, schemes
 from blyan.node.catalogue import manifest_of, manifests_of
 from blyan.node.config import read_config
 from blyan.node.data_directory import Ground, open_ground
 from blyan.node.writer import opened
-from blyan.primitives.clock import system_entropy, system_seconds
+from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
 from blyan.primitives.errors import BlockCorrupt, Fault, IntegrityFault, NotFound, UsageMistake
 from blyan.primitives.ids import PayloadId
 
 _integrity_failure = 7  # exit code, docs/cli.md
+_micro = 1_000_000
 
 
 def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
@@ -26,6 +28,12 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     imported = commands.add_parser("import", parents=[common, readable], help="import a Hugging Face checkpoint folder")
     imported.add_argument("folder", metavar="DIR", type=Path)
     imported.add_argument("--name", help="default: the folder's name")
+    imported.add_argument("--quantize", metavar="int8|int4|fp8|bf16", choices=schemes, help="how to store the matrices")
+    imported.add_argument("--group", type=int, choices=int4_groups, default=64, help="int4: inputs to a scale")
+    imported.add_argument(
+        "--method", choices=methods, help="int4: `search` (default) weighs errors by what a text shows"
+    )
+    imported.add_argument("--calibration", metavar="FILE", type=Path, help="that text; default: a built-in one")
     imported.set_defaults(run=_import)
     exported = commands.add_parser("export", parents=[common, readable], help="write a Hugging Face folder")
     exported.add_argument("name", metavar="NAME")
@@ -41,29 +49,48 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
 
 def _import(options: argparse.Namespace, output: Output) -> int:
     from blyan.model.hf_import import read_checkpoint  # torch takes a second; other verbs do not need it
-    from blyan.node.publish import import_checkpoint
+    from blyan.node.importing import QuantizationRequest, import_checkpoint
 
     folder: Path = options.folder
+    request = None
+    if options.quantize:
+        request = QuantizationRequest.of(
+            options.quantize,
+            now=system_monotonic,
+            group=options.group,
+            method=options.method,
+            text=options.calibration,
+        )
+    elif options.method or options.calibration:
+        raise UsageMistake("model import: expected --quantize with --method or --calibration, found none")
     checkpoint = read_checkpoint(folder)
     name = options.name or folder.resolve().name
     config = read_config(options.data_dir)
     passphrase = passphrase_of(config)
     with opened(config, now=system_seconds, entropy=system_entropy, passphrase=passphrase, new=True) as ground:
-        published = import_checkpoint(ground, checkpoint, name, output.progress("blocks"))
+        progress = output.progress("stored", in_bytes=True)
+        imported = import_checkpoint(ground, checkpoint, name, progress, request, output.note)
+    published, cost = imported.published, imported.manifest.quantization
     model = published.model
-    value = {
+    value: dict[str, Any] = {
         "name": model.name,
         "version": model.version,
         "manifest": model.manifest,
         "blocks": published.blocks,
         "bytes": published.length,
         "changed": published.changed,
+        "resumed_parts": imported.resumed,
+        "quantization": None if cost is None else quantization_fields(cost),
     }
-    output.data(
-        value,
+    lines = [
         f"{model.name} {model.version}: {published.blocks} blocks, {byte_size(published.length)}, "
-        f"manifest {model.manifest}" + ("" if published.changed else " (was there already)"),
-    )
+        f"manifest {model.manifest}" + ("" if published.changed else " (was there already)")
+    ]
+    if cost is not None:
+        lines.append(quantization_line(cost))
+    if checkpoint.tokenizer is None:
+        output.note("no tokenizer.json or tokenizer.model: the model takes and gives token ids only")
+    output.data(value, "\n".join(lines))
     return 0
 
 
@@ -77,11 +104,41 @@ def _export(options: argparse.Namespace, output: Output) -> int:
         "version": exported.version.version,
         "folder": str(options.folder),
         "bytes": exported.length,
+        "dequantized": exported.dequantized,
     }
+    how = ", multiplied out from what is stored quantised" if exported.dequantized else ", bit for bit as imported"
     output.data(
-        value, f"{value['name']} {value['version']}: {byte_size(exported.length)} of weights in {options.folder}"
+        value, f"{value['name']} {value['version']}: {byte_size(exported.length)} of weights in {options.folder}{how}"
     )
     return 0
+
+
+def quantization_fields(cost: Quantization) -> dict[str, Any]:
+    """A quantization as `--json` shows it: nats a token, tokens a second."""
+    return {
+        "scheme": cost.scheme,
+        "group": cost.group or None,
+        "method": cost.method,
+        "text": cost.text,
+        "tokens": cost.tokens,
+        "loss_before": cost.loss_before / _micro,
+        "loss_after": cost.loss_after / _micro,
+        "divergence": cost.divergence / _micro,
+        "speed_before": cost.speed_before,
+        "speed_after": cost.speed_after,
+    }
+
+
+def quantization_line(cost: Quantization) -> str:
+    """A quantization in one line."""
+    before, after = cost.loss_before / _micro, cost.loss_after / _micro
+    how = f"{cost.scheme}, groups of {cost.group}, {cost.method}" if cost.group else cost.scheme
+    on = "drawn tokens (no tokenizer)" if cost.text == "random" else "tokens of text"
+    return (
+        f"{how}: loss {before:.4f} → {after:.4f} nat a token ({after - before:+.4f}), divergence "
+        f"{cost.divergence / _micro:.4f}, {cost.speed_before} → {cost.speed_after} tokens/s at once, "
+        f"on {cost.tokens} {on}"
+    )
 
 
 def _list(options: argparse.Namespace, output: Output) -> int:

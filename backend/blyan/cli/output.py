@@ -8,10 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from blyan.primitives.clock import Monotonic, system_monotonic
 from blyan.primitives.errors import Fault
 
 # C0 but tab and line feed, DEL, C1; and lone surrogates, which no encoding can print
 _unprintable: Final = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+
+_redraw_seconds: Final = 0.1
+_line_seconds: Final = 10.0  # between two lines where nothing can be redrawn
 
 
 def printable(text: str) -> str:
@@ -34,9 +38,9 @@ class Output:
         sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
 
-    def progress(self, what: str) -> ProgressLine:
-        """A counting line: rewritten in place on a terminal, one line at the end elsewhere."""
-        return ProgressLine(what, sys.stderr.isatty())
+    def progress(self, what: str, *, in_bytes: bool = False) -> ProgressLine:
+        """A counting line: rewritten in place on a terminal, one line now and then elsewhere."""
+        return ProgressLine(what, sys.stderr.isatty(), in_bytes)
 
     def fault(self, fault: Fault) -> None:
         """An error: what was wrong, then what to do; as JSON on stdout too with --json."""
@@ -49,19 +53,48 @@ class Output:
 
 
 class ProgressLine:
-    """Counts something long."""
+    """Counts something long, with speed and what is left of the time where it counts bytes."""
 
-    def __init__(self, what: str, terminal: bool) -> None:
+    def __init__(self, what: str, terminal: bool, in_bytes: bool = False, now: Monotonic = system_monotonic) -> None:
         self._what = what
         self._terminal = terminal
+        self._in_bytes = in_bytes
+        self._now = now
+        self._began = self._said = now()
+        self._width = 0
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""
+        now = self._now()
+        finished = done == total
+        if not finished and now - self._said < (_redraw_seconds if self._terminal else _line_seconds):
+            return
+        self._said = now
+        text = f"{self._what}: {self._shown(done, total, now - self._began)}"
         if self._terminal:
-            sys.stderr.write(f"\r{self._what}: {done} of {total}" + ("\n" if done == total else ""))
-        elif done == total:
-            sys.stderr.write(f"{self._what}: {total}\n")
+            sys.stderr.write("\r" + text.ljust(self._width) + ("\n" if finished else ""))
+            self._width = len(text)
+        else:
+            sys.stderr.write(text + "\n")
         sys.stderr.flush()
+
+    def _shown(self, done: int, total: int, seconds: float) -> str:
+        finished = done == total
+        if not self._in_bytes:
+            return str(total) if finished and not self._terminal else f"{done} of {total}"
+        speed = done / max(seconds, 1e-9)
+        pace = f"{byte_size(round(speed))}/s"
+        if finished:
+            return f"{byte_size(total)} in {duration(seconds)}, {pace}"
+        return f"{byte_size(done)} of {byte_size(total)}, {pace}, {duration((total - done) / max(speed, 1.0))} left"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 8.5 s, 2 min 05 s, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from blyan.model.config import ModelConfig
 from blyan.model.kv_cache import KVCache
+from blyan.model.linear import linear
 
 
 def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -46,7 +47,7 @@ def attend(
 
     def project(name: str, heads: int, norm_weight: Tensor | None) -> Tensor:
         """[B, heads, T, head_dim]"""
-        flat = functional.linear(hidden, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+        flat = linear(weights, name, hidden)
         if norm_weight is not None and norm == "projection":
             flat = rms_norm(flat, norm_weight, eps)
         if config.clip_qkv:
@@ -77,4 +78,4 @@ def attend(
         queries, keys, values, attn_mask=mask, is_causal=mask is None and count > 1, enable_gqa=True
     )
     out = out.transpose(1, 2).reshape(batch, count, config.heads * config.head_dim)
-    return functional.linear(out, weights["self_attn.o_proj.weight"], weights.get("self_attn.o_proj.bias"))
+    return linear(weights, "self_attn.o_proj", out)

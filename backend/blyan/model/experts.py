@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from blyan.model.linear import linear
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertCall:
@@ -23,6 +25,6 @@ class ExpertCall:
 
 def swiglu(weights: Mapping[str, Tensor], prefix: str, hidden: Tensor) -> Tensor:
     """down(silu(gate(x)) · up(x)) for hidden [n, hidden] (Shazeer 2020, arXiv:2002.05202)."""
-    gate = functional.linear(hidden, weights[f"{prefix}gate_proj.weight"])
-    up = functional.linear(hidden, weights[f"{prefix}up_proj.weight"])
-    return functional.linear(functional.silu(gate) * up, weights[f"{prefix}down_proj.weight"])
+    gate = linear(weights, f"{prefix}gate_proj", hidden)
+    up = linear(weights, f"{prefix}up_proj", hidden)
+    return linear(weights, f"{prefix}down_proj", functional.silu(gate) * up)

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from blyan.chain.entries import name_pattern, version_pattern
 from blyan.model.config import ModelConfig
 from blyan.model.parts import parts_of
+from blyan.model.quantization import Quantization
 from blyan.model.record import encode_record, parse_record
 from blyan.model.rope_scaling import RopeScaling
 from blyan.model.sampling import Sampling
@@ -60,6 +61,7 @@ class Manifest:
     generation: GenerationDefaults
     license: str
     source: str
+    quantization: Quantization | None = None  # None: every tensor is stored as it came
 
     def __post_init__(self) -> None:
         expected = {part.name for part in parts_of(self.config)}
@@ -69,8 +71,10 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The canonical bytes, which are the payload."""
+        stored = {} if self.quantization is None else {"quantization": encode_record(self.quantization, sparse=True)}
         return canonical.encode(
             {
+                **stored,
                 "format": _format,
                 "name": self.name,
                 "version": self.version,
@@ -93,8 +97,8 @@ class Manifest:
 def parse_manifest(raw: bytes) -> Manifest:
     """Parse a manifest payload; `InvalidInput` (or `UnsupportedModel`) says what was expected."""
     value = canonical.decode_object(raw, bytes_max=limits.manifest_bytes_max)
-    expected = {f.name for f in fields(Manifest)} - {"config"} | {"format", "architecture"}
-    if set(value) != expected or value["format"] != _format:
+    expected = {f.name for f in fields(Manifest)} - {"config", "quantization"} | {"format", "architecture"}
+    if set(value) - {"quantization"} != expected or value["format"] != _format:
         raise InvalidInput(f"manifest: expected format {_format} with fields {sorted(expected)}, found {sorted(value)}")
     parts = value["parts"]
     if not isinstance(parts, dict) or len(cast("dict[str, Any]", parts)) > limits.manifest_parts_max:
@@ -109,7 +113,14 @@ def parse_manifest(raw: bytes) -> Manifest:
         generation=parse_record(GenerationDefaults, value["generation"], "manifest generation"),
         license=_text(value["license"], re.compile(r"[ -~]{0,128}"), "license"),
         source=_text(value["source"], re.compile(r"[ -~]{0,256}"), "source"),
+        quantization=_parse_quantization(value),
     )
+
+
+def _parse_quantization(value: Mapping[str, object]) -> Quantization | None:
+    if "quantization" not in value:
+        return None
+    return parse_record(Quantization, value["quantization"], "manifest quantization", sparse=True)
 
 
 def read_manifest(store: BlobStore, manifest_id: PayloadId) -> Manifest:

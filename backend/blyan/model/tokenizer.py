@@ -67,6 +67,11 @@ class Tokenizer:
         with _native("text that this model's tokenizer can encode"):
             return list(self._inner.encode(text, add_special_tokens=add_special).ids)
 
+    def encode_start(self, text: str, count: int) -> list[int]:
+        """The first `count` token ids of a text, or all of them."""
+        with _native("text that this model's tokenizer can encode"):
+            return list(self._inner.encode(text[: self.token_bytes_max * count]).ids)[:count]
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
         with _native("token ids that this model's tokenizer can decode"):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blyan.model.manifest import Manifest
 from blyan.model.parts import Part, expert_part, parts_of
+from blyan.model.stored_tensors import dense_tensors, stored_layout
 from blyan.primitives.errors import BlockCorrupt, Fault, MalformedBlock, NotFound
 from blyan.storage import tensor_block
 from blyan.storage.blob_store import BlobStore, VerifiedBlob
@@ -57,12 +58,17 @@ class ModelWeights:
         self._views[name] = (blob, tensors)
         return tensors
 
+    def dense_part(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one part as they would be without quantisation, in the model's dtype."""
+        return dense_tensors(self._parts[name], self.part(name), tensor_block.dtypes[self._manifest.dtype])
+
     def _views_of(self, part: Part, blob: VerifiedBlob) -> dict[str, Tensor]:
         places = tensor_block.parse_layout(memoryview(blob.mapping), len(blob.mapping))
-        found = {place.name: place.shape for place in places}
+        found = {place.name: (place.dtype, place.shape) for place in places}
         dtype = tensor_block.dtypes[self._manifest.dtype]
-        if found != dict(part.shapes) or any(place.dtype != dtype for place in places):
-            raise MalformedBlock(f"block {blob.payload} of {part.name}: expected {dict(part.shapes)}, found {found}")
+        expected = stored_layout(part, dtype, self._manifest.quantization)
+        if found != expected:
+            raise MalformedBlock(f"block {blob.payload} of {part.name}: expected {expected}, found {found}")
         return tensor_block.views(places, memoryview(blob.mapping))
 
 

@@ -22,6 +22,7 @@ class Exported:
 
     version: ModelVersion
     length: int  # bytes of weights
+    dequantized: bool  # the weights are what quantised ones stand for, not those of the checkpoint
 
 
 def export_model(ground: Ground, name: str, folder: Path, progress: Callable[[int, int], None]) -> Exported:
@@ -43,7 +44,8 @@ def export_model(ground: Ground, name: str, folder: Path, progress: Callable[[in
         manifest.generation,
         tokenizer,
         manifest.license,
-        lambda part: weights.part(part.name),
+        lambda part: weights.dense_part(part.name),
         progress,
     )
-    return Exported(version, length)
+    altered = manifest.quantization is not None and manifest.quantization.scheme != "bf16"
+    return Exported(version, length, altered)

@@ -1,4 +1,4 @@
-"""A model onto the chains: one function owns the order.
+"""A model onto the chains, once its blocks are in the store: one function owns the order.
 
 Steps, each durable before the next: (1) every block in the blob store, (2) signed entries of the parameter chain,
 (3) the manifest in the blob store, (4) the signed model entry of the meta chain. A crash leaves blocks or entries that
@@ -7,9 +7,6 @@ no model names, which the next run of the same import uses; never a model that l
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +18,6 @@ from blyan.chain.entries import (
     PayloadReference,
     TokenizerBody,
     TrunkBody,
-    name_pattern,
 )
 from blyan.chain.proofs import range_root
 from blyan.chain.sequencer import Draft
@@ -29,15 +25,13 @@ from blyan.chain.state import ModelVersion
 from blyan.chain.validity import version_key
 from blyan.model import manifest as manifest_module
 from blyan.model import tokenizer as tokenizer_module
-from blyan.model.hf_import import HfCheckpoint
-from blyan.model.manifest import BlockReference, Manifest, parse_manifest
-from blyan.model.parts import part_position, parts_of
+from blyan.model.manifest import Manifest, parse_manifest, read_manifest
+from blyan.model.parts import part_position
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
-from blyan.primitives.errors import InvalidInput
+from blyan.primitives.errors import IntegrityFault, NotFound
 from blyan.primitives.ids import EntryId
-from blyan.storage import durable, tensor_block
-from blyan.storage.blob_store import BlobStore
+from blyan.storage import durable
 from blyan.storage.tile import index_of
 
 block_media = "application/vnd.blyan.tensorblock"
@@ -52,58 +46,6 @@ class Published:
     blocks: int
     length: int  # bytes of all blocks
     changed: bool  # False: this very model was on the chain already
-
-
-def import_checkpoint(
-    ground: WritableGround, checkpoint: HfCheckpoint, name: str, progress: Callable[[int, int], None]
-) -> Published:
-    """Cut a checked Hugging Face checkpoint into blocks and publish it under `name`."""
-    return publish(ground, store_checkpoint(ground.store, checkpoint, name, progress))
-
-
-def store_checkpoint(
-    store: BlobStore, checkpoint: HfCheckpoint, name: str, progress: Callable[[int, int], None]
-) -> Manifest:
-    """Step 1 for a checkpoint: parts and tokenizer as blocks. The manifest that names them is not stored yet."""
-    if not name_pattern.fullmatch(name):
-        raise InvalidInput(f"model name: expected {name_pattern.pattern}, found {name[:80]!r}")
-    parts = list(parts_of(checkpoint.config))
-    blocks: dict[str, BlockReference] = {}
-    for done, part in enumerate(parts):
-        stored = store.put(tensor_block.encode(checkpoint.part_tensors(part)))
-        blocks[part.name] = BlockReference(stored.payload, stored.length)
-        progress(done + 1, len(parts))
-    tokenizer = None
-    if checkpoint.tokenizer is not None:
-        stored = store.put([checkpoint.tokenizer])
-        tokenizer = BlockReference(stored.payload, stored.length)
-    return Manifest(
-        name=name,
-        version=_first_version,
-        config=checkpoint.config,
-        dtype=checkpoint.dtype,
-        parts=blocks,
-        tokenizer=tokenizer,
-        generation=checkpoint.generation,
-        license=checkpoint.license,
-        source=f"huggingface:{_printable(checkpoint.folder.resolve().name)}",
-    )
-
-
-def write_bundle(checkpoint: HfCheckpoint, name: str, spdx: str, source: str, folder: Path) -> Manifest:
-    """Make the folder that `install_bundle` reads: `manifest.json`, and `blobs/<payload id>` without indexes."""
-    blobs = folder / "blobs"
-    if blobs.exists():
-        shutil.rmtree(blobs)
-    blobs.mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        store = BlobStore(Path(scratch), writable=True)
-        manifest = store_checkpoint(store, checkpoint, name, lambda _done, _total: None)
-        manifest = replace(manifest, license=spdx, source=source)
-        for block in manifest.blocks.values():
-            shutil.copyfile(store.path(block.payload), blobs / block.payload)
-    (folder / "manifest.json").write_bytes(manifest.encode())
-    return manifest
 
 
 def install_bundle(ground: WritableGround, folder: Path) -> Published:
@@ -123,7 +65,7 @@ def publish(ground: WritableGround, manifest: Manifest) -> Published:
     length = sum(block.length for block in manifest.blocks.values())
     current = state.current(manifest.name)
     if current is not None:
-        same = replace(manifest, version=current.version).encode()
+        same = _as_measured_then(ground, current, replace(manifest, version=current.version)).encode()
         if index_of(same).payload_id == current.manifest:
             ground.store.put([same])  # repairs a damaged manifest as putting the blocks again did them
             return Published(current, len(manifest.blocks), length, changed=False)
@@ -148,6 +90,19 @@ def publish(ground: WritableGround, manifest: Manifest) -> Published:
     return Published(version, len(manifest.blocks), length, changed=True)
 
 
+def _as_measured_then(ground: WritableGround, current: ModelVersion, manifest: Manifest) -> Manifest:
+    """The manifest with the measurements of the version that is there: two of the same model never time the same."""
+    if manifest.quantization is None:
+        return manifest
+    try:
+        then = read_manifest(ground.store, current.manifest).quantization
+    except (IntegrityFault, NotFound):
+        return manifest
+    ours = manifest.quantization
+    same = then is not None and (then.plan, then.text) == (ours.plan, ours.text)
+    return replace(manifest, quantization=then) if same else manifest
+
+
 def _parameters(ground: WritableGround, newest: EntryId | None) -> tuple[EntryId, int, str]:
     """What a model builds on: the newest entry about its parts, and the parameter chain up to that one."""
     chain: ChainName = "parameter"
@@ -170,7 +125,3 @@ def _entry_body(model: str, part: str) -> tuple[Body, str]:
 def _next_minor(version: str) -> str:
     major, minor, _ = version_key(version)
     return f"{major}.{minor + 1}.0"
-
-
-def _printable(text: str) -> str:
-    return "".join(character if " " <= character <= "~" else "?" for character in text)[:200]

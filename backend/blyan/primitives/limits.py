@@ -64,6 +64,7 @@ vocab_max: Final = 1 << 21
 dimension_max: Final = 1 << 20
 chat_template_bytes_max: Final = 256 * KIB
 rendered_prompt_bytes_max: Final = 4 * MIB
+calibration_text_bytes_max: Final = MIB
 template_seconds_max: Final = 5.0
 template_memory_bytes_max: Final = 512 * MIB
 

@@ -156,3 +156,16 @@ def write_at(handle: int, data: Buffer, offset: int) -> None:
 def sync(handle: int) -> None:
     """Make what was written to a descriptor durable."""
     os.fdatasync(handle)
+
+
+def open_appending(path: Path) -> int:
+    """Open a file to append to, made if it is absent; a torn end after a crash is for the reader to recognise."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    return os.open(path, flags, 0o644)
+
+
+def append(handle: int, data: bytes) -> None:
+    """Append all of `data`; durable after `sync`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]

@@ -1,0 +1,143 @@
+"""Running a text through a model whose weights come part by part, to see what quantising them costs.
+
+One layer is in memory at a time, so that a checkpoint larger than memory can be measured while it is imported. The
+first half of the tokens shows which inputs are large (`quantize` weighs its errors by them), the second half is what
+both models are scored on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from blyan.model.config import ModelConfig
+from blyan.model.experts import ExpertCall, swiglu
+from blyan.model.linear import WatchedTensors
+from blyan.model.parts import Part, expert_part, parts_of
+from blyan.model.tokenizer import Tokenizer
+from blyan.model.transformer import drive, forward, logits
+from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import InvalidInput
+
+ReadPart: TypeAlias = Callable[[Part], Mapping[str, Tensor]]
+MeanSquares: TypeAlias = dict[str, dict[str, Tensor]]  # part → matrix → [in] fp32
+
+tokens_max: Final = 512  # of each half
+_rows_at_once: Final = 64  # positions scored at once: a row of scores is as wide as the vocabulary
+_random_tokens: Final = 256  # of each half, for a model without a tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Token ids [1, T] to calibrate with and [1, T] to measure on."""
+
+    calibration: Tensor
+    held_out: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one run of a text gave."""
+
+    hidden: Tensor  # [T, hidden] after the final norm
+    seconds: float  # of computing, reading left out
+    mean_squares: MeanSquares
+    weights: StreamedWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the model lost, in nats a token."""
+
+    before: float  # mean negative log-likelihood
+    after: float
+    divergence: float  # mean Kullback-Leibler divergence of the answers after from those before
+
+
+def halves_of(text: str, tokenizer: Tokenizer | None, config: ModelConfig) -> Halves:
+    """The text's tokens in two halves; drawn ones, always the same, where there is no tokenizer."""
+    most = min(tokens_max, config.context_length)
+    if tokenizer is None:
+        drawn = torch.randint(
+            config.vocab_size, (2, 1, min(most, _random_tokens)), generator=torch.Generator().manual_seed(0)
+        )
+        return Halves(drawn[0], drawn[1])
+    tokens = torch.tensor([tokenizer.encode_start(text, 2 * most)], dtype=torch.int64)
+    half = tokens.shape[1] // 2
+    if half < 2:
+        raise InvalidInput(f"calibration text: expected at least 4 tokens, found {tokens.shape[1]}")
+    return Halves(tokens[:, :half], tokens[:, half : 2 * half])
+
+
+class StreamedWeights:
+    """A model's trunk, read when it is needed; the last layer stays. Implements `transformer.TrunkWeights`."""
+
+    def __init__(self, config: ModelConfig, read: ReadPart, now: Monotonic, *, watch: bool) -> None:
+        self._parts = {part.name: part for part in parts_of(config)}
+        self._read = read
+        self._now = now
+        self._watch = watch
+        self._held: tuple[str, WatchedTensors | Mapping[str, Tensor]] = "", {}
+        self.mean_squares: MeanSquares = {}
+        self.seconds_reading = 0.0
+
+    def embed(self) -> Tensor:
+        """Token embeddings [vocab, hidden]."""
+        return self._read(self._parts["embed"])["embed_tokens.weight"]
+
+    def head(self) -> Mapping[str, Tensor]:
+        """Final norm, and the output matrix unless it is tied."""
+        return self._read(self._parts["head"])
+
+    def layer(self, layer: int) -> Mapping[str, Tensor]:
+        """The trunk's tensors of one layer."""
+        return self._part(f"layer.{layer}")
+
+    def answer(self, call: ExpertCall) -> Tensor:
+        """Compute an expert call here."""
+        return swiglu(self._part(expert_part(call.layer, call.expert)), "", call.hidden)
+
+    def _part(self, name: str) -> Mapping[str, Tensor]:
+        if self._held[0] == name:
+            return self._held[1]
+        began = self._now()
+        tensors = {each: tensor.clone() for each, tensor in self._read(self._parts[name]).items()}  # reads it now
+        self.seconds_reading += self._now() - began
+        if not self._watch:
+            self._held = name, tensors
+            return tensors
+        watched = WatchedTensors(tensors)
+        self.mean_squares[name] = watched.mean_squares
+        self._held = name, watched
+        return watched
+
+
+@torch.inference_mode()
+def run(config: ModelConfig, read: ReadPart, tokens: Tensor, now: Monotonic, *, watch: bool = False) -> Pass:
+    """Put tokens [1, T] through the model that `read` gives, part by part."""
+    weights = StreamedWeights(config, read, now, watch=watch)
+    began = now()
+    hidden = drive(forward(weights, config, tokens), weights.answer)[0]
+    seconds = now() - began - weights.seconds_reading
+    return Pass(hidden, max(seconds, 1e-9), weights.mean_squares, weights)
+
+
+@torch.inference_mode()
+def compare(config: ModelConfig, tokens: Tensor, before: Pass, after: Pass) -> Cost:
+    """How much worse the model after predicts tokens [1, T], of which there must be two."""
+    lost_before = lost_after = divergence = 0.0
+    targets = tokens[0, 1:]
+    for begin in range(0, len(targets), _rows_at_once):
+        rows = slice(begin, min(begin + _rows_at_once, len(targets)))
+        first = functional.log_softmax(logits(before.weights, config, before.hidden[rows]).float(), dim=-1)
+        second = functional.log_softmax(logits(after.weights, config, after.hidden[rows]).float(), dim=-1)
+        lost_before += float(functional.nll_loss(first, targets[rows], reduction="sum"))
+        lost_after += float(functional.nll_loss(second, targets[rows], reduction="sum"))
+        divergence += float(functional.kl_div(second, first, reduction="sum", log_target=True))
+    count = len(targets)
+    return Cost(lost_before / count, lost_after / count, max(0.0, divergence / count))
