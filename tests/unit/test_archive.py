@@ -10,12 +10,15 @@ import zstandard
 from blyan.chain.archive import ImportReport, export_archive, import_archive
 from blyan.chain.archive_file import magic
 from blyan.chain.chains import Chains
-from blyan.chain.commit import import_folder
-from blyan.chain.entries import ExpertBody, PayloadReference
+from blyan.chain.checkpoint import Checkpoint, sign_checkpoint
+from blyan.chain.commit import import_folder, write_entries, write_promise
+from blyan.chain.entries import Entry, ExpertBody, PayloadReference
+from blyan.chain.joint import Head, JointCheckpoint, StateRoot
+from blyan.chain.merkle import entry_id_of
 from blyan.chain.snapshot import encode
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, IntegrityFault, InvalidInput, NotFound
-from blyan.primitives.ids import PayloadId
+from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.primitives.keys import Key
 from blyan.storage import durable
 from blyan.storage.blob_store import BlobStore
@@ -299,3 +302,63 @@ def test_an_archive_of_rotated_chains_is_whole_by_itself_and_from_a_snapshot_by_
         imported(tmp_path / "joined", part)
     imported(tmp_path / "joined", part, trust=OTHER.public)
     assert opened(tmp_path / "joined").verify()[0].signatures == 2
+
+
+def forged(chains: Chains, key: Key, claimed: PublicKey) -> Path:
+    """An archive from a snapshot that claims `claimed` as sequencer, signed by `key`, with one entry more."""
+    genesis = chains.newest("meta")
+    unsigned = Entry(chains.network, key.public, 10_000, (genesis,), ExpertBody("m", 0, 9), BLOCK, now())
+    raw = unsigned.signed(key).encode()
+    chains.state.apply(unsigned.signed(key), entry_id_of(raw))
+    chains.state.sequencer = claimed
+    new = write_entries(chains.logs, {"parameter": [raw]})
+    heads = dict(chains.joint.heads) | {"parameter": Head(new["parameter"].edge.size, new["parameter"].edge.root())}
+    stored = chains.store.put([encode(chains.state)])
+    root = StateRoot(stored.payload, stored.length, {name: head.size for name, head in heads.items()})
+    joint = JointCheckpoint(chains.network, 0, chains.joint.height + 1, heads, root, now(), key.public).signed(key)
+    notes = {
+        name: sign_checkpoint(Checkpoint(chains.logs[name].origin, head.size, head.root), key)
+        for name, head in heads.items()
+    }
+    write_promise(chains.folder, chains.logs, joint, notes, new)
+    return exported(Chains(chains.folder, key.public, chains.store), from_snapshot=True)
+
+
+@pytest.mark.parametrize("snapshot_before", [False, True])
+def test_a_key_whose_time_is_over_does_not_take_over_who_knows_of_the_rotation(
+    tmp_path: Path, snapshot_before: bool
+) -> None:
+    """Its snapshot says that it is the sequencer still; our own entries say otherwise."""
+    (tmp_path / "honest").mkdir()
+    chains = grown(tmp_path / "honest", 300)
+    chains.rotate(KEY, OTHER, now)
+    if snapshot_before:
+        chains.snapshot(OTHER)
+    shutil.copytree(tmp_path / "honest", tmp_path / "evil")
+    archive = forged(opened(tmp_path / "evil", OTHER), KEY, KEY.public)
+    before = (tmp_path / "honest/chain/joint").read_bytes()
+    for trust in (None, KEY.public):
+        with pytest.raises(
+            IntegrityFault, match=r"two histories|state after|a promised entry refused|joint checkpoint"
+        ):
+            imported(tmp_path / "honest", archive, trust=trust)
+    assert (tmp_path / "honest/chain/joint").read_bytes() == before
+    opened(tmp_path / "honest", OTHER).verify()
+
+
+def test_a_newer_archive_from_a_snapshot_extends_who_has_an_older_one(tmp_path: Path) -> None:
+    """The snapshot is computed from what is here, and agrees."""
+    (tmp_path / "source").mkdir()
+    chains = grown(tmp_path / "source", 300)
+    chains.snapshot(KEY)
+    imported(tmp_path / "reader", exported(chains, from_snapshot=True))
+    genesis = chains.newest("meta")
+    for number in range(20):
+        chains.append(ExpertBody("m", 1, number), (genesis,), BLOCK, KEY, now)
+    chains.snapshot(KEY)
+    chains.append(ExpertBody("m", 2, 0), (genesis,), BLOCK, KEY, now)
+    chains.publish(KEY)
+    report = imported(tmp_path / "reader", exported(chains, from_snapshot=True))
+    assert report.added == {"meta": 0, "parameter": 21, "dataset": 0}
+    assert opened(tmp_path / "reader").state.sizes == chains.state.sizes
+    opened(tmp_path / "reader").verify()

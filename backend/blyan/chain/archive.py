@@ -25,6 +25,7 @@ from blyan.chain.audit import restore_snapshot
 from blyan.chain.chains import Chains
 from blyan.chain.checkpoint import origin_of
 from blyan.chain.commit import import_folder, write_entries, write_promise
+from blyan.chain.continuation import check_continues
 from blyan.chain.entries import ChainName, chain_names
 from blyan.chain.joint import StateRoot
 from blyan.chain.log import begin_at
@@ -161,6 +162,8 @@ def _install(folder: Path, theirs: Chains, store: BlobStore) -> ImportReport:
     if ours.network != theirs.network:
         raise InvalidInput(f"archive: expected network {ours.network}, found {theirs.network}")
     _check_common(ours, theirs)
+    if theirs.joint.height > ours.joint.height:
+        check_continues(ours, theirs, store)
     added: dict[ChainName, int] = {
         name: max(0, ours.first[name] - theirs.first[name]) + max(0, theirs.joint.sizes[name] - ours.joint.sizes[name])
         for name in chain_names

@@ -15,7 +15,7 @@ from blyan.chain.entries import ChainName
 from blyan.chain.joint import JointCheckpoint, Sizes, StateRoot
 from blyan.chain.log import Log
 from blyan.chain.promise import joint_name, open_logs, read_promise
-from blyan.chain.replay import in_parent_order, load_state, nothing, parsed
+from blyan.chain.replay import Leaves, in_parent_order, load_state, nothing, parsed
 from blyan.chain.state import State
 from blyan.chain.tile_audit import verify_tiles
 from blyan.chain.verification import SignatureCheck
@@ -49,14 +49,14 @@ def audit(logs: Mapping[ChainName, Log], joint: JointCheckpoint, store: BlobStor
         if not any(log.first for log in logs.values()):
             state = State()
             if root is not None:
-                _apply(logs, joint, state, nothing, root.sizes, signatures)
-                _check_root(state, root)
-            _apply(logs, joint, state, nothing if root is None else root.sizes, joint.sizes, signatures)
+                apply_entries(logs, joint, state, nothing, root.sizes, signatures)
+                check_root(state, root)
+            apply_entries(logs, joint, state, nothing if root is None else root.sizes, joint.sizes, signatures)
         elif root is not None:
             for name, log in logs.items():
                 for each in parsed(name, log.leaves(log.first, root.sizes[name]), joint.network):
                     signatures.feed(each.raw, each.identity)  # before the snapshot: nothing to fold them into
-            _apply(logs, joint, load_state(root, store), root.sizes, joint.sizes, signatures)
+            apply_entries(logs, joint, load_state(root, store), root.sizes, joint.sizes, signatures)
     return [
         ChainReport(
             name,
@@ -80,27 +80,29 @@ def restore_snapshot(folder: Path, store: BlobStore) -> StateRoot | None:
         return None
     logs = open_logs(folder, joint)
     state = State()
-    _apply(logs, joint, state, nothing, joint.state.sizes)
-    _check_root(state, joint.state)
+    apply_entries(logs, joint, state, nothing, joint.state.sizes)
+    check_root(state, joint.state)
     store.put([snapshot.encode(state)], expected=joint.state.payload)
     return joint.state
 
 
-def _apply(
-    logs: Mapping[ChainName, Log],
+def apply_entries(
+    logs: Mapping[ChainName, Leaves],
     joint: JointCheckpoint,
     state: State,
     begin: Sizes,
     end: Sizes,
     signatures: SignatureCheck | None = None,
 ) -> None:
+    """Fold entries begin … end of all chains into `state`, each checked as if it came now."""
     for promised in in_parent_order(logs, joint.network, state, begin, end):
         if signatures is not None:
             signatures.feed(promised.raw, promised.identity)
         state.apply(promised.entry, promised.identity)
 
 
-def _check_root(state: State, root: StateRoot) -> None:
+def check_root(state: State, root: StateRoot) -> None:
+    """Raise `IntegrityFault` unless the state is what the root promises."""
     computed = index_of(snapshot.encode(state)).payload_id
     if computed != root.payload:
         raise IntegrityFault(

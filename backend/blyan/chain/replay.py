@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from blyan.chain import snapshot, validity
 from blyan.chain.entries import ChainName, Entry, GenesisBody, chain_names, parse_entry
@@ -29,6 +29,14 @@ class Promised:
     entry: Entry
     identity: EntryId
     raw: bytes
+
+
+class Leaves(Protocol):
+    """What entries can be read from: a `Log`, or several."""
+
+    def leaves(self, begin: int, end: int) -> Iterator[tuple[bytes, Digest]]:
+        """Promised entries begin … end and their leaf hashes."""
+        ...
 
 
 def network_of(author: PublicKey) -> str:
@@ -56,7 +64,7 @@ def load_state(root: StateRoot, store: BlobStore) -> State:
 
 
 def in_parent_order(
-    logs: Mapping[ChainName, Log], network: str, state: State, begin: Sizes, end: Sizes
+    logs: Mapping[ChainName, Leaves], network: str, state: State, begin: Sizes, end: Sizes
 ) -> Iterator[Promised]:
     """Entries begin … end of all chains, each once `validity` lets it follow `state`, which the caller folds.
 
