@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from blyan.chain.archive import export_archive, import_archive
 from blyan.chain.chains import Chains
 from blyan.chain.entries import DatasetBody, ExpertBody, PayloadReference, TrunkBody, chain_names
 from blyan.node.indexing import (
@@ -21,7 +22,8 @@ from blyan.node.indexing import (
     open_reader,
     rebuild,
 )
-from blyan.primitives.errors import NotFound
+from blyan.primitives import limits
+from blyan.primitives.errors import InvalidInput, NotFound
 from blyan.primitives.ids import EntryId, PayloadId
 from blyan.storage.blob_store import BlobStore
 from blyan.storage.index import EntryIndex, IndexDamaged, Place
@@ -184,3 +186,81 @@ def test_no_index_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / folder_name / "CURRENT").write_text("nonsense")
     assert open_reader(tmp_path) is None
     assert len(Finder(chains, open_reader(tmp_path)).find(Query(), 9)) == 6
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More entries than one answer may have, of 20 layers of 128 experts."""
+    folder = tmp_path_factory.mktemp("many")
+    chains = opened(folder)
+    genesis = chains.start(KEY, now)
+    for layer in range(20):
+        for expert in range(128):
+            chains.append(ExpertBody("m", layer, expert), (genesis,), BLOCK, KEY, now)
+        chains.snapshot(KEY)
+    for expert in range(30):
+        chains.append(ExpertBody("m", 20, expert), (genesis,), BLOCK, KEY, now)
+    chains.publish(KEY)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        Query(model="m", expert=5),
+        Query(model="m", layer=15),
+        Query(layer=15),
+        Query(author=KEY.public, layer=15),
+        Query(author=KEY.public, model="m", expert=7),
+        Query(chain="parameter", layer=19, expert=127),
+        Query(chain="meta"),
+        Query(chain="parameter"),
+    ],
+)
+def test_the_index_answers_what_the_logs_do(many: Path, query: Query) -> None:
+    """However far behind the first entries the matching ones stand; in the same order, cut at the same place."""
+    chains = opened(many)
+    with open_index(many, chains) as index:
+        for count in (1, 100, 1_000):
+            expected = Finder(chains, None).find(query, count)
+            assert expected
+            assert Finder(chains, index).find(query, count) == expected
+
+
+def test_a_node_that_joined_finds_what_it_holds(many: Path, tmp_path: Path) -> None:
+    """Its first entry is beyond what one answer may have."""
+    export_archive(opened(many), tmp_path / "archive", from_snapshot=True)
+    import_archive(tmp_path / "chain", BlobStore(tmp_path / "blobs", writable=True), tmp_path / "archive")
+    chains = opened(tmp_path)
+    assert chains.first["parameter"] > limits.found_entries_max
+    with open_index(tmp_path, chains) as index:
+        for query in (Query(), Query(chain="parameter"), Query(model="m"), Query(author=KEY.public)):
+            assert Finder(chains, index).find(query, 1_000) == Finder(chains, None).find(query, 1_000) != []
+
+
+def test_the_largest_numbers_an_entry_may_say_are_indexed(tmp_path: Path) -> None:
+    """An entry that is valid never stops the node."""
+    chains = opened(tmp_path)
+    genesis = chains.start(KEY, now)
+    largest = limits.canonical_integer_max
+    chains.append(ExpertBody("m", largest, largest), (genesis,), BLOCK, KEY, now)
+    chains.append(ExpertBody("m", 1 << 32, 0), (genesis,), BLOCK, KEY, now)
+    chains.publish(KEY)
+    with open_index(tmp_path, chains) as index:
+        assert [found.position for found in Finder(chains, index).find(Query(model="m", layer=largest), 9)] == [0]
+        assert [found.position for found in Finder(chains, index).find(Query(model="m", layer=1 << 32), 9)] == [1]
+        assert list(differences(index, chains)) == []
+
+
+@pytest.mark.parametrize("asked", [{"model": "é"}, {"model": ""}, {"layer": -1}, {"expert": 1 << 53}])
+def test_a_query_that_no_entry_could_match_is_refused(asked: dict[str, object]) -> None:
+    """With what was expected, before anything is read."""
+    with pytest.raises(InvalidInput, match=r"query (model|layer|expert): expected"):
+        Query(**asked)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("count", [-1, 0, limits.found_entries_max + 1])
+def test_a_limit_out_of_range_is_refused(many: Path, count: int) -> None:
+    """None, fewer or more than an answer may have."""
+    with pytest.raises(InvalidInput, match="limit: expected 1 to"):
+        Finder(opened(many), None).find(Query(), count)

@@ -8,8 +8,9 @@ date; what cannot be, is made again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -23,13 +24,15 @@ from blyan.chain.entries import (
     TokenizerBody,
     TrunkBody,
     chain_names,
+    name_pattern,
     parse_entry,
 )
+from blyan.chain.log import Log
 from blyan.chain.merkle import empty_root, entry_id_of
 from blyan.chain.proofs import range_root
 from blyan.model.parts import part_position
 from blyan.primitives import limits
-from blyan.primitives.errors import NotFound, UnsupportedModel
+from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
 from blyan.primitives.ids import EntryId, PublicKey
 from blyan.storage import durable
 from blyan.storage.index import Applied, EntryIndex, IndexDamaged, Place, Row
@@ -60,6 +63,13 @@ class Query:
     layer: int | None = None
     expert: int | None = None
     author: PublicKey | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is not None and not name_pattern.fullmatch(self.model):
+            raise InvalidInput(f"query model: expected {name_pattern.pattern}, found {self.model[:80]!r}")
+        for what, number in (("layer", self.layer), ("expert", self.expert)):
+            if number is not None and not 0 <= number <= limits.canonical_integer_max:
+                raise InvalidInput(f"query {what}: expected 0 to 2^53-1, found {number}")
 
     def matches(self, chain: ChainName, row: Row) -> bool:
         """Whether an entry is meant."""
@@ -194,9 +204,13 @@ class Finder:
                 if found is not None and found.identity == identity:
                     return found
                 _log.warning("index: expected entry %s at %s, found another; run `blyan db rebuild`", identity, place)
-        for found in self._scan(Query(), whole=self._index is None):
-            if found.identity == identity:
-                return found
+        for number, name in enumerate(chain_names):
+            log = self._chains.logs[name]
+            begin = max(log.first, self._applied(number))
+            if begin < log.checkpoint.size:
+                for at, raw in enumerate(log.entries(begin, log.checkpoint.size), begin):
+                    if entry_id_of(raw) == identity:
+                        return _found(name, at, raw)
         position = self._chains.state.position(identity)  # what the state knows and the index does not
         if position is not None:
             found = self._read(Place(chain_names.index(position[0]), position[1]))
@@ -205,38 +219,38 @@ class Finder:
         raise NotFound(f"entry {identity}: expected it in one of the three chains, found none of that id")
 
     def find(self, query: Query, count: int) -> list[Found]:
-        """Up to `count` entries that match, in order of chain and position."""
-        count = min(count, limits.found_entries_max)
-        found: list[Found] = []
-        if self._index is not None:
-            places = self._places(query, self._index)
-            for place in places:
-                each = self._read(place)
-                if each is not None and query.matches(each.chain, row_of(place, each.raw)):
-                    found.append(each)
-                if len(found) == count:
-                    return found
-        for each in self._scan(query, whole=self._index is None):
-            if len(found) == count:
-                break
-            found.append(each)
-        return found
+        """The first `count` entries that match, in order of chain and position."""
+        if not 0 < count <= limits.found_entries_max:
+            raise InvalidInput(f"limit: expected 1 to {limits.found_entries_max}, found {count}")
+        return list(islice(self._matching(query), count))
 
-    def _places(self, query: Query, index: EntryIndex) -> list[Place]:
-        most = limits.found_entries_max
-        if query.model is not None:
-            layer = query.layer
-            places = index.by_model(query.model, layer, query.expert if layer is not None else None, None, most)
-        elif query.author is not None:
-            places = index.by_author(bytes.fromhex(query.author), None, most)
-        else:
-            places = [
-                Place(number, at)
-                for number, name in enumerate(chain_names)
-                if query.chain in (None, name)
-                for at in range(self._chains.logs[name].first, min(self._applied(number), most))
-            ]
-        return sorted(places, key=lambda place: place.encode())
+    def _matching(self, query: Query) -> Iterator[Found]:
+        for number, name in enumerate(chain_names):
+            if query.chain not in (None, name):
+                continue
+            log = self._chains.logs[name]
+            narrow = self._index is not None and (query.model is not None or query.author is not None)
+            applied = max(log.first, self._applied(number)) if narrow else log.first
+            bundles = _Bundles(log)
+            for position in self._positions(query, number) if narrow else ():
+                if not log.first <= position < applied:
+                    continue
+                found = _found(name, position, bundles.entry(position))
+                if query.matches(name, row_of(Place(number, position), found.raw)):
+                    yield found
+            if applied < log.checkpoint.size:
+                for position, raw in enumerate(log.entries(applied, log.checkpoint.size), applied):
+                    if query.matches(name, row_of(Place(number, position), raw)):
+                        yield _found(name, position, raw)
+
+    def _positions(self, query: Query, chain: int) -> Iterable[int]:
+        """Where in one chain every entry stands that matches, and perhaps others, rising."""
+        assert self._index is not None, "asked for with an index"
+        if query.model is None:
+            assert query.author is not None, "a narrow query"
+            return (place.position for place in self._index.by_author(bytes.fromhex(query.author), chain))
+        places = self._index.by_model(query.model, query.layer, query.expert)
+        return sorted(place.position for place in places if place.chain == chain)
 
     def _applied(self, number: int) -> int:
         done = self._index.applied(number) if self._index is not None else None
@@ -249,19 +263,29 @@ class Finder:
         log = self._chains.logs[name]
         if not log.first <= place.position < log.checkpoint.size:
             return None
-        raw = next(iter(log.entries(place.position, place.position + 1)))
-        return Found(name, place.position, entry_id_of(raw), parse_entry(raw), raw)
+        return _found(name, place.position, next(iter(log.entries(place.position, place.position + 1))))
 
-    def _scan(self, query: Query, *, whole: bool) -> Iterator[Found]:
-        """Matching entries of the logs that the index has not applied, or of all."""
-        for number, name in enumerate(chain_names):
-            log = self._chains.logs[name]
-            begin = log.first if whole else max(log.first, self._applied(number))
-            for at, raw in enumerate(
-                log.entries(begin, log.checkpoint.size) if begin < log.checkpoint.size else (), begin
-            ):
-                if query.matches(name, row_of(Place(number, at), raw)):
-                    yield Found(name, at, entry_id_of(raw), parse_entry(raw), raw)
+
+class _Bundles:
+    """Entries of a log by position; neighbours are read once."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._begin = 0
+        self._held: list[bytes] = []
+
+    def entry(self, position: int) -> bytes:
+        """The bytes of one promised entry."""
+        if not self._begin <= position < self._begin + len(self._held):
+            width = limits.log_tile_width
+            self._begin = max(self._log.first, position - position % width)
+            end = min(position - position % width + width, self._log.checkpoint.size)
+            self._held = list(self._log.entries(self._begin, end))
+        return self._held[position - self._begin]
+
+
+def _found(name: ChainName, position: int, raw: bytes) -> Found:
+    return Found(name, position, entry_id_of(raw), parse_entry(raw), raw)
 
 
 def open_reader(folder: Path) -> EntryIndex | None:

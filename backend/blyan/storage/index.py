@@ -26,8 +26,10 @@ _by_model: Final = b"m"
 _by_author: Final = b"a"
 _applied: Final = b"s"
 _version: Final = b"v"
-_layout: Final = b"1"
-_absent: Final = (1 << 32) - 1  # in place of a layer or expert that an entry does not name
+_layout: Final = b"2"
+_number_bytes: Final = 8  # of a layer, an expert, a position
+_place_bytes: Final = 1 + _number_bytes
+_absent: Final = (1 << 64) - 1  # in place of a layer or expert that an entry does not name
 
 
 class IndexDamaged(IntegrityFault):
@@ -136,18 +138,17 @@ class EntryIndex:
         with _native(self.folder):
             return self._place(self._rows.get(_by_id + identity))
 
-    def by_model(
-        self, model: str, layer: int | None, expert: int | None, after: Place | None, count: int
-    ) -> list[Place]:
-        """Up to `count` places of entries about a model, one of its layers, or one expert, after a place.
+    def by_model(self, model: str, layer: int | None, expert: int | None) -> Iterator[Place]:
+        """Places of entries about a model, one of its layers, or its experts of one number, in no particular order."""
+        whole = _model_prefix(model, None, None)
+        for key in self._keys(_model_prefix(model, layer, expert if layer is not None else None)):
+            number = key[len(whole) + _number_bytes : len(whole) + 2 * _number_bytes]
+            if expert is None or int.from_bytes(number, "big") == expert:
+                yield self._place_in(key)
 
-        Places rise within one (layer, expert); `after` needs both.
-        """
-        return self._scan(_model_prefix(model, layer, expert), after, count)
-
-    def by_author(self, author: bytes, after: Place | None, count: int) -> list[Place]:
-        """Up to `count` places of entries by an author, rising, after a place."""
-        return self._scan(_by_author + author, after, count)
+    def by_author(self, author: bytes, chain: int) -> Iterator[Place]:
+        """Places of entries by an author in one chain, rising."""
+        return (self._place_in(key) for key in self._keys(_by_author + author + bytes([chain])))
 
     def pairs(self) -> Iterator[tuple[bytes, bytes]]:
         """Every key and value that stands for an entry, in order of keys."""
@@ -160,16 +161,11 @@ class EntryIndex:
         with _native(self.folder):
             return self._rows.get(key)
 
-    def _scan(self, prefix: bytes, after: Place | None, count: int) -> list[Place]:
-        found: list[Place] = []
-        start = prefix + after.encode() + b"\0" if after is not None else prefix
-        for key, _ in self._walk(start):
-            if not key.startswith(prefix) or len(found) == count:
-                break
-            place = self._place(key[-9:])
-            if place is not None:
-                found.append(place)
-        return found
+    def _keys(self, prefix: bytes) -> Iterator[bytes]:
+        for key, _ in self._walk(prefix):
+            if not key.startswith(prefix):
+                return
+            yield key
 
     def _walk(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values from `start` on. An iterator that meets damage only stops, so its status is asked for."""
@@ -184,9 +180,15 @@ class EntryIndex:
     def _place(self, raw: bytes | None) -> Place | None:
         if raw is None:
             return None
-        if len(raw) != 9:
-            raise IndexDamaged(f"index {self.folder}: expected a place of 9 bytes, found {len(raw)}")
+        if len(raw) != _place_bytes:
+            raise IndexDamaged(f"index {self.folder}: expected a place of {_place_bytes} bytes, found {len(raw)}")
         return Place(raw[0], int.from_bytes(raw[1:], "big"))
+
+    def _place_in(self, key: bytes) -> Place:
+        """The place that ends a key."""
+        place = self._place(key[-_place_bytes:])
+        assert place is not None
+        return place
 
 
 def _model_prefix(model: str, layer: int | None, expert: int | None, *, whole: bool = False) -> bytes:
@@ -195,7 +197,7 @@ def _model_prefix(model: str, layer: int | None, expert: int | None, *, whole: b
     for number in (layer, expert):
         if number is None and not whole:
             break
-        prefix += (_absent if number is None else number).to_bytes(4, "big")
+        prefix += (_absent if number is None else number).to_bytes(_number_bytes, "big")
     return prefix
 
 
