@@ -211,3 +211,30 @@ def test_entries_are_found_on_the_command_line(data_dir: Path) -> None:
         assert json_of("chain", "find", found[0]["id"], data_dir=data_dir) == found
         assert command("db", "rebuild", data_dir=data_dir).returncode == 0
     assert command("chain", "find", "0" * 64, data_dir=data_dir).returncode == 3
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_damaged_snapshot_stops_nothing_and_is_made_again(data_dir: Path, removed: bool) -> None:
+    """It is derived where every entry is held: said by `verify`, made again by `db rebuild`."""
+    payload = json_of("chain", "snapshot", data_dir=data_dir)["root"]
+    path = data_dir / "blobs" / payload[:2] / payload
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    if removed:
+        path.unlink()
+    else:
+        path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    for verb in (("chain", "status"), ("model", "list"), ("chain", "find", "--limit", "3")):
+        assert command(*verb, data_dir=data_dir).returncode == 0
+    verified = command("chain", "verify", data_dir=data_dir)
+    assert verified.returncode == 7
+    assert payload in verified.stderr
+    assert "db rebuild" in verified.stderr
+    checked = command("db", "check", data_dir=data_dir)
+    assert checked.returncode == 7
+    assert "snapshot of the state" in checked.stderr
+    assert command("init", data_dir=data_dir).returncode == 0
+    assert json_of("db", "rebuild", data_dir=data_dir)["snapshot"] is True
+    assert path.read_bytes() == whole
+    assert command("chain", "verify", data_dir=data_dir).returncode == 0
+    assert json_of("db", "rebuild", data_dir=data_dir)["snapshot"] is False

@@ -43,8 +43,6 @@ def audit(logs: Mapping[ChainName, Log], joint: JointCheckpoint, store: BlobStor
     """
     tiles = {name: verify_tiles(log) for name, log in logs.items()}
     root = joint.state
-    if root is not None:
-        store.verify(root.payload)
     with SignatureCheck(processes) as signatures:
         if not any(log.first for log in logs.values()):
             state = State()
@@ -52,11 +50,14 @@ def audit(logs: Mapping[ChainName, Log], joint: JointCheckpoint, store: BlobStor
                 apply_entries(logs, joint, state, nothing, root.sizes, signatures)
                 check_root(state, root)
             apply_entries(logs, joint, state, nothing if root is None else root.sizes, joint.sizes, signatures)
+            if root is not None:
+                load_state(root, store, again=True)
         elif root is not None:
             for name, log in logs.items():
                 for each in parsed(name, log.leaves(log.first, root.sizes[name]), joint.network):
                     signatures.feed(each.raw, each.identity)  # before the snapshot: nothing to fold them into
-            apply_entries(logs, joint, load_state(root, store), root.sizes, joint.sizes, signatures)
+            state = load_state(root, store, again=True)
+            apply_entries(logs, joint, state, root.sizes, joint.sizes, signatures)
     return [
         ChainReport(
             name,

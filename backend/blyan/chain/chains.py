@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blyan.chain import snapshot, validity
-from blyan.chain.audit import ChainReport, audit
+from blyan.chain.audit import ChainReport, audit, restore_snapshot
 from blyan.chain.checkpoint import Checkpoint, sign_checkpoint
 from blyan.chain.commit import remove_leftovers, write_entries, write_promise
 from blyan.chain.entries import (
@@ -36,7 +36,7 @@ from blyan.chain.merkle import entry_id_of
 from blyan.chain.promise import joint_name, lags, open_logs, read_promise
 from blyan.chain.replay import fold, network_of
 from blyan.primitives.clock import UnixSeconds
-from blyan.primitives.errors import Denied, IntegrityFault, Unavailable
+from blyan.primitives.errors import Denied, Fault, IntegrityFault, Unavailable
 from blyan.primitives.ids import EntryId, PublicKey
 from blyan.primitives.keys import Key
 from blyan.storage.blob_store import BlobStore
@@ -64,6 +64,7 @@ class Chains:
         self.author = author
         self.store = store
         self._failed = False  # a commit stopped half way
+        self.snapshot_damage: Fault | None = None  # why the state was folded from the first entry, not its snapshot
         self._staged: list[tuple[Entry, EntryId]] = []  # applied to the state, not promised yet
         promise = read_promise(folder)
         self.created = promise.joint is not None
@@ -114,6 +115,14 @@ class Chains:
         self._staged.append((entry, identity))
         self._time = time
         return identity
+
+    def restore_snapshot(self) -> bool:
+        """Make the promised snapshot again from all entries, if it is damaged or gone. For the one who may write."""
+        if self.snapshot_damage is None:
+            return False
+        restore_snapshot(self.folder, self.store)
+        self.snapshot_damage = None
+        return True
 
     def mark(self) -> Mark:
         """This moment, for `rewind`."""
@@ -224,8 +233,9 @@ class Chains:
 
     def _fold(self) -> None:
         """Compute the state of what is promised, and hold the joint checkpoint's author against it."""
-        self.state, time = fold(self.logs, self.joint, self.store)
-        self._time = max(self.joint.time, time)  # of the newest entry: no later one says less
+        folded = fold(self.logs, self.joint, self.store)
+        self.state, self.snapshot_damage = folded.state, folded.damage
+        self._time = max(self.joint.time, folded.time)  # of the newest entry: no later one says less
         expected = self.state.sequencer or self.joint.author
         if self.joint.author != expected or (self.state.network or network_of(expected)) != self.network:
             raise IntegrityFault(

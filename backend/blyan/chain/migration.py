@@ -28,7 +28,7 @@ def join_notes(folder: Path, store: BlobStore, key: Key, now: UnixSeconds) -> Jo
     joint = JointCheckpoint(network, 0, 1, heads, None, now(), key.public)
     logs = open_logs(folder, joint)
     audit(logs, joint, store, processes=0)
-    _, newest = fold(logs, joint, store)
+    newest = fold(logs, joint, store).time
     joint = replace(joint, time=max(joint.time, newest)).signed(key)
     durable.write_file(folder / joint_name, joint.encode())
     return joint

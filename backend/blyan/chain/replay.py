@@ -15,7 +15,7 @@ from blyan.chain.entries import ChainName, Entry, GenesisBody, chain_names, pars
 from blyan.chain.joint import JointCheckpoint, Sizes, StateRoot
 from blyan.chain.log import Log
 from blyan.chain.state import State
-from blyan.primitives.errors import EntryRefused, IntegrityFault, MalformedEntry
+from blyan.primitives.errors import EntryRefused, Fault, IntegrityFault, MalformedEntry, NotFound
 from blyan.primitives.ids import Digest, EntryId, PublicKey
 from blyan.storage.blob_store import BlobStore
 
@@ -44,20 +44,46 @@ def network_of(author: PublicKey) -> str:
     return f"local-{author[:16]}"
 
 
-def fold(logs: Mapping[ChainName, Log], joint: JointCheckpoint, store: BlobStore) -> tuple[State, int]:
-    """The state of what a joint checkpoint promises, from its snapshot on, and the time of the newest entry since."""
-    state = State() if joint.state is None else load_state(joint.state, store)
-    begin = nothing if joint.state is None else joint.state.sizes
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What the promised entries amount to."""
+
+    state: State
+    time: int  # of the newest entry since the snapshot
+    damage: Fault | None  # why the snapshot was not used: all entries were folded instead
+
+
+def fold(logs: Mapping[ChainName, Log], joint: JointCheckpoint, store: BlobStore) -> Folded:
+    """The state of what a joint checkpoint promises, from its snapshot on.
+
+    A snapshot that is damaged or not here is derived data where every entry is held: they are folded from the first on.
+    """
+    state, begin, damage = State(), nothing, None
+    if joint.state is not None:
+        try:
+            state, begin = load_state(joint.state, store), joint.state.sizes
+        except IntegrityFault as reason:
+            damage = reason
+            if any(log.first for log in logs.values()):
+                raise
     time = 0
     for promised in in_parent_order(logs, joint.network, state, begin, joint.sizes):
         state.apply(promised.entry, promised.identity)
         time = max(time, promised.entry.time)
-    return state, time
+    return Folded(state, time, damage)
 
 
-def load_state(root: StateRoot, store: BlobStore) -> State:
-    """The state that a joint checkpoint names; `IntegrityFault` if its blob is not what it says."""
-    state = snapshot.load(store.open(root.payload).mapping)
+def load_state(root: StateRoot, store: BlobStore, *, again: bool = False) -> State:
+    """The state that a joint checkpoint names, its blob hashed `again`; `IntegrityFault` if it is not what it says."""
+    try:
+        blob = store.verify(root.payload) if again else store.open(root.payload)
+        state = snapshot.load(blob.mapping)
+    except (IntegrityFault, NotFound) as reason:
+        raise IntegrityFault(
+            f"snapshot of the state after {sum(root.sizes.values())} entries: {reason.message}",
+            detail=reason.detail,
+            hint="`blyan db rebuild` makes it again where every entry is held; else `blyan chain import` an archive",
+        ) from None
     if state.sizes != root.sizes:
         raise IntegrityFault(f"snapshot {root.payload}: expected sizes {dict(root.sizes)}, found {state.sizes}")
     return state

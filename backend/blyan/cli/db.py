@@ -31,7 +31,9 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     checked = commands.add_parser("check", parents=[common, readable], help="compare everything that is kept")
     checked.add_argument("--deep", action="store_true", help="hash every blob again as well")
     checked.set_defaults(run=_check)
-    rebuilt = commands.add_parser("rebuild", parents=[common, readable], help="make the index again from the chains")
+    rebuilt = commands.add_parser(
+        "rebuild", parents=[common, readable], help="make the index, and a damaged snapshot, again"
+    )
     rebuilt.set_defaults(run=_rebuild)
     backed = commands.add_parser(
         "backup", parents=[common, readable], help="copy everything, also beside a running node"
@@ -71,10 +73,12 @@ def _check(options: argparse.Namespace, output: Output) -> int:
 
 def _rebuild(options: argparse.Namespace, output: Output) -> int:
     with claimed(options.data_dir):
-        ground = open_ground(options.data_dir)
+        ground = open_ground(options.data_dir, writable=True)
+        restored = ground.chains.restore_snapshot()
         rebuild(ground.folder, ground.chains).close()
         entries = sum(log.checkpoint.size - log.first for log in ground.chains.logs.values())
-    output.data({"entries": entries}, f"index made again: {entries} entries")
+    text = f"index made again: {entries} entries" + ("; the snapshot of the state too" if restored else "")
+    output.data({"entries": entries, "snapshot": restored}, text)
     return 0
 
 

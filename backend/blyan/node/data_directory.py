@@ -46,15 +46,15 @@ class Ground:
         return self.identity == (self.chains.state.sequencer or self.chains.joint.author)
 
 
-def open_ground(folder: Path) -> Ground:
-    """Open an initialised data directory for reading, beside whoever writes it.
+def open_ground(folder: Path, *, writable: bool = False) -> Ground:
+    """Open an initialised data directory for reading, beside whoever writes it; to put blobs, by whoever claimed it.
 
     `NotFound` before `init`, `Denied` for a key that others may read, `Unavailable` for an older schema,
     `SchemaTooNew` for a newer one, `IntegrityFault` for damage.
     """
     want_present(folder)
     identity = read_key(node_key(folder)).public
-    store = BlobStore(folder / "blobs")
+    store = BlobStore(folder / "blobs", writable=writable)
     return Ground(folder, store, Chains(folder / "chain", identity, store), identity)
 
 

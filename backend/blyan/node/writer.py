@@ -112,6 +112,10 @@ def opened(
         if claim.since_ns is not None:
             found.insert(0, "the last process that wrote here did not end cleanly")
         found += chains.recover(key)
+        if chains.snapshot_damage is not None:
+            found.append(
+                f"{chains.snapshot_damage.message}; every entry was folded instead: {chains.snapshot_damage.hint}"
+            )
         if claim.since_ns is not None:
             found += _hash_again(store, claim.since_ns)
             durable.write_file(folder / marker_name, b"")
