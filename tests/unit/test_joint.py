@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from blyan.chain.archive import export_archive, import_archive
 from blyan.chain.chains import Chains, network_of
 from blyan.chain.checkpoint import parse_checkpoint
 from blyan.chain.entries import ExpertBody, ModelBody, PayloadReference
@@ -223,44 +222,6 @@ def test_the_snapshot_gives_the_state_that_replay_gives(tmp_path: Path) -> None:
     again = opened(tmp_path)
     assert (again.joint.state, again.joint.sizes["parameter"]) == (root, 8)
     assert again.verify()[1].signatures == 8
-
-
-def damaged(folder: Path, payload: str) -> None:
-    """One bit of a stored blob."""
-    path = folder / "blobs" / payload[:2] / payload
-    path.chmod(0o644)
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    path.write_bytes(raw)
-
-
-def test_a_damaged_snapshot_is_named_and_not_used(tmp_path: Path) -> None:
-    """Every entry is held, so the state is folded from the first; `verify` says it, and it is made again."""
-    chains = grown(tmp_path, 5)
-    payload = chains.snapshot(KEY).payload
-    damaged(tmp_path, payload)
-    again = opened(tmp_path)
-    assert encode(again.state) == encode(chains.state)
-    assert again.snapshot_damage is not None
-    assert payload in again.snapshot_damage.message
-    with pytest.raises(IntegrityFault, match=payload):
-        again.verify()
-    assert again.restore_snapshot()
-    again.verify()
-    assert opened(tmp_path).snapshot_damage is None
-
-
-def test_without_the_entries_before_it_a_damaged_snapshot_is_refused(tmp_path: Path) -> None:
-    """Nothing here could be folded instead."""
-    payload = grown(tmp_path, 300).snapshot(KEY).payload
-    export_archive(opened(tmp_path), tmp_path / "archive", from_snapshot=True)
-    joined = tmp_path / "joined"
-    import_archive(joined / "chain", BlobStore(joined / "blobs", writable=True), tmp_path / "archive")
-    assert any(opened(joined).first.values())
-    damaged(joined, payload)
-    with pytest.raises(IntegrityFault, match=payload) as refused:
-        opened(joined)
-    assert "chain import" in (refused.value.hint or "")
 
 
 def test_a_snapshot_that_is_not_what_the_entries_give_is_found(tmp_path: Path) -> None:

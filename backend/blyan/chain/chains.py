@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blyan.chain import snapshot, validity
-from blyan.chain.audit import ChainReport, audit, restore_snapshot
+from blyan.chain.audit import ChainReport, audit
 from blyan.chain.checkpoint import Checkpoint, sign_checkpoint
 from blyan.chain.commit import remove_leftovers, write_entries, write_promise
 from blyan.chain.entries import (
@@ -115,14 +115,6 @@ class Chains:
         self._staged.append((entry, identity))
         self._time = time
         return identity
-
-    def restore_snapshot(self) -> bool:
-        """Make the promised snapshot again from all entries, if it is damaged or gone. For the one who may write."""
-        if self.snapshot_damage is None:
-            return False
-        restore_snapshot(self.folder, self.store)
-        self.snapshot_damage = None
-        return True
 
     def mark(self) -> Mark:
         """This moment, for `rewind`."""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from blyan.chain.audit import restore_snapshot
 from blyan.cli.output import Output, byte_size
 from blyan.node.backup import back_up, restore
 from blyan.node.checkup import Checkup, check_up
@@ -74,7 +75,9 @@ def _check(options: argparse.Namespace, output: Output) -> int:
 def _rebuild(options: argparse.Namespace, output: Output) -> int:
     with claimed(options.data_dir):
         ground = open_ground(options.data_dir, writable=True)
-        restored = ground.chains.restore_snapshot()
+        restored = ground.chains.snapshot_damage is not None
+        if restored:
+            restore_snapshot(ground.folder / "chain", ground.store)
         rebuild(ground.folder, ground.chains).close()
         entries = sum(log.checkpoint.size - log.first for log in ground.chains.logs.values())
     text = f"index made again: {entries} entries" + ("; the snapshot of the state too" if restored else "")
