@@ -6,6 +6,7 @@ everything held after it as usual.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +37,17 @@ class ChainReport:
     tiles: int
 
 
-def audit(logs: Mapping[ChainName, Log], joint: JointCheckpoint, store: BlobStore, processes: int) -> list[ChainReport]:
+def audit(
+    logs: Mapping[ChainName, Log], joint: JointCheckpoint, store: BlobStore, processes: int | None
+) -> list[ChainReport]:
     """Check everything that is held; `IntegrityFault` names the first thing that is not as promised.
 
-    Signatures of a long chain are checked by that many processes beside this one.
+    Signatures of a long chain are checked by that many processes beside this one; None: one for each other core.
     """
+    beside = len(os.sched_getaffinity(0)) - 1 if processes is None else processes
     tiles = {name: verify_tiles(log) for name, log in logs.items()}
     root = joint.state
-    with SignatureCheck(processes) as signatures:
+    with SignatureCheck(beside) as signatures:
         if not any(log.first for log in logs.values()):
             state = State()
             if root is not None:

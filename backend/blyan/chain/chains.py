@@ -12,7 +12,6 @@ entries since. What lies left of the edge is read, and checked, by those who ask
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -194,8 +193,7 @@ class Chains:
 
         Signatures of a long chain are checked by that many processes beside this one; None: one for each other core.
         """
-        beside = len(os.sched_getaffinity(0)) - 1 if processes is None else processes
-        return audit(self.logs, self.joint, self.store, beside)
+        return audit(self.logs, self.joint, self.store, processes)
 
     def _commit(self, key: Key, state: StateRoot | None) -> None:
         self._sign_lagging(key)
