@@ -140,7 +140,7 @@ def _generation(
         prompt=prompt,
         sampling=sampling_of(options, model, node),
         tokens_max=tokens_max,
-        stop=options.stop,
+        stop=(*options.stop, *(model.tokenizer.chat_stops if completion is None and model.tokenizer else ())),
         top=top,
         echo=completion is not None and completion.echo,
         ignore_eos=options.ignore_eos,

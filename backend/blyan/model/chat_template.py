@@ -13,10 +13,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, Unavailable
+
+plain_template: Final = (
+    "{{ bos_token }}{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endfor %}"
+    "Assistant:"
+)
+plain_stops: Final = ("\nUser:", "\nSystem:")  # or a model that only continues text plays the other part too
 
 _answer_bytes_max = 8 * limits.rendered_prompt_bytes_max  # JSON escapes make a character up to six bytes, plus slack
 
@@ -38,6 +44,18 @@ class TemplateRenderer:
             "template": template,
             "variables": {**variables, "messages": list(messages), "add_generation_prompt": True},
         }
+        answer = self._ask(request)
+        if "error" in answer:
+            raise InvalidInput(f"chat template refused the messages: {answer['error']}")
+        return str(answer["text"])
+
+    def check(self, template: str) -> None:
+        """Compile a template; `InvalidInput` says why it could never render anything."""
+        answer = self._ask({"check": template})
+        if "error" in answer:
+            raise InvalidInput(f"chat template: expected one that compiles, found {answer['error']}")
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         line = json.dumps(request).encode("ascii") + b"\n"
         if not self._lock.acquire(timeout=self._seconds_max):
             raise Unavailable(
@@ -45,15 +63,12 @@ class TemplateRenderer:
                 hint="try again in some seconds",
             )
         try:
-            answer = self._answer(line)
+            return self._answer(line)
         except BaseException:
             self._end()  # it may still owe an answer, which would be taken for the next one's
             raise
         finally:
             self._lock.release()
-        if "error" in answer:
-            raise InvalidInput(f"chat template refused the messages: {answer['error']}")
-        return str(answer["text"])
 
     def close(self) -> None:
         """End the worker process, and with it a rendering that is under way."""

@@ -7,7 +7,6 @@ field's name and value.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from torch import Tensor
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.config import ModelConfig
 from blyan.model.hf_config import config_from_hf, integer, number, want
+from blyan.model.hf_files import read_json
+from blyan.model.hf_tokenizer import tokenizer_payload
 from blyan.model.manifest import GenerationDefaults
 from blyan.model.parts import Part, parts_of
 from blyan.primitives import limits
@@ -56,12 +57,12 @@ def read_checkpoint(folder: Path) -> HfCheckpoint:
     """Check a checkpoint directory; `NotFound` or `UnsupportedModel` says which file or field and what it holds."""
     if not (folder / "config.json").is_file():
         raise NotFound(f"checkpoint: expected {folder / 'config.json'}, found none")
-    raw = _read_json(folder / "config.json", limits.config_json_bytes_max)
+    raw = read_json(folder / "config.json", limits.config_json_bytes_max)
     config = config_from_hf(raw)
     generation_path = folder / "generation_config.json"
-    generation_raw = _read_json(generation_path, limits.config_json_bytes_max) if generation_path.is_file() else {}
+    generation_raw = read_json(generation_path, limits.config_json_bytes_max) if generation_path.is_file() else {}
     generation = _generation(generation_raw, raw, config)
-    payload = _tokenizer_payload(folder)
+    payload = tokenizer_payload(folder)
     if payload is not None:
         tokenizer_module.parse_payload(payload, config.vocab_size)
     files, dtype = _check_tensors(folder, config)
@@ -85,30 +86,6 @@ def _generation(
         )
     except InvalidInput as reason:
         raise UnsupportedModel(f"generation_config.json: {reason.message}") from None
-
-
-def _tokenizer_payload(folder: Path) -> bytes | None:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return None
-    text = _read_text(path, limits.tokenizer_payload_bytes_max // 2)
-    settings_path = folder / "tokenizer_config.json"
-    settings = _read_json(settings_path, limits.config_json_bytes_max * 4) if settings_path.is_file() else {}
-    template = settings.get("chat_template")
-    template_path = folder / "chat_template.jinja"
-    if template_path.is_file():
-        template = _read_text(template_path, limits.chat_template_bytes_max)
-    if isinstance(template, list):  # several named templates: the default one chats
-        items = [cast("dict[str, Any]", item) for item in cast("list[Any]", template) if isinstance(item, dict)]
-        template = next((item.get("template") for item in items if item.get("name") == "default"), None)
-    want(template is None or isinstance(template, str), "chat_template", template, "text")
-    special: dict[str, str] = {}
-    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        value: Any = settings.get(name)
-        content: Any = cast("dict[str, Any]", value).get("content") if isinstance(value, dict) else value
-        if isinstance(content, str):
-            special[name] = content
-    return tokenizer_module.encode_payload(text, template, special)
 
 
 def _check_tensors(folder: Path, config: ModelConfig) -> tuple[dict[str, str], str]:
@@ -145,7 +122,7 @@ def _shards(folder: Path) -> list[str]:
         if not (folder / "model.safetensors").is_file():
             raise NotFound(f"checkpoint: expected {folder / 'model.safetensors'} or an index of shards, found neither")
         return ["model.safetensors"]
-    weight_map: Any = _read_json(index_path, limits.index_json_bytes_max).get("weight_map")
+    weight_map: Any = read_json(index_path, limits.index_json_bytes_max).get("weight_map")
     if not isinstance(weight_map, dict):
         raise UnsupportedModel(f"weight_map: expected an object, found {type(weight_map).__name__}")
     names = sorted({str(name) for name in cast("dict[str, Any]", weight_map).values()})
@@ -174,23 +151,3 @@ def _license(folder: Path) -> str:
         if match:
             return match[1]
     return ""
-
-
-def _read_text(path: Path, bytes_max: int) -> str:
-    size = path.stat().st_size
-    if size > bytes_max:
-        raise InvalidInput(f"{path}: expected at most {bytes_max} bytes, found {size}")
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as reason:
-        raise InvalidInput(f"{path}: expected UTF-8, found {reason}") from None
-
-
-def _read_json(path: Path, bytes_max: int) -> dict[str, Any]:
-    try:
-        value = json.loads(_read_text(path, bytes_max))
-    except (ValueError, RecursionError) as reason:
-        raise InvalidInput(f"{path}: expected JSON, found {reason}") from None
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return cast("dict[str, Any]", value)

@@ -18,12 +18,26 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError
+from jinja2.ext import Extension
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from blyan.primitives import limits
 
 _compiled_kept_max = 16
 _pr_set_pdeathsig = 1  # linux/prctl.h
+
+
+class GenerationMark(Extension):
+    """`{% generation %}…{% endgeneration %}`, by which templates mark what a model learns: here it is only text."""
+
+    tags = {"generation"}  # noqa: RUF012 - as the library declares it
+
+    def parse(self, parser: Parser) -> Node | list[Node]:
+        """What stands between the marks."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _refuse(message: object) -> NoReturn:
@@ -36,7 +50,7 @@ def _to_json(value: object, indent: int | None = None, **_: object) -> str:
 
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationMark]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse  # pyright: ignore[reportArgumentType]
@@ -44,6 +58,9 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _render(environment: ImmutableSandboxedEnvironment, kept: dict[str, Template], request: Mapping[str, Any]) -> str:
+    if "check" in request:
+        environment.from_string(request["check"])
+        return ""
     source = request["template"]
     template = kept.get(source)
     if template is None:

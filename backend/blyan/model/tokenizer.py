@@ -14,9 +14,9 @@ from typing import Any, Final
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
-from blyan.model.chat_template import TemplateRenderer
+from blyan.model.chat_template import TemplateRenderer, plain_stops, plain_template
 from blyan.primitives import canonical, limits
-from blyan.primitives.errors import ContextLengthExceeded, InvalidInput, UnsupportedModel
+from blyan.primitives.errors import ContextLengthExceeded, UnsupportedModel
 
 media: Final = "application/vnd.blyan.tokenizer+json"
 _format: Final = "blyan/tokenizer/1"
@@ -93,12 +93,14 @@ class Tokenizer:
         return piece.encode("utf-8")
 
     def chat_prompt(self, renderer: TemplateRenderer, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The text that asks this model to answer `messages`."""
-        if self.chat_template is None:
-            raise InvalidInput(
-                "chat: expected a model with a chat template, found none", hint="use /v1/completions with this model"
-            )
-        return renderer.render(self.chat_template, messages, self.special)
+        """The text that asks this model to answer `messages`, by a plain template where it has none of its own."""
+        template = plain_template if self.chat_template is None else self.chat_template
+        return renderer.render(template, messages, self.special)
+
+    @property
+    def chat_stops(self) -> tuple[str, ...]:
+        """Texts that end an answer in a chat, beside what the request says."""
+        return plain_stops if self.chat_template is None else ()
 
 
 class TextStream:

@@ -1,0 +1,66 @@
+"""The tokenizer of a checkpoint directory as one payload: `tokenizer.json`, or a sentencepiece `tokenizer.model`.
+
+The chat template is compiled once in its sandbox, so that one that no message could be rendered with is refused here
+and not at the first chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+from blyan.model import tokenizer as tokenizer_module
+from blyan.model.chat_template import TemplateRenderer
+from blyan.model.hf_config import want
+from blyan.model.hf_files import read_bytes, read_json, read_text
+from blyan.model.sentencepiece import parse_model, special_tokens, tokenizer_json
+from blyan.primitives import limits
+from blyan.primitives.errors import InvalidInput, UnsupportedModel
+
+
+def tokenizer_payload(folder: Path) -> bytes | None:
+    """The payload, None where the directory has no tokenizer; `UnsupportedModel` or `InvalidInput` names the file."""
+    settings_path = folder / "tokenizer_config.json"
+    settings = read_json(settings_path, limits.config_json_bytes_max * 4) if settings_path.is_file() else {}
+    special: dict[str, str] = {}
+    if (folder / "tokenizer.json").is_file():
+        text = read_text(folder / "tokenizer.json", limits.tokenizer_payload_bytes_max // 2)
+    elif (folder / "tokenizer.model").is_file():
+        model = parse_model(read_bytes(folder / "tokenizer.model", limits.tokenizer_payload_bytes_max // 2))
+        begin, end = (_flag(settings, f"add_{name}_token", name == "bos") for name in ("bos", "eos"))
+        text, special = tokenizer_json(model, add_begin=begin, add_end=end), special_tokens(model)
+    else:
+        return None
+    template = _chat_template(folder, settings)
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value: Any = settings.get(name)
+        content: Any = cast("dict[str, Any]", value).get("content") if isinstance(value, dict) else value
+        if isinstance(content, str):
+            special[name] = content
+    return tokenizer_module.encode_payload(text, template, special)
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    template = settings.get("chat_template")
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        template = read_text(path, limits.chat_template_bytes_max)
+    if isinstance(template, list):  # several named templates: the default one chats
+        items = [cast("dict[str, Any]", item) for item in cast("list[Any]", template) if isinstance(item, dict)]
+        template = next((item.get("template") for item in items if item.get("name") == "default"), None)
+    want(template is None or isinstance(template, str), "chat_template", template, "text")
+    if template is not None:
+        with closing(TemplateRenderer()) as renderer:
+            try:
+                renderer.check(template)
+            except InvalidInput as reason:
+                raise UnsupportedModel(reason.message) from None
+    return template
+
+
+def _flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = settings.get(name)
+    want(value is None or isinstance(value, bool), name, value, "true or false")
+    return default if value is None else bool(value)
