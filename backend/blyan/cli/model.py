@@ -1,4 +1,4 @@
-"""`blyan model import|export|list|verify`."""
+"""`blyan model import|export|list|verify`; `show` and `plan` are `model_show`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from blyan.cli.model_show import plan, quantization_fields, quantization_line, show, when
 from blyan.cli.output import Output, byte_size, short_count, table
 from blyan.cli.passphrase import passphrase_of
-from blyan.model.quantization import Quantization, int4_groups, methods, schemes
+from blyan.model.manifest import Manifest
+from blyan.model.quantization import int4_groups, methods, schemes
 from blyan.node.catalogue import manifest_of, manifests_of
 from blyan.node.config import read_config
 from blyan.node.data_directory import Ground, open_ground
+from blyan.node.verified import forget_verified, last_verified, remember_verified
 from blyan.node.writer import opened
 from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
 from blyan.primitives.errors import BlockCorrupt, Fault, IntegrityFault, NotFound, UsageMistake
 from blyan.primitives.ids import PayloadId
 
 _integrity_failure = 7  # exit code, docs/cli.md
-_micro = 1_000_000
 
 
 def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
@@ -41,6 +43,12 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     exported.set_defaults(run=_export)
     listed = commands.add_parser("list", parents=[common, readable], help="the models of this node's chain")
     listed.set_defaults(run=_list)
+    shown = commands.add_parser("show", parents=[common, readable], help="one model: sizes, licence, what is here")
+    shown.add_argument("name", metavar="NAME")
+    shown.set_defaults(run=show)
+    planned = commands.add_parser("plan", parents=[common, readable], help="what running a model needs, and if it fits")
+    planned.add_argument("name", metavar="NAME")
+    planned.set_defaults(run=plan)
     verified = commands.add_parser("verify", parents=[common, readable], help="hash every block of a model again")
     verified.add_argument("name", metavar="NAME", nargs="?")
     verified.add_argument("--all", action="store_true", help="every model")
@@ -113,41 +121,15 @@ def _export(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def quantization_fields(cost: Quantization) -> dict[str, Any]:
-    """A quantization as `--json` shows it: nats a token, tokens a second."""
-    return {
-        "scheme": cost.scheme,
-        "group": cost.group or None,
-        "method": cost.method,
-        "text": cost.text,
-        "tokens": cost.tokens,
-        "loss_before": cost.loss_before / _micro,
-        "loss_after": cost.loss_after / _micro,
-        "divergence": cost.divergence / _micro,
-        "speed_before": cost.speed_before,
-        "speed_after": cost.speed_after,
-    }
-
-
-def quantization_line(cost: Quantization) -> str:
-    """A quantization in one line."""
-    before, after = cost.loss_before / _micro, cost.loss_after / _micro
-    how = f"{cost.scheme}, groups of {cost.group}, {cost.method}" if cost.group else cost.scheme
-    on = "drawn tokens (no tokenizer)" if cost.text == "random" else "tokens of text"
-    return (
-        f"{how}: loss {before:.4f} → {after:.4f} nat a token ({after - before:+.4f}), divergence "
-        f"{cost.divergence / _micro:.4f}, {cost.speed_before} → {cost.speed_after} tokens/s at once, "
-        f"on {cost.tokens} {on}"
-    )
-
-
 def _list(options: argparse.Namespace, output: Output) -> int:
     ground = open_ground(options.data_dir)
-    rows = [["NAME", "VERSION", "FAMILY", "PARAMETERS", "ACTIVE", "BYTES", "MANIFEST"]]
+    rows = [["NAME", "VERSION", "FAMILY", "PARAMETERS", "ACTIVE", "STORED AS", "BYTES", "LICENCE", "VERIFIED"]]
     values: list[dict[str, Any]] = []
     for name, (version, manifest) in manifests_of(ground).items():
         length = sum(block.length for block in manifest.blocks.values())
         config = manifest.config
+        scheme = manifest.quantization.scheme if manifest.quantization is not None else None
+        verified = last_verified(ground.folder, version.manifest, manifest, ground.store)
         values.append(
             {
                 "name": name,
@@ -157,12 +139,17 @@ def _list(options: argparse.Namespace, output: Output) -> int:
                 "active_parameters": config.active_parameters,
                 "bytes": length,
                 "dtype": manifest.dtype,
+                "quantization": scheme,
                 "license": manifest.license,
                 "manifest": version.manifest,
+                "verified": verified,
             }
         )
-        counts = [short_count(config.parameters), short_count(config.active_parameters), byte_size(length)]
-        rows.append([name, version.version, version.family, *counts, version.manifest[:16]])
+        counts = [short_count(config.parameters), short_count(config.active_parameters)]
+        told = [scheme or manifest.dtype, byte_size(length), manifest.license or "-"]
+        rows.append(
+            [name, version.version, version.family, *counts, *told, "-" if verified is None else when(verified)]
+        )
     output.data(values, table(rows) if values else "no models; `blyan init` installs the built-in one")
     return 0
 
@@ -202,13 +189,29 @@ def _verify_model(ground: Ground, name: str, checked: dict[PayloadId, bool], out
         except (IntegrityFault, NotFound) as fault:
             bad.append(_naming(fault, name, label, "manifest"))
             continue
-        progress = output.progress(f"verifying {label}")
-        for done, (part, block) in enumerate(manifest.blocks.items()):
-            try:
-                _hash_again(ground, block.payload, checked)
-            except (IntegrityFault, NotFound) as fault:
-                bad.append(_naming(fault, name, label, part))
-            progress(done + 1, len(manifest.blocks))
+        began = system_seconds()
+        found = len(bad)
+        bad += _verify_blocks(ground, name, label, manifest, checked, output)
+        if len(bad) == found:
+            remember_verified(ground.folder, version.manifest, began)
+        else:
+            forget_verified(ground.folder, version.manifest)
+    return bad
+
+
+def _verify_blocks(
+    ground: Ground, name: str, label: str, manifest: Manifest, checked: dict[PayloadId, bool], output: Output
+) -> list[Fault]:
+    bad: list[Fault] = []
+    progress = output.progress(f"verifying {label}", in_bytes=True)
+    total, done = sum(block.length for block in manifest.blocks.values()), 0
+    for part, block in manifest.blocks.items():
+        try:
+            _hash_again(ground, block.payload, checked)
+        except (IntegrityFault, NotFound) as fault:
+            bad.append(_naming(fault, name, label, part))
+        done += block.length
+        progress(done, total)
     return bad
 
 

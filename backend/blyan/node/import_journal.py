@@ -8,7 +8,7 @@ block is there, and a torn or foreign line is work done twice, not an error. It 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +47,10 @@ class ImportJournal:
         self, _kind: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
     ) -> None:
         os.close(self._handle)
+
+    def keep(self, whole: Callable[[BlockReference], bool]) -> None:
+        """Forget what is not there any more."""
+        self.done = {part: block for part, block in self.done.items() if whole(block)}
 
     def record(self, part: str, block: BlockReference) -> None:
         """The block of a part is durable in the store."""

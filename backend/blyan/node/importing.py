@@ -85,6 +85,7 @@ def import_checkpoint(
     """Cut a checked Hugging Face checkpoint into blocks and publish it under `name`; `say` gets what goes on."""
     _want_name(name)
     with ImportJournal(ground.folder, name, _subject(checkpoint, request)) as journal:
+        journal.keep(lambda block: _held(ground.store, block))
         resumed = len(journal.done)
         manifest = store_checkpoint(ground.store, checkpoint, name, progress, request, say, journal)
         published = publish(ground, manifest)
@@ -170,7 +171,7 @@ def _store_parts(
     parts = list(parts_of(checkpoint.config))
     sizes = {part.name: item * sum(_elements(shape) for shape in part.shapes.values()) for part in parts}
     total, done = sum(sizes.values()), 0
-    known = {} if journal is None else {part: block for part, block in journal.done.items() if _held(store, block)}
+    known = {} if journal is None else dict(journal.done)
 
     def put(part: Part) -> BlockReference:
         stored = store.put(tensor_block.encode(tensors_of(part)))
