@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from blyan.api.app import build_app
 from blyan.model.hf_import import read_checkpoint
 from blyan.node.config import read_config
-from blyan.node.importing import import_checkpoint
+from blyan.node.importing import QuantizationRequest, import_checkpoint
 from blyan.node.node import Node, Sources
 from blyan.node.writer import WritableGround, opened
 from running_node import RunningNode
@@ -34,10 +34,10 @@ def fixed_seconds() -> int:
     return 1_700_000_000
 
 
-def import_into(data_dir: Path, folder: Path, name: str):
+def import_into(data_dir: Path, folder: Path, name: str, request: QuantizationRequest | None = None):
     """Import a checkpoint as `blyan model import` does."""
     with writing(data_dir) as ground:
-        return import_checkpoint(ground, read_checkpoint(folder), name, lambda _done, _total: None).published
+        return import_checkpoint(ground, read_checkpoint(folder), name, lambda _done, _total: None, request).published
 
 
 @contextlib.contextmanager
