@@ -361,3 +361,20 @@ async def test_a_full_queue_is_429_with_retry_after(client: TestClient, monkeypa
     response = await client.post("/v1/chat/completions", json=chat())
     assert response.status == 429
     assert int(response.headers["Retry-After"]) > 0
+
+
+async def test_a_model_without_a_template_chats_by_a_plain_one(tmp_path: Path) -> None:
+    """And an answer ends where the model begins to play the other part."""
+    save_random_checkpoint(tmp_path / "hf", vocab_size=260)
+    save_byte_tokenizer(tmp_path / "hf", template=None)
+    import_into(tmp_path / "data", tmp_path / "hf", "plain")
+    async with serving(tmp_path / "data") as client:
+        answer = await client.post("/v1/chat/completions", json=chat(model="plain", temperature=0))
+        assert answer.status == 200
+        told = await answer.json()
+        prompt = "User: hello\n\nAssistant:"
+        assert told["usage"]["prompt_tokens"] == len(prompt)
+        same = await client.post(
+            "/v1/completions", json={"model": "plain", "prompt": prompt, "max_tokens": 12, "temperature": 0}
+        )
+        assert (await same.json())["choices"][0]["text"] == told["choices"][0]["message"]["content"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from blyan.model.chat_template import TemplateRenderer
+from blyan.model.chat_template import TemplateRenderer, plain_template
 from blyan.primitives.errors import InvalidInput, Unavailable
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -161,7 +161,7 @@ def test_a_worker_that_nobody_watches_runs_out_of_processor_time() -> None:
         assert worker.stdout is not None
         half_a_second = "{% for a in range(100) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
         for template in [half_a_second] * 6 + [ENDLESS]:
-            request = {"template": template, "variables": {"messages": MESSAGES}}
+            request = {"template": template, "check": False, "variables": {"messages": MESSAGES}}
             worker.stdin.write(json.dumps(request) + "\n")
             worker.stdin.flush()
             if template != ENDLESS:
@@ -185,3 +185,38 @@ def ended_within(pid: int, seconds: float) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for %}", "TemplateSyntaxError"),
+        ("{{ messages", "TemplateSyntaxError"),
+        ("{% unknown %}", "unknown tag"),
+        ("{{ 'x' * 9999999999 }}", "MemoryError"),
+        ("{{ ('x' * 999999) * 999 }}", "MemoryError"),
+    ],
+)
+def test_a_template_that_could_never_render_is_found_without_messages(
+    renderer: TemplateRenderer, template: str, said: str
+) -> None:
+    """Neither compiled nor rendered with one message; what merely refuses that message passes."""
+    with pytest.raises(InvalidInput, match=f"expected one that compiles and stays small, found .*{said}"):
+        renderer.check(template)
+    for good in (GOOD, "{{ raise_exception('a system message first') }}", "{{ messages[1].content + 1 }}"):
+        renderer.check(good)
+
+
+def test_marks_of_what_a_model_learns_are_only_text(renderer: TemplateRenderer) -> None:
+    """Checkpoints for training with transformers have them."""
+    template = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}!{% endfor %}"
+    assert renderer.render(template, MESSAGES, {}) == "hello!"
+
+
+def test_the_plain_template_asks_as_a_dialogue(renderer: TemplateRenderer) -> None:
+    """For checkpoints without a template of their own."""
+    messages = [{"role": "system", "content": "Be brief."}, *MESSAGES]
+    assert renderer.render(plain_template, messages, {"bos_token": "<s>"}) == (
+        "<s>System: Be brief.\n\nUser: hello\n\nAssistant:"
+    )
+    assert renderer.render(plain_template, MESSAGES, {}) == "User: hello\n\nAssistant:"

@@ -1,15 +1,18 @@
 """Import looks at everything before it writes, and refuses what it would compute wrongly."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
 from blyan.model.hf_import import read_checkpoint
 from blyan.model.parts import parts_of
+from blyan.model.tokenizer import parse_payload
 from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 
@@ -223,4 +226,43 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder: Path) -> None
     """Its ids would be outside the embedding."""
     edit_config(folder, vocab_size=200)
     with pytest.raises(UnsupportedModel, match="expected token ids below vocab_size 200, found 259"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ 'x' * 9999999999 }}", "{% import_everything %}"])
+def test_a_template_that_does_not_compile_is_refused_at_import(folder: Path, template: str) -> None:
+    """And not at the first chat."""
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(UnsupportedModel, match="chat template: expected one that compiles"):
+        read_checkpoint(folder)
+
+
+def test_a_sentencepiece_model_takes_the_place_of_a_missing_tokenizer_json(folder: Path) -> None:
+    """With its special tokens, which tokenizer_config.json may name otherwise."""
+    sink = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a few words of text, and a few more"] * 9),
+        model_writer=sink,
+        model_type="bpe",
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(sink.getvalue())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "add_bos_token": True}))
+    payload = read_checkpoint(folder).tokenizer
+    assert payload is not None
+    held = parse_payload(payload, 1_000)
+    assert held.special == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    ids = held.encode("a few words", add_special=True, tokens_max=100)
+    assert ids[0] == 1
+    assert ids[1:] == sentencepiece.SentencePieceProcessor(model_proto=sink.getvalue()).encode("a few words")
+    assert held.decode(ids) == "a few words"
+    (folder / "tokenizer.model").write_bytes(b"\x0a\xff\xff\xff\xff\x7f")
+    with pytest.raises(UnsupportedModel, match=r"tokenizer\.model: expected"):
+        read_checkpoint(folder)
+    (folder / "tokenizer.model").write_bytes(sink.getvalue())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": "yes"}))
+    with pytest.raises(UnsupportedModel, match="add_bos_token"):
         read_checkpoint(folder)

@@ -40,22 +40,22 @@ class TemplateRenderer:
 
         `InvalidInput` if the template refuses them or takes too long, `Unavailable` if the worker is busy or dies.
         """
-        request = {
-            "template": template,
-            "variables": {**variables, "messages": list(messages), "add_generation_prompt": True},
-        }
-        answer = self._ask(request)
+        answer = self._ask(template, messages, variables, check=False)
         if "error" in answer:
             raise InvalidInput(f"chat template refused the messages: {answer['error']}")
         return str(answer["text"])
 
     def check(self, template: str) -> None:
-        """Compile a template; `InvalidInput` says why it could never render anything."""
-        answer = self._ask({"check": template})
+        """Compile a template and render a message with it; `InvalidInput` if it is none, or breaks the limits."""
+        answer = self._ask(template, [{"role": "user", "content": "hello"}], {}, check=True)
         if "error" in answer:
-            raise InvalidInput(f"chat template: expected one that compiles, found {answer['error']}")
+            raise InvalidInput(f"chat template: expected one that compiles and stays small, found {answer['error']}")
 
-    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(
+        self, template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, str], *, check: bool
+    ) -> dict[str, Any]:
+        told = {**variables, "messages": list(messages), "add_generation_prompt": True}
+        request = {"template": template, "check": check, "variables": told}
         line = json.dumps(request).encode("ascii") + b"\n"
         if not self._lock.acquire(timeout=self._seconds_max):
             raise Unavailable(

@@ -8,6 +8,7 @@ Imports neither torch nor anything of the node.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import math
@@ -26,6 +27,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from blyan.primitives import limits
 
 _compiled_kept_max = 16
+# a template may refuse one message of a user; too much memory, depth or text is no refusal
+_of_the_messages = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _pr_set_pdeathsig = 1  # linux/prctl.h
 
 
@@ -58,9 +61,6 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _render(environment: ImmutableSandboxedEnvironment, kept: dict[str, Template], request: Mapping[str, Any]) -> str:
-    if "check" in request:
-        environment.from_string(request["check"])
-        return ""
     source = request["template"]
     template = kept.get(source)
     if template is None:
@@ -72,9 +72,17 @@ def _render(environment: ImmutableSandboxedEnvironment, kept: dict[str, Template
     for piece in template.generate(**request["variables"]):
         rendered_bytes += len(piece.encode("utf-8"))
         if rendered_bytes > limits.rendered_prompt_bytes_max:
-            _refuse(f"expected at most {limits.rendered_prompt_bytes_max} rendered bytes, found more")
+            raise MemoryError(f"expected at most {limits.rendered_prompt_bytes_max} rendered bytes, found more")
         pieces.append(piece)
     return "".join(pieces)
+
+
+def _check(environment: ImmutableSandboxedEnvironment, request: Mapping[str, Any]) -> str:
+    """Compile, and render once: what it makes of the messages is its own affair, but it must stay within the limits."""
+    environment.from_string(request["template"])
+    with contextlib.suppress(*_of_the_messages):
+        _render(environment, {}, request)
+    return ""
 
 
 def _limit_process() -> None:
@@ -104,7 +112,9 @@ def main() -> None:
     for line in sys.stdin:
         _limit_next_rendering(seconds_max)
         try:
-            answer = {"text": _render(environment, kept, json.loads(line))}
+            request = json.loads(line)
+            rendered = _check(environment, request) if request["check"] else _render(environment, kept, request)
+            answer = {"text": rendered}
         # A foreign template may fail in any way Python can; each is its author's, and this process is disposable.
         except (Exception, RecursionError, MemoryError) as reason:  # noqa: BLE001 - any failure is the answer
             answer = {"error": f"{type(reason).__name__}: {str(reason)[:300]}"}
