@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from blyan.chain.archive import export_archive, import_archive
-from blyan.chain.archive_file import ArchiveHeader, write_archive
+from blyan.chain.archive_file import ArchiveHeader, end_line, magic, write_archive
 from blyan.chain.chains import Chains
 from blyan.chain.commit import import_folder
 from blyan.chain.entries import ExpertBody, PayloadReference
@@ -24,6 +26,7 @@ from blyan.storage.space import SpaceLimits
 
 KEY = Key.from_seed(bytes(range(32)))
 BLOCK = PayloadReference(PayloadId("cd" * 32), 4096, "application/vnd.blyan.tensorblock")
+FRAME_BYTES = 6  # magic, descriptor, window
 
 
 def now() -> int:
@@ -141,3 +144,56 @@ def test_an_import_within_its_limits_goes_through(tmp_path: Path, good: bytes) -
     (tmp_path / "archive").write_bytes(good)
     imported(tmp_path / "new", tmp_path / "archive", SpaceLimits(bytes_max=300_000))
     imported(tmp_path / "new", tmp_path / "archive", SpaceLimits(bytes_max=300_000))
+
+
+@pytest.mark.parametrize("where", ["begin", "end"])
+@pytest.mark.parametrize("what", ["skippable", "empty frame", "zeros", "frame"])
+def test_an_archive_is_one_frame_and_nothing_beside_it(tmp_path: Path, good: bytes, where: str, what: str) -> None:
+    """A decoder passes over skippable and empty frames; here nothing is passed over."""
+    extra = {
+        "skippable": b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"hello",
+        "empty frame": zstandard.compress(b""),
+        "zeros": bytes(8),
+        "frame": zstandard.compress(b"more"),
+    }[what]
+    at = len(magic) if where == "begin" else len(good) - len(end_line)
+    (tmp_path / "bad").write_bytes(good[:at] + extra + good[at:])
+    with pytest.raises(IntegrityFault, match=f"{tmp_path / 'bad'}: expected"):
+        imported(tmp_path / "new", tmp_path / "bad")
+
+
+def test_every_bit_of_the_frames_header_and_of_its_end_is_looked_at(tmp_path: Path, good: bytes) -> None:
+    """Magic, descriptor and window; the last block's header and the checksum."""
+    end = len(good) - len(end_line)
+    for at in (*range(len(magic), len(magic) + FRAME_BYTES + 3), *range(end - 4, end)):
+        for bit in range(8):
+            bad = bytearray(good)
+            bad[at] ^= 1 << bit
+            (tmp_path / "bad").write_bytes(bad)
+            with pytest.raises(IntegrityFault, match="bad"):
+                imported(tmp_path / "new", tmp_path / "bad")
+
+
+@pytest.mark.parametrize("options", [{"write_content_size": True}, {"write_checksum": False}, {"level": 19}])
+def test_a_frame_of_another_kind_is_refused(tmp_path: Path, good: bytes, options: dict[str, int]) -> None:
+    """With its size, without a checksum, or with another window: one content, one beginning of a frame."""
+    stream = zstandard.ZstdDecompressor().decompressobj().decompress(good[len(magic) : -len(end_line)])
+    frame = zstandard.ZstdCompressor(**{"write_checksum": True, **options}).compress(stream)  # pyright: ignore[reportArgumentType]
+    (tmp_path / "bad").write_bytes(magic + frame + end_line)
+    with pytest.raises(IntegrityFault, match="expected a zstd frame"):
+        imported(tmp_path / "new", tmp_path / "bad")
+
+
+def test_two_promises_of_one_height_are_two_histories(tmp_path: Path) -> None:
+    """Also where one is the beginning of the other: the sequencer signed two commits with one number."""
+    grown(tmp_path / "a", 0)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    ours, theirs = grown(tmp_path / "a", 1).joint, grown(tmp_path / "b", 2)
+    export_archive(theirs, tmp_path / "archive")
+    assert ours.height == theirs.joint.height
+    with pytest.raises(IntegrityFault, match="two histories") as found:
+        imported(tmp_path / "a", tmp_path / "archive")
+    assert f"commit {ours.height}" in found.value.message
+    for joint in (ours, theirs.joint):
+        assert joint.heads["parameter"].root.hex() in found.value.message
+    assert Chains(tmp_path / "a/chain", KEY.public, BlobStore(tmp_path / "a/blobs")).joint == ours

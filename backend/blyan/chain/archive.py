@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -28,7 +28,7 @@ from blyan.chain.checkpoint import origin_of
 from blyan.chain.commit import import_folder, write_entries, write_promise
 from blyan.chain.entries import ChainName, chain_names
 from blyan.chain.intake import Room, well_formed
-from blyan.chain.joint import StateRoot
+from blyan.chain.joint import JointCheckpoint, StateRoot
 from blyan.chain.log import begin_at
 from blyan.chain.promise import held_bytes, held_name, joint_name
 from blyan.chain.replay import network_of
@@ -209,6 +209,11 @@ def _extend(ours: Chains, newer: Chains) -> None:
 
 def _check_common(ours: Chains, theirs: Chains) -> None:
     """Raise unless one is the beginning of the other and no gap is between them."""
+    if theirs.joint.height == ours.joint.height and _promise(theirs) != _promise(ours):
+        raise IntegrityFault(
+            f"commit {ours.joint.height} of {ours.network}: expected {_said(ours)}, found {_said(theirs)}: "
+            "two histories"
+        )
     newer, older = (theirs, ours) if theirs.joint.height >= ours.joint.height else (ours, theirs)
     for name in chain_names:
         size = older.joint.sizes[name]
@@ -228,6 +233,18 @@ def _check_common(ours: Chains, theirs: Chains) -> None:
                 f"chain {name} of {ours.network}: expected root {root.hex()} over the first {size} entries, "
                 f"found {found.hex()}: two histories"
             )
+
+
+def _promise(chains: Chains) -> JointCheckpoint:
+    return replace(chains.joint, signature=b"")
+
+
+def _said(chains: Chains) -> str:
+    """A joint checkpoint by what it promises."""
+    joint = chains.joint
+    heads = ", ".join(f"{head.size} of {name} {head.root.hex()}" for name, head in joint.heads.items())
+    state = "no state" if joint.state is None else f"state {joint.state.payload}"
+    return f"one of time {joint.time} with {heads} and {state}"
 
 
 def _notes(chains: Chains) -> dict[ChainName, bytes]:
