@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blyan.chain.archive import export_archive
-from blyan.chain.entries import ExpertBody, PayloadReference
+from blyan.chain.entries import DatasetBody, ExpertBody, PayloadReference
 from blyan.chain.sequencer import Draft
 from blyan.node import backup, keys
 from blyan.node.backup import Copied, back_up, restore
@@ -20,8 +20,10 @@ from blyan.node.joining import import_chains
 from blyan.node.writer import WritableGround, rotate
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, InvalidInput, NotFound, Unavailable
+from blyan.primitives.ids import PayloadId
 from blyan.storage import durable
-from nodes import fixed_entropy, fixed_seconds, writing
+from blyan.storage.blob_store import BlobStore
+from nodes import command, fixed_entropy, fixed_seconds, writing
 from scenarios import data_of
 
 CHEAP = keys.Cost(1, limits.key_memory_bytes_min)
@@ -42,6 +44,21 @@ def append(ground: WritableGround, *experts: int) -> None:
     ground.sequencer.submit(drafts).result()
 
 
+def publish_dataset(folder: Path) -> PayloadId:
+    """One payload that the chains need."""
+    with writing(folder) as ground:
+        stored = ground.store.put([data_of("records", LENGTH)])
+        reference = PayloadReference(stored.payload, stored.length, "application/vnd.blyan.dataset")
+        draft = Draft(DatasetBody("d", "CC0-1.0", 1), (ground.chains.newest("meta"),), reference)
+        ground.sequencer.submit([draft]).result()
+    return stored.payload
+
+
+def spoil(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_bytes(bytes(LENGTH))
+
+
 def turn(folder: Path, seed: bytes) -> None:
     with writing(folder) as ground:
         rotate(ground, now=fixed_seconds, entropy=lambda n: seed[:n], passphrase=lambda: b"", cost=CHEAP)
@@ -49,6 +66,10 @@ def turn(folder: Path, seed: bytes) -> None:
 
 def saved(data: Path, *, keys: bool = True) -> Copied:
     return back_up(open_ground(data), data.with_name("backup"), keys=keys, progress=quiet)
+
+
+def brought_back(data: Path, name: str = "new") -> Copied:
+    return restore(NodeConfig(data.with_name(name)), data.with_name("backup"), quiet)
 
 
 def restored(data: Path, name: str = "new") -> Path:
@@ -106,8 +127,7 @@ def test_a_second_backup_copies_what_is_new(data: Path) -> None:
     with writing(data) as ground:
         append(ground, 4)
     rotten = max(data.with_name("backup").glob("blobs/*/*"), key=lambda path: path.stat().st_size)
-    rotten.chmod(0o644)
-    rotten.write_bytes(bytes(LENGTH))
+    spoil(rotten)
     assert saved(data).copied == 2
     assert chain_of(restored(data)) == chain_of(data)
 
@@ -129,12 +149,82 @@ def test_a_damaged_blob_is_named_and_the_rest_is_saved(data: Path) -> None:
     """One bad block must not cost all the others."""
     ground = open_ground(data)
     path = ground.store.path(next(ground.store.payloads()))
-    path.chmod(0o644)
-    path.write_bytes(bytes(LENGTH))
+    spoil(path)
     copied = saved(data)
     assert (copied.copied, len(copied.damaged)) == (2, 1)
     assert str(path) in copied.damaged[0]
     assert chain_of(restored(data)) == open_ground(data).chains.joint.sizes
+
+
+def test_a_blob_that_rotted_since_the_last_backup_is_named_by_the_next(data: Path) -> None:
+    """The backup still has it; the node does not, and must hear of it."""
+    saved(data)
+    ground = open_ground(data)
+    path = ground.store.path(next(ground.store.payloads()))
+    spoil(path)
+    copied = saved(data)
+    assert (copied.copied, len(copied.damaged)) == (0, 1)
+    assert str(path) in copied.damaged[0]
+    assert command("db", "backup", data.with_name("backup"), data_dir=data).returncode == 7
+    assert brought_back(data).damaged == ()
+
+
+def test_a_blob_that_the_chains_need_and_is_not_there_is_named(data: Path) -> None:
+    """By the backup that cannot copy it, and by a restore from one that lacks it."""
+    needed = publish_dataset(data)
+    saved(data)
+    BlobStore(data.with_name("backup") / "blobs").path(needed).unlink()
+    back = brought_back(data)
+    assert len(back.damaged) == 1 and needed in back.damaged[0] and "dataset d" in back.damaged[0]
+    assert chain_of(data.with_name("new")) == chain_of(data)
+    assert command("db", "restore", data.with_name("backup"), data_dir=data.with_name("other")).returncode == 7
+    open_ground(data).store.path(needed).unlink()
+    copied = saved(data)
+    assert len(copied.damaged) == 1 and needed in copied.damaged[0] and "dataset d" in copied.damaged[0]
+    assert command("db", "backup", data.with_name("backup"), data_dir=data).returncode == 7
+
+
+def test_a_damaged_blob_of_a_backup_costs_only_itself(data: Path) -> None:
+    """Everything else comes back: chains, pins, key and the other blobs; the command says what did not and exits 7."""
+    needed = publish_dataset(data)
+    saved(data)
+    bad = BlobStore(data.with_name("backup") / "blobs").path(needed)
+    spoil(bad)
+    back = brought_back(data)
+    assert (back.blobs, back.copied, len(back.damaged)) == (4, 3, 1)
+    assert str(bad) in back.damaged[0]
+    folder = data.with_name("new")
+    assert chain_of(folder) == chain_of(data)
+    assert open_ground(folder).store.pins() == open_ground(data).store.pins()
+    with writing(folder) as ground:
+        assert ground.may_write
+    done = command("db", "restore", data.with_name("backup"), data_dir=data.with_name("other"))
+    assert done.returncode == 7 and str(bad) in done.stderr
+
+
+def test_a_backup_has_the_key_of_its_chains_whatever_is_rotated_beside_it(data: Path) -> None:
+    """Rotated after the chains were opened and before the key was read, none is made; later, it is of before."""
+    ground = open_ground(data)
+    turn(data, bytes([9] * 32))
+    with pytest.raises(Unavailable, match=f"key {ground.identity}"):
+        back_up(ground, data.with_name("backup"), keys=True, progress=quiet)
+    turns = iter([bytes([8] * 32)])
+    back_up(
+        open_ground(data), data.with_name("backup"), keys=True, progress=lambda *_: [turn(data, seed) for seed in turns]
+    )
+    assert brought_back(data).may_write
+    assert open_ground(data.with_name("new")).may_write
+
+
+def test_a_restore_says_that_the_key_is_not_the_sequencers(data: Path) -> None:
+    """As in a backup of a node that reads another's chains."""
+    saved(data)
+    path = keys.node_key(data.with_name("backup"))
+    path.unlink()
+    keys.write_key(path, bytes([9] * 32))
+    assert not brought_back(data).may_write
+    done = command("db", "restore", data.with_name("backup"), data_dir=data.with_name("other"))
+    assert done.returncode == 0 and "only reads" in done.stderr
 
 
 def test_a_backup_goes_into_no_folder_that_is_something_else(data: Path, tmp_path: Path) -> None:
@@ -269,7 +359,7 @@ def test_while_a_rotation_waits_to_be_settled_nothing_is_saved(data: Path) -> No
 
 
 def test_any_flipped_bit_of_a_backup_is_found(data: Path) -> None:
-    """In every kind of file; what was restored is never half."""
+    """In every kind of file; one of blobs and pins costs itself, any other all: what was restored is never half."""
     saved(data)
     folder = data.with_name("backup")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".tiles"]
@@ -282,11 +372,16 @@ def test_any_flipped_bit_of_a_backup_is_found(data: Path) -> None:
         path.chmod(0o600)
         path.write_bytes(bad)
         target = f"bad-{number}"
-        with pytest.raises(Fault) as found:
-            restored(data, target)
-        assert str(path) in found.value.message
-        with pytest.raises(Fault):
-            open_ground(data.with_name(target))
+        if "blobs" in path.parts:
+            [said] = brought_back(data, target).damaged
+            assert str(path) in said
+            chain_of(data.with_name(target))
+        else:
+            with pytest.raises(Fault) as found:
+                restored(data, target)
+            assert str(path) in found.value.message
+            with pytest.raises(Fault):
+                open_ground(data.with_name(target))
         path.write_bytes(good)
     restored(data)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
@@ -10,10 +11,12 @@ from yarl import URL
 
 from blyan.chain.checkpoint import parse_checkpoint
 from blyan.chain.entries import ExpertBody, PayloadReference
+from blyan.chain.joint import parse_joint
 from blyan.chain.merkle import RightEdge, leaf_hash
-from blyan.chain.proofs import check_inclusion
+from blyan.chain.proofs import check_consistency, check_inclusion
 from blyan.chain.sequencer import Draft
 from blyan.primitives import canonical
+from blyan.primitives.errors import IntegrityFault
 from blyan.primitives.ids import PayloadId
 from blyan.primitives.keys import Key
 from nodes import SEED, command, json_of, serving, writing
@@ -78,6 +81,52 @@ async def test_a_proof_verifies_from_hashes_alone(client: TestClient, index: int
     check_inclusion(leaf_hash(raw), index, size, [bytes.fromhex(beside) for beside in found["path"]], edge.root())
 
 
+def consistency_holds(found: dict[str, Any]) -> None:
+    path = [bytes.fromhex(beside) for beside in found["path"]]
+    first, second = bytes.fromhex(found["from_root"]), bytes.fromhex(found["to_root"])
+    check_consistency(found["from"], first, found["to"], second, path)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(1, COUNT), (255, 257), (256, COUNT), (100, 100), (7, 250)])
+async def test_a_consistency_proof_verifies_from_hashes_alone(client: TestClient, begin: int, end: int) -> None:
+    """Against the roots of both sizes, computed from the leaves; one that was tampered with is refused."""
+    answer = await client.get(f"/chain/parameter/consistency?from={begin}&to={end}")
+    assert "immutable" in answer.headers["Cache-Control"]
+    found = await answer.json()
+    consistency_holds(found)
+    every = [await (await client.get(f"/chain/parameter/entries?from={at}")).json() for at in (0, 256)]
+    leaves = [leaf_hash(canonical.encode(entry)) for part in every for entry in part["entries"]]
+    for size, root in ((begin, found["from_root"]), (end, found["to_root"])):
+        edge = RightEdge()
+        for leaf in leaves[:size]:
+            edge.append(leaf)
+        assert edge.root().hex() == root
+    tampered = [found | {"from_root": "00" * 32}, found | {"to_root": "00" * 32}, found | {"path": ["00" * 32]}]
+    tampered += [found | {"path": [*found["path"], "00" * 32]}]
+    tampered += [
+        found | {"path": [*found["path"][:n], "00" * 32, *found["path"][n + 1 :]]} for n in range(len(found["path"]))
+    ]
+    for bad in tampered:
+        with pytest.raises(IntegrityFault):
+            consistency_holds(bad)
+
+
+async def test_a_consistency_proof_up_to_now_is_not_kept_in_a_cache(client: TestClient) -> None:
+    """The next commit makes it another one."""
+    answer = await client.get("/chain/parameter/consistency?from=9")
+    assert (answer.headers["Cache-Control"], (await answer.json())["to"]) == ("no-cache", COUNT)
+
+
+async def test_the_joint_checkpoint_is_served_as_it_was_signed(client: TestClient, data_dir: Path) -> None:
+    """The bytes on disk, which a client checks with the node's key alone."""
+    answer = await client.get("/chain/joint")
+    raw = await answer.read()
+    assert raw == (data_dir / "chain/joint").read_bytes()
+    assert (answer.headers["Cache-Control"], answer.content_type) == ("no-cache", "application/json")
+    promised = parse_joint(raw, Path("/chain/joint"))
+    assert (promised.author, promised.sizes["parameter"]) == (Key.from_seed(SEED).public, COUNT)
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -99,6 +148,12 @@ async def test_a_proof_verifies_from_hashes_alone(client: TestClient, index: int
         ("/chain/parameter/proof?index=5&size=5", 400),
         ("/chain/parameter/proof?index=0&size=301", 400),
         ("/chain/dataset/proof?index=0", 400),
+        ("/chain/parameter/consistency", 400),
+        ("/chain/parameter/consistency?from=0", 400),
+        ("/chain/parameter/consistency?from=9&to=8", 400),
+        ("/chain/parameter/consistency?from=9&to=301", 400),
+        ("/chain/dataset/consistency?from=0&to=0", 400),
+        ("/chain/other/consistency?from=1&to=1", 404),
     ],
 )
 async def test_nothing_else_is_served(client: TestClient, path: str, status: int) -> None:
@@ -126,3 +181,19 @@ def test_prove_on_the_command_line(data_dir: Path) -> None:
     check_inclusion(bytes.fromhex(found["leaf"]), 299, COUNT, path, bytes.fromhex(found["root"]))
     assert command("chain", "prove", "parameter", "300", data_dir=data_dir).returncode == 1
     assert command("chain", "prove", "other", "0", data_dir=data_dir).returncode == 2
+
+
+def test_prove_consistency_on_the_command_line(data_dir: Path) -> None:
+    """As over HTTP; what is no question, or one beyond the chain, is refused."""
+    consistency_holds(json_of("chain", "prove", "parameter", "--from", "7", "--to", "250", data_dir=data_dir))
+    assert json_of("chain", "prove", "parameter", "--from", "7", data_dir=data_dir)["to"] == COUNT
+    for arguments, code in (
+        (["--from", "0"], 1),
+        (["--from", "301"], 1),
+        (["--from", "9", "--to", "8"], 1),
+        (["--from", "9", "--to", "301"], 1),
+        ([], 2),
+        (["5", "--from", "9"], 2),
+        (["--to", "9"], 2),
+    ):
+        assert command("chain", "prove", "parameter", *arguments, data_dir=data_dir).returncode == code

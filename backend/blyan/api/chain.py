@@ -1,7 +1,8 @@
 """The chains as static files and proofs: a CDN, a mirror or curl is a client.
 
 `GET /chain/{name}/checkpoint`, `/chain/{name}/tile/{path}` (C2SP tlog-tiles), `/chain/{name}/entries?from=&to=`,
-`/chain/{name}/proof?index=&size=`. Nothing beyond the checkpoint is served.
+`/chain/{name}/proof?index=&size=`, `/chain/{name}/consistency?from=&to=`; and of all three together `GET /chain/joint`.
+Nothing beyond the checkpoint is served.
 """
 
 from __future__ import annotations
@@ -17,11 +18,20 @@ from blyan.api.state import node_of
 from blyan.chain.entries import chain_names
 from blyan.chain.log import Log
 from blyan.chain.merkle import leaf_hash
-from blyan.chain.proofs import inclusion_path
+from blyan.chain.proofs import consistency_path, inclusion_path
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, NotFound
 
 _immutable: Final = "public, max-age=31536000, immutable"
+
+
+async def joint(request: web.Request) -> web.Response:
+    """The joint checkpoint: the canonical bytes that its author signed, as they stand on disk."""
+    chains = node_of(request).ground.chains
+    if not chains.created:
+        raise NotFound(f"chains of {chains.network}: expected a joint checkpoint, found chains that nobody began")
+    raw = chains.joint.encode()
+    return web.Response(body=raw, content_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
 async def checkpoint(request: web.Request) -> web.Response:
@@ -72,6 +82,28 @@ async def proof(request: web.Request) -> web.Response:
             "path": [beside.hex() for beside in path],
             "checkpoint": note.decode("utf-8"),
         }
+    )
+
+
+async def consistency(request: web.Request) -> web.Response:
+    """What shows that the first `from` entries are the beginning of the first `to`; unchanging if `to` is given."""
+    log = _log(request)
+    size = log.checkpoint.size
+    end = _number(request, "to", size, size)
+    begin = _number(request, "from", None, end)
+    path = await asyncio.to_thread(consistency_path, log.node, begin, end)
+    roots = [log.edge_at(each).root().hex() for each in (begin, end)]
+    return json_response(
+        {
+            "origin": log.origin,
+            "from": begin,
+            "to": end,
+            "from_root": roots[0],
+            "to_root": roots[1],
+            "path": [beside.hex() for beside in path],
+        },
+        # without `to` the same address answers otherwise after the next commit
+        headers={"Cache-Control": _immutable if "to" in request.query else "no-cache"},
     )
 
 

@@ -4,10 +4,11 @@ An archive is full, or begins at the snapshot that its joint checkpoint names. I
 node joins: it trusts the snapshot because the sequencer signed its root, and verifies all that came after.
 
 Steps of an import, each durable before the next: (1) the archive as a chain folder of its own under a temporary name
-beside the real one, (2) everything in it computed anew. Then, into an empty folder: (3) rename, the commit. Or, where
-the network is the same and what is here is the beginning of what comes: (3) bundles and tiles left of what is held,
-(4) `held` replaced or removed, the commit of a backfill; then (5) to (8), those of `chain/commit` with the archive's
-joint checkpoint and notes.
+beside the real one, each entry looked at before it is written and within the limits of the store (`chain/intake`), (2)
+everything in it computed anew. Then, into an empty folder: (3) rename, the commit. Or, where the network is the same
+and what is here is the beginning of what comes: (3) bundles and tiles left of what is held, (4) `held` replaced or
+removed, the commit of a backfill; then (5) to (8), those of `chain/commit` with the archive's joint checkpoint and
+notes.
 A crash leaves a temporary folder, which the next import and `Chains.recover` remove, or files that no promise names.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -27,7 +28,8 @@ from blyan.chain.checkpoint import origin_of
 from blyan.chain.commit import import_folder, write_entries, write_promise
 from blyan.chain.continuation import check_continues
 from blyan.chain.entries import ChainName, chain_names
-from blyan.chain.joint import StateRoot
+from blyan.chain.intake import Room, well_formed
+from blyan.chain.joint import JointCheckpoint, StateRoot
 from blyan.chain.log import begin_at
 from blyan.chain.promise import held_bytes, held_name, joint_name
 from blyan.chain.replay import network_of
@@ -35,6 +37,7 @@ from blyan.primitives import limits
 from blyan.primitives.errors import Denied, IntegrityFault, InvalidInput, NotFound, Unavailable
 from blyan.primitives.ids import PublicKey
 from blyan.storage import durable
+from blyan.storage.blob_faults import full, no_room
 from blyan.storage.blob_store import BlobStore
 
 _chunk_bytes: Final = 1 << 20
@@ -77,7 +80,8 @@ def import_archive(folder: Path, store: BlobStore, file: Path, trust: PublicKey 
 
     `trust` is the sequencer's key as the caller knows it; without one, only the key that the network is named after
     may vouch for a snapshot. `IntegrityFault` where anything is not what it promises, `Denied` where nobody trusted
-    signed it, `InvalidInput` where it does not fit to what is here; then nothing changed.
+    signed it, `InvalidInput` where it does not fit to what is here, `StorageFull` where it takes more than the store
+    may; then nothing changed.
     """
     aside = import_folder(folder)
     with _opened(file) as raw:
@@ -93,6 +97,10 @@ def import_archive(folder: Path, store: BlobStore, file: Path, trust: PublicKey 
             except IntegrityFault as reason:
                 raise IntegrityFault(f"archive {file}: {reason.message}", detail={"file": str(file)}) from None
             return _install(folder, theirs, store)
+        except OSError as reason:
+            if reason.errno in no_room:
+                raise full(store.folder, reason) from None
+            raise
         finally:
             if aside.exists():
                 durable.remove_tree(aside)
@@ -131,9 +139,10 @@ def _unpack(reader: ArchiveReader, folder: Path, store: BlobStore) -> None:
     if header.snapshot_length:
         assert joint.state is not None, "the reader checked it"
         store.put(reader.snapshot(), expected=joint.state.payload, bytes_max=header.snapshot_length)
+    room = Room(store)
     for name in chain_names:
         log = begin_at(folder / name, origin_of(joint.network, name), header.edges[name])
-        new = log.extend(reader.entries(name))
+        new = log.extend(well_formed(reader.entries(name), name, joint.network, header.first[name], room))
         if (new.edge.size, new.edge.root()) != (joint.heads[name].size, joint.heads[name].root):
             raise IntegrityFault(
                 f"expected root {joint.heads[name].root.hex()} over {joint.heads[name].size} entries of chain "
@@ -203,6 +212,11 @@ def _extend(ours: Chains, newer: Chains) -> None:
 
 def _check_common(ours: Chains, theirs: Chains) -> None:
     """Raise unless one is the beginning of the other and no gap is between them."""
+    if theirs.joint.height == ours.joint.height and _promise(theirs) != _promise(ours):
+        raise IntegrityFault(
+            f"commit {ours.joint.height} of {ours.network}: expected {_said(ours)}, found {_said(theirs)}: "
+            "two histories"
+        )
     newer, older = (theirs, ours) if theirs.joint.height >= ours.joint.height else (ours, theirs)
     for name in chain_names:
         size = older.joint.sizes[name]
@@ -222,6 +236,18 @@ def _check_common(ours: Chains, theirs: Chains) -> None:
                 f"chain {name} of {ours.network}: expected root {root.hex()} over the first {size} entries, "
                 f"found {found.hex()}: two histories"
             )
+
+
+def _promise(chains: Chains) -> JointCheckpoint:
+    return replace(chains.joint, signature=b"")
+
+
+def _said(chains: Chains) -> str:
+    """A joint checkpoint by what it promises."""
+    joint = chains.joint
+    heads = ", ".join(f"{head.size} of {name} {head.root.hex()}" for name, head in joint.heads.items())
+    state = "no state" if joint.state is None else f"state {joint.state.payload}"
+    return f"one of time {joint.time} with {heads} and {state}"
 
 
 def _notes(chains: Chains) -> dict[ChainName, bytes]:

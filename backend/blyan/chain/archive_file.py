@@ -1,6 +1,6 @@
 """The file format of an archive: three chains in one file, read as a stream with a limit before every allocation.
 
-`blyan archive v1` and a line feed, then one zstd stream (RFC 8878, with content checksum) of: u32 LE header length ‖
+`blyan archive v1` and a line feed, then one zstd frame (`chain/zstd_frame`) of: u32 LE header length ‖
 header (canonical JSON) ‖ the snapshot's bytes, if any ‖ the entries of meta, parameter, dataset, each u16 BE length ‖
 bytes; then a last line that says the file is whole. The header holds the joint checkpoint, the three notes, the first
 entry of each chain and the right edge before it. What the bytes must say is for `chain/archive` to check. See
@@ -20,16 +20,15 @@ import zstandard
 from blyan.chain.entries import ChainName, chain_names
 from blyan.chain.joint import JointCheckpoint, parse_joint
 from blyan.chain.merkle import RightEdge
+from blyan.chain.zstd_frame import OneFrame, frame_parameters, window_bytes
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import IntegrityFault, InvalidInput
 from blyan.primitives.ids import Digest, parse_hex64
 
 magic: Final = b"blyan archive v1\n"
-end_line: Final = b"\nblyan archive end\n"  # a decoder takes a zstd stream without its last bytes for a whole one
+end_line: Final = b"\nblyan archive end\n"
 
 _chunk_bytes: Final = 1 << 20
-_window_bytes_max: Final = 1 << 23  # what a decoder must keep: that of level 3
-_compression: Final = 3
 _levels_max: Final = 5  # 256^5 leaves is the longest chain
 _fields: Final = frozenset({"v", "joint", "notes", "first", "edges", "snapshot_bytes"})
 
@@ -70,8 +69,7 @@ def write_archive(
     raw = header.encode()
     assert len(raw) <= limits.archive_header_bytes_max, "edges and notes are bounded"
     file.write(magic)
-    compressor = zstandard.ZstdCompressor(level=_compression, write_checksum=True)
-    with compressor.stream_writer(file, closefd=False) as stream:
+    with zstandard.ZstdCompressor(compression_params=frame_parameters).stream_writer(file, closefd=False) as stream:
         stream.write(len(raw).to_bytes(4, "little") + raw)
         for chunk in snapshot:
             stream.write(chunk)
@@ -94,11 +92,9 @@ class ArchiveReader:
         if file.read() != end_line:
             raise self._broken("expected its last line, found it cut short or gone on")
         file.seek(len(magic))
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_window_bytes_max)
-        # across frames: what follows the one that was written is an error and not passed over
-        self._stream = decompressor.stream_reader(
-            cast("BinaryIO", _Beginning(file, length)), read_size=_chunk_bytes, read_across_frames=True, closefd=False
-        )
+        self._frame = OneFrame(file, length)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=window_bytes)
+        self._stream = decompressor.stream_reader(cast("BinaryIO", self._frame), read_size=_chunk_bytes, closefd=False)
         length = int.from_bytes(self._read(4), "little")
         if not 0 < length <= limits.archive_header_bytes_max:
             raise self._broken(f"header: expected at most {limits.archive_header_bytes_max} bytes, found {length}")
@@ -125,9 +121,13 @@ class ArchiveReader:
             yield self._read(length)
 
     def end(self) -> None:
-        """`IntegrityFault` unless this is the end of the stream."""
+        """`IntegrityFault` unless this is the end of the content and of the frame."""
         if self._some(1):
             raise self._broken("expected its end after the last entry, found more")
+        try:
+            self._frame.end()
+        except InvalidInput as reason:
+            raise self._broken(reason.message) from None
 
     def _read(self, count: int) -> bytes:
         parts: list[bytes] = []
@@ -143,23 +143,12 @@ class ArchiveReader:
         try:
             return self._stream.read(count)
         except zstandard.ZstdError as reason:
-            raise self._broken(f"expected a zstd stream, found {reason}") from None
+            raise self._broken(f"expected a zstd frame, found {reason}") from None
+        except InvalidInput as reason:
+            raise self._broken(reason.message) from None
 
     def _broken(self, why: str) -> IntegrityFault:
         return IntegrityFault(f"archive {self._path}: {why}", detail={"file": str(self._path)})
-
-
-@dataclass(slots=True)
-class _Beginning:
-    """The next `left` bytes of a file."""
-
-    file: BinaryIO
-    left: int
-
-    def read(self, count: int) -> bytes:
-        found = self.file.read(min(count, self.left))
-        self.left -= len(found)
-        return found
 
 
 def parse_header(raw: bytes) -> ArchiveHeader:

@@ -25,9 +25,9 @@ chain_names: Final[tuple[ChainName, ...]] = ("meta", "parameter", "dataset")
 # text of an entry is spelled in characters that JSON writes as they are: the templates below rest on that
 name_pattern = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 version_pattern = re.compile(r"(?:0|[1-9][0-9]{0,5})(?:\.(?:0|[1-9][0-9]{0,5})){2}")
-_network_pattern = re.compile(r"[a-z0-9-]{1,64}")
+network_pattern = re.compile(r"[a-z0-9-]{1,64}")
 _media_pattern = re.compile(r"[a-z0-9./+-]{1,128}")
-_license_pattern = re.compile(r"[A-Za-z0-9.+-]{1,64}")
+license_pattern = re.compile(r"[A-Za-z0-9.+-]{1,64}")
 _signature_pattern = re.compile(r"[0-9a-f]{128}")
 _names: Final = frozenset({"v", "network", "chain", "type", "author", "nonce", "parents", "body", "time", "sig"})
 _names_with_payload: Final = _names | {"payload"}
@@ -242,7 +242,7 @@ def _parse(given: Mapping[str, Any]) -> Entry:
     if not isinstance(parents, list) or len(cast("list[Any]", parents)) > limits.entry_parents_max:
         raise MalformedEntry(f"entry parents: expected a list of at most {limits.entry_parents_max}")
     return Entry(
-        network=_text(given["network"], _network_pattern, "network"),
+        network=_text(given["network"], network_pattern, "network"),
         author=public_key(given["author"]),
         nonce=_count(given["nonce"], "nonce"),
         parents=tuple(entry_id(parent) for parent in cast("list[Any]", parents)),
@@ -287,7 +287,7 @@ _Reader: TypeAlias = Callable[[object, str], Any]
 _patterns: Final[Mapping[str, re.Pattern[str]]] = {
     "version": version_pattern,
     "proof": _signature_pattern,
-    "license": _license_pattern,
+    "license": license_pattern,
 }
 _parsers: Final[Mapping[str, Callable[[object], str]]] = {"parameter_root": entry_id, "key": public_key}
 
@@ -333,7 +333,7 @@ def _template_of(kind: str) -> _Template:
     parents = f'((?:"[0-9a-f]{{64}}"(?:,"[0-9a-f]{{64}}"){{0,{limits.entry_parents_max - 1}}})?)'
     payload = f',"payload":\\{{"bytes":([1-9][0-9]{{0,9}}),"id":{hexadecimal},"media":"({_media_pattern.pattern})"\\}}'
     pattern = (
-        f'\\{{"author":{hexadecimal},"body":\\{{{body}\\}},"chain":"{chain}","network":"({_network_pattern.pattern})",'
+        f'\\{{"author":{hexadecimal},"body":\\{{{body}\\}},"chain":"{chain}","network":"({network_pattern.pattern})",'
         f'"nonce":{count},"parents":\\[{parents}\\]{payload if has_payload else ""},'
         f'"sig":"({_signature_pattern.pattern})","time":{count},"type":"{kind}","v":1\\}}'
     )

@@ -8,17 +8,26 @@ are. See docs/spec/snapshot.md.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from mmap import mmap
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
-from blyan.chain.entries import ChainName, chain_names
+from blyan.chain.entries import (
+    ChainName,
+    chain_names,
+    license_pattern,
+    name_pattern,
+    network_pattern,
+    version_pattern,
+)
 from blyan.chain.merkle import Subtrees
 from blyan.chain.state import DatasetVersion, ModelVersion, State, payload_bytes, position_bytes
 from blyan.chain.tables import Lookup
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import IntegrityFault, InvalidInput
-from blyan.primitives.ids import PublicKey, entry_id, payload_id, public_key
+from blyan.primitives.ids import PublicKey, parse_hex64, public_key
 
 media: Final = "application/vnd.blyan.snapshot"
 _magic: Final = b"blyan snapshot 1\n"
@@ -32,7 +41,14 @@ def encode(state: State) -> bytes:
     sections = {name: getattr(state, name).rows() for name in _tables}
     for level, hashes in enumerate(state.parameter_subtrees.levels):
         sections[f"subtrees.{level:02d}"] = bytes(hashes)
-    said: dict[str, Any] = {
+    header = canonical.encode(_said(state, [(name, len(raw)) for name, raw in sections.items()]))
+    length = len(header).to_bytes(_length_bytes, "little")
+    return b"".join([_magic, length, header, *sections.values()])
+
+
+def _said(state: State, sections: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """The header of a state."""
+    return {
         "network": state.network,
         "sequencer": state.sequencer,
         "former": list(state.former),
@@ -40,11 +56,8 @@ def encode(state: State) -> bytes:
         "nonces": sorted([chain, author, nonce] for (chain, author), nonce in state.nonces.items()),
         "models": [asdict(each) for _, versions in sorted(state.models.items()) for each in versions],
         "datasets": [asdict(each) for _, versions in sorted(state.datasets.items()) for each in versions],
-        "sections": [[name, len(raw)] for name, raw in sections.items()],
+        "sections": [[name, length] for name, length in sections],
     }
-    header = canonical.encode(said)
-    length = len(header).to_bytes(_length_bytes, "little")
-    return b"".join([_magic, length, header, *sections.values()])
 
 
 def load(buffer: bytes | mmap | memoryview) -> State:
@@ -55,56 +68,75 @@ def load(buffer: bytes | mmap | memoryview) -> State:
     view = memoryview(buffer)
     try:
         return _load(view)
-    except (InvalidInput, TypeError, KeyError, ValueError) as reason:
-        text = reason.message if isinstance(reason, InvalidInput) else repr(reason)
-        raise IntegrityFault(f"snapshot: expected the state of three chains, found {text}") from None
+    except InvalidInput as reason:
+        raise IntegrityFault(f"snapshot: {reason.message}") from None
 
 
 def _load(view: memoryview) -> State:
     begin = len(_magic) + _length_bytes
     if bytes(view[: len(_magic)]) != _magic or len(view) < begin:
-        raise InvalidInput(f"no {_magic!r} at the beginning")
+        raise InvalidInput(f"expected {_magic!r} at the beginning, found {bytes(view[: len(_magic)])!r}")
     end = begin + int.from_bytes(view[len(_magic) : begin], "little")
     if end > min(len(view), begin + limits.snapshot_header_bytes_max):
-        raise InvalidInput(f"a header of {end - begin} bytes in {len(view)}")
+        raise InvalidInput(f"header: expected it within {len(view)} bytes, found {end - begin}")
     header = cast(
         "dict[str, Any]",
         canonical.decode_object(bytes(view[begin:end]), bytes_max=limits.snapshot_header_bytes_max),
     )
-    if set(header) != _fields:
-        raise InvalidInput(f"fields {sorted(header)}")
-    sections = _sections(header["sections"], view[end:])
-    sizes: dict[ChainName, int] = {name: _count(header["sizes"][name]) for name in chain_names}
-    models = [_version(ModelVersion, each) for each in header["models"]]
-    datasets = [_version(DatasetVersion, each) for each in header["datasets"]]
+    _object(header, _fields, "header")
+    named = _named(header["sections"])
+    sections = _sections(named, view[end:])
+    sizes = _sizes(header["sizes"])
     state = State(
-        network=None if header["network"] is None else str(header["network"]),
-        sequencer=None if header["sequencer"] is None else public_key(header["sequencer"]),
-        former=[public_key(each) for each in header["former"]],
+        network=None if header["network"] is None else _text(network_pattern)(header["network"], "network"),
+        sequencer=None if header["sequencer"] is None else _key(header["sequencer"], "sequencer"),
+        former=[_key(each, "former") for each in _list(header["former"], "former")],
         sizes=sizes,
-        nonces={_author(chain, author): _count(nonce) for chain, author, nonce in header["nonces"]},
+        nonces=dict(_nonce(each) for each in _list(header["nonces"], "nonces")),
         parameter_subtrees=_subtrees(sections, sizes["parameter"]),
         positions=Lookup(position_bytes, sections["positions"]),
         blocks=Lookup(position_bytes, sections["blocks"]),
         newest=Lookup(payload_bytes, sections["newest"]),
     )
-    for version in models:
-        state.models.setdefault(version.name, []).append(version)
-    for dataset in datasets:
+    if (state.network is None) != (state.sequencer is None):
+        raise InvalidInput("sequencer: expected one where there is a network and none elsewhere, found the other")
+    for each in _list(header["models"], "models"):
+        model = ModelVersion(**_version(each, _model, "models"))
+        state.models.setdefault(model.name, []).append(model)
+    for each in _list(header["datasets"], "datasets"):
+        dataset = DatasetVersion(**_version(each, _dataset, "datasets"))
         state.datasets.setdefault(dataset.name, []).append(dataset)
     if len(sections["positions"]) != sum(sizes.values()) * (32 + position_bytes):
-        raise InvalidInput(f"{len(sections['positions'])} bytes of positions for {sum(sizes.values())} entries")
+        raise InvalidInput(
+            f"positions: expected those of {sum(sizes.values())} entries, found {len(sections['positions'])} bytes"
+        )
+    for field, value in _said(state, named).items():
+        if header[field] != value:
+            raise InvalidInput(f"{field}: expected them in their order and each once, found otherwise")
     return state
 
 
-def _sections(named: list[list[Any]], view: memoryview) -> dict[str, memoryview]:
+def _named(value: object) -> list[tuple[str, int]]:
+    named: list[tuple[str, int]] = []
+    for each in _list(value, "sections"):
+        pair = _list(each, "sections")
+        if len(pair) != 2 or not isinstance(pair[0], str):
+            raise InvalidInput(f"sections: expected pairs of name and bytes, found {_shown(pair)}")
+        named.append((pair[0], _count(pair[1], "sections")))
+    rest = [name for name, _ in named[len(_tables) :]]
+    if [name for name, _ in named[: len(_tables)]] != list(_tables) or rest != sorted(set(rest)):
+        raise InvalidInput(f"sections: expected {', '.join(_tables)} and then subtrees in order, found others")
+    return named
+
+
+def _sections(named: Sequence[tuple[str, int]], view: memoryview) -> dict[str, memoryview]:
     sections: dict[str, memoryview] = {}
     at = 0
     for name, length in named:
-        sections[str(name)] = view[at : at + _count(length)]
+        sections[name] = view[at : at + length]
         at += length
-    if at != len(view) or len(sections) != len(named):
-        raise InvalidInput(f"sections of {at} bytes in all, {len(view)} there")
+    if at != len(view):
+        raise InvalidInput(f"sections: expected {len(view)} bytes in all, found {at}")
     return sections
 
 
@@ -113,29 +145,95 @@ def _subtrees(sections: dict[str, memoryview], size: int) -> Subtrees:
     for level in range(max(size.bit_length(), 1)):
         hashes = sections.pop(f"subtrees.{level:02d}", memoryview(b""))
         if len(hashes) != 32 * (size >> level):
-            raise InvalidInput(f"{len(hashes)} bytes of subtrees of level {level} for {size} entries")
+            raise InvalidInput(
+                f"sections: expected {size >> level} subtrees of level {level}, found {len(hashes)} bytes of them"
+            )
         levels.append(bytearray(hashes))
     empty = sections.pop(f"subtrees.{len(levels):02d}", None)  # a level that was begun and holds nothing yet
     if set(sections) != set(_tables) or (empty is not None and len(empty)):
-        raise InvalidInput(f"sections {sorted(sections)}")
+        raise InvalidInput(f"sections: expected subtrees of {size} entries, found others")
     return Subtrees([*levels, bytearray()] if empty is not None else levels)
 
 
-def _version(kind: type[Any], value: dict[str, Any]) -> Any:
-    for name, parse in (("manifest", payload_id), ("payload", payload_id), ("entry", entry_id)):
-        if name in value:
-            parse(value[name])
-    return kind(**value)
+def _sizes(value: object) -> dict[ChainName, int]:
+    given = _object(value, chain_names, "sizes")
+    sizes: dict[ChainName, int] = {name: _count(given[name], "sizes") for name in chain_names}
+    if max(sizes.values()) > limits.chain_size_max:
+        raise InvalidInput(f"sizes: expected at most {limits.chain_size_max}, found {max(sizes.values())}")
+    return sizes
 
 
-def _author(chain: str, author: str) -> tuple[ChainName, PublicKey]:
-    for name in chain_names:
-        if name == chain:
-            return name, public_key(author)
-    raise InvalidInput(f"a chain {chain!r}")
+def _nonce(value: object) -> tuple[tuple[ChainName, PublicKey], int]:
+    given = _list(value, "nonces")
+    if len(given) == 3:
+        chain, author, nonce = given
+        for name in chain_names:
+            if name == chain:
+                return (name, _key(author, "nonces")), _count(nonce, "nonces")
+    raise InvalidInput(f"nonces: expected chain, author and nonce, found {_shown(given)}")
 
 
-def _count(value: object) -> int:
+_Reader: TypeAlias = Callable[[object, str], Any]
+
+
+def _version(value: object, readers: Mapping[str, _Reader], what: str) -> dict[str, Any]:
+    given = _object(value, readers, what)
+    return {name: read(given[name], f"{what} {name}") for name, read in readers.items()}
+
+
+def _text(pattern: re.Pattern[str]) -> _Reader:
+    def read(value: object, what: str) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise InvalidInput(f"{what}: expected {pattern.pattern}, found {_shown(value)}")
+        return value
+
+    return read
+
+
+def _key(value: object, what: str) -> PublicKey:
+    return public_key(parse_hex64(value, what))
+
+
+def _count(value: object, what: str) -> int:
     if type(value) is not int or value < 0:
-        raise InvalidInput(f"{value!r} where a count belongs")
+        raise InvalidInput(f"{what}: expected a non-negative integer, found {_shown(value)}")
     return value
+
+
+def _list(value: object, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidInput(f"{what}: expected a list, found {_shown(value)}")
+    return cast("list[Any]", value)
+
+
+def _object(value: object, names: Collection[str], what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{what}: expected fields {sorted(names)}, found {_shown(value)}")
+    given = cast("dict[str, Any]", value)
+    if set(given) != set(names):
+        raise InvalidInput(f"{what}: expected fields {sorted(names)}, found {_shown(sorted(given))}")
+    return given
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:200]
+
+
+_model: Final[Mapping[str, _Reader]] = {
+    "name": _text(name_pattern),
+    "version": _text(version_pattern),
+    "family": _text(name_pattern),
+    "manifest": parse_hex64,
+    "entry": parse_hex64,
+    "parameter_size": _count,
+    "parameter_root": parse_hex64,
+    "time": _count,
+}
+_dataset: Final[Mapping[str, _Reader]] = {
+    "name": _text(name_pattern),
+    "license": _text(license_pattern),
+    "records": _count,
+    "payload": parse_hex64,
+    "entry": parse_hex64,
+    "time": _count,
+}

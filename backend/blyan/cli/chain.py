@@ -11,8 +11,9 @@ import orjson
 
 from blyan.chain.archive import export_archive
 from blyan.chain.entries import chain_names
+from blyan.chain.log import Log
 from blyan.chain.merkle import leaf_hash
-from blyan.chain.proofs import check_inclusion, inclusion_path
+from blyan.chain.proofs import check_consistency, check_inclusion, consistency_path, inclusion_path
 from blyan.cli.output import Output, byte_size, table
 from blyan.cli.passphrase import passphrase_of
 from blyan.node.config import read_config
@@ -21,7 +22,7 @@ from blyan.node.indexing import Finder, Query, open_reader
 from blyan.node.joining import import_chains
 from blyan.node.writer import opened
 from blyan.primitives.clock import system_entropy, system_seconds
-from blyan.primitives.errors import UsageMistake
+from blyan.primitives.errors import InvalidInput, UsageMistake
 from blyan.primitives.ids import entry_id, public_key
 
 
@@ -33,9 +34,11 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     status.set_defaults(run=_status)
     verify = commands.add_parser("verify", parents=[common, readable], help="recompute roots, signatures and validity")
     verify.set_defaults(run=_verify)
-    prove = commands.add_parser("prove", parents=[common, readable], help="an entry's inclusion proof, checked")
+    prove = commands.add_parser("prove", parents=[common, readable], help="an inclusion or consistency proof, checked")
     prove.add_argument("chain", choices=chain_names)
-    prove.add_argument("index", type=int)
+    prove.add_argument("index", metavar="INDEX", type=int, nargs="?", help="an entry that is in the chain")
+    prove.add_argument("--from", dest="begin", type=int, metavar="M", help="the first M entries begin the first N")
+    prove.add_argument("--to", dest="end", type=int, metavar="N", help="all, if unsaid")
     prove.set_defaults(run=_prove)
     found = commands.add_parser("find", parents=[common, readable], help="entries by id, model, layer, expert, author")
     found.add_argument("identity", metavar="ID", nargs="?", type=entry_id)
@@ -148,7 +151,14 @@ def _verify(options: argparse.Namespace, output: Output) -> int:
 
 
 def _prove(options: argparse.Namespace, output: Output) -> int:
+    if (options.index is None) == (options.begin is None) or (options.end is not None and options.begin is None):
+        raise UsageMistake("chain prove: expected an INDEX, or --from M with or without --to N")
     log = open_ground(options.data_dir).chains.logs[options.chain]
+    (_prove_inclusion if options.begin is None else _prove_consistency)(log, options, output)
+    return 0
+
+
+def _prove_inclusion(log: Log, options: argparse.Namespace, output: Output) -> None:
     size, root = log.checkpoint.size, log.checkpoint.root
     path = inclusion_path(log.node, options.index, size)
     leaf = leaf_hash(next(iter(log.entries(options.index, options.index + 1))))
@@ -163,4 +173,24 @@ def _prove(options: argparse.Namespace, output: Output) -> int:
     }
     lines = [f"entry {leaf.hex()} is number {options.index} of {size} in {log.origin}", *(f"  {h.hex()}" for h in path)]
     output.data(value, "\n".join([*lines, f"root {root.hex()}"]))
-    return 0
+
+
+def _prove_consistency(log: Log, options: argparse.Namespace, output: Output) -> None:
+    size = log.checkpoint.size
+    begin, end = options.begin, size if options.end is None else options.end
+    if not 0 < begin <= end <= size:
+        raise InvalidInput(f"consistency proof: expected 1 to {size} entries, the fewer first, found {begin} and {end}")
+    path = consistency_path(log.node, begin, end)
+    first, second = log.edge_at(begin).root(), log.edge_at(end).root()
+    check_consistency(begin, first, end, second, path)
+    value = {
+        "origin": log.origin,
+        "from": begin,
+        "to": end,
+        "from_root": first.hex(),
+        "to_root": second.hex(),
+        "path": [beside.hex() for beside in path],
+    }
+    said = f"the first {begin} entries of {log.origin} are the beginning of its first {end}"
+    lines = [said, f"root {first.hex()}", *(f"  {h.hex()}" for h in path), f"root {second.hex()}"]
+    output.data(value, "\n".join(lines))

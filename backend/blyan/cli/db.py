@@ -100,9 +100,13 @@ def _backup(options: argparse.Namespace, output: Output) -> int:
 
 def _restore(options: argparse.Namespace, output: Output) -> int:
     copied = restore(read_config(options.data_dir), options.folder, output.progress("blobs"))
-    text = f"commit {copied.height} of {copied.network} in {options.data_dir}: {copied.blobs} blobs, all verified"
-    output.data(asdict(copied), text)
-    return 0
+    blobs = f"{copied.copied} of {copied.blobs} blobs, verified"
+    output.data(asdict(copied), f"commit {copied.height} of {copied.network} in {options.data_dir}: {blobs}")
+    for sentence in copied.damaged:
+        output.note(f"blyan: {sentence}")
+    if not copied.may_write:
+        output.note(f"{options.data_dir} only reads these chains: its key is not the sequencer's, or none was saved")
+    return _integrity_failure if copied.damaged else 0
 
 
 def _migrate(options: argparse.Namespace, output: Output) -> int:

@@ -1,8 +1,9 @@
 """Copies of a data directory that can be trusted with it: every byte is hashed on its way out and on its way back.
 
 A backup is a folder: `blobs/` as in a data directory, `chains.archive`, `keys/`, and `BACKUP`, written last, which says
-what it is of. Making it again into the same folder copies what is new. It can be made beside a running node: the chains
-are those of one joint checkpoint, read first, and blobs never change. A damaged blob is named, and the rest is copied.
+what it is of. Making it again into the same folder copies what is new. It can be made beside a running node: chains and
+key are those of one moment, read first, and blobs never change. A blob that is damaged, or needed and not there, is
+named and the rest is copied, on the way out and on the way back.
 
 Steps of a backup, each durable before the next: (1) blobs, (2) a key that differs from the one there as `next.key`, (3)
 the archive, whose rename is the commit, (4) the key under its own name, (5) `BACKUP`. A crash leaves the backup of
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from blyan.chain.archive import ImportReport, export_archive, import_archive
+from blyan.chain.chains import Chains
+from blyan.node.blobs_in_use import unmet_needs
 from blyan.node.config import NodeConfig
 from blyan.node.data_directory import Ground, lock, lock_name
 from blyan.node.keys import folder_name as keys_name
@@ -35,6 +38,7 @@ archive_name: Final = "chains.archive"
 _label_name: Final = "BACKUP"
 _names: Final = frozenset({"blobs", keys_name, archive_name, _label_name})
 _chunk_bytes: Final = limits.MIB
+_key_mode: Final = 0o600
 
 Progress = Callable[[int, int], None]
 
@@ -48,13 +52,15 @@ class Copied:
     blobs: int  # in all
     copied: int  # of them now
     bytes: int  # of those
-    damaged: tuple[str, ...] = ()  # sentences: what could not be copied because it is not whole
+    may_write: bool  # whether the key there is the sequencer's
+    damaged: tuple[str, ...] = ()  # sentences: what could not be copied because it is not whole, or not there
 
 
 def back_up(ground: Ground, target: Path, *, keys: bool, progress: Progress) -> Copied:
     """Copy everything that a node cannot make again into `target`; `InvalidInput` if something else is there.
 
-    `Unavailable` while a rotation or commit of a crash waits to be settled: the next start does that.
+    `Unavailable` while a rotation or commit of a crash waits to be settled, which the next start does, and where the
+    key was rotated since `ground` was opened: its chains have another key then.
     """
     label = _label(target)
     if label is not None and label["network"] != ground.chains.network:
@@ -63,41 +69,34 @@ def back_up(ground: Ground, target: Path, *, keys: bool, progress: Progress) -> 
         for path in target.iterdir():  # an interrupted first backup is no stranger, a data directory is
             if path.name not in _names and not path.name.startswith(durable.temporary_prefix):
                 raise InvalidInput(f"backup: expected {target} absent, empty or an earlier backup, found {path.name}")
-    if next_key(ground.folder).exists():
-        raise Unavailable(
-            f"data directory {ground.folder}: expected one key, found a rotation that has not ended",
-            hint="start the node once: it finishes or undoes it",
-        )
+    key = _key_of(ground)
     durable.make_folder(target, 0o700)
     durable.sweep(target)
     store = BlobStore(target / "blobs", writable=True)
-    payloads, damaged = list(ground.store.payloads()), list[str]()
-    copied = length = 0
-    for done, payload in enumerate(payloads):
-        try:
-            if _copy_blob(ground.store, store, payload):
-                copied, length = copied + 1, length + store.size(payload)
-        except BlockCorrupt as reason:
-            damaged.append(reason.message)
-        progress(done + 1, len(payloads))
-    for payload, why in ground.store.pins().items():
-        store.pin(payload, why)
     chains = ground.chains
+    faults = unmet_needs(chains, ground.store)
+    blobs = _copy_blobs(ground.store, store, faults, progress)
+    pin_faults = _copy_pins(ground.store, store)
+    for payload, sentence in unmet_needs(chains, store).items():
+        faults.setdefault(payload, sentence)  # swept while others were copied
     if keys:
-        _stage_key(node_key(ground.folder), target)
+        _stage_key(key, ground.identity, target)
     if label is not None:
         _write_label(target, chains.network, {*_sequencers(label), chains.joint.author})
     export_archive(chains, target / archive_name, from_snapshot=any(chains.first.values()))
     if next_key(target).exists():
         durable.publish(next_key(target), node_key(target))
     _write_label(target, chains.network, {chains.joint.author})
-    return Copied(chains.network, chains.joint.height, len(payloads), copied, length, tuple(damaged))
+    return Copied(
+        chains.network, chains.joint.height, *blobs, keys and ground.may_write, (*faults.values(), *pin_faults)
+    )
 
 
 def restore(config: NodeConfig, source: Path, progress: Progress) -> Copied:
     """Make a data directory from a backup, every byte of it verified; nothing half is ever opened.
 
-    `NotFound` if there is no backup, `InvalidInput` if the data directory is not empty, `IntegrityFault` for damage.
+    Blobs that are not whole are named and left out. `NotFound` if there is no backup, `InvalidInput` if the data
+    directory is not empty, `IntegrityFault` for damage of anything else.
     """
     label = _label(source)
     if label is None:
@@ -127,19 +126,17 @@ def _want_empty(folder: Path) -> list[Path]:
 def _restored(config: NodeConfig, source: Path, label: Mapping[str, canonical.Canonical], progress: Progress) -> Copied:
     folder = config.data_dir
     kept, store = BlobStore(source / "blobs"), BlobStore(folder / "blobs", writable=True, limit=config.storage.space)
-    payloads = list(kept.payloads())
-    for done, payload in enumerate(payloads):
-        _copy_blob(kept, store, payload)
-        progress(done + 1, len(payloads))
-    for payload, why in kept.pins().items():
-        store.pin(payload, why)
+    faults: dict[PayloadId, str] = {}
+    blobs = _copy_blobs(kept, store, faults, progress)
+    pin_faults = _copy_pins(kept, store)
     report, trusted = _import(folder / "chain", store, source, _sequencers(label))
     if report.network != label["network"]:
         raise _damaged(source / _label_name, f"expected network {report.network}, found {label['network']}")
-    _restore_keys(source, folder, trusted)
+    may_write = _restore_keys(source, folder, trusted)
     write_schema(folder)
-    length = sum(store.size(payload) for payload in payloads)
-    return Copied(report.network, report.height, len(payloads), len(payloads), length)
+    for payload, sentence in unmet_needs(Chains(folder / "chain", trusted, store), store).items():
+        faults.setdefault(payload, sentence)
+    return Copied(report.network, report.height, *blobs, may_write, (*faults.values(), *pin_faults))
 
 
 def _import(
@@ -155,39 +152,86 @@ def _import(
     raise _damaged(source / _label_name, why)
 
 
+def _copy_blobs(
+    source: BlobStore, target: BlobStore, faults: dict[PayloadId, str], progress: Progress
+) -> tuple[int, int, int]:
+    """Copy all; how many there are, how many were copied now, and their bytes. What is not whole goes to `faults`."""
+    payloads, copied, length = list(source.payloads()), 0, 0
+    for done, payload in enumerate(payloads):
+        try:
+            if _copy_blob(source, target, payload):
+                copied, length = copied + 1, length + target.size(payload)
+        except BlockCorrupt as reason:
+            faults[payload] = reason.message
+        except NotFound:
+            pass  # swept since it was listed; whether it is needed is asked at the end
+        progress(done + 1, len(payloads))
+    return len(payloads), copied, length
+
+
+def _copy_pins(source: BlobStore, target: BlobStore) -> tuple[str, ...]:
+    """Copy what is pinned; a sentence if nobody knows what is."""
+    try:
+        for payload, why in source.pins().items():
+            target.pin(payload, why)
+    except IntegrityFault as reason:
+        return (reason.message,)
+    return ()
+
+
 def _copy_blob(source: BlobStore, target: BlobStore, payload: PayloadId) -> bool:
-    """Copy a payload unless it is there whole; whether it was copied."""
+    """Copy a payload unless it is there whole; whether it was copied. It is hashed in any case: damage is named."""
+    view = memoryview(source.open(payload).mapping)
     try:
         target.verify(payload)
         return False
     except (NotFound, IntegrityFault):
         pass
-    view = memoryview(source.open(payload).mapping)
     target.put((view[at : at + _chunk_bytes] for at in range(0, len(view), _chunk_bytes)), expected=payload)
     return True
 
 
-def _stage_key(path: Path, target: Path) -> None:
+def _key_of(ground: Ground) -> bytes:
+    """The node's key file, of the moment at which the chains were opened.
+
+    A rotation makes `next.key` before it commits and removes it after the key took its place, so that one that came
+    since the chains were opened is seen here by one or the other, or has not begun.
+    """
+    if next_key(ground.folder).exists():
+        raise Unavailable(
+            f"data directory {ground.folder}: expected one key, found a rotation that has not ended",
+            hint="start the node once: it finishes or undoes it",
+        )
+    path = node_key(ground.folder)
+    raw = durable.read_limited(path, limits.key_file_bytes_max)
+    found = read_key(path).public  # a damaged one is no backup
+    if found != ground.identity or durable.read_limited(path, limits.key_file_bytes_max) != raw:
+        raise Unavailable(
+            f"data directory {ground.folder}: expected key {ground.identity}, as when its chains were opened, "
+            f"found that of {found}, or the file written anew",
+            hint="run it again: the key was changed meanwhile",
+        )
+    return raw
+
+
+def _stage_key(raw: bytes, public: PublicKey, target: Path) -> None:
     """Step 2: beside a key of an earlier backup, which the archive there may still need."""
-    key = read_key(path)  # a damaged one is no backup
     durable.make_folder(target / keys_name, 0o700)
     there = node_key(target)
-    same = not there.exists() or read_key(there).public == key.public
-    _copy_key(path, there if same else next_key(target))
+    same = not there.exists() or read_key(there).public == public
+    durable.write_file(there if same else next_key(target), raw, _key_mode)
 
 
-def _restore_keys(source: Path, folder: Path, sequencer: PublicKey) -> None:
+def _restore_keys(source: Path, folder: Path, sequencer: PublicKey) -> bool:
+    """Bring the keys back; whether the node's is the sequencer's."""
     found = [path for path in (node_key, next_key) if path(source).exists()]
     for path in found:
         read_key(path(source))
         durable.make_folder(folder / keys_name, 0o700)
-        _copy_key(path(source), path(folder))
+        durable.write_file(path(folder), durable.read_limited(path(source), limits.key_file_bytes_max), _key_mode)
     if found:
         settle_rotation(folder, sequencer)
-
-
-def _copy_key(source: Path, target: Path) -> None:
-    durable.write_file(target, durable.read_limited(source, limits.key_file_bytes_max), 0o600)
+    return bool(found) and read_key(node_key(folder)).public == sequencer
 
 
 def _write_label(folder: Path, network: str, sequencers: set[PublicKey]) -> None:

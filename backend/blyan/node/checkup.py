@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blyan.node.blobs_in_use import payloads_in_use
+from blyan.node.blobs_in_use import unmet_needs
 from blyan.node.data_directory import Ground
 from blyan.node.indexing import behind, differences, folder_name
-from blyan.primitives.errors import Fault, IntegrityFault, NotFound
+from blyan.primitives.errors import Fault, IntegrityFault
 from blyan.storage.index import EntryIndex, IndexDamaged
 
 
@@ -65,15 +65,9 @@ def _index(ground: Ground, notes: list[str]) -> list[str]:
 
 def _needed(ground: Ground) -> list[str]:
     """Payloads that are needed and not here, or not whole as far as their size tells."""
-    damage: list[str] = []
+    damage = list(unmet_needs(ground.chains, ground.store).values())
     try:
-        used = payloads_in_use(ground)
         ground.store.pins()
-    except Fault as reason:
-        return [reason.message]
-    for payload, why in used.items():
-        try:
-            ground.store.size(payload)
-        except (NotFound, IntegrityFault) as reason:
-            damage.append(f"{why}: {reason.message}")
+    except IntegrityFault as reason:
+        damage.append(reason.message)
     return damage
