@@ -89,14 +89,13 @@ def test_a_backup_comes_back_whole_and_goes_on(data_dir: Path, tmp_path: Path) -
     assert (again.returncode, "absent or empty" in again.stderr) == (1, True)
 
 
-def test_a_damaged_backup_is_named_and_opens_nothing(data_dir: Path, tmp_path: Path) -> None:
+def test_damaged_chains_of_a_backup_are_named_and_open_nothing(data_dir: Path, tmp_path: Path) -> None:
     """The half-made folder says so, and the same restore from a good backup begins anew."""
     backup, target = tmp_path / "backup", tmp_path / "new"
     command("db", "backup", backup, data_dir=data_dir)
-    victim = next(path for path in sorted(backup.glob("blobs/*/*")) if path.stat().st_size > 10_000)
+    victim = backup / "chains.archive"
     good = victim.read_bytes()
-    victim.chmod(0o644)
-    victim.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    victim.write_bytes(good[:-40] + bytes([good[-40] ^ 1]) + good[-39:])
     refused = command("db", "restore", backup, data_dir=target)
     assert (refused.returncode, str(victim) in refused.stderr) == (7, True)
     opened = command("chain", "status", data_dir=target)
@@ -104,6 +103,23 @@ def test_a_damaged_backup_is_named_and_opens_nothing(data_dir: Path, tmp_path: P
     victim.write_bytes(good)
     assert command("db", "restore", backup, data_dir=target).returncode == 0
     assert command("db", "check", "--deep", data_dir=target).returncode == 0
+
+
+def test_a_damaged_block_of_a_backup_is_named_and_the_rest_is_there(data_dir: Path, tmp_path: Path) -> None:
+    """`db check` names it too, and a backup that is whole again brings all of it."""
+    backup = tmp_path / "backup"
+    command("db", "backup", backup, data_dir=data_dir)
+    victim = next(path for path in sorted(backup.glob("blobs/*/*")) if path.stat().st_size > 10_000)
+    good = victim.read_bytes()
+    victim.chmod(0o644)
+    victim.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    partly = command("db", "restore", backup, data_dir=tmp_path / "new")
+    assert (partly.returncode, str(victim) in partly.stderr) == (7, True)
+    assert command("chain", "verify", data_dir=tmp_path / "new").returncode == 0
+    checked = command("db", "check", data_dir=tmp_path / "new")
+    assert (checked.returncode, victim.name in checked.stderr) == (7, True)
+    victim.write_bytes(good)
+    assert command("db", "restore", backup, data_dir=tmp_path / "whole").returncode == 0
 
 
 def test_a_backup_without_keys_can_be_read_and_not_written(data_dir: Path, tmp_path: Path) -> None:
