@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,21 @@ def test_the_config_is_read_by_field_name_not_by_family_luck() -> None:
 
     with pytest.raises(UnsupportedModel, match="clip_qkv"):
         config_from_hf({"model_type": "mixtral", "clip_qkv": 1.0})
+
+
+def test_a_real_sentencepiece_tokenizer_survives_import_and_export(tmp_path: Path) -> None:
+    """Mistral's own: `transformers` cuts with the export as sentencepiece does with the original."""
+    import sentencepiece
+    from transformers import AutoTokenizer
+
+    original = Path(str(resources.files("mistral_common"))) / "data" / "tokenizer.model.v1"
+    save_random_checkpoint(tmp_path / "hf", family="mixtral", vocab_size=32_000, hidden_size=32, intermediate_size=24)
+    shutil.copyfile(original, tmp_path / "hf" / "tokenizer.model")
+    import_into(tmp_path / "data", tmp_path / "hf", "random")
+    tokenizer = AutoTokenizer.from_pretrained(exported(tmp_path))
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(original))
+    for text in ("Hello world", "  naïve café  — 서울의 아침\n", "def f(x):\n    return 2 * x"):
+        ids = tokenizer(text).input_ids
+        assert ids == [1, *theirs.encode(text)]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "</s>")
