@@ -36,6 +36,7 @@ from blyan.storage import durable
 from blyan.storage.blob_store import BlobStore
 
 marker_name: Final = "WRITING"
+_ours: Final = ("keys", "chain", "blobs", "import")  # folders that hold what cannot be made again
 _clock_slack_ns: Final = 2_000_000_000  # file times are of the kernel's coarse clock, or of a file system's seconds
 
 _log = logging.getLogger(__name__)
@@ -76,9 +77,14 @@ def left_unclean(folder: Path) -> str | None:
 
 @contextmanager
 def claimed(folder: Path) -> Generator[Claim, None, None]:
-    """Steps 1 to 4 of opening, for what changes files and no chains; at the end the marker goes if it may."""
+    """Steps 1 to 4 of opening, for what changes files and no chains; at the end the marker goes if it may.
+
+    `NotADirectoryError` names a symbolic link where a folder of the directory belongs; the directory may be one.
+    """
     with lock(folder):
         schema_of(folder)
+        for name in _ours:
+            durable.refuse_links(folder / name, within=folder)
         marker = folder / marker_name
         since = marker.stat(follow_symlinks=False).st_mtime_ns if marker.exists() else None
         if since is None:

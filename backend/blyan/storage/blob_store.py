@@ -76,7 +76,7 @@ class BlobStore(BlobFolder):
         if writable:
             durable.make_folder(folder)
             durable.sweep(folder)
-            durable.sweep(folder / pins.folder_name)
+            durable.sweep(folder / pins.folder_name, within=folder)
             partial.sweep_partials(folder / partial.folder_name)
 
     def size(self, payload: PayloadId) -> int:
@@ -240,7 +240,7 @@ class BlobStore(BlobFolder):
     def _publish(self, payload: PayloadId, blob: Path, index: Path) -> None:
         target = self.path(payload)
         try:
-            durable.make_folder(target.parent)
+            durable.make_folder(target.parent, within=self.folder)
             for path in (target, self.index_path(payload)):  # before either is replaced
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

@@ -31,8 +31,19 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folder(folder: Path, mode: int = 0o755) -> None:
-    """Create the folder and its missing parents durably."""
+def refuse_links(folder: Path, within: Path) -> None:
+    """Raise `NotADirectoryError`, naming it, if `folder` or a parent of it below `within` is a symbolic link."""
+    path = within
+    for name in folder.relative_to(within).parts:
+        path /= name
+        if path.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, "expected a folder, found a symbolic link", str(path))
+
+
+def make_folder(folder: Path, mode: int = 0o755, *, within: Path | None = None) -> None:
+    """Create the folder and its missing parents durably; below `within`, no symbolic link stands for one of them."""
+    if within is not None:
+        refuse_links(folder, within)
     missing: list[Path] = []
     while not folder.is_dir():
         missing.append(folder)
@@ -67,11 +78,14 @@ def temporary_path(folder: Path, name: str) -> Path:
     return folder / f"{temporary_prefix}{os.getpid()}-{name}"
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, *, within: Path | None = None) -> None:
     """Remove the temporary files that crashes left directly in `folder`, if it exists; folders in it keep theirs.
 
-    Only for the one process that may write there: it would take a file that another is writing.
+    Only for the one process that may write there: it would take a file that another is writing. Below `within`, a
+    symbolic link is `NotADirectoryError`.
     """
+    if within is not None:
+        refuse_links(folder, within)
     for leftover in folder.glob(f"{temporary_prefix}*"):
         discard(leftover)
 
@@ -116,7 +130,11 @@ def read_limited(path: Path, bytes_max: int) -> bytes:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and everything in it; a link in it is removed, not followed."""
+    """Remove a folder and everything in it; a link, be it `path` itself, is removed and not followed."""
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        os.unlink(path)
+        fsync_folder(path.parent)
+        return
     for inner in path.iterdir():
         if inner.is_dir() and not inner.is_symlink():
             remove_tree(inner)

@@ -44,7 +44,7 @@ class PartialBlob:
         self._publish = publish
         self._have = bytearray(_bitmap_bytes(index.length))
         self._changed = False
-        durable.make_folder(folder)
+        durable.make_folder(folder, within=folder.parent)
         durable.write_file(self._path(index_suffix), index.encode(), _mode)
         try:
             self._have = bytearray(read_have(self._path(have_suffix), payload, index.length))
@@ -151,7 +151,7 @@ class PartialBlob:
 
 def sweep_partials(folder: Path) -> None:
     """Remove what a crash left: temporary files, and records of payloads whose data has become a blob or never came."""
-    durable.sweep(folder)
+    durable.sweep(folder, within=folder.parent)
     for path in folder.glob("*"):
         if path.suffix in (have_suffix, index_suffix) and not path.with_suffix("").exists():
             durable.discard(path)
