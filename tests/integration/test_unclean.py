@@ -99,6 +99,24 @@ def test_what_came_since_the_marker_is_hashed_again_and_damage_is_named(tmp_path
             ground.store.open(payload)
 
 
+def test_only_after_an_unclean_end_every_folder_is_synced(tmp_path: Path) -> None:
+    """Before anything is built on what is there; a clean start stays quick."""
+    with writing(tmp_path) as ground:
+        append(ground, 1)
+        folder = ground.store.path(next(ground.store.payloads())).parent
+    whole = durable.fsync_folder
+    for cut in (False, True):
+        if cut:
+            cut_off(tmp_path)
+        synced: list[Path] = []
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(durable, "fsync_folder", lambda path, synced=synced: (synced.append(path), whole(path)))
+            with claimed(tmp_path):
+                pass
+        assert ({folder, tmp_path, tmp_path.parent, tmp_path / "chain" / "meta"} <= set(synced)) == cut
+        assert len(synced) < 4 or cut
+
+
 async def test_the_node_says_what_its_start_found(tmp_path: Path) -> None:
     """`/readyz?verbose`, for as long as it runs."""
     with writing(tmp_path):

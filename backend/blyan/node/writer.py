@@ -1,10 +1,11 @@
 """The one process that writes a data directory: what it does before its first write and after its last.
 
 Steps of opening: (1) LOCK, (2) SCHEMA is looked at, (3) the marker WRITING is durable, and only now something changes,
-(4) temporary files of a crash go, (5) SCHEMA, or the migration to it, (6) the key, (7) chains and blobs, (8) a rotation
-that a crash cut short is finished or undone, (9) `Chains.recover`, (10) after an unclean end, what was stored since is
-hashed again, (11) the sequencer. Steps of closing: (1) the sequencer drains, (2) the marker goes. It stays where nobody
-knows what reached the disk: after a kill, and after a commit that failed half way.
+(4) after an unclean end all that is found is synced, and temporary files of a crash go, (5) SCHEMA, or the migration
+to it, (6) the key, (7) chains and blobs, (8) a rotation that a crash cut short is finished or undone,
+(9) `Chains.recover`, (10) after an unclean end, what was stored since is hashed again, (11) the sequencer. Steps of
+closing: (1) the sequencer drains, (2) the marker goes. It stays where nobody knows what reached the disk: after a kill,
+and after a commit that failed half way.
 
 Nothing is repaired here that was promised: damage is said, and left for the operator to see (ADR 0002).
 """
@@ -82,13 +83,15 @@ def claimed(folder: Path) -> Generator[Claim, None, None]:
     `NotADirectoryError` names a symbolic link where a folder of the directory belongs; the directory may be one.
     """
     with lock(folder):
-        schema_of(folder)
+        schema = schema_of(folder)
         for name in _ours:
             durable.refuse_links(folder / name, within=folder)
         marker = folder / marker_name
         since = marker.stat(follow_symlinks=False).st_mtime_ns if marker.exists() else None
         if since is None:
             durable.write_file(marker, b"")  # without content: a full disk must not stop a sweep
+        if since is not None or schema != 1:
+            _sync_found(folder)
         durable.sweep(folder)
         claim = Claim(folder, since, settled=since is None)
         try:
@@ -165,6 +168,14 @@ def rotate(
         raise
     durable.publish(waiting, node_key(ground.folder))
     return new.public
+
+
+def _sync_found(folder: Path) -> None:
+    """After an unclean end, or in a new directory that a killed process may have begun: what is there is durable."""
+    durable.sync_path(folder)
+    durable.fsync_folder(folder)
+    for name in _ours:
+        durable.sync_found(folder / name)
 
 
 def _release(claim: Claim) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from blyan.primitives.ids import PayloadId
-from blyan.storage import partial, pins, space
+from blyan.storage import durable, partial, pins, space
+from blyan.storage.blob_faults import misplaced
 from blyan.storage.space import SpaceLimits, Usage
 
 
@@ -68,3 +71,30 @@ class BlobFolder:
     def recount(self) -> None:
         """Count again what is there, when it is next asked for."""
         self._used = None
+
+    def publish(self, payload: PayloadId, blob: Path, index: Path) -> None:
+        """Give a payload and its index their names, the index first; `BlockCorrupt` if something else stands there."""
+        target = self.path(payload)
+        try:
+            durable.make_folder(target.parent, within=self.folder)
+            for path in (target, self.index_path(payload)):  # before either is replaced
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            durable.publish(index, self.index_path(payload))
+            durable.publish(blob, target)
+        except (FileExistsError, IsADirectoryError, NotADirectoryError) as reason:
+            raise misplaced(payload, reason) from None
+        self.taken(target.stat().st_size)
+
+
+def prepare_writing(folder: Path) -> None:
+    """Make the folder of a store, clear up what a crash left in it, and make durable what was found."""
+    durable.make_folder(folder)
+    inner = folder / pins.folder_name, folder / partial.folder_name
+    for path in inner:
+        durable.refuse_links(path, within=folder)
+    for path in (folder.parent, folder, *inner):
+        durable.sync_names(path)  # which a killed process may have made and not synced
+    durable.sweep(folder)
+    durable.sweep(folder / pins.folder_name)
+    partial.sweep_partials(folder / partial.folder_name)

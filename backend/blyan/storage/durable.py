@@ -16,9 +16,10 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Final, TypeAlias
 
 temporary_prefix = ".tmp-"
+_not_to_be_synced: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
@@ -31,6 +32,34 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sync_found(folder: Path) -> None:
+    """Make durable what is found: the name of `folder`, if it is there, and all names in it and in the folders below.
+
+    What a killed process left may not have been synced, and a power cut could still undo it: whoever builds on what
+    is there, or acknowledges it, calls this first. Links below `folder` are not followed; a folder that may not be
+    opened holds nothing that could be relied on.
+    """
+    sync_names(folder.parent)
+    for inner, _, _ in os.walk(folder):
+        sync_names(Path(inner))
+
+
+def sync_names(folder: Path) -> None:
+    """Make the names in a folder durable, if it is there and may be opened."""
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        fsync_folder(folder)
+
+
+def sync_path(folder: Path) -> None:
+    """Make the names durable that lead to `folder`, as far as this process may and the file systems can."""
+    for parent in folder.resolve().parents:
+        try:
+            fsync_folder(parent)
+        except OSError as reason:
+            if reason.errno not in _not_to_be_synced:
+                raise
+
+
 def refuse_links(folder: Path, within: Path) -> None:
     """Raise `NotADirectoryError`, naming it, if `folder` or a parent of it below `within` is a symbolic link."""
     path = within
@@ -41,7 +70,10 @@ def refuse_links(folder: Path, within: Path) -> None:
 
 
 def make_folder(folder: Path, mode: int = 0o755, *, within: Path | None = None) -> None:
-    """Create the folder and its missing parents durably; below `within`, no symbolic link stands for one of them."""
+    """Create the folder and its missing parents durably; below `within`, no symbolic link stands for one of them.
+
+    Those that are there are taken to be durable; after a crash, `sync_found` makes it so.
+    """
     if within is not None:
         refuse_links(folder, within)
     missing: list[Path] = []

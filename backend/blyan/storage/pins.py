@@ -25,6 +25,7 @@ def pin(folder: Path, payload: PayloadId, why: str) -> None:
     if not _reason.fullmatch(why):
         raise InvalidInput(f"pin: expected a reason of 1 to 200 printable characters, found {why[:80]!r}")
     durable.make_folder(folder, within=folder.parent)
+    durable.fsync_folder(folder.parent)  # the folder may be of a process that was killed before this
     durable.write_file(folder / payload, canonical.encode({"check": _check(payload, why), "why": why}))
 
 
@@ -36,8 +37,8 @@ def unpin(folder: Path, payload: PayloadId) -> bool:
     """Let a payload go; whether it was pinned."""
     durable.refuse_links(folder, folder.parent)
     pinned = (folder / payload).exists()
-    if pinned:
-        durable.remove(folder / payload)
+    if folder.is_dir():
+        durable.remove(folder / payload)  # also where it is gone: a power cut must not bring it back
     return pinned
 
 
