@@ -26,7 +26,7 @@ from blyan.primitives import limits
 from blyan.primitives.digest import Bytes
 from blyan.primitives.errors import BlockCorrupt, IntegrityFault, InvalidInput, NotFound
 from blyan.primitives.ids import PayloadId
-from blyan.storage import durable, partial
+from blyan.storage import durable, partial, space
 from blyan.storage.blob_check import Identity, identity_of, map_and_check, read_index
 from blyan.storage.blob_faults import corrupted, full, no_room, not_opened
 from blyan.storage.blob_folder import BlobFolder, prepare_writing
@@ -102,18 +102,21 @@ class BlobStore(BlobFolder):
                         raise InvalidInput(f"payload: expected at most {bytes_max} bytes, found more")
                     if length > asked:
                         asked = length + _room_asked_every
-                        self.want_room(length)
+                        self.want_room(length, written=length - len(chunk))
                     hasher.update(chunk)
                     file.write(chunk)
                 index = hasher.finish()
                 payload = index.payload_id
                 if expected is not None and payload != expected:
                     raise IntegrityFault(f"payload: expected {expected}, computed {payload}")
-            self.want_room(length)
             if not self._is_whole(payload, index):
                 with durable.writing(self.folder, name + partial.index_suffix, _stored_mode) as file:
                     file.write(index.encode())
-                self.publish(payload, *temporaries)
+                with self.counting():  # nobody else takes the room that was asked for
+                    coming = space.bytes_at(temporaries)
+                    gone = space.bytes_at((self.path(payload), self.index_path(payload)))
+                    self.want_room(max(coming - gone, 0), written=coming)
+                    self.publish(payload, *temporaries)
             return StoredBlob(payload, length)
         except OSError as reason:
             if reason.errno in no_room:
@@ -130,14 +133,18 @@ class BlobStore(BlobFolder):
         """
         index = TileIndex.decode(index_raw, length, payload)
         folder = self.folder / partial.folder_name
-        self.want_room(0 if (folder / payload).exists() else length)
-        try:
-            return PartialBlob(folder, payload, index, self.publish)
-        except OSError as reason:
-            if reason.errno in no_room:
-                durable.discard(folder / payload)
-                raise full(self.folder, reason) from None
-            raise
+        own = partial.paths(folder, payload)
+        with self.counting(*own):
+            more = partial.bytes_of(index) - space.bytes_at(own)
+            if more > 0:
+                self.want_room(more)
+            try:
+                return PartialBlob(folder, payload, index, self)
+            except OSError as reason:
+                if reason.errno in no_room:
+                    durable.discard(folder / payload)
+                    raise full(self.folder, reason) from None
+                raise
 
     def read(self, payload: PayloadId, *, bytes_max: int) -> bytes:
         """Verified bytes of a small payload."""
