@@ -24,7 +24,7 @@ from blyan.chain.migration import join_notes
 from blyan.chain.promise import joint_name
 from blyan.chain.sequencer import Sequencer
 from blyan.node.config import NodeConfig
-from blyan.node.data_directory import Ground, lock, lock_holder
+from blyan.node.data_directory import Ground, lock, lock_holder, lock_name
 from blyan.node.keys import Cost, KeyFile, Passphrase, create_key, next_key, node_key, read_key
 from blyan.node.keys import write_encrypted as write_encrypted_key
 from blyan.node.keys import write_key as write_plain_key
@@ -87,7 +87,7 @@ def claimed(folder: Path) -> Generator[Claim, None, None]:
         for name in _ours:
             durable.refuse_links(folder / name, within=folder)
         marker = folder / marker_name
-        since = marker.stat(follow_symlinks=False).st_mtime_ns if marker.exists() else None
+        since = _file_time_of(marker) if marker.exists() else None
         if since is None:
             durable.write_file(marker, b"")  # without content: a full disk must not stop a sweep
         if since is not None or schema != 1:
@@ -170,6 +170,13 @@ def rotate(
     return new.public
 
 
+def _file_time_of(marker: Path) -> int:
+    """When the marker was written; 0, so that everything came later, if the clock went back since."""
+    since = marker.stat(follow_symlinks=False).st_mtime_ns
+    now = (marker.parent / lock_name).stat().st_ctime_ns  # it was changed when it was locked
+    return 0 if now < since - _clock_slack_ns else since
+
+
 def _sync_found(folder: Path) -> None:
     """After an unclean end, or in a new directory that a killed process may have begun: what is there is durable."""
     durable.sync_path(folder)
@@ -241,10 +248,11 @@ def settle_rotation(folder: Path, sequencer: PublicKey) -> list[str]:
 
 
 def _hash_again(store: BlobStore, since_ns: int) -> list[str]:
-    """Step 10: blobs and subtiles that came since the marker. Older ones are for `blob verify`."""
+    """Step 10: blobs and subtiles that came or changed since the marker. Older ones are for `blob verify`."""
     checked, bad = 0, list[str]()
     for payload in store.payloads():
-        if store.path(payload).stat(follow_symlinks=False).st_mtime_ns < since_ns - _clock_slack_ns:
+        found = store.path(payload).stat(follow_symlinks=False)
+        if max(found.st_mtime_ns, found.st_ctime_ns) < since_ns - _clock_slack_ns:  # anybody may set the first
             continue
         checked += 1
         try:
