@@ -14,7 +14,7 @@ import random
 import shutil
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,10 @@ class PowerCut(BaseException):
     """The power went. No `except Exception` may hold it."""
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL where the disk's memory of what was synced must outlive the process."""
+
+
 class FaultLayer:
     """`os` for `durable`, counting the changes; `at` is the number of the step that no longer happens."""
 
@@ -50,7 +54,9 @@ class FaultLayer:
         self.steps = 0
         self.log: list[str] = []
         self.over = False
+        self.killed = False  # what the dying process still tries does not happen
         self._happens = happens
+        self._held: dict[int, int] = {}  # inode → a descriptor, so that no other file gets the number
         self.contents: dict[int, bytes] = {}  # inode → what was synced
         self.names: dict[Path, Name] = {}  # path below root → what was synced
         for path in sorted(root.rglob("*")):
@@ -68,6 +74,8 @@ class FaultLayer:
                 return real(*arguments, **options)
             self._step(f"{name} {arguments[0]}")
             result = real(*arguments, **options)
+            if name == "replace":
+                self._moved(*map(Path, arguments))
             if name in ("fsync", "fdatasync"):
                 self._synced(arguments[0])
             return result
@@ -75,6 +83,8 @@ class FaultLayer:
         return changing
 
     def _step(self, what: str) -> None:
+        if self.killed:
+            raise Killed
         if self.over:
             return  # what a dying process still does while its exception rises never reached the disk
         self.steps += 1
@@ -92,6 +102,8 @@ class FaultLayer:
             self.contents[found.st_ino] = _content(Path(f"/proc/self/fd/{handle}"))
             return
         folder = Path(f"/proc/self/fd/{handle}").resolve()
+        if not folder.is_relative_to(self.root):
+            return
         for gone in [path for path in self.names if path.parent == folder and not os.path.lexists(path)]:
             for inner in [path for path in self.names if path == gone or path.is_relative_to(gone)]:
                 del self.names[inner]
@@ -99,7 +111,26 @@ class FaultLayer:
             self._sync_name(path)
 
     def _sync_name(self, path: Path) -> None:
-        self.names[path] = ("dir" if path.is_dir() and not path.is_symlink() else "file", path.lstat().st_ino)
+        inode = path.lstat().st_ino
+        self.names[path] = ("dir" if path.is_dir() and not path.is_symlink() else "file", inode)
+        if inode not in self._held and not path.is_symlink():
+            self._held[inode] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def _moved(self, source: Path, target: Path) -> None:
+        """A folder takes along what is sure to be in it, under whichever name it is found."""
+        for inner in [path for path in self.names if path != source and path.is_relative_to(source)]:
+            self.names[target / inner.relative_to(source)] = self.names[inner]
+
+    def start_anew(self) -> None:
+        """Another process comes, on the same disk: what the killed one did is there, and synced or not as before."""
+        self.over = self.killed = False
+        self.at = None
+
+    def let_go(self) -> None:
+        """Let go of what it holds."""
+        for handle in self._held.values():
+            os.close(handle)
+        self._held.clear()
 
     def write_down(self, target: Path, seed: int) -> None:
         """What may be on the disk now: each unsynced change happened or not, each unsynced file may be torn."""
@@ -151,6 +182,7 @@ def layer(
         yield held
     finally:
         durable.os = os
+        held.let_go()
 
 
 def steps_of(root: Path, act: Callable[[], object]) -> int:
@@ -173,6 +205,37 @@ def cut_at(root: Path, step: int, seed: int, target: Path, act: Callable[[], obj
         except PowerCut:
             return True
     return False
+
+
+def killed_then_cut(
+    root: Path,
+    step: int,
+    targets: Sequence[tuple[Path, int]],
+    act: Callable[[], object],
+    again: Callable[[], object],
+) -> bool:
+    """Kill `act` before `step`, let another process do `again` to its end, then cut the power.
+
+    What is left then goes to each target, by its seed. False if `act` took fewer steps.
+    """
+
+    def kill(held: FaultLayer) -> None:
+        held.killed = True
+        raise Killed
+
+    with layer(root, step, kill) as held:
+        try:
+            act()
+        except BaseException:  # the kill, or what the dying process made of it
+            if not held.killed:
+                raise
+        if not held.killed:
+            return False
+        held.start_anew()
+        again()
+        for target, seed in targets:
+            held.write_down(target, seed)
+    return True
 
 
 def killed_at(root: Path, step: int, act: Callable[[], object]) -> bool:

@@ -45,6 +45,7 @@ class Scenario:
     prepare: Callable[[Path], None]
     act: Callable[[Path, Acknowledge], None]
     check: Callable[[Path, list[str]], None]
+    again: Callable[[Path, Acknowledge], None] | None = None  # the same work by the next process; None: as before
 
 
 def store_of(folder: Path) -> BlobStore:
@@ -145,6 +146,15 @@ def _receive_check(folder: Path, acknowledged: list[str]) -> None:
     assert bytes(store_of(folder).verify(index.payload_id).mapping) == _INCOMING
 
 
+def _receive_again(folder: Path, acknowledge: Acknowledge) -> None:
+    store = store_of(folder)
+    if payloads := list(store.payloads()):
+        store.verify(payloads[0])
+        acknowledge("finished")
+    else:
+        _receive(folder, acknowledge)
+
+
 # Chains
 
 
@@ -213,6 +223,15 @@ def _rotate(folder: Path, acknowledge: Acknowledge) -> None:
     _append(folder, NEXT, 3, 3, acknowledge)
 
 
+def _rotate_again(folder: Path, acknowledge: Acknowledge) -> None:
+    chains = chains_of(folder)
+    if chains.state.sequencer == NEXT.public:
+        _append(folder, NEXT, 3, 3, acknowledge)
+        acknowledge("rotated")
+    else:
+        _rotate(folder, acknowledge)
+
+
 def _rotate_check(folder: Path, acknowledged: list[str]) -> None:
     chains = chains_of(folder)
     if not chains.created:
@@ -244,6 +263,11 @@ def _archive(folder: Path, acknowledge: Acknowledge) -> None:
         acknowledge(text)
 
 
+def _archive_again(folder: Path, acknowledge: Acknowledge) -> None:
+    chains_of(folder).recover(KEY)
+    _archive(folder, acknowledge)
+
+
 def _archive_check(folder: Path, acknowledged: list[str]) -> None:
     chains = chains_of(folder)
     if acknowledged:
@@ -254,15 +278,66 @@ def _archive_check(folder: Path, acknowledged: list[str]) -> None:
     _chain_check(folder, acknowledged)
 
 
+# A whole data directory
+
+
+def _ground(folder: Path, acknowledge: Acknowledge) -> None:
+    """A first start, a payload that is pinned, and entries; in a directory that is not there yet."""
+    from nodes import writing
+
+    with writing(folder / "data") as ground:
+        acknowledge(f"meta {ground.chains.newest('meta')}")
+        payload = ground.store.put([data_of("pinned", 5_000)]).payload
+        acknowledge(f"put {payload}")
+        ground.store.pin(payload, "kept")
+        acknowledge(f"pinned {payload}")
+        block = PayloadReference(payload, 5_000, "application/vnd.blyan.tensorblock")
+        parents = (ground.chains.newest("meta"),)
+        identity = ground.chains.append(ExpertBody("m", 0, 0), parents, block, ground.key, now)
+        ground.chains.publish(ground.key)  # in this thread, so that it is the one that is killed
+        acknowledge(f"parameter {identity}")
+
+
+def _ground_again(folder: Path, acknowledge: Acknowledge) -> None:
+    """The next process relies on what it finds."""
+    from nodes import writing
+
+    with writing(folder / "data") as ground:
+        for text in sorted(_promised(ground.chains)):
+            acknowledge(text)
+        for payload in ground.store.payloads():
+            acknowledge(f"put {payload}")
+        for payload in ground.store.pins():
+            acknowledge(f"pinned {payload}")
+
+
+def _ground_check(folder: Path, acknowledged: list[str]) -> None:
+    from nodes import writing
+
+    with writing(folder / "data") as ground:
+        ground.chains.verify(processes=0)
+        missing = {text for text in acknowledged if text.startswith(("meta ", "parameter "))} - _promised(ground.chains)
+        assert not missing, f"acknowledged and lost: {missing}"
+        for text in acknowledged:
+            verb, name = text.split()
+            if verb == "put":
+                ground.store.verify(PayloadId(name))
+            elif verb == "pinned":
+                assert PayloadId(name) in ground.store.pins()
+    with writing(folder / "data") as ground:
+        assert ground.found == (), "the first start cleared up everything"
+
+
 SCENARIOS = {
     each.name: each
     for each in (
         Scenario("put, pin and sweep", _put_prepare, _put, _put_check),
-        Scenario("receive subtiles", _nothing, _receive, _receive_check),
+        Scenario("receive subtiles", _nothing, _receive, _receive_check, _receive_again),
         Scenario("append and checkpoint", _nothing, _grow, _chain_check),
         Scenario("snapshot", _nothing, _snapshot, _snapshot_check),
-        Scenario("rotate the key", _nothing, _rotate, _rotate_check),
-        Scenario("import an archive", _archive_prepare, _archive, _archive_check),
+        Scenario("rotate the key", _nothing, _rotate, _rotate_check, _rotate_again),
+        Scenario("first start", _nothing, _ground, _ground_check, _ground_again),
+        Scenario("import an archive", _archive_prepare, _archive, _archive_check, _archive_again),
     )
 }
 

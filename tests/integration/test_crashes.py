@@ -1,7 +1,8 @@
 """Interrupted at whatever step: nothing acknowledged is lost, nothing half is visible, the next run succeeds.
 
 Each change of the disk is a step. Before every one of them the power is cut, with what was not synced lost, torn or
-kept by a seed; and before every one of them a real process gets a real SIGKILL.
+kept by a seed; before every one of them a real process gets a real SIGKILL; and before every one of them the process is
+killed, the next one does the work again, and then the power is cut.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from fault_layer import copied, cut_at, killed_at, steps_of
-from scenarios import KILLED, SCENARIOS, Scenario
+from blyan.primitives.ids import PayloadId
+from fault_layer import copied, cut_at, killed_at, killed_then_cut, steps_of
+from scenarios import KILLED, SCENARIOS, Scenario, store_of
 
 pytestmark = pytest.mark.slow
 
 STEPS_MAX = 90  # of a long scenario, evenly chosen; `scripts/test --long` takes every step with several seeds
+RESTARTS_MAX = 40  # of those that are followed by the same work and a power cut
 
 
 def prepared(tmp_path: Path, scenario: Scenario) -> tuple[Path, int]:
@@ -75,6 +78,62 @@ def test_power_cuts_at_every_step_with_many_outcomes(
     """All steps, twenty outcomes each."""
     cuts = cut_everywhere(tmp_path, SCENARIOS[name], sys.maxsize, 20)
     long_result(f"power cuts: {name}", f"{cuts:,} cuts, nothing acknowledged lost, nothing half visible")
+
+
+def restarted_everywhere(tmp_path: Path, scenario: Scenario, most: int, seeds: int) -> int:
+    """Kill before each of up to `most` steps, do the work again, then cut the power; return how many cuts it was."""
+    base, steps = prepared(tmp_path, scenario)
+    targets = [tmp_path / f"left-{seed}" for seed in range(seeds)]
+    for step in chosen(steps, most):
+        work = copied(base, tmp_path / "work")
+        acknowledged: list[str] = []
+        killed = killed_then_cut(
+            work,
+            step,
+            [(target, step * 1_000 + seed) for seed, target in enumerate(targets)],
+            partial(scenario.act, work, acknowledged.append),
+            partial(scenario.again or scenario.act, work, acknowledged.append),
+        )
+        assert killed, f"step {step} of {steps} was not reached"
+        for seed, left in enumerate(targets):
+            try:
+                scenario.check(left, acknowledged)
+            except BaseException as reason:
+                reason.add_note(f"SIGKILL before step {step} of {steps}, then a power cut, seed {step * 1_000 + seed}")
+                raise
+            shutil.rmtree(left)
+    return len(chosen(steps, most)) * seeds
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_what_a_restart_relies_on_outlives_a_power_cut(tmp_path: Path, name: str) -> None:
+    """A name that a killed process left, and did not sync, is there for the next one and could still be lost."""
+    restarted_everywhere(tmp_path, SCENARIOS[name], RESTARTS_MAX, 2)
+
+
+def test_a_pin_that_was_let_go_does_not_come_back(tmp_path: Path) -> None:
+    """A killed `unpin` removed it; the next one found none and said so."""
+    scenario = Scenario(
+        "unpin",
+        lambda folder: store_of(folder).pin(PayloadId("cd" * 32), "kept"),
+        lambda folder, _: void(store_of(folder).unpin(PayloadId("cd" * 32))),
+        lambda folder, _: void(store_of(folder).pins() == {} or pytest.fail("it came back")),
+    )
+    restarted_everywhere(tmp_path, scenario, STEPS_MAX, 6)
+
+
+def void(_: object) -> None:
+    """For a lambda that stands for a procedure."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_restarts_at_every_step_and_power_cuts_with_many_outcomes(
+    tmp_path: Path, name: str, long_result: Callable[[str, str], None]
+) -> None:
+    """All steps, twenty outcomes each."""
+    cuts = restarted_everywhere(tmp_path, SCENARIOS[name], sys.maxsize, 20)
+    long_result(f"kill, restart, power cut: {name}", f"{cuts:,} cuts, nothing acknowledged lost")
 
 
 def note(said: Path, text: str) -> None:

@@ -183,8 +183,8 @@ def test_a_planted_link_is_never_written_through(tmp_path: Path, planted: str) -
     )
     if victim.is_file():
         assert victim.read_bytes() == b"of somebody else"
-    else:  # a whole folder that the owner put elsewhere is the owner's matter; nothing in it is lost
-        assert all(each.exists() for each in held)
+    else:  # a whole folder, which is refused
+        assert {each: each.read_bytes() for each in victim.rglob("*") if each.is_file()} == held
 
 
 def test_a_second_process_waits_its_turn_and_harms_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,43 @@ def test_what_came_since_the_marker_is_hashed_again_and_damage_is_named(tmp_path
         assert str(path) in ground.found[-1]
         with pytest.raises(IntegrityFault):
             ground.store.open(payload)
+
+
+@pytest.mark.parametrize("how", ["its time was set", "the clock went back"])
+def test_a_time_that_says_little_does_not_hide_what_changed(tmp_path: Path, how: str) -> None:
+    """A file whose mtime is older than the marker is hashed again if it changed after it, or if nobody can tell."""
+    with writing(tmp_path) as ground:
+        append(ground, 1)
+        path = ground.store.path(next(ground.store.payloads()))
+    cut_off(tmp_path)
+    path.chmod(0o644)
+    path.write_bytes(b"\0" * LENGTH)
+    if how == "its time was set":
+        os.utime(path, (1, 1))
+    else:
+        marker = tmp_path / marker_name
+        later = marker.stat().st_mtime + 3_600
+        os.utime(marker, (later, later))
+    with writing(tmp_path) as ground:
+        assert "hashed 1 payloads again that were stored since, 1 of them damaged" in ground.found
+
+
+def test_only_after_an_unclean_end_every_folder_is_synced(tmp_path: Path) -> None:
+    """Before anything is built on what is there; a clean start stays quick."""
+    with writing(tmp_path) as ground:
+        append(ground, 1)
+        folder = ground.store.path(next(ground.store.payloads())).parent
+    whole = durable.fsync_folder
+    for cut in (False, True):
+        if cut:
+            cut_off(tmp_path)
+        synced: list[Path] = []
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(durable, "fsync_folder", lambda path, synced=synced: (synced.append(path), whole(path)))
+            with claimed(tmp_path):
+                pass
+        assert ({folder, tmp_path, tmp_path.parent, tmp_path / "chain" / "meta"} <= set(synced)) == cut
+        assert len(synced) < 4 or cut
 
 
 async def test_the_node_says_what_its_start_found(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blyan.storage import durable
-from fault_layer import cut_at, killed_at, layer, steps_of
+from fault_layer import cut_at, killed_at, killed_then_cut, layer, steps_of
 
 
 @pytest.fixture
@@ -119,6 +119,51 @@ def test_a_killed_child_leaves_what_it_did(root: Path) -> None:
                 path.unlink()
     assert not killed_at(root, steps + 1, lambda: durable.write_file(root / "new", b"whole"))
     assert (root / "new").read_bytes() == b"whole"
+
+
+def test_after_a_kill_a_name_is_there_and_may_still_be_lost(root: Path, tmp_path: Path) -> None:
+    """Unless the next process synced it."""
+    with layer(root) as counting:
+        durable.write_file(root / "new", b"whole")
+    (root / "new").unlink()
+    found: dict[bool, set[bool]] = {}
+    for synced in (False, True):
+
+        def again(synced: bool = synced) -> None:
+            assert (root / "new").read_bytes() == b"whole"
+            if synced:
+                durable.fsync_folder(root)
+
+        targets = [(Path(tempfile.mkdtemp(dir=tmp_path)) / "left", seed) for seed in range(20)]
+        write = lambda: durable.write_file(root / "new", b"whole")  # noqa: E731 - one line says it
+        assert killed_then_cut(root, counting.steps, targets, write, again)
+        found[synced] = {(target / "new").exists() for target, _ in targets}
+        (root / "new").unlink()
+    assert found == {False: {True, False}, True: {True}}
+
+
+def test_a_killed_process_changes_nothing_any_more(root: Path) -> None:
+    """Its temporary file stays, as after SIGKILL."""
+    act = lambda: durable.write_file(root / "new", b"whole")  # noqa: E731 - one line says it
+    assert killed_then_cut(root, 3, [], act, lambda: None)
+    assert [path.name.startswith(".tmp-") for path in sorted(root.iterdir())] == [True, False]
+    assert not killed_then_cut(root, 1000, [], act, lambda: pytest.fail("nobody was killed"))
+
+
+def test_a_folder_that_is_renamed_takes_along_what_was_synced_in_it(root: Path, tmp_path: Path) -> None:
+    """And nothing of it is lost once the new name is synced."""
+    durable.make_folder(root / "aside" / "inner")
+    durable.write_file(root / "aside" / "inner" / "file", b"whole")
+    for seed in range(20):
+        target = tmp_path / f"left-{seed}"
+
+        def act() -> None:
+            durable.publish(root / "aside", root / "here")
+            durable.os.mkdir(root / "one step more")
+
+        assert cut_at(root, 3, seed, target, act)
+        assert (target / "here" / "inner" / "file").read_bytes() == b"whole"
+        (root / "here").rename(root / "aside")
 
 
 def test_the_layer_leaves_when_its_block_ends(root: Path) -> None:

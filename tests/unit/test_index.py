@@ -264,3 +264,15 @@ def test_a_limit_out_of_range_is_refused(many: Path, count: int) -> None:
     """None, fewer or more than an answer may have."""
     with pytest.raises(InvalidInput, match="limit: expected 1 to"):
         Finder(opened(many), None).find(Query(), count)
+
+
+def test_an_index_that_is_a_link_is_made_again_and_what_it_showed_is_left(tmp_path: Path) -> None:
+    """By a start too, not only by hand."""
+    (tmp_path / "data").mkdir()
+    chains = grown(tmp_path / "data", 5)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").write_text("mine")
+    (tmp_path / "data" / folder_name).symlink_to(tmp_path / "elsewhere")
+    open_index(tmp_path / "data", chains).close()
+    assert not (tmp_path / "data" / folder_name).is_symlink()
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["mine"]

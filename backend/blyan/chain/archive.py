@@ -168,6 +168,7 @@ def _install(folder: Path, theirs: Chains, store: BlobStore) -> ImportReport:
         return ImportReport(
             theirs.network, theirs.joint.height, sizes, first, {name: sizes[name] - first[name] for name in chain_names}
         )
+    ours.sync_found()
     if ours.network != theirs.network:
         raise InvalidInput(f"archive: expected network {ours.network}, found {theirs.network}")
     _check_common(ours, theirs)

@@ -34,10 +34,12 @@ from blyan.chain.log import Log
 from blyan.chain.merkle import entry_id_of
 from blyan.chain.promise import joint_name, lags, open_logs, read_promise
 from blyan.chain.replay import fold, network_of
+from blyan.chain.state import State
 from blyan.primitives.clock import UnixSeconds
 from blyan.primitives.errors import Denied, Fault, IntegrityFault, Unavailable
 from blyan.primitives.ids import EntryId, PublicKey
 from blyan.primitives.keys import Key
+from blyan.storage import durable
 from blyan.storage.blob_store import BlobStore
 
 __all__ = ["ChainReport", "Chains", "network_of"]
@@ -64,6 +66,7 @@ class Chains:
         self.store = store
         self._failed = False  # a commit stopped half way
         self.snapshot_damage: Fault | None = None  # why the state was folded from the first entry, not its snapshot
+        self._durable = False  # what was found on opening may be of a process that was killed before it synced
         self._staged: list[tuple[Entry, EntryId]] = []  # applied to the state, not promised yet
         promise = read_promise(folder)
         self.created = promise.joint is not None
@@ -132,9 +135,10 @@ class Chains:
         self._time = mark.time
 
     def publish(self, key: Key) -> None:
-        """Make what was staged durable and promised; `Unavailable` after a failure."""
+        """Make what was staged durable and promised, and before it what was found; `Unavailable` after a failure."""
         self._want_sound()
         self._want_sequencer(key)
+        self.sync_found()
         if any(log.staged for log in self.logs.values()) or not self.created:
             self._commit(key, self.joint.state)
 
@@ -162,6 +166,7 @@ class Chains:
 
     def start(self, key: Key, now: UnixSeconds) -> EntryId:
         """Write the genesis entry of a new network, or return the one that is there."""
+        self.sync_found()
         if not self.created:
             self._time = max(now(), self._time)
             self.publish(key)
@@ -177,12 +182,19 @@ class Chains:
         assert size, "a chain with entries"
         return entry_id_of(next(iter(self.logs[name].entries(size - 1, size))))
 
+    def sync_found(self) -> None:
+        """Make durable what these chains were opened from, once: nothing is signed or acknowledged on it before."""
+        if not self._durable:
+            durable.sync_found(self.folder)
+            self._durable = True
+
     def recover(self, key: Key) -> list[str]:
         """Clear up what a crash left, and say in sentences what that was. For the one process that may write.
 
-        Notes that lag behind the joint checkpoint are signed again, if `key` may sign; files that no promise names
-        are removed. Nothing that was promised changes.
+        First all that is found is made durable. Notes that lag behind the joint checkpoint are signed again, if `key`
+        may sign; files that no promise names are removed. Nothing that was promised changes.
         """
+        self.sync_found()
         done: list[str] = []
         if self._is_sequencer(key):
             done += [f"signed the note of chain {name} again, which lagged" for name in self._sign_lagging(key)]
@@ -226,13 +238,7 @@ class Chains:
         folded = fold(self.logs, self.joint, self.store)
         self.state, self.snapshot_damage = folded.state, folded.damage
         self._time = max(self.joint.time, folded.time)  # of the newest entry: no later one says less
-        expected = self.state.sequencer or self.joint.author
-        if self.joint.author != expected or (self.state.network or network_of(expected)) != self.network:
-            raise IntegrityFault(
-                f"joint checkpoint of {self.network}: expected one by {expected}, the sequencer that the chains name, "
-                f"found one by {self.joint.author} in {self.folder / joint_name}",
-                detail={"file": str(self.folder / joint_name)},
-            )
+        _expect_author(self.joint, self.state, self.folder / joint_name)
 
     def _want_sound(self) -> None:
         if self._failed:
@@ -246,11 +252,24 @@ class Chains:
 
     def _want_sequencer(self, key: Key) -> None:
         if not self._is_sequencer(key):
-            raise Denied(
-                f"chains of {self.network}: expected to write as {self.state.sequencer or self.joint.author}, the "
-                f"sequencer, found {key.public}",
-                hint="this node may read these chains; only their sequencer writes",
-            )
+            raise _no_sequencer(self.network, self.state.sequencer or self.joint.author, key.public)
+
+
+def _no_sequencer(network: str, sequencer: PublicKey, found: PublicKey) -> Denied:
+    return Denied(
+        f"chains of {network}: expected to write as {sequencer}, the sequencer, found {found}",
+        hint="this node may read these chains; only their sequencer writes",
+    )
+
+
+def _expect_author(joint: JointCheckpoint, state: State, path: Path) -> None:
+    expected = state.sequencer or joint.author
+    if joint.author != expected or (state.network or network_of(expected)) != joint.network:
+        raise IntegrityFault(
+            f"joint checkpoint of {joint.network}: expected one by {expected}, the sequencer that the chains name, "
+            f"found one by {joint.author} in {path}",
+            detail={"file": str(path)},
+        )
 
 
 def _note(log: Log, head: Head, key: Key) -> bytes:

@@ -7,6 +7,7 @@ which nobody reads and the next commit overwrites; one between 3 and 4 leaves no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def remove_leftovers(folder: Path, logs: Mapping[ChainName, Log]) -> list[str]:
     if folder.is_dir():
         durable.sweep(folder)
     aside = import_folder(folder)
-    if aside.exists():
+    if os.path.lexists(aside):
         durable.remove_tree(aside)
         leftovers.append(aside)
     return [f"removed {len(leftovers)} files of what was never committed, {leftovers[0]} first"] if leftovers else []
@@ -64,6 +65,7 @@ def remove_leftovers(folder: Path, logs: Mapping[ChainName, Log]) -> list[str]:
 def _remove_unpromised(log: Log) -> list[Path]:
     """Temporary files, tiles beyond the checkpoint, and partial ones beside full ones."""
     tiles = log.folder / "tile"
+    durable.refuse_links(tiles, within=log.folder.parent)
     removed = [
         path
         for path in log.folder.rglob("*")

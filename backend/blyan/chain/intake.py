@@ -34,7 +34,7 @@ class Room:
         bytes_max = self._store.limit.bytes_max
         if self._taken >= self._asked or (bytes_max is not None and self._used + self._taken > bytes_max):
             self._asked = self._taken + _asked_every
-            want_room(self._store.folder, self._store.limit, self._used + self._taken, 0)
+            want_room(self._store.folder, self._store.limit, self._used + self._taken, 0, 0)
 
 
 def well_formed(entries: Iterator[bytes], name: ChainName, network: str, first: int, room: Room) -> Iterator[bytes]:

@@ -104,7 +104,7 @@ class Log:
 
     def write_note(self, note: bytes) -> None:
         """Step 4 of a commit: the signed note of what is promised."""
-        durable.make_folder(self.folder)
+        durable.make_folder(self.folder, within=self.folder.parent)
         durable.write_file(self.folder / "checkpoint", note)
 
     def adopt(self, new: Extension | None, note: bytes) -> None:

@@ -6,6 +6,7 @@ tile must hold is for `chain/log` to know.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class TileFiles:
     def remove_partial(self, full: Path) -> bool:
         """Remove the partial versions of a tile that is full; a reader finds the full one. Whether there were any."""
         partial = full.with_name(f"{full.name}.p")
-        found = partial.exists()
+        found = os.path.lexists(partial)
         if found:
             durable.remove_tree(partial)
         return found
@@ -122,7 +123,7 @@ class TileFiles:
             raise self._unreadable(path, reason) from None
 
     def _write(self, path: Path, data: bytes) -> None:
-        durable.make_folder(path.parent)
+        durable.make_folder(path.parent, within=self.folder.parent)
         durable.write_file(path, data)
 
     def _unreadable(self, path: Path, reason: Exception) -> IntegrityFault:

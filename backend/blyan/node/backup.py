@@ -216,7 +216,7 @@ def _key_of(ground: Ground) -> bytes:
 
 def _stage_key(raw: bytes, public: PublicKey, target: Path) -> None:
     """Step 2: beside a key of an earlier backup, which the archive there may still need."""
-    durable.make_folder(target / keys_name, 0o700)
+    durable.make_folder(target / keys_name, 0o700, within=target)
     there = node_key(target)
     same = not there.exists() or read_key(there).public == public
     durable.write_file(there if same else next_key(target), raw, _key_mode)
@@ -227,7 +227,7 @@ def _restore_keys(source: Path, folder: Path, sequencer: PublicKey) -> bool:
     found = [path for path in (node_key, next_key) if path(source).exists()]
     for path in found:
         read_key(path(source))
-        durable.make_folder(folder / keys_name, 0o700)
+        durable.make_folder(folder / keys_name, 0o700, within=folder)
         durable.write_file(path(folder), durable.read_limited(path(source), limits.key_file_bytes_max), _key_mode)
     if found:
         settle_rotation(folder, sequencer)

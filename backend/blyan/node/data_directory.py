@@ -70,7 +70,7 @@ def lock(folder: Path) -> Generator[Path, None, None]:
         _take(handle, folder)
         os.ftruncate(handle, 0)
         write_holder(path, None)
-        durable.sweep(folder / folder_name)  # what a crash left there may hold the seed
+        durable.sweep(folder / folder_name, within=folder)  # what a crash left there may hold the seed
         yield path
         os.ftruncate(handle, 0)
     finally:

@@ -35,7 +35,7 @@ class ImportJournal:
         self._handle = -1
 
     def __enter__(self) -> Self:
-        durable.make_folder(self.path.parent)
+        durable.make_folder(self.path.parent, within=self.path.parent.parent)
         self.done = self._read()
         if not self.done:
             durable.write_file(self.path, self._first)

@@ -8,6 +8,7 @@ date; what cannot be, is made again.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -109,6 +110,8 @@ def _subject(entry: Entry) -> tuple[str | None, int | None, int | None]:
 
 def open_index(folder: Path, chains: Chains) -> EntryIndex:
     """The index of a data directory, to write: up to date, made again if it is damaged or of other chains."""
+    if (folder / folder_name).is_symlink():
+        return rebuild(folder, chains)  # which removes the link: what it shows is not ours to write
     try:
         index = EntryIndex(folder / folder_name, writable=True)
         try:
@@ -124,7 +127,7 @@ def open_index(folder: Path, chains: Chains) -> EntryIndex:
 
 def rebuild(folder: Path, chains: Chains) -> EntryIndex:
     """Throw the index away and make it again from the logs. A crash in the midst leaves one that is behind."""
-    if (folder / folder_name).exists():
+    if os.path.lexists(folder / folder_name):
         durable.remove_tree(folder / folder_name)
     index = EntryIndex(folder / folder_name, writable=True)
     catch_up(index, chains)

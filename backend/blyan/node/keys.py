@@ -107,7 +107,7 @@ def next_key(folder: Path) -> Path:
 
 def create_key(folder: Path, entropy: Entropy) -> Key:
     """Make the key of a new data directory; the caller knows that there is none and that nothing needs the old one."""
-    durable.make_folder(folder / folder_name, 0o700)
+    durable.make_folder(folder / folder_name, 0o700, within=folder)
     seed = entropy(seed_bytes)
     write_key(node_key(folder), seed)
     return Key.from_seed(seed)

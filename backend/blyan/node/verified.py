@@ -22,7 +22,7 @@ _bytes_max: Final = 32
 def remember_verified(folder: Path, manifest: PayloadId, seconds: int) -> None:
     """Every block of that manifest matched its id at this time. Where nothing can be written, nothing is."""
     with suppress(OSError):
-        durable.make_folder(folder / folder_name)
+        durable.make_folder(folder / folder_name, within=folder)
         durable.write_file(folder / folder_name / manifest, str(seconds).encode())
 
 

@@ -1,10 +1,11 @@
 """The one process that writes a data directory: what it does before its first write and after its last.
 
 Steps of opening: (1) LOCK, (2) SCHEMA is looked at, (3) the marker WRITING is durable, and only now something changes,
-(4) temporary files of a crash go, (5) SCHEMA, or the migration to it, (6) the key, (7) chains and blobs, (8) a rotation
-that a crash cut short is finished or undone, (9) `Chains.recover`, (10) after an unclean end, what was stored since is
-hashed again, (11) the sequencer. Steps of closing: (1) the sequencer drains, (2) the marker goes. It stays where nobody
-knows what reached the disk: after a kill, and after a commit that failed half way.
+(4) after an unclean end all that is found is synced, and temporary files of a crash go, (5) SCHEMA, or the migration
+to it, (6) the key, (7) chains and blobs, (8) a rotation that a crash cut short is finished or undone,
+(9) `Chains.recover`, (10) after an unclean end, what was stored since is hashed again, (11) the sequencer. Steps of
+closing: (1) the sequencer drains, (2) the marker goes. It stays where nobody knows what reached the disk: after a kill,
+and after a commit that failed half way.
 
 Nothing is repaired here that was promised: damage is said, and left for the operator to see (ADR 0002).
 """
@@ -23,7 +24,7 @@ from blyan.chain.migration import join_notes
 from blyan.chain.promise import joint_name
 from blyan.chain.sequencer import Sequencer
 from blyan.node.config import NodeConfig
-from blyan.node.data_directory import Ground, lock, lock_holder
+from blyan.node.data_directory import Ground, lock, lock_holder, lock_name
 from blyan.node.keys import Cost, KeyFile, Passphrase, create_key, next_key, node_key, read_key
 from blyan.node.keys import write_encrypted as write_encrypted_key
 from blyan.node.keys import write_key as write_plain_key
@@ -36,6 +37,7 @@ from blyan.storage import durable
 from blyan.storage.blob_store import BlobStore
 
 marker_name: Final = "WRITING"
+_ours: Final = ("keys", "chain", "blobs", "import")  # folders that hold what cannot be made again
 _clock_slack_ns: Final = 2_000_000_000  # file times are of the kernel's coarse clock, or of a file system's seconds
 
 _log = logging.getLogger(__name__)
@@ -76,13 +78,20 @@ def left_unclean(folder: Path) -> str | None:
 
 @contextmanager
 def claimed(folder: Path) -> Generator[Claim, None, None]:
-    """Steps 1 to 4 of opening, for what changes files and no chains; at the end the marker goes if it may."""
+    """Steps 1 to 4 of opening, for what changes files and no chains; at the end the marker goes if it may.
+
+    `NotADirectoryError` names a symbolic link where a folder of the directory belongs; the directory may be one.
+    """
     with lock(folder):
-        schema_of(folder)
+        schema = schema_of(folder)
+        for name in _ours:
+            durable.refuse_links(folder / name, within=folder)
         marker = folder / marker_name
-        since = marker.stat(follow_symlinks=False).st_mtime_ns if marker.exists() else None
+        since = _file_time_of(marker) if marker.exists() else None
         if since is None:
             durable.write_file(marker, b"")  # without content: a full disk must not stop a sweep
+        if since is not None or schema != 1:
+            _sync_found(folder)
         durable.sweep(folder)
         claim = Claim(folder, since, settled=since is None)
         try:
@@ -165,6 +174,21 @@ def rotate(
     return new.public
 
 
+def _file_time_of(marker: Path) -> int:
+    """When the marker was written; 0, so that everything came later, if the clock went back since."""
+    since = marker.stat(follow_symlinks=False).st_mtime_ns
+    now = (marker.parent / lock_name).stat().st_ctime_ns  # it was changed when it was locked
+    return 0 if now < since - _clock_slack_ns else since
+
+
+def _sync_found(folder: Path) -> None:
+    """After an unclean end, or in a new directory that a killed process may have begun: what is there is durable."""
+    durable.sync_path(folder)
+    durable.fsync_folder(folder)
+    for name in _ours:
+        durable.sync_found(folder / name)
+
+
 def _release(claim: Claim) -> None:
     if claim.settled:
         durable.remove(claim.folder / marker_name)
@@ -228,10 +252,11 @@ def settle_rotation(folder: Path, sequencer: PublicKey) -> list[str]:
 
 
 def _hash_again(store: BlobStore, since_ns: int) -> list[str]:
-    """Step 10: blobs and subtiles that came since the marker. Older ones are for `blob verify`."""
+    """Step 10: blobs and subtiles that came or changed since the marker. Older ones are for `blob verify`."""
     checked, bad = 0, list[str]()
     for payload in store.payloads():
-        if store.path(payload).stat(follow_symlinks=False).st_mtime_ns < since_ns - _clock_slack_ns:
+        found = store.path(payload).stat(follow_symlinks=False)
+        if max(found.st_mtime_ns, found.st_ctime_ns) < since_ns - _clock_slack_ns:  # anybody may set the first
             continue
         checked += 1
         try:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import os
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from blyan.primitives.ids import PayloadId
-from blyan.storage import partial, pins, space
+from blyan.storage import durable, partial, pins, space
+from blyan.storage.blob_faults import misplaced
 from blyan.storage.space import SpaceLimits, Usage
 
 
@@ -17,6 +22,7 @@ class BlobFolder:
         self.folder = folder
         self.limit = limit
         self._used: int | None = None  # bytes in the folder, counted when a limit asks for it
+        self._account = threading.RLock()  # held while room is asked for and taken
 
     def path(self, payload: PayloadId) -> Path:
         """Where the bytes of this payload are, or would be."""
@@ -54,17 +60,53 @@ class BlobFolder:
         """Every pinned payload and why."""
         return pins.pins(self.folder / pins.folder_name)
 
-    def want_room(self, more: int) -> None:
-        """Raise `StorageFull` unless `more` bytes may be stored."""
-        if self.limit.bytes_max is not None and self._used is None:
-            self._used = self.usage().bytes
-        space.want_room(self.folder, self.limit, self._used or 0, more)
+    def want_room(self, more: int, *, written: int = 0) -> None:
+        """Raise `StorageFull` unless `more` bytes may be stored, of which the disk holds `written` already."""
+        with self._account:
+            if self.limit.bytes_max is not None and self._used is None:
+                found = self.usage()
+                self._used = found.bytes - found.leftover_bytes  # who writes a temporary file asks for it
+            space.want_room(self.folder, self.limit, self._used or 0, more, written)
 
-    def taken(self, length: int) -> None:
-        """Count bytes that were stored."""
-        if self._used is not None:
-            self._used += length
+    @contextmanager
+    def counting(self, *paths: Path) -> Generator[None, None, None]:
+        """Hold the account while files come and go at `paths`, so that it then says what is there."""
+        with self._account:
+            before = space.bytes_at(paths)
+            try:
+                yield
+            finally:
+                if self._used is not None:
+                    self._used += space.bytes_at(paths) - before
 
     def recount(self) -> None:
         """Count again what is there, when it is next asked for."""
-        self._used = None
+        with self._account:
+            self._used = None
+
+    def publish(self, payload: PayloadId, blob: Path, index: Path) -> None:
+        """Give a payload and its index their names, the index first; `BlockCorrupt` if something else stands there."""
+        target = self.path(payload)
+        try:
+            durable.make_folder(target.parent, within=self.folder)
+            for path in (target, self.index_path(payload)):  # before either is replaced
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            with self.counting(target, self.index_path(payload)):
+                durable.publish(index, self.index_path(payload))
+                durable.publish(blob, target)
+        except (FileExistsError, IsADirectoryError, NotADirectoryError) as reason:
+            raise misplaced(payload, reason) from None
+
+
+def prepare_writing(folder: Path) -> None:
+    """Make the folder of a store, clear up what a crash left in it, and make durable what was found."""
+    durable.make_folder(folder)
+    inner = folder / pins.folder_name, folder / partial.folder_name
+    for path in inner:
+        durable.refuse_links(path, within=folder)
+    for path in (folder.parent, folder, *inner):
+        durable.sync_names(path)  # which a killed process may have made and not synced
+    durable.sweep(folder)
+    durable.sweep(folder / pins.folder_name)
+    partial.sweep_partials(folder / partial.folder_name)

@@ -12,7 +12,6 @@ instead of an error. `put` never does that: it renames a new file into place, an
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import threading
@@ -27,10 +26,10 @@ from blyan.primitives import limits
 from blyan.primitives.digest import Bytes
 from blyan.primitives.errors import BlockCorrupt, IntegrityFault, InvalidInput, NotFound
 from blyan.primitives.ids import PayloadId
-from blyan.storage import durable, partial, pins
+from blyan.storage import durable, partial, space
 from blyan.storage.blob_check import Identity, identity_of, map_and_check, read_index
-from blyan.storage.blob_faults import corrupted, full, misplaced, no_room, not_opened
-from blyan.storage.blob_folder import BlobFolder
+from blyan.storage.blob_faults import corrupted, full, no_room, not_opened
+from blyan.storage.blob_folder import BlobFolder, prepare_writing
 from blyan.storage.partial import PartialBlob
 from blyan.storage.space import SpaceLimits
 from blyan.storage.tile import TileHasher, TileIndex
@@ -72,12 +71,10 @@ class BlobStore(BlobFolder):
         super().__init__(folder, limit or SpaceLimits())
         self._verified: dict[PayloadId, tuple[Identity, VerifiedBlob]] = {}
         self._corrupt: dict[PayloadId, tuple[Identity, BlockCorrupt]] = {}
+        self._writable = writable
         self._lock = threading.Lock()  # held while a blob is verified and while the two tables change
         if writable:
-            durable.make_folder(folder)
-            durable.sweep(folder)
-            durable.sweep(folder / pins.folder_name)
-            partial.sweep_partials(folder / partial.folder_name)
+            prepare_writing(folder)
 
     def size(self, payload: PayloadId) -> int:
         """Bytes of a stored payload; `NotFound` if it is not here, `BlockCorrupt` if its place cannot be looked at."""
@@ -90,8 +87,8 @@ class BlobStore(BlobFolder):
 
         Steps, each durable before the next: (1) temporary file, (2) tile index under its name, (3) blob under its
         name. A crash before 3 leaves no blob; an index without a blob is harmless and is replaced. Bytes that are
-        here already and whole are kept; corrupt ones are replaced, so putting again repairs; `BlockCorrupt` if a
-        folder is where a file belongs or the other way round.
+        here already and whole are kept, and made durable; corrupt ones are replaced, so putting again repairs;
+        `BlockCorrupt` if a folder is where a file belongs or the other way round.
         """
         hasher = TileHasher()
         length = asked = 0
@@ -105,18 +102,21 @@ class BlobStore(BlobFolder):
                         raise InvalidInput(f"payload: expected at most {bytes_max} bytes, found more")
                     if length > asked:
                         asked = length + _room_asked_every
-                        self.want_room(length)
+                        self.want_room(length, written=length - len(chunk))
                     hasher.update(chunk)
                     file.write(chunk)
                 index = hasher.finish()
                 payload = index.payload_id
                 if expected is not None and payload != expected:
                     raise IntegrityFault(f"payload: expected {expected}, computed {payload}")
-            self.want_room(length)
             if not self._is_whole(payload, index):
                 with durable.writing(self.folder, name + partial.index_suffix, _stored_mode) as file:
                     file.write(index.encode())
-                self._publish(payload, *temporaries)
+                with self.counting():  # nobody else takes the room that was asked for
+                    coming = space.bytes_at(temporaries)
+                    gone = space.bytes_at((self.path(payload), self.index_path(payload)))
+                    self.want_room(max(coming - gone, 0), written=coming)
+                    self.publish(payload, *temporaries)
             return StoredBlob(payload, length)
         except OSError as reason:
             if reason.errno in no_room:
@@ -133,14 +133,18 @@ class BlobStore(BlobFolder):
         """
         index = TileIndex.decode(index_raw, length, payload)
         folder = self.folder / partial.folder_name
-        self.want_room(0 if (folder / payload).exists() else length)
-        try:
-            return PartialBlob(folder, payload, index, self._publish)
-        except OSError as reason:
-            if reason.errno in no_room:
-                durable.discard(folder / payload)
-                raise full(self.folder, reason) from None
-            raise
+        own = partial.paths(folder, payload)
+        with self.counting(*own):
+            more = partial.bytes_of(index) - space.bytes_at(own)
+            if more > 0:
+                self.want_room(more)
+            try:
+                return PartialBlob(folder, payload, index, self)
+            except OSError as reason:
+                if reason.errno in no_room:
+                    durable.discard(folder / payload)
+                    raise full(self.folder, reason) from None
+                raise
 
     def read(self, payload: PayloadId, *, bytes_max: int) -> bytes:
         """Verified bytes of a small payload."""
@@ -164,7 +168,8 @@ class BlobStore(BlobFolder):
     def verify(self, payload: PayloadId) -> VerifiedBlob:
         """Hash a payload again whatever is remembered, remember the result, and look at its tile index too.
 
-        A damaged index alone is `BlockCorrupt` here, though the blob is served: its bytes are what its id says.
+        A damaged index alone is `BlockCorrupt` here, though the blob is served: its bytes are what its id says. In a
+        store that writes it is durable afterwards, also where a killed process gave it its name.
         """
         with self._lock:
             blob = self._verify(payload)
@@ -173,6 +178,8 @@ class BlobStore(BlobFolder):
             read_index(path, payload, len(blob.mapping))
         except (OSError, ValueError, IntegrityFault) as reason:
             raise corrupted(payload, path, f"expected its tile index, found {reason}", []) from None
+        if self._writable:
+            durable.fsync_folder(path.parent)
         return blob
 
     def state(self, payload: PayloadId) -> tuple[BlobState, BlockCorrupt | None]:
@@ -236,19 +243,6 @@ class BlobStore(BlobFolder):
         self._corrupt.pop(payload, None)
         self._verified[payload] = (identity_of(found), blob)
         return blob
-
-    def _publish(self, payload: PayloadId, blob: Path, index: Path) -> None:
-        target = self.path(payload)
-        try:
-            durable.make_folder(target.parent)
-            for path in (target, self.index_path(payload)):  # before either is replaced
-                if path.is_dir():
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-            durable.publish(index, self.index_path(payload))
-            durable.publish(blob, target)
-        except (FileExistsError, IsADirectoryError, NotADirectoryError) as reason:
-            raise misplaced(payload, reason) from None
-        self.taken(self.size(payload))
 
     @cached_property
     def _pool(self) -> Executor | None:

@@ -16,9 +16,10 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Final, TypeAlias
 
 temporary_prefix = ".tmp-"
+_not_to_be_synced: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
@@ -31,8 +32,50 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folder(folder: Path, mode: int = 0o755) -> None:
-    """Create the folder and its missing parents durably."""
+def sync_found(folder: Path) -> None:
+    """Make durable what is found: the name of `folder`, if it is there, and all names in it and in the folders below.
+
+    What a killed process left may not have been synced, and a power cut could still undo it: whoever builds on what
+    is there, or acknowledges it, calls this first. Links below `folder` are not followed; a folder that may not be
+    opened holds nothing that could be relied on.
+    """
+    sync_names(folder.parent)
+    for inner, _, _ in os.walk(folder):
+        sync_names(Path(inner))
+
+
+def sync_names(folder: Path) -> None:
+    """Make the names in a folder durable, if it is there and may be opened."""
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        fsync_folder(folder)
+
+
+def sync_path(folder: Path) -> None:
+    """Make the names durable that lead to `folder`, as far as this process may and the file systems can."""
+    for parent in folder.resolve().parents:
+        try:
+            fsync_folder(parent)
+        except OSError as reason:
+            if reason.errno not in _not_to_be_synced:
+                raise
+
+
+def refuse_links(folder: Path, within: Path) -> None:
+    """Raise `NotADirectoryError`, naming it, if `folder` or a parent of it below `within` is a symbolic link."""
+    path = within
+    for name in folder.relative_to(within).parts:
+        path /= name
+        if path.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, "expected a folder, found a symbolic link", str(path))
+
+
+def make_folder(folder: Path, mode: int = 0o755, *, within: Path | None = None) -> None:
+    """Create the folder and its missing parents durably; below `within`, no symbolic link stands for one of them.
+
+    Those that are there are taken to be durable; after a crash, `sync_found` makes it so.
+    """
+    if within is not None:
+        refuse_links(folder, within)
     missing: list[Path] = []
     while not folder.is_dir():
         missing.append(folder)
@@ -67,11 +110,14 @@ def temporary_path(folder: Path, name: str) -> Path:
     return folder / f"{temporary_prefix}{os.getpid()}-{name}"
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, *, within: Path | None = None) -> None:
     """Remove the temporary files that crashes left directly in `folder`, if it exists; folders in it keep theirs.
 
-    Only for the one process that may write there: it would take a file that another is writing.
+    Only for the one process that may write there: it would take a file that another is writing. Below `within`, a
+    symbolic link is `NotADirectoryError`.
     """
+    if within is not None:
+        refuse_links(folder, within)
     for leftover in folder.glob(f"{temporary_prefix}*"):
         discard(leftover)
 
@@ -116,7 +162,11 @@ def read_limited(path: Path, bytes_max: int) -> bytes:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and everything in it; a link in it is removed, not followed."""
+    """Remove a folder and everything in it; a link, be it `path` itself, is removed and not followed."""
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        os.unlink(path)
+        fsync_folder(path.parent)
+        return
     for inner in path.iterdir():
         if inner.is_dir() and not inner.is_symlink():
             remove_tree(inner)

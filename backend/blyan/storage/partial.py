@@ -9,9 +9,9 @@ came since the last `sync`. `finish` hashes all of it again from the disk before
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from blyan.primitives import limits
 from blyan.primitives.digest import Bytes, digest_bytes, hash_partial, hash_subtile
@@ -27,13 +27,34 @@ _magic: Final = b"BLYHAVE1"
 _mode: Final = 0o600
 _stored_mode: Final = 0o444
 
-Publish = Callable[[PayloadId, Path, Path], None]
+
+class Home(Protocol):
+    """The store that a payload comes into."""
+
+    def publish(self, payload: PayloadId, blob: Path, index: Path) -> None:
+        """Give the blob and its index their names."""
+        ...
+
+    def counting(self, *paths: Path) -> AbstractContextManager[None]:
+        """Count what comes and goes at `paths`."""
+        ...
+
+
+def paths(folder: Path, payload: PayloadId) -> tuple[Path, Path, Path]:
+    """Where the data, the tile index and the record of a payload on its way in are, or would be."""
+    return folder / payload, folder / f"{payload}{index_suffix}", folder / f"{payload}{have_suffix}"
+
+
+def bytes_of(index: TileIndex) -> int:
+    """What a payload takes on its way in: all three files, from the beginning."""
+    have_bytes = len(_magic) + digest_bytes + 8 + _bitmap_bytes(index.length) + digest_bytes
+    return index.length + digest_bytes * len(index.leaves) + have_bytes
 
 
 class PartialBlob:
     """One payload of which some subtiles are here. One thread at a time; `close` it in the end."""
 
-    def __init__(self, folder: Path, payload: PayloadId, index: TileIndex, publish: Publish) -> None:
+    def __init__(self, folder: Path, payload: PayloadId, index: TileIndex, home: Home) -> None:
         """Begin, or resume what an earlier process left; steps: (1) tile index, (2) allocated data, (3) `.have`.
 
         `OSError` as the disk gives it, ENOSPC where there is no room for the whole payload.
@@ -41,10 +62,10 @@ class PartialBlob:
         self.payload = payload
         self.index = index
         self._folder = folder
-        self._publish = publish
+        self._home = home
         self._have = bytearray(_bitmap_bytes(index.length))
         self._changed = False
-        durable.make_folder(folder)
+        durable.make_folder(folder, within=folder.parent)
         durable.write_file(self._path(index_suffix), index.encode(), _mode)
         try:
             self._have = bytearray(read_have(self._path(have_suffix), payload, index.length))
@@ -117,16 +138,18 @@ class PartialBlob:
         name = self.payload + index_suffix
         with durable.writing(self._folder, name, _stored_mode) as file:
             file.write(self.index.encode())
-        self._publish(self.payload, self._path(""), durable.temporary_path(self._folder, name))
-        self.close()
-        for suffix in (have_suffix, index_suffix):
-            durable.remove(self._path(suffix))
+        with self._home.counting(*paths(self._folder, self.payload)):
+            self._home.publish(self.payload, self._path(""), durable.temporary_path(self._folder, name))
+            self.close()
+            for suffix in (have_suffix, index_suffix):
+                durable.remove(self._path(suffix))
 
     def abandon(self) -> None:
         """Remove what is here."""
         self.close()
-        for suffix in (have_suffix, "", index_suffix):
-            durable.remove(self._path(suffix))
+        with self._home.counting(*paths(self._folder, self.payload)):
+            for suffix in (have_suffix, "", index_suffix):
+                durable.remove(self._path(suffix))
 
     def close(self) -> None:
         """Let go of the file; what was synced stays for the next `begin`."""
@@ -151,7 +174,7 @@ class PartialBlob:
 
 def sweep_partials(folder: Path) -> None:
     """Remove what a crash left: temporary files, and records of payloads whose data has become a blob or never came."""
-    durable.sweep(folder)
+    durable.sweep(folder, within=folder.parent)
     for path in folder.glob("*"):
         if path.suffix in (have_suffix, index_suffix) and not path.with_suffix("").exists():
             durable.discard(path)

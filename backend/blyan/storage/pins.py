@@ -24,7 +24,8 @@ def pin(folder: Path, payload: PayloadId, why: str) -> None:
     """Keep a payload until it is unpinned; the reason is up to 200 printable ASCII characters."""
     if not _reason.fullmatch(why):
         raise InvalidInput(f"pin: expected a reason of 1 to 200 printable characters, found {why[:80]!r}")
-    durable.make_folder(folder)
+    durable.make_folder(folder, within=folder.parent)
+    durable.fsync_folder(folder.parent)  # the folder may be of a process that was killed before this
     durable.write_file(folder / payload, canonical.encode({"check": _check(payload, why), "why": why}))
 
 
@@ -34,15 +35,20 @@ def _check(payload: PayloadId, why: str) -> str:
 
 def unpin(folder: Path, payload: PayloadId) -> bool:
     """Let a payload go; whether it was pinned."""
+    durable.refuse_links(folder, folder.parent)
     pinned = (folder / payload).exists()
-    if pinned:
-        durable.remove(folder / payload)
+    if folder.is_dir():
+        durable.remove(folder / payload)  # also where it is gone: a power cut must not bring it back
     return pinned
 
 
 def pins(folder: Path) -> dict[PayloadId, str]:
     """Every pinned payload and why; `IntegrityFault` names a file that is no pin, because guessing could lose data."""
     found: dict[PayloadId, str] = {}
+    if folder.is_symlink():
+        raise IntegrityFault(
+            f"pins: expected a folder, found a symbolic link at {folder}", detail={"file": str(folder)}
+        )
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(durable.temporary_prefix):
             continue

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,16 +104,25 @@ def free_bytes(folder: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def want_room(folder: Path, space: SpaceLimits, used: int, more: int) -> None:
-    """Raise `StorageFull` unless `more` bytes may be stored beside the `used` ones."""
+def bytes_at(paths: Iterable[Path]) -> int:
+    """What files take; one that is not there takes nothing."""
+    total = 0
+    for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            total += path.stat(follow_symlinks=False).st_size
+    return total
+
+
+def want_room(folder: Path, space: SpaceLimits, used: int, more: int, written: int) -> None:
+    """Raise `StorageFull` unless `more` bytes fit beside the `used` ones; the disk holds `written` of them already."""
     if space.bytes_max is not None and used + more > space.bytes_max:
         raise StorageFull(
             f"blob store {folder}: expected at most {space.bytes_max} bytes (storage.bytes_max), found {used + more}",
             hint="`blyan blob sweep` removes what nothing needs; raise storage.bytes_max in node.toml for more",
         )
-    if space.free_bytes_min and (free := free_bytes(folder)) - more < space.free_bytes_min:
+    if space.free_bytes_min and (free := free_bytes(folder)) - (more - written) < space.free_bytes_min:
         raise StorageFull(
             f"blob store {folder}: expected {space.free_bytes_min} bytes to stay free (storage.free_bytes_min), "
-            f"found {max(free - more, 0)}",
+            f"found {max(free - (more - written), 0)}",
             hint="free some space, or lower storage.free_bytes_min in node.toml",
         )
