@@ -1,5 +1,6 @@
 """A flipped bit in a stored block: never computed with, always named."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,10 @@ async def test_damage_is_found_in_the_background_before_anybody_asks(data_dir: P
     """With `verify_at_start` (the default) every block is hashed after the start."""
     async with serving(data_dir) as client:
         block = (await blocks_of(client))["layer.3.expert.6"]
+        while not (data_dir / "verified").exists():
+            await asyncio.sleep(0.02)
+    (remembered,) = (data_dir / "verified").iterdir()
+    remembered.unlink()
     flip(data_dir, block, 9)
     async with serving(data_dir) as client:
         for _ in range(200):
@@ -120,6 +125,7 @@ async def test_damage_is_found_in_the_background_before_anybody_asks(data_dir: P
             if states["layer.3.expert.6"] == "corrupt" and "unverified" not in states.values():
                 break
         assert [part for part, state in states.items() if state != "verified"] == ["layer.3.expert.6"]
+    assert not list((data_dir / "verified").iterdir()), "a model with a damaged block is not called verified"
 
 
 def test_verify_names_file_and_subtile_and_exits_7(data_dir: Path) -> None:

@@ -19,6 +19,7 @@ from blyan.model.weights import naming
 from blyan.node.catalogue import manifest_of
 from blyan.node.config import NodeConfig
 from blyan.node.indexing import open_index
+from blyan.node.verified import remember_verified
 from blyan.node.writer import WritableGround
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
 from blyan.primitives.errors import Fault, InternalError, NotFound, Unavailable
@@ -132,6 +133,7 @@ class Node:
             for model in list(self.models.values()):
                 if isinstance(model, RefusedModel):
                     continue
+                began, whole = self.sources.now(), True
                 for part in model.manifest.parts:
                     if self._closing.is_set():
                         return
@@ -139,5 +141,8 @@ class Node:
                         model.weights.part(part)
                     except Fault as reason:
                         _log.error("%s", reason.message)
+                        whole = False
+                if whole:
+                    remember_verified(self.ground.folder, model.manifest_id, began)
         except Exception:  # noqa: BLE001 - task boundary: verification in the background must not end silently
             _log.exception("background verification stopped: %s", InternalError.code)
