@@ -2,7 +2,8 @@
 
 `FaultLayer` stands in place of `durable.os`, the one door through which the product changes the disk. Each change is a
 numbered step. Files really change; beside that the layer keeps what a disk is sure of: the content of a file as of its
-last fsync, and a name once its folder was fsynced. At the chosen step it either kills the process (SIGKILL, really) or
+last fsync, and a name once its folder was fsynced. A rename happens wholly or not at all, also between two folders, as
+in every journalling or copy-on-write file system. At the chosen step it either kills the process (SIGKILL, really) or
 writes down what a power cut could have left, and raises `PowerCut`. What was not synced comes out old, new, or torn,
 by a seed.
 """
@@ -59,6 +60,7 @@ class FaultLayer:
         self._held: dict[int, int] = {}  # inode → a descriptor, so that no other file gets the number
         self.contents: dict[int, bytes] = {}  # inode → what was synced
         self.names: dict[Path, Name] = {}  # path below root → what was synced
+        self._renamed: dict[Path, tuple[Path, int]] = {}  # old name → the new one in another folder, and the inode
         for path in sorted(root.rglob("*")):
             self._sync_name(path)
             if path.is_file() and not path.is_symlink():
@@ -73,9 +75,10 @@ class FaultLayer:
             if name == "open" and not arguments[1] & os.O_CREAT:
                 return real(*arguments, **options)
             self._step(f"{name} {arguments[0]}")
+            inode = os.lstat(arguments[0]).st_ino if name == "replace" else 0
             result = real(*arguments, **options)
             if name == "replace":
-                self._moved(*map(Path, arguments))
+                self._moved(*map(Path, arguments), inode)
             if name in ("fsync", "fdatasync"):
                 self._synced(arguments[0])
             return result
@@ -116,8 +119,10 @@ class FaultLayer:
         if inode not in self._held and not path.is_symlink():
             self._held[inode] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def _moved(self, source: Path, target: Path) -> None:
+    def _moved(self, source: Path, target: Path, inode: int) -> None:
         """A folder takes along what is sure to be in it, under whichever name it is found."""
+        if source.parent != target.parent:
+            self._renamed[source] = target, inode
         for inner in [path for path in self.names if path != source and path.is_relative_to(source)]:
             self.names[target / inner.relative_to(source)] = self.names[inner]
 
@@ -139,9 +144,16 @@ class FaultLayer:
         now: dict[Path, Name] = {}
         for path in self.root.rglob("*"):
             now[path] = ("dir" if path.is_dir() and not path.is_symlink() else "file", path.lstat().st_ino)
+        chosen: dict[Path, Name | None] = {}
         for path in sorted({*now, *self.names}):
             sure, new = self.names.get(path), now.get(path)
-            left = sure if sure == new or chance.random() < 0.5 else new
+            chosen[path] = sure if sure == new or chance.random() < 0.5 else new
+        for source, (renamed, inode) in self._renamed.items():
+            sure = self.names.get(source)
+            if sure is not None and sure[1] == inode and chosen.get(renamed) != sure:
+                chosen[source] = sure  # the rename did not happen
+        for path, left in sorted(chosen.items()):
+            new = now.get(path)
             out = target / path.relative_to(self.root)
             if left is None or not out.parent.is_dir():
                 continue

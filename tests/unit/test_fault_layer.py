@@ -170,3 +170,29 @@ def test_the_layer_leaves_when_its_block_ends(root: Path) -> None:
     """Whatever happened in it."""
     assert not cut_at(root, 1000, 0, root.parent / "unused", lambda: None)
     assert durable.os is os
+
+
+def test_an_unsynced_rename_between_folders_loses_neither_name(root: Path, tmp_path: Path) -> None:
+    """It happened or it did not: what was synced under the old name is under one of the two."""
+    for folder in ("from", "to"):
+        durable.make_folder(root / folder)
+    durable.write_file(root / "from" / "file", b"whole")
+    seen: set[str] = set()
+    for seed in range(40):
+        work = copied(root, tmp_path / "work")
+        left = tmp_path / f"left-{seed}"
+        cut_at(
+            work,
+            2,
+            seed,
+            left,
+            lambda work=work: (
+                durable.os.replace(work / "from" / "file", work / "to" / "file"),
+                durable.fsync_folder(work),
+            ),
+        )
+        there = [path.parent.name for path in (left / "from" / "file", left / "to" / "file") if path.exists()]
+        assert there
+        assert all((left / name / "file").read_bytes() == b"whole" for name in there)
+        seen |= set(there)
+    assert seen == {"from", "to"}
