@@ -16,8 +16,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from blyan.api.app import build_app
 from blyan.model.hf_import import read_checkpoint
 from blyan.node.config import read_config
-from blyan.node.importing import QuantizationRequest, import_checkpoint
+from blyan.node.importing import import_checkpoint
 from blyan.node.node import Node, Sources
+from blyan.node.quantizing import QuantizationRequest
 from blyan.node.writer import WritableGround, opened
 from running_node import RunningNode
 

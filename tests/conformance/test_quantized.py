@@ -16,7 +16,7 @@ from blyan.model.sampling import Sampling
 from blyan.model.transformer import logits
 from blyan.node.data_directory import open_ground
 from blyan.node.export import export_model
-from blyan.node.importing import QuantizationRequest
+from blyan.node.quantizing import QuantizationRequest
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 from nodes import command, import_into, json_of
 

@@ -1,6 +1,7 @@
 """The disk that forgets is itself held to what a disk may forget, and to what it may not."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -179,7 +180,8 @@ def test_an_unsynced_rename_between_folders_loses_neither_name(root: Path, tmp_p
     durable.write_file(root / "from" / "file", b"whole")
     seen: set[str] = set()
     for seed in range(40):
-        work = copied(root, tmp_path / "work")
+        work = tmp_path / f"work-{seed}"
+        shutil.copytree(root, work)
         left = tmp_path / f"left-{seed}"
         cut_at(
             work,

@@ -10,8 +10,8 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
-from blyan.model.hf_import import read_checkpoint
-from blyan.model.parts import parts_of
+from blyan.model.hf_import import HfCheckpoint, read_checkpoint
+from blyan.model.parts import Part, parts_of
 from blyan.model.tokenizer import parse_payload
 from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
@@ -33,6 +33,10 @@ def folder(original: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def tensors_of(checkpoint: HfCheckpoint, part: Part) -> dict[str, torch.Tensor]:
+    return {name: checkpoint.tensor(part, name) for name in part.shapes}
+
+
 def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -49,7 +53,7 @@ def test_every_tensor_of_the_checkpoint_is_in_exactly_one_part(folder: Path) -> 
     tensors = load_file(folder / "model.safetensors")
     seen: dict[str, torch.Tensor] = {}
     for part in parts_of(checkpoint.config):
-        for name, tensor in checkpoint.part_tensors(part).items():
+        for name, tensor in tensors_of(checkpoint, part).items():
             assert part.checkpoint_name(name) not in seen
             seen[part.checkpoint_name(name)] = tensor
     assert seen.keys() == tensors.keys()
@@ -67,7 +71,7 @@ def test_shards_are_read_through_their_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (folder / "model.safetensors").unlink()
     checkpoint = read_checkpoint(folder)
-    assert sum(len(checkpoint.part_tensors(part)) for part in parts_of(checkpoint.config)) == len(tensors)
+    assert sum(len(tensors_of(checkpoint, part)) for part in parts_of(checkpoint.config)) == len(tensors)
 
 
 def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
@@ -265,4 +269,84 @@ def test_a_sentencepiece_model_takes_the_place_of_a_missing_tokenizer_json(folde
     (folder / "tokenizer.model").write_bytes(sink.getvalue())
     (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": "yes"}))
     with pytest.raises(UnsupportedModel, match="add_bos_token"):
+        read_checkpoint(folder)
+
+
+def test_a_tied_checkpoint_with_another_output_matrix_is_refused(folder: Path) -> None:
+    """transformers would use that matrix; the same values say nothing new and pass."""
+    edit_config(folder, tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    edit_tensors(folder, **{"lm_head.weight": tensors["model.embed_tokens.weight"].clone()})
+    assert read_checkpoint(folder).config.tied_embeddings
+    edit_tensors(folder, **{"lm_head.weight": tensors["model.embed_tokens.weight"] + 1})
+    with pytest.raises(UnsupportedModel, match=r"lm_head\.weight: expected the values of model\.embed_tokens\.weight"):
+        read_checkpoint(folder)
+
+
+def test_what_a_generation_config_asks_in_vain_is_said(folder: Path) -> None:
+    """And a kind that is none is refused."""
+    (folder / "generation_config.json").write_text(
+        json.dumps({"repetition_penalty": 1.05, "num_beams": 1, "no_repeat_ngram_size": 3, "max_new_tokens": 9})
+    )
+    said = " ".join(read_checkpoint(folder).notes)
+    assert "repetition_penalty 1.05" in said
+    assert "no_repeat_ngram_size 3" in said
+    assert "num_beams" not in said
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": "yes"}))
+    with pytest.raises(UnsupportedModel, match="do_sample"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"260": {"content": "<|new|>", "special": True}}}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"new_token": "<|new|>"}}),
+        ("tokenizer_config.json", {"additional_special_tokens": ["<|new|>"]}),
+        ("added_tokens.json", {"<|new|>": 260}),
+    ],
+)
+def test_tokens_that_the_folder_adds_are_tokens(folder: Path, file: str, content: dict[str, Any]) -> None:
+    """As `transformers` has them, where its class for the family adds none of its own."""
+    from transformers import PreTrainedTokenizerFast
+
+    edit_config(folder, vocab_size=300)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        edit_tensors(folder, **{name: torch.zeros(300, load_file(folder / "model.safetensors")[name].shape[1])})
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    if file == "tokenizer_config.json":
+        content = settings | content
+    (folder / file).write_text(json.dumps(content))
+    payload = read_checkpoint(folder).tokenizer
+    assert payload is not None
+    ours = parse_payload(payload, 300).encode("hi<|new|>", add_special=True, tokens_max=100)
+    assert ours == PreTrainedTokenizerFast.from_pretrained(folder)("hi<|new|>").input_ids
+    assert ours[-1] == 260
+
+
+def test_an_added_token_whose_id_cannot_be_is_refused(folder: Path) -> None:
+    """The next id is 260, not 299."""
+    (folder / "added_tokens.json").write_text(json.dumps({"<|new|>": 299}))
+    with pytest.raises(UnsupportedModel, match="expected id 299, found 260"):
+        read_checkpoint(folder)
+    (folder / "added_tokens.json").write_text(json.dumps({"<|new|>": "x"}))
+    with pytest.raises(UnsupportedModel, match="expected an id below"):
+        read_checkpoint(folder)
+
+
+def test_special_tokens_of_the_older_file_are_known_to_the_template(folder: Path) -> None:
+    """special_tokens_map.json, where tokenizer_config.json says nothing."""
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<|user|>", "eos_token": "<|system|>"}))
+    payload = read_checkpoint(folder).tokenizer
+    assert payload is not None
+    assert parse_payload(payload, 260).special == {"bos_token": "<|user|>", "eos_token": "<|end|>"}
+
+
+def test_a_list_of_templates_without_a_default_is_refused(folder: Path) -> None:
+    """As `transformers` does when it is asked to chat."""
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = [{"name": "tool_use", "template": "t"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UnsupportedModel, match="one named default"):
         read_checkpoint(folder)

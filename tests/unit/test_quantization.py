@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from blyan.model.parts import Part
 from blyan.model.quantization import Quantization
-from blyan.model.quantize import quantize_matrix, quantize_part
+from blyan.model.quantize import QuantizedPart, quantize_matrix
 from blyan.model.stored_tensors import dense, dense_tensors, pack, stored_layout
 from blyan.primitives.errors import UnsupportedModel
 
@@ -95,7 +95,8 @@ def test_a_part_is_stored_as_its_layout_says(scheme: str) -> None:
     part = Part("layer.0", "model.layers.0.", shapes, 0)
     given = {name: torch.randn(shape).to(torch.float16) for name, shape in shapes.items()}
     plan = Quantization(scheme, 32 if scheme == "int4" else 0)
-    stored = quantize_part(part, given, plan, {})
+    made = QuantizedPart(part, given.__getitem__, plan, {})
+    stored = {name: made.tensor(name) for name in stored_layout(part, torch.float16, plan)}
     dtype = torch.bfloat16 if scheme == "bf16" else torch.float16
     assert {name: (t.dtype, tuple(t.shape)) for name, t in stored.items()} == stored_layout(part, dtype, plan)
     again = dense_tensors(part, stored, dtype)
@@ -121,3 +122,23 @@ def test_what_no_reader_knows_is_refused(fields: dict[str, Any], named: str) -> 
     """By field and value."""
     with pytest.raises(UnsupportedModel, match=f"quantization {named}: expected"):
         Quantization(**fields)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(bad: float) -> None:
+    """Matrix or not, whatever the scheme."""
+    part = Part("layer.0", "model.layers.0.", {"q_proj.weight": (4, 8), "norm.weight": (8,)}, 0)
+    for name in part.shapes:
+        given = {each: torch.ones(shape) for each, shape in part.shapes.items()}
+        given[name].view(-1)[3] = bad
+        for plan in (INT4, Quantization("int8"), Quantization("bf16")):
+            made = QuantizedPart(part, given.__getitem__, plan, {})
+            with pytest.raises(UnsupportedModel, match=rf"tensor model\.layers\.0\.{name}: expected finite"):
+                made.tensor(name)
+
+
+def test_the_search_never_leaves_the_range_of_the_models_dtype() -> None:
+    """fp16 ends at 65504, and eight times a scale may not."""
+    weights = (matrix(200, 64) * 600_000).clamp(-65_504, 65_504).half()
+    codes, scales = quantize_matrix(weights, SEARCH)
+    assert torch.isfinite(dense(codes, scales, 64).half()).all()

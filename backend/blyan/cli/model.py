@@ -57,7 +57,8 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
 
 def _import(options: argparse.Namespace, output: Output) -> int:
     from blyan.model.hf_import import read_checkpoint  # torch takes a second; other verbs do not need it
-    from blyan.node.importing import QuantizationRequest, import_checkpoint
+    from blyan.node.importing import import_checkpoint
+    from blyan.node.quantizing import QuantizationRequest
 
     folder: Path = options.folder
     request = None
@@ -72,6 +73,8 @@ def _import(options: argparse.Namespace, output: Output) -> int:
     elif options.method or options.calibration:
         raise UsageMistake("model import: expected --quantize with --method or --calibration, found none")
     checkpoint = read_checkpoint(folder)
+    for sentence in checkpoint.notes:
+        output.note(sentence)
     name = options.name or folder.resolve().name
     config = read_config(options.data_dir)
     passphrase = passphrase_of(config)

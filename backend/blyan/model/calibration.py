@@ -7,7 +7,7 @@ both models are scored on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -22,12 +22,15 @@ from blyan.model.parts import Part, expert_part, parts_of
 from blyan.model.tokenizer import Tokenizer
 from blyan.model.transformer import drive, forward, logits
 from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import InvalidInput
+from blyan.primitives.errors import InvalidInput, UnsupportedModel
 
-ReadPart: TypeAlias = Callable[[Part], Mapping[str, Tensor]]
+ReadTensor: TypeAlias = Callable[[Part, str], Tensor]
+Names: TypeAlias = Callable[[Part], Iterable[str]]
 MeanSquares: TypeAlias = dict[str, dict[str, Tensor]]  # part → matrix → [in] fp32
 
 tokens_max: Final = 512  # of each half
+_runs_max: Final = 5
+_seconds_enough: Final = 1.0  # of computing, to time it
 _rows_at_once: Final = 64  # positions scored at once: a row of scores is as wide as the vocabulary
 _random_tokens: Final = 256  # of each half, for a model without a tokenizer
 
@@ -77,10 +80,13 @@ def halves_of(text: str, tokenizer: Tokenizer | None, config: ModelConfig) -> Ha
 class StreamedWeights:
     """A model's trunk, read when it is needed; the last layer stays. Implements `transformer.TrunkWeights`."""
 
-    def __init__(self, config: ModelConfig, read: ReadPart, now: Monotonic, *, watch: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, read: ReadTensor, now: Monotonic, layout: Names | None, *, watch: bool
+    ) -> None:
         self._parts = {part.name: part for part in parts_of(config)}
         self._read = read
         self._now = now
+        self._layout = layout
         self._watch = watch
         self._held: tuple[str, WatchedTensors | Mapping[str, Tensor]] = "", {}
         self.mean_squares: MeanSquares = {}
@@ -88,11 +94,12 @@ class StreamedWeights:
 
     def embed(self) -> Tensor:
         """Token embeddings [vocab, hidden]."""
-        return self._read(self._parts["embed"])["embed_tokens.weight"]
+        return self._read(self._parts["embed"], "embed_tokens.weight")
 
     def head(self) -> Mapping[str, Tensor]:
         """Final norm, and the output matrix unless it is tied."""
-        return self._read(self._parts["head"])
+        part = self._parts["head"]
+        return {name: self._read(part, name) for name in part.shapes}
 
     def layer(self, layer: int) -> Mapping[str, Tensor]:
         """The trunk's tensors of one layer."""
@@ -102,11 +109,15 @@ class StreamedWeights:
         """Compute an expert call here."""
         return swiglu(self._part(expert_part(call.layer, call.expert)), "", call.hidden)
 
+    def _names(self, part: Part) -> Iterable[str]:
+        return part.shapes if self._layout is None else self._layout(part)
+
     def _part(self, name: str) -> Mapping[str, Tensor]:
         if self._held[0] == name:
             return self._held[1]
         began = self._now()
-        tensors = {each: tensor.clone() for each, tensor in self._read(self._parts[name]).items()}  # reads it now
+        part = self._parts[name]
+        tensors = {each: self._read(part, each).clone() for each in self._names(part)}  # one mapping at a time
         self.seconds_reading += self._now() - began
         if not self._watch:
             self._held = name, tensors
@@ -118,13 +129,32 @@ class StreamedWeights:
 
 
 @torch.inference_mode()
-def run(config: ModelConfig, read: ReadPart, tokens: Tensor, now: Monotonic, *, watch: bool = False) -> Pass:
-    """Put tokens [1, T] through the model that `read` gives, part by part."""
-    weights = StreamedWeights(config, read, now, watch=watch)
-    began = now()
-    hidden = drive(forward(weights, config, tokens), weights.answer)[0]
-    seconds = now() - began - weights.seconds_reading
-    return Pass(hidden, max(seconds, 1e-9), weights.mean_squares, weights)
+def run(
+    config: ModelConfig,
+    read: ReadTensor,
+    tokens: Tensor,
+    now: Monotonic,
+    *,
+    layout: Names | None = None,
+    watch: bool = False,
+) -> Pass:
+    """Put tokens [1, T] through the model that `read` gives, tensor by tensor; `layout` names those of a part.
+
+    A short run is repeated and its fastest counts: the first warms up. `UnsupportedModel` if what comes out is no
+    number.
+    """
+    seconds: list[float] = []
+    while True:
+        weights = StreamedWeights(config, read, now, layout, watch=watch)
+        began = now()
+        hidden = drive(forward(weights, config, tokens), weights.answer)[0]
+        seconds.append(max(now() - began - weights.seconds_reading, 1e-9))
+        if not bool(torch.isfinite(hidden).all()):
+            raise UnsupportedModel(
+                f"model: expected numbers on {tokens.shape[1]} tokens, found infinities or NaN: an overflow?"
+            )
+        if watch or sum(seconds) > _seconds_enough or len(seconds) == _runs_max:
+            return Pass(hidden, min(seconds), weights.mean_squares, weights)
 
 
 @torch.inference_mode()

@@ -1,17 +1,17 @@
 """Reading a Hugging Face checkpoint directory: configuration, tokenizer, weights part by part.
 
-`read_checkpoint` looks at everything (fields, names, shapes, dtypes) before a caller writes anything; `part_tensors`
-then reads one part at a time through `safetensors`. No pickle, no code, no network. Unsupported: refused with the
+`read_checkpoint` looks at everything (fields, names, shapes, dtypes) before a caller writes anything; `tensor` then
+reads one at a time through `safetensors`. No pickle, no code, no network. Unsupported: refused with the
 field's name and value.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import safetensors
 from safetensors import SafetensorError
@@ -28,6 +28,30 @@ from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
 
 _shard_name = re.compile(r"[A-Za-z0-9._-]{1,200}\.safetensors")
+_embedding, _output = "model.embed_tokens.weight", "lm_head.weight"
+_asks_for_nothing: Final[Mapping[str, tuple[object, ...]]] = {
+    "bad_words_ids": ([],),
+    "begin_suppress_tokens": ([],),
+    "constraints": ([],),
+    "diversity_penalty": (0, 0.0),
+    "encoder_repetition_penalty": (1, 1.0),
+    "epsilon_cutoff": (0, 0.0),
+    "eta_cutoff": (0, 0.0),
+    "exponential_decay_length_penalty": (),
+    "force_words_ids": ([],),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "min_new_tokens": (0,),
+    "min_p": (0, 0.0),
+    "no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "penalty_alpha": (0, 0.0),
+    "repetition_penalty": (1, 1.0),
+    "sequence_bias": ({},),
+    "stop_strings": ([],),
+    "suppress_tokens": ([],),
+    "typical_p": (1, 1.0),
+}
 _recomputed = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
@@ -42,15 +66,13 @@ class HfCheckpoint:
     generation: GenerationDefaults
     license: str
     files: Mapping[str, str]  # checkpoint tensor name → shard file name
+    notes: tuple[str, ...] = ()  # sentences: what of it is not honoured
 
-    def part_tensors(self, part: Part) -> dict[str, Tensor]:
-        """Read one part's tensors."""
-        found: dict[str, Tensor] = {}
-        names = {tensor: part.checkpoint_name(tensor) for tensor in part.shapes}
-        for file in sorted({self.files[name] for name in names.values()}):
-            with _opened(self.folder / file) as shard:
-                found |= {tensor: shard.get_tensor(name) for tensor, name in names.items() if self.files[name] == file}
-        return found
+    def tensor(self, part: Part, name: str) -> Tensor:
+        """Read one tensor of a part, mapped for as long as it is held."""
+        wanted = part.checkpoint_name(name)
+        with _opened(self.folder / self.files[wanted]) as shard:
+            return shard.get_tensor(wanted)
 
 
 def read_checkpoint(folder: Path) -> HfCheckpoint:
@@ -66,7 +88,8 @@ def read_checkpoint(folder: Path) -> HfCheckpoint:
     if payload is not None:
         tokenizer_module.parse_payload(payload, config.vocab_size)
     files, dtype = _check_tensors(folder, config)
-    return HfCheckpoint(folder, config, dtype, payload, generation, _license(folder), files)
+    notes = tuple(_not_honoured(generation_raw))
+    return HfCheckpoint(folder, config, dtype, payload, generation, _license(folder), files, notes)
 
 
 def _generation(
@@ -76,7 +99,9 @@ def _generation(
     tokens = cast("list[Any]", [] if eos is None else eos if isinstance(eos, list) else [eos])
     for token in tokens:
         want(type(token) is int and 0 <= token < config.vocab_size, "eos_token_id", token, "token ids of the model")
-    greedy = generation.get("do_sample") is False
+    sampled = generation.get("do_sample")
+    want(sampled is None or isinstance(sampled, bool), "do_sample", sampled, "true or false")
+    greedy = sampled is False
     try:
         return GenerationDefaults(
             eos=tuple(tokens),
@@ -88,17 +113,29 @@ def _generation(
         raise UnsupportedModel(f"generation_config.json: {reason.message}") from None
 
 
+def _not_honoured(generation: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences about what a generation_config.json asks for beside what a request can say here."""
+    for name, values in _asks_for_nothing.items():
+        value = generation.get(name)
+        if value is not None and value not in values:
+            yield f"generation_config.json: {name} {value!r} is not honoured"
+
+
 def _check_tensors(folder: Path, config: ModelConfig) -> tuple[dict[str, str], str]:
     """Compare names, shapes and dtypes of all shards with what the architecture needs; return files and the dtype."""
     expected = {
         part.checkpoint_name(tensor): shape for part in parts_of(config) for tensor, shape in part.shapes.items()
     }
     files: dict[str, str] = {}
+    tied: list[str] = []  # shards that hold an output matrix all the same
     dtypes: dict[str, str] = {}
     for file in _shards(folder):
         with _opened(folder / file) as shard:
             for name in shard.keys():  # noqa: SIM118 - safe_open is no mapping
-                if _recomputed.fullmatch(name) or (name == "lm_head.weight" and config.tied_embeddings):
+                if _recomputed.fullmatch(name):
+                    continue
+                if name == _output and config.tied_embeddings:
+                    tied.append(file)
                     continue
                 piece = shard.get_slice(name)
                 found = tuple(piece.get_shape())
@@ -113,7 +150,19 @@ def _check_tensors(folder: Path, config: ModelConfig) -> tuple[dict[str, str], s
         raise UnsupportedModel(f"tensor {missing[0]}: expected one, found none ({len(missing)} missing)")
     if len(dtypes) != 1 or next(iter(dtypes)) not in ("F32", "F16", "BF16"):
         raise UnsupportedModel(f"dtype: expected F32, F16 or BF16 for all tensors, found {dtypes}")
+    for file in tied:
+        _want_equal(folder / files[_embedding], folder / file)
     return files, next(iter(dtypes))
+
+
+def _want_equal(embeddings: Path, output: Path) -> None:
+    """Refuse a checkpoint that says its embeddings are tied and holds another output matrix."""
+    with _opened(embeddings) as one, _opened(output) as other:
+        first, second = one.get_tensor(_embedding), other.get_tensor(_output)
+        if first.dtype != second.dtype or not first.equal(second):
+            raise UnsupportedModel(
+                f"tensor {_output}: expected the values of {_embedding} (tie_word_embeddings is true), found others"
+            )
 
 
 def _shards(folder: Path) -> list[str]:

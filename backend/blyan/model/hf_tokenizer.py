@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from blyan.model import tokenizer as tokenizer_module
+from blyan.model.added_tokens import with_added_tokens
 from blyan.model.chat_template import TemplateRenderer
 from blyan.model.hf_config import want
 from blyan.model.hf_files import read_bytes, read_json, read_text
@@ -34,12 +35,13 @@ def tokenizer_payload(folder: Path) -> bytes | None:
     else:
         return None
     template = _chat_template(folder, settings)
+    map_path = folder / "special_tokens_map.json"
+    older = read_json(map_path, limits.config_json_bytes_max) if map_path.is_file() else {}
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        value: Any = settings.get(name)
-        content: Any = cast("dict[str, Any]", value).get("content") if isinstance(value, dict) else value
-        if isinstance(content, str):
+        content = _content(settings.get(name, older.get(name)))
+        if content is not None:
             special[name] = content
-    return tokenizer_module.encode_payload(text, template, special)
+    return tokenizer_module.encode_payload(with_added_tokens(text, folder, settings, older), template, special)
 
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
@@ -49,7 +51,9 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
         template = read_text(path, limits.chat_template_bytes_max)
     if isinstance(template, list):  # several named templates: the default one chats
         items = [cast("dict[str, Any]", item) for item in cast("list[Any]", template) if isinstance(item, dict)]
-        template = next((item.get("template") for item in items if item.get("name") == "default"), None)
+        default = [item.get("template") for item in items if item.get("name") == "default"]
+        want(bool(default) or not items, "chat_template", [item.get("name") for item in items], "one named default")
+        template = default[0] if default else None
     want(template is None or isinstance(template, str), "chat_template", template, "text")
     if template is not None:
         with closing(TemplateRenderer()) as renderer:
@@ -58,6 +62,12 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
             except InvalidInput as reason:
                 raise UnsupportedModel(reason.message) from None
     return template
+
+
+def _content(token: object) -> str | None:
+    """The text of a token, which stands alone or in an object with its flags."""
+    text: object = cast("dict[str, object]", token).get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def _flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:

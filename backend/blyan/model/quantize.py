@@ -18,26 +18,52 @@ from torch.nn import functional
 from blyan.model.parts import Part
 from blyan.model.quantization import Quantization
 from blyan.model.stored_tensors import is_matrix, pack, scale_suffix
+from blyan.primitives.errors import UnsupportedModel
 
 _fp8_largest: Final = 448.0  # of E4M3 without infinities
 _int4_largest: Final = 7
 _shrinks: Final = tuple(1.0 - 0.05 * step for step in range(11))  # 1.0 … 0.5 of the largest weight
+_finite_rows: Final = 1_024  # looked at together
 _rows_at_once_bytes: Final = 2 << 20  # in fp32: stays in the cache through all passes over it
 
 
-def quantize_part(
-    part: Part, tensors: Mapping[str, Tensor], quantization: Quantization, mean_squares: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The tensors of a part's block; `mean_squares` [in] by matrix weigh the search, and may lack any."""
-    if quantization.scheme == "bf16":
-        return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
-    found: dict[str, Tensor] = {}
-    for name in part.shapes:
-        if not is_matrix(name):
-            found[name] = tensors[name]
-            continue
-        found[name], found[name + scale_suffix] = quantize_matrix(tensors[name], quantization, mean_squares.get(name))
-    return found
+class QuantizedPart:
+    """The tensors of a part's block, made one at a time from those of a checkpoint."""
+
+    def __init__(
+        self,
+        part: Part,
+        read: Callable[[str], Tensor],
+        quantization: Quantization,
+        mean_squares: Mapping[str, Tensor],
+    ) -> None:
+        """`read` gives the checkpoint's tensors; `mean_squares` [in] by matrix weigh the search, and may lack any."""
+        self._part = part
+        self._read = read
+        self._quantization = quantization
+        self._mean_squares = mean_squares
+        self._made: dict[str, Tensor] = {}  # codes or scales whose other half was asked for first
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor as `stored_layout` has it; `UnsupportedModel` names one that is not finite."""
+        matrix = name.removesuffix(scale_suffix)
+        if matrix != name or (is_matrix(name) and self._quantization.scheme != "bf16"):
+            if name not in self._made:
+                codes, scales = quantize_matrix(
+                    self._finite(matrix), self._quantization, self._mean_squares.get(matrix)
+                )
+                self._made |= {matrix: codes, matrix + scale_suffix: scales}
+            return self._made.pop(name)
+        tensor = self._finite(name)
+        return tensor.to(torch.bfloat16) if self._quantization.scheme == "bf16" else tensor
+
+    def _finite(self, name: str) -> Tensor:
+        tensor = self._read(name)
+        if not all(bool(torch.isfinite(rows).all()) for rows in tensor.split(_finite_rows)):
+            raise UnsupportedModel(
+                f"tensor {self._part.checkpoint_name(name)}: expected finite weights, found infinities or NaN"
+            )
+        return tensor
 
 
 def quantize_matrix(
@@ -48,7 +74,8 @@ def quantize_matrix(
     if scheme != "int4":
         return _some_rows(matrix, lambda some: _by_channel(some, scheme))
     importance = _importance(matrix.shape[1], quantization.group, mean_squares if search else None)
-    return _some_rows(matrix, lambda some: _by_group(some, search, importance))
+    largest = torch.finfo(matrix.dtype).max  # beyond it a product with a scale is no number in the model's dtype
+    return _some_rows(matrix, lambda some: _by_group(some, search, importance, largest))
 
 
 def _by_channel(matrix: Tensor, scheme: str) -> tuple[Tensor, Tensor]:
@@ -62,12 +89,12 @@ def _by_channel(matrix: Tensor, scheme: str) -> tuple[Tensor, Tensor]:
     return (rows / scales.unsqueeze(1)).round_().clamp_(-127, 127).to(torch.int8), scales
 
 
-def _by_group(matrix: Tensor, search: bool, importance: Tensor) -> tuple[Tensor, Tensor]:
+def _by_group(matrix: Tensor, search: bool, importance: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     """Packed int4 codes [out, ceil(in / 2)] and scales [out, groups]; importance [groups, group]."""
     columns = matrix.shape[1]
     padded = functional.pad(matrix.float(), (0, importance.numel() - columns))
     grouped = padded.view(-1, *importance.shape)
-    values, scales = _search(grouped, importance) if search else _round(grouped)
+    values, scales = _search(grouped, importance, largest) if search else _round(grouped)
     return pack(values.view(len(grouped), importance.numel())[:, :columns].to(torch.int16)), scales
 
 
@@ -94,13 +121,13 @@ def _round(grouped: Tensor) -> tuple[Tensor, Tensor]:
     return (grouped / scales.unsqueeze(-1)).round().clamp(-8, _int4_largest), scales
 
 
-def _search(grouped: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
+def _search(grouped: Tensor, importance: Tensor, limit: float) -> tuple[Tensor, Tensor]:
     """As `_round`, with the scale of each group that leaves the least weighted square error."""
     # the sign too: -8 reaches further than 7, so the largest weight's sign decides which way round is better
     at = grouped.abs().argmax(dim=-1, keepdim=True)
     extreme = grouped.gather(-1, at).squeeze(-1)
     best_values, best_scales = _round(grouped)
-    best_error = _error(grouped, best_values, best_scales, importance)
+    best_error = _error(grouped, best_values, best_scales, importance, limit)
     for largest in (float(_int4_largest), -8.0):
         for shrink in _shrinks:
             scales = _or_one(extreme * (shrink / largest))
@@ -108,7 +135,7 @@ def _search(grouped: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
             weighted = values * importance
             size = (weighted * values).sum(-1)
             fitted = torch.where(size > 0, (weighted * grouped).sum(-1) / size, scales)
-            error = _error(grouped, values, fitted, importance)
+            error = _error(grouped, values, fitted, importance, limit)
             better = error < best_error
             best_error = torch.where(better, error, best_error)
             best_scales = torch.where(better, fitted, best_scales)
@@ -116,8 +143,11 @@ def _search(grouped: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
     return best_values, best_scales
 
 
-def _error(grouped: Tensor, values: Tensor, scales: Tensor, importance: Tensor) -> Tensor:
-    return ((grouped - values * scales.unsqueeze(-1)).square_() * importance).sum(-1)
+def _error(grouped: Tensor, values: Tensor, scales: Tensor, importance: Tensor, limit: float) -> Tensor:
+    """Weighted square error [rows, groups]; endless where a weight would exceed the limit."""
+    found = values * scales.unsqueeze(-1)
+    beyond = found.abs().amax(-1) > limit
+    return ((grouped - found).square_() * importance).sum(-1).masked_fill(beyond, torch.inf)
 
 
 def _or_one(scales: Tensor) -> Tensor:

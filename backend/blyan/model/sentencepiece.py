@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, processors
 
 from blyan.primitives import limits
 from blyan.primitives.errors import UnsupportedModel
@@ -93,8 +93,6 @@ def tokenizer_json(model: SentencePieceModel, *, add_begin: bool, add_end: bool)
     if model.dummy_prefix:
         steps.append(normalizers.Prepend(_space))
     inner.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _space)])  # pyright: ignore[reportAttributeAccessIssue]
-    if model.unigram:
-        inner.pre_tokenizer = pre_tokenizers.Split(_space, "merged_with_next")  # pyright: ignore[reportAttributeAccessIssue]
     strip = [decoders.Strip(" ", 1, 0)] if model.dummy_prefix else []
     inner.decoder = decoders.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [decoders.Replace(_space, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
@@ -103,6 +101,10 @@ def tokenizer_json(model: SentencePieceModel, *, add_begin: bool, add_end: bool)
         if piece.kind in (_control, _unknown):
             inner.add_special_tokens([AddedToken(piece.text, special=True, normalized=False)])
         elif piece.kind == _user_defined:
+            if model.unigram or " " in piece.text or _space in piece.text:
+                raise UnsupportedModel(
+                    f"tokenizer.model: expected user-defined pieces of a BPE model without spaces, found {piece.text!r}"
+                )
             inner.add_tokens([AddedToken(piece.text, special=False, normalized=False)])
     _surround(inner, model.begin if add_begin else None, model.end if add_end else None)
     return inner.to_str()

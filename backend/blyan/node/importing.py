@@ -10,41 +10,35 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import resources
+from functools import partial
+from math import prod
 from pathlib import Path
-from typing import Final, Self, TypeAlias
-
-from torch import Tensor
+from typing import Final, TypeAlias
 
 from blyan.chain.entries import name_pattern
-from blyan.model import calibration
-from blyan.model.calibration import Halves, Pass
 from blyan.model.hf_import import HfCheckpoint
 from blyan.model.manifest import BlockReference, Manifest
 from blyan.model.parts import Part, parts_of
-from blyan.model.quantization import Quantization
-from blyan.model.quantize import quantize_part
 from blyan.model.record import encode_record
-from blyan.model.tokenizer import parse_payload
-from blyan.model.weights import ModelWeights
+from blyan.model.stored_tensors import stored_layout
 from blyan.node.import_journal import ImportJournal
 from blyan.node.publish import Published, publish
+from blyan.node.quantizing import QuantizationRequest, Quantizer
 from blyan.node.writer import WritableGround
-from blyan.primitives import canonical, limits
-from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import InvalidInput, NotFound
-from blyan.storage import durable, tensor_block
+from blyan.primitives import canonical
+from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound
+from blyan.storage import tensor_block
 from blyan.storage.blob_store import BlobStore
 
 Progress: TypeAlias = Callable[[int, int], None]  # bytes of the checkpoint done, bytes in all
 
 _first_version: Final = "1.0.0"
 _parts_at_once: Final = 3
-_micro: Final = 1_000_000
+_large_bytes: Final = 32 << 20  # of one tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +48,6 @@ class Imported:
     published: Published
     manifest: Manifest
     resumed: int  # parts that an earlier, interrupted import had stored
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizationRequest:
-    """What to do to the matrices, and the text to calibrate with and to measure on."""
-
-    plan: Quantization
-    text: str
-    now: Monotonic
-
-    @classmethod
-    def of(
-        cls, scheme: str, *, now: Monotonic, group: int = 64, method: str | None = None, text: Path | None = None
-    ) -> Self:
-        """The request for a scheme; `InvalidInput` for a text that is none, `UnsupportedModel` for what does not go."""
-        grouped = scheme == "int4"
-        plan = Quantization(scheme, group if grouped else 0, method or ("search" if grouped else "round"))
-        return cls(plan, _calibration_text(text), now)
 
 
 def import_checkpoint(
@@ -106,21 +82,15 @@ def store_checkpoint(
     _want_name(name)
     config = checkpoint.config
     plan = request.plan if request is not None else None
-    halves = None
-    mean_squares: calibration.MeanSquares = {}
-    if request is not None:
-        tokenizer = None if checkpoint.tokenizer is None else parse_payload(checkpoint.tokenizer, config.vocab_size)
-        halves = calibration.halves_of(request.text, tokenizer, config)
-        if request.plan.method == "search":
-            say("calibrating: which inputs of each matrix are large")
-            passed = calibration.run(config, checkpoint.part_tensors, halves.calibration, request.now, watch=True)
-            mean_squares = passed.mean_squares
+    quantizer = None if request is None else Quantizer(checkpoint, request, say)
+    dtype = "BF16" if plan is not None and plan.scheme == "bf16" else checkpoint.dtype
 
-    def tensors_of(part: Part) -> dict[str, Tensor]:
-        tensors = checkpoint.part_tensors(part)
-        return tensors if plan is None else quantize_part(part, tensors, plan, mean_squares.get(part.name, {}))
+    def encoded(part: Part) -> Iterator[bytes | memoryview]:
+        layout = stored_layout(part, tensor_block.dtypes[dtype], plan)
+        read = quantizer.part(part) if quantizer is not None else partial(checkpoint.tensor, part)
+        return tensor_block.encode_lazily(layout, read)
 
-    blocks = _store_parts(store, checkpoint, tensors_of, progress, journal)
+    blocks = _store_parts(store, checkpoint, encoded, progress, journal)
     tokenizer_block = None
     if checkpoint.tokenizer is not None:
         stored = store.put([checkpoint.tokenizer])
@@ -129,7 +99,7 @@ def store_checkpoint(
         name=name,
         version=_first_version,
         config=config,
-        dtype="BF16" if plan is not None and plan.scheme == "bf16" else checkpoint.dtype,
+        dtype=dtype,
         parts=blocks,
         tokenizer=tokenizer_block,
         generation=checkpoint.generation,
@@ -137,10 +107,10 @@ def store_checkpoint(
         source=f"huggingface:{_printable(checkpoint.folder.resolve().name)}",
         quantization=plan,
     )
-    if request is None or halves is None:
+    if quantizer is None:
         return manifest
-    say("measuring: the text through the model as it came, and as it is stored")
-    return replace(manifest, quantization=_measured(store, checkpoint, manifest, request, halves))
+    say("measuring: the text through the model as it is stored")
+    return replace(manifest, quantization=quantizer.measured(store, manifest))
 
 
 def write_bundle(checkpoint: HfCheckpoint, name: str, spdx: str, source: str, folder: Path) -> Manifest:
@@ -162,24 +132,25 @@ def write_bundle(checkpoint: HfCheckpoint, name: str, spdx: str, source: str, fo
 def _store_parts(
     store: BlobStore,
     checkpoint: HfCheckpoint,
-    tensors_of: Callable[[Part], Mapping[str, Tensor]],
+    encoded: Callable[[Part], Iterator[bytes | memoryview]],
     progress: Progress,
     journal: ImportJournal | None,
 ) -> dict[str, BlockReference]:
     """The block of every part, those that the journal knows and the store holds as they are."""
     item = tensor_block.dtypes[checkpoint.dtype].itemsize
     parts = list(parts_of(checkpoint.config))
-    sizes = {part.name: item * sum(_elements(shape) for shape in part.shapes.values()) for part in parts}
+    sizes = {part.name: item * sum(prod(shape) for shape in part.shapes.values()) for part in parts}
     total, done = sum(sizes.values()), 0
     known = {} if journal is None else dict(journal.done)
 
     def put(part: Part) -> BlockReference:
-        stored = store.put(tensor_block.encode(tensors_of(part)))
+        stored = store.put(encoded(part))
         return BlockReference(stored.payload, stored.length)
 
     blocks: dict[str, BlockReference] = {}
     missing = [part for part in parts if part.name not in known]
-    with _ahead(put, missing) as stored:
+    large = {part.name for part in parts if item * max(map(prod, part.shapes.values())) > _large_bytes}
+    with _ahead(put, missing, large) as stored:
         for part in parts:
             if part.name in known:
                 blocks[part.name] = known[part.name]
@@ -194,16 +165,22 @@ def _store_parts(
 
 @contextmanager
 def _ahead(
-    put: Callable[[Part], BlockReference], parts: Iterable[Part]
+    put: Callable[[Part], BlockReference], parts: Iterable[Part], large: Collection[str]
 ) -> Generator[Generator[BlockReference, None, None], None, None]:
-    """Results of `put` in the order of parts, a few computed ahead; leaving early drops what has not begun."""
+    """Results of `put` in the order of parts, a few computed ahead; leaving early drops what has not begun.
+
+    A part with a large tensor is computed alone, so that memory holds no more than one of them.
+    """
     with ThreadPoolExecutor(_parts_at_once, "blyan-import") as pool:
         waiting: list[Future[BlockReference]] = []
 
         def results() -> Generator[BlockReference, None, None]:
             for part in parts:
+                alone = part.name in large
+                while waiting and (alone or len(waiting) >= _parts_at_once):
+                    yield waiting.pop(0).result()
                 waiting.append(pool.submit(put, part))
-                if len(waiting) > _parts_at_once:
+                if alone:
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
@@ -216,36 +193,11 @@ def _ahead(
 
 
 def _held(store: BlobStore, block: BlockReference) -> bool:
+    """Whether a block is here and nothing is known against it, as after an unclean end, when new ones are hashed."""
     try:
-        return store.size(block.payload) == block.length
-    except NotFound:
+        return store.size(block.payload) == block.length and store.state(block.payload)[0] != "corrupt"
+    except (NotFound, IntegrityFault):
         return False
-
-
-def _measured(
-    store: BlobStore, checkpoint: HfCheckpoint, manifest: Manifest, request: QuantizationRequest, halves: Halves
-) -> Quantization:
-    """The plan with what it cost: loss and speed of the stored model beside those of the checkpoint."""
-    config, tokens = checkpoint.config, halves.held_out
-    weights = ModelWeights(manifest, store)
-    before = calibration.run(config, checkpoint.part_tensors, tokens, request.now)
-    after = calibration.run(config, lambda part: weights.part(part.name), tokens, request.now)
-    cost = calibration.compare(config, tokens, before, after)
-    digest = hashlib.sha256(request.text.encode()).hexdigest()
-
-    def speed(passed: Pass) -> int:
-        return round(tokens.shape[1] / passed.seconds)
-
-    return replace(
-        request.plan,
-        text=digest if checkpoint.tokenizer is not None else "random",
-        tokens=tokens.shape[1],
-        loss_before=round(cost.before * _micro),
-        loss_after=round(cost.after * _micro),
-        divergence=round(cost.divergence * _micro),
-        speed_before=speed(before),
-        speed_after=speed(after),
-    )
 
 
 def _subject(checkpoint: HfCheckpoint, request: QuantizationRequest | None) -> dict[str, canonical.Canonical]:
@@ -259,29 +211,14 @@ def _subject(checkpoint: HfCheckpoint, request: QuantizationRequest | None) -> d
         "shards": shards,
         "architecture": encode_record(checkpoint.config, sparse=True),
         "quantization": None if request is None else encode_record(request.plan, sparse=True),
-        "text": None if request is None else hashlib.sha256(request.text.encode()).hexdigest(),
+        "text": None if request is None else request.text_digest,
+        "tokenizer": None if checkpoint.tokenizer is None else hashlib.sha256(checkpoint.tokenizer).hexdigest(),
     }
-
-
-def _calibration_text(path: Path | None) -> str:
-    if path is None:
-        return resources.files("blyan.model").joinpath("calibration.txt").read_text("utf-8")
-    try:
-        return durable.read_limited(path, limits.calibration_text_bytes_max).decode("utf-8")
-    except (OSError, ValueError) as reason:
-        raise InvalidInput(f"calibration text: expected a file of UTF-8 text, found {reason}") from None
 
 
 def _want_name(name: str) -> None:
     if not name_pattern.fullmatch(name):
         raise InvalidInput(f"model name: expected {name_pattern.pattern}, found {name[:80]!r}")
-
-
-def _elements(shape: Iterable[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _printable(text: str) -> str:

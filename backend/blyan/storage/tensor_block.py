@@ -9,8 +9,9 @@ https://huggingface.co/docs/safetensors (format section).
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -178,37 +179,53 @@ def _check_tiling(places: Sequence[TensorPlace], data_start: int, file_bytes: in
 
 
 def encode(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Serialise CPU tensors as a TensorBlock: the header, then each buffer in turn; equal tensors give equal bytes.
+    """Serialise CPU tensors as a TensorBlock: the header, then each buffer in turn; equal tensors give equal bytes."""
+    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    yield from encode_lazily(layout, tensors.__getitem__)
+
+
+def encode_lazily(
+    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], read: Callable[[str], Tensor]
+) -> Iterator[bytes | memoryview]:
+    """The same of tensors that are read one at a time, when their turn comes; each as the layout says.
 
     Largest first (so that few need padding), by name where sizes are equal.
     """
-    if not 0 < len(tensors) <= limits.tensors_per_block_max:
-        raise InvalidInput(f"block: expected 1 to {limits.tensors_per_block_max} tensors, found {len(tensors)}")
+    if not 0 < len(layout) <= limits.tensors_per_block_max:
+        raise InvalidInput(f"block: expected 1 to {limits.tensors_per_block_max} tensors, found {len(layout)}")
+    sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in layout.items()}
     header: dict[str, object] = {"__metadata__": metadata}
-    pieces: list[bytes | memoryview] = []
+    pieces: list[str | bytes] = []  # a tensor's name, or padding
     offset = 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].nbytes, item[0])):
+    for name in sorted(layout, key=lambda each: (-sizes[each], each)):
+        dtype, shape = layout[name]
         if not _name.fullmatch(name) or name.startswith(_padding_prefix) or name == "__metadata__":
             raise InvalidInput(f"tensor name: expected [A-Za-z0-9._/-]{{1,256}}, found {name[:80]!r}")
-        if tensor.dtype not in dtype_names or tensor.numel() == 0 or tensor.dim() > limits.tensor_rank_max:
+        if dtype not in dtype_names or sizes[name] == 0 or len(shape) > limits.tensor_rank_max:
             raise InvalidInput(
                 f"tensor {name}: expected a stored dtype, rank ≤ {limits.tensor_rank_max} and some elements, "
-                f"found {tensor.dtype} {list(tensor.shape)}"
+                f"found {dtype} {list(shape)}"
             )
         if offset % limits.tensor_alignment_bytes:
             gap = -offset % limits.tensor_alignment_bytes
             header[f"{_padding_prefix}{len(header)}"] = _described("U8", [gap], offset, gap)
             pieces.append(bytes(gap))
             offset += gap
-        header[name] = _described(dtype_names[tensor.dtype], list(tensor.shape), offset, tensor.nbytes)
-        pieces.append(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-        offset += tensor.nbytes
+        header[name] = _described(dtype_names[dtype], list(shape), offset, sizes[name])
+        pieces.append(name)
+        offset += sizes[name]
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode("ascii")
     raw += b" " * (-(8 + len(raw)) % limits.data_alignment_bytes)
     if len(raw) > limits.tensor_header_bytes_max:
         raise InvalidInput(f"block: expected a header ≤ {limits.tensor_header_bytes_max} bytes, found {len(raw)}")
     yield len(raw).to_bytes(8, "little") + raw
-    yield from pieces
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            yield piece
+            continue
+        tensor = read(piece)
+        assert (tensor.dtype, tuple(tensor.shape)) == layout[piece], "as the layout says"
+        yield tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _described(dtype: str, shape: list[int], offset: int, length: int) -> dict[str, object]:
