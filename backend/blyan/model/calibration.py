@@ -7,7 +7,7 @@ both models are scored on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -77,8 +77,27 @@ def halves_of(text: str, tokenizer: Tokenizer | None, config: ModelConfig) -> Ha
     return Halves(tokens[:, :half], tokens[:, half : 2 * half])
 
 
+class StreamedPart(Mapping[str, Tensor]):
+    """The tensors of a part, each read when it is looked up and kept by nobody here."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+        self._names = tuple(names)
+        self._read = read
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class StreamedWeights:
-    """A model's trunk, read when it is needed; the last layer stays. Implements `transformer.TrunkWeights`."""
+    """A model's trunk, read when it is needed. Implements `transformer.TrunkWeights`."""
 
     def __init__(
         self, config: ModelConfig, read: ReadTensor, now: Monotonic, layout: Names | None, *, watch: bool
@@ -88,7 +107,6 @@ class StreamedWeights:
         self._now = now
         self._layout = layout
         self._watch = watch
-        self._held: tuple[str, WatchedTensors | Mapping[str, Tensor]] = "", {}
         self.mean_squares: MeanSquares = {}
         self.seconds_reading = 0.0
 
@@ -99,7 +117,7 @@ class StreamedWeights:
     def head(self) -> Mapping[str, Tensor]:
         """Final norm, and the output matrix unless it is tied."""
         part = self._parts["head"]
-        return {name: self._read(part, name) for name in part.shapes}
+        return StreamedPart(part.shapes, lambda name: self._read(part, name))
 
     def layer(self, layer: int) -> Mapping[str, Tensor]:
         """The trunk's tensors of one layer."""
@@ -109,23 +127,21 @@ class StreamedWeights:
         """Compute an expert call here."""
         return swiglu(self._part(expert_part(call.layer, call.expert)), "", call.hidden)
 
-    def _names(self, part: Part) -> Iterable[str]:
-        return part.shapes if self._layout is None else self._layout(part)
-
     def _part(self, name: str) -> Mapping[str, Tensor]:
-        if self._held[0] == name:
-            return self._held[1]
-        began = self._now()
         part = self._parts[name]
-        tensors = {each: self._read(part, each).clone() for each in self._names(part)}  # one mapping at a time
-        self.seconds_reading += self._now() - began
+        names = part.shapes if self._layout is None else self._layout(part)
+        streamed = StreamedPart(names, lambda tensor: self._loaded(part, tensor))
         if not self._watch:
-            self._held = name, tensors
-            return tensors
-        watched = WatchedTensors(tensors)
+            return streamed
+        watched = WatchedTensors(streamed)
         self.mean_squares[name] = watched.mean_squares
-        self._held = name, watched
         return watched
+
+    def _loaded(self, part: Part, name: str) -> Tensor:
+        began = self._now()
+        tensor = self._read(part, name).clone()  # reads it now, so that computing is timed without
+        self.seconds_reading += self._now() - began
+        return tensor
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ Layout: TypeAlias = dict[str, tuple[torch.dtype, Shape]]
 
 scale_suffix: Final = ".scale"
 _code_types: Final[Mapping[str, torch.dtype]] = {"int8": torch.int8, "int4": torch.uint8, "fp8": torch.float8_e4m3fn}
+_values_at_once: Final = 1 << 19
 _int4_zero: Final = 8  # what is added to a value of -8 … 7
 
 
@@ -43,8 +44,17 @@ def stored_layout(part: Part, dtype: torch.dtype, quantization: Quantization | N
     return layout
 
 
-def dense(codes: Tensor, scales: Tensor, columns: int) -> Tensor:
-    """The fp32 matrix [out, columns] that codes and scales stand for."""
+def dense(codes: Tensor, scales: Tensor, columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrix [out, columns] that codes and scales stand for: computed in fp32, then rounded to `dtype`."""
+    found = torch.empty(len(codes), columns, dtype=dtype)
+    step = max(1, _values_at_once // columns)
+    for begin in range(0, len(codes), step):  # in the cache, and without an fp32 copy of the whole
+        rows = slice(begin, begin + step)
+        found[rows] = _dense_rows(codes[rows], scales[rows], columns)
+    return found
+
+
+def _dense_rows(codes: Tensor, scales: Tensor, columns: int) -> Tensor:
     if codes.dtype != torch.uint8:
         return codes.float() * scales.unsqueeze(1)
     pairs = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1)[:, :columns]
@@ -63,7 +73,7 @@ def dense_tensors(part: Part, tensors: Mapping[str, Tensor], dtype: torch.dtype)
     found: dict[str, Tensor] = {}
     for name, shape in part.shapes.items():
         scales = tensors.get(name + scale_suffix)
-        found[name] = tensors[name] if scales is None else dense(tensors[name], scales, shape[1]).to(dtype)
+        found[name] = tensors[name] if scales is None else dense(tensors[name], scales, shape[1], dtype)
     return found
 
 
