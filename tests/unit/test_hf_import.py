@@ -70,6 +70,15 @@ def test_shards_are_read_through_their_index(folder: Path) -> None:
     assert sum(len(checkpoint.part_tensors(part)) for part in parts_of(checkpoint.config)) == len(tensors)
 
 
+def test_an_index_beside_the_whole_model_is_not_followed(folder: Path) -> None:
+    """`transformers` loads model.safetensors too."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, folder / "model-1.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "model-1.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert set(read_checkpoint(folder).files.values()) == {"model.safetensors"}
+
+
 def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
     """From generation_config.json and the model card."""
     settings = {"eos_token_id": [256, 3], "temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True}
@@ -164,6 +173,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 )
 def test_an_index_cannot_lead_outside_the_folder(folder: Path, name: str) -> None:
     """Plain file names alone."""
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
     with pytest.raises(UnsupportedModel, match="expected plain"):
         read_checkpoint(folder)
@@ -197,6 +207,8 @@ def test_files_that_are_missing_or_malformed_are_named(
 ) -> None:
     """Whatever is in them, the answer is a fault of the caller."""
     (folder / file).unlink(missing_ok=True)
+    if file == "model.safetensors.index.json":
+        (folder / "model.safetensors").unlink()
     if content is not None:
         (folder / file).write_text(content)
     with pytest.raises(fault):

@@ -117,11 +117,12 @@ def _check_tensors(folder: Path, config: ModelConfig) -> tuple[dict[str, str], s
 
 
 def _shards(folder: Path) -> list[str]:
+    """`model.safetensors` where it is, as `transformers` has it: an index beside it is one that was left behind."""
+    if (folder / "model.safetensors").is_file():
+        return ["model.safetensors"]
     index_path = folder / "model.safetensors.index.json"
     if not index_path.is_file():
-        if not (folder / "model.safetensors").is_file():
-            raise NotFound(f"checkpoint: expected {folder / 'model.safetensors'} or an index of shards, found neither")
-        return ["model.safetensors"]
+        raise NotFound(f"checkpoint: expected {folder / 'model.safetensors'} or an index of shards, found neither")
     weight_map: Any = read_json(index_path, limits.index_json_bytes_max).get("weight_map")
     if not isinstance(weight_map, dict):
         raise UnsupportedModel(f"weight_map: expected an object, found {type(weight_map).__name__}")
