@@ -91,6 +91,33 @@ def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ('---\nlicense: "apache-2.0"\n---\n', "apache-2.0"),
+        ("---\nlicense: 'mit'  # as published\n---\n", "mit"),
+        ("---\ntags: [x]\nlicense:\n- mit\n- gpl-3.0\n---\n", "mit"),
+        ("---\nlicense:\n  - 'mit'\n---\n", "mit"),
+        ("---\nlicense: [mit, apache-2.0]\n---\n", "mit"),
+        ('---\nlicense: [ "mit" ]\n---\n', "mit"),
+        ("---\r\nlicense: mit\r\n---\r\n", "mit"),
+        ("---\nlicense: other\nlicense_name: qwen\n---", "other"),
+        ("---\nlicense:\n---\n", ""),
+        ("---\nlicense:\nlanguage: en\n---\nlicense: mit\n", ""),
+        ("---\nlicense: see, below\n---\n", ""),
+        ('---\nlicense: "mit\n---\n', ""),
+        ("# Usage\n\nlicense: mit\n", ""),
+        ("\n---\nlicense: mit\n---\n", ""),
+        ("---\nlicense: mit\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_licence_is_what_the_front_matter_of_the_card_says(folder: Path, card: str, expected: str) -> None:
+    """Quoted, plain or the first of a list; nothing of what stands outside."""
+    (folder / "README.md").write_bytes(card.encode())
+    assert read_checkpoint(folder).license == expected
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("model_type", "llama"),
