@@ -142,6 +142,9 @@ def test_the_licence_is_what_the_front_matter_of_the_card_says(folder: Path, car
         ("decoder_sparse_step", 0),
         ("attention_multiplier", 2.0),
         ("eos_token_id", 5000),
+        ("max_position_embeddings", 10**400),
+        ("max_position_embeddings", 0),
+        ("vocab_size", -(10**400)),
     ],
 )
 def test_fields_that_would_be_computed_wrongly_are_refused_by_name_and_value(
@@ -168,12 +171,40 @@ def test_fields_that_would_be_computed_wrongly_are_refused_by_name_and_value(
         ("partial_rotary_factor", {"rope_type": "linear", "partial_rotary_factor": 0.5}),
         ("rotated_share", {"rope_type": "proportional", "partial_rotary_factor": 1.5}),
         ("rope_theta", {"rope_theta": 1.0}),
+        ("beta_slow.*5e-324", {"rope_type": "yarn", "factor": 4.0, "beta_slow": 5e-324}),
+        ("factor.*5e-324", {"rope_type": "yarn", "factor": 5e-324}),
+        (
+            "mscale_all_dim.*-7",
+            {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": -7.213475204444817},
+        ),
+        ("attention_factor.*1e\\+39", {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1e39}),
+        ("factor.*5e-324", {"rope_type": "llama3", "factor": 5e-324, "low_freq_factor": 1, "high_freq_factor": 4}),
+        ("short_factor.*1e-30", {"rope_type": "longrope", "short_factor": [1e-30] * 10, "long_factor": [1.0] * 10}),
     ],
 )
 def test_rotary_scaling_that_makes_no_sense_is_refused(folder: Path, word: str, rope: dict[str, Any]) -> None:
     """The parameter stands in the message."""
     edit_config(folder, rope_parameters=rope)
     with pytest.raises(UnsupportedModel, match=word):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0, -1.0, 5e-324, 1e7])
+def test_a_bound_of_queries_that_leaves_nothing_is_refused(tmp_path: Path, bound: float) -> None:
+    """`transformers` clamps to 0 with 0.0; here that means none, as null does there."""
+    save_random_checkpoint(tmp_path, family="olmoe", vocab_size=260)
+    edit_config(tmp_path, clip_qkv=bound)
+    with pytest.raises(UnsupportedModel, match=f"clip_qkv: expected a number from .*found '{float(bound)}'"):
+        read_checkpoint(tmp_path)
+    edit_config(tmp_path, clip_qkv=None)
+    assert read_checkpoint(tmp_path).config.clip_qkv == 0.0
+
+
+def test_a_number_of_positions_that_no_float_holds_is_refused(folder: Path) -> None:
+    """Before anything is computed from it."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 10, "long_factor": [1.0] * 10}
+    edit_config(folder, max_position_embeddings=10**400, rope_parameters=rope, original_max_position_embeddings=4)
+    with pytest.raises(UnsupportedModel, match="max_position_embeddings: expected an integer"):
         read_checkpoint(folder)
 
 
