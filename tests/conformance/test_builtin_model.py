@@ -93,7 +93,7 @@ def test_transformers_gives_the_same_answers_from_the_same_blocks(
     export(model, data_dir, tmp_path / "hf")
     reference = Qwen3MoeForCausalLM.from_pretrained(tmp_path / "hf").eval()
     assert reference.dtype == torch.float32
-    renderer = TemplateRenderer()
+    renderer = TemplateRenderer(lambda: 0)
     questions = ["What is 23 + 45?", "99+99=", "Hello!", "Who are you?", "안녕하세요", "Why is the sky blue?"]
     for question in questions:
         prompt = prompt_of(model, renderer, question)
@@ -121,7 +121,7 @@ def test_it_adds_two_digit_numbers_that_it_never_saw(installed: tuple[LoadedMode
     """At least 90 % of held-out additions, word for word, in five phrasings (a fixed sample of 200)."""
     model, _ = installed
     assert model.tokenizer is not None
-    renderer = TemplateRenderer()
+    renderer = TemplateRenderer(lambda: 0)
     additions = curriculum.held_out_additions()
     sample = additions[:: len(additions) // 200][:200]
     right = 0

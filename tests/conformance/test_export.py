@@ -90,6 +90,19 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "hf", "out"]
 
 
+def test_a_folder_that_cannot_be_is_refused_before_the_weights(tmp_path: Path) -> None:
+    """Not after hours of writing."""
+    save_random_checkpoint(tmp_path / "hf")
+    import_into(tmp_path / "data", tmp_path / "hf", "random")
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    written: list[int] = []
+    with pytest.raises(InvalidInput, match="a link to nothing"):
+        export_model(
+            open_ground(tmp_path / "data"), "random", tmp_path / "out", lambda done, _total: written.append(done)
+        )
+    assert not written
+
+
 def test_a_large_model_is_written_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an index that transformers follows."""
     from transformers import AutoModelForCausalLM

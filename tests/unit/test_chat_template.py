@@ -9,23 +9,27 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, tzinfo
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from blyan.model.chat_template import TemplateRenderer, plain_template
 from blyan.primitives.errors import InvalidInput, Unavailable
+from checkpoints import save_byte_tokenizer
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 GOOD = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 )
+NOW = 1_700_000_000
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
 @pytest.fixture
 def renderer() -> Iterator[TemplateRenderer]:
-    made = TemplateRenderer(seconds_max=2.0)
+    made = TemplateRenderer(lambda: NOW, seconds_max=2.0)
     yield made
     made.close()
 
@@ -97,7 +101,7 @@ def test_the_deadline_holds_also_while_a_large_request_is_written(renderer: Temp
 
 def test_whoever_waits_too_long_for_the_worker_is_told_to_come_again() -> None:
     """One rendering at a time, and each wait has an end."""
-    renderer = TemplateRenderer(seconds_max=1.0)
+    renderer = TemplateRenderer(lambda: NOW, seconds_max=1.0)
     renderer._lock.acquire()
     with pytest.raises(Unavailable, match="busy"):
         renderer.render(GOOD, MESSAGES, {})
@@ -139,7 +143,7 @@ def test_a_worker_dies_with_its_parent() -> None:
     script = (
         "import sys, threading\n"
         "from blyan.model.chat_template import TemplateRenderer\n"
-        "renderer = TemplateRenderer(60.0)\n"
+        "renderer = TemplateRenderer(lambda: 0, 60.0)\n"
         "renderer.render('x', [], {})\n"
         "print(renderer._worker.pid, flush=True)\n"
         f"renderer.render({ENDLESS!r}, [], {{}})\n"
@@ -161,7 +165,7 @@ def test_a_worker_that_nobody_watches_runs_out_of_processor_time() -> None:
         assert worker.stdout is not None
         half_a_second = "{% for a in range(100) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
         for template in [half_a_second] * 6 + [ENDLESS]:
-            request = {"template": template, "check": False, "variables": {"messages": MESSAGES}}
+            request = {"template": template, "check": False, "now": 0, "variables": {"messages": MESSAGES}}
             worker.stdin.write(json.dumps(request) + "\n")
             worker.stdin.flush()
             if template != ENDLESS:
@@ -211,6 +215,53 @@ def test_marks_of_what_a_model_learns_are_only_text(renderer: TemplateRenderer) 
     """Checkpoints for training with transformers have them."""
     template = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}!{% endfor %}"
     assert renderer.render(template, MESSAGES, {}) == "hello!"
+
+
+LIKE_TRANSFORMERS = [
+    "{{ strftime_now('%Y-%m-%d %H:%M:%S%z') }} {{ strftime_now(format='%d %b %Y') }}",
+    "{% macro today() %}{{ strftime_now('%A') }}{% endmacro %}{{ today() }}",
+    "{{ messages | tojson }} {{ messages | tojson(indent=2) }} {{ '<é&>' | tojson }}",
+    "{{ messages | tojson(separators=(',', ':')) }}",
+    "{{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }} {{ {'b': 1, 'a': 2} | tojson }}",
+    "{{ 'é' | tojson(ensure_ascii=true) }} {{ 'é' | tojson(true, 2) }}",
+    "{% if tools is not none %}T{{ tools | length }}{% else %}N{% endif %}{{ tools is defined }}",
+    "{% if documents is not none %}D{{ documents | length }}{% else %}N{% endif %}{{ documents is defined }}",
+    "{% if tools %}T{% endif %}{{ enable_thinking is defined }}{{ add_generation_prompt }}",
+    "{{ dict(a=1).a }}{% set n = namespace(b=2) %}{% set n.b = n.b + 1 %}{{ n.b }}",
+]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("template", LIKE_TRANSFORMERS)
+def test_what_a_template_may_ask_for_is_what_transformers_gives(
+    renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: str
+) -> None:
+    """The time, the arguments of `tojson`, and None for tools and documents."""
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils import chat_template_utils
+
+    class Frozen(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Frozen":
+            return cls.fromtimestamp(NOW, tz)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Frozen)
+    save_byte_tokenizer(tmp_path, template=template)
+    theirs: Any = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    messages = [{"role": "user", "content": "hé <b> & 'q' \u2028"}]
+    expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert renderer.render(template, messages, {}) == expected
+
+
+def test_the_time_is_that_of_each_request() -> None:
+    """Also of a template that is compiled already."""
+    times = iter([0, 86_400 * 365])
+    renderer = TemplateRenderer(lambda: next(times) + 43_200)
+    try:
+        template = "{{ strftime_now('%Y') }}"
+        assert [renderer.render(template, MESSAGES, {}) for _ in range(2)] == ["1970", "1971"]
+    finally:
+        renderer.close()
 
 
 def test_the_plain_template_asks_as_a_dialogue(renderer: TemplateRenderer) -> None:

@@ -74,6 +74,15 @@ def test_shards_are_read_through_their_index(folder: Path) -> None:
     assert sum(len(tensors_of(checkpoint, part)) for part in parts_of(checkpoint.config)) == len(tensors)
 
 
+def test_an_index_beside_the_whole_model_is_not_followed(folder: Path) -> None:
+    """`transformers` loads model.safetensors too."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, folder / "model-1.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "model-1.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert set(read_checkpoint(folder).files.values()) == {"model.safetensors"}
+
+
 def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
     """From generation_config.json and the model card."""
     settings = {"eos_token_id": [256, 3], "temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True}
@@ -83,6 +92,33 @@ def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
     defaults = checkpoint.generation
     assert (defaults.eos, defaults.temperature, defaults.top_p, defaults.top_k) == ((256, 3), 0.6, 0.95, 20)
     assert checkpoint.license == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ('---\nlicense: "apache-2.0"\n---\n', "apache-2.0"),
+        ("---\nlicense: 'mit'  # as published\n---\n", "mit"),
+        ("---\ntags: [x]\nlicense:\n- mit\n- gpl-3.0\n---\n", "mit"),
+        ("---\nlicense:\n  - 'mit'\n---\n", "mit"),
+        ("---\nlicense: [mit, apache-2.0]\n---\n", "mit"),
+        ('---\nlicense: [ "mit" ]\n---\n', "mit"),
+        ("---\r\nlicense: mit\r\n---\r\n", "mit"),
+        ("---\nlicense: other\nlicense_name: qwen\n---", "other"),
+        ("---\nlicense:\n---\n", ""),
+        ("---\nlicense:\nlanguage: en\n---\nlicense: mit\n", ""),
+        ("---\nlicense: see, below\n---\n", ""),
+        ('---\nlicense: "mit\n---\n', ""),
+        ("# Usage\n\nlicense: mit\n", ""),
+        ("\n---\nlicense: mit\n---\n", ""),
+        ("---\nlicense: mit\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_licence_is_what_the_front_matter_of_the_card_says(folder: Path, card: str, expected: str) -> None:
+    """Quoted, plain or the first of a list; nothing of what stands outside."""
+    (folder / "README.md").write_bytes(card.encode())
+    assert read_checkpoint(folder).license == expected
 
 
 @pytest.mark.parametrize(
@@ -110,6 +146,9 @@ def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
         ("decoder_sparse_step", 0),
         ("attention_multiplier", 2.0),
         ("eos_token_id", 5000),
+        ("max_position_embeddings", 10**400),
+        ("max_position_embeddings", 0),
+        ("vocab_size", -(10**400)),
     ],
 )
 def test_fields_that_would_be_computed_wrongly_are_refused_by_name_and_value(
@@ -136,12 +175,40 @@ def test_fields_that_would_be_computed_wrongly_are_refused_by_name_and_value(
         ("partial_rotary_factor", {"rope_type": "linear", "partial_rotary_factor": 0.5}),
         ("rotated_share", {"rope_type": "proportional", "partial_rotary_factor": 1.5}),
         ("rope_theta", {"rope_theta": 1.0}),
+        ("beta_slow.*5e-324", {"rope_type": "yarn", "factor": 4.0, "beta_slow": 5e-324}),
+        ("factor.*5e-324", {"rope_type": "yarn", "factor": 5e-324}),
+        (
+            "mscale_all_dim.*-7",
+            {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": -7.213475204444817},
+        ),
+        ("attention_factor.*1e\\+39", {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1e39}),
+        ("factor.*5e-324", {"rope_type": "llama3", "factor": 5e-324, "low_freq_factor": 1, "high_freq_factor": 4}),
+        ("short_factor.*1e-30", {"rope_type": "longrope", "short_factor": [1e-30] * 10, "long_factor": [1.0] * 10}),
     ],
 )
 def test_rotary_scaling_that_makes_no_sense_is_refused(folder: Path, word: str, rope: dict[str, Any]) -> None:
     """The parameter stands in the message."""
     edit_config(folder, rope_parameters=rope)
     with pytest.raises(UnsupportedModel, match=word):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0, -1.0, 5e-324, 1e7])
+def test_a_bound_of_queries_that_leaves_nothing_is_refused(tmp_path: Path, bound: float) -> None:
+    """`transformers` clamps to 0 with 0.0; here that means none, as null does there."""
+    save_random_checkpoint(tmp_path, family="olmoe", vocab_size=260)
+    edit_config(tmp_path, clip_qkv=bound)
+    with pytest.raises(UnsupportedModel, match=f"clip_qkv: expected a number from .*found '{float(bound)}'"):
+        read_checkpoint(tmp_path)
+    edit_config(tmp_path, clip_qkv=None)
+    assert read_checkpoint(tmp_path).config.clip_qkv == 0.0
+
+
+def test_a_number_of_positions_that_no_float_holds_is_refused(folder: Path) -> None:
+    """Before anything is computed from it."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 10, "long_factor": [1.0] * 10}
+    edit_config(folder, max_position_embeddings=10**400, rope_parameters=rope, original_max_position_embeddings=4)
+    with pytest.raises(UnsupportedModel, match="max_position_embeddings: expected an integer"):
         read_checkpoint(folder)
 
 
@@ -168,6 +235,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 )
 def test_an_index_cannot_lead_outside_the_folder(folder: Path, name: str) -> None:
     """Plain file names alone."""
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
     with pytest.raises(UnsupportedModel, match="expected plain"):
         read_checkpoint(folder)
@@ -201,6 +269,8 @@ def test_files_that_are_missing_or_malformed_are_named(
 ) -> None:
     """Whatever is in them, the answer is a fault of the caller."""
     (folder / file).unlink(missing_ok=True)
+    if file == "model.safetensors.index.json":
+        (folder / "model.safetensors").unlink()
     if content is not None:
         (folder / file).write_text(content)
     with pytest.raises(fault):

@@ -13,9 +13,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from blyan.primitives import limits
+from blyan.primitives.clock import UnixSeconds
 from blyan.primitives.errors import InvalidInput, Unavailable
 
 plain_template: Final = (
@@ -30,7 +32,9 @@ _answer_bytes_max = 8 * limits.rendered_prompt_bytes_max  # JSON escapes make a 
 class TemplateRenderer:
     """Owns the worker process; threads may share it."""
 
-    def __init__(self, seconds_max: float = limits.template_seconds_max) -> None:
+    def __init__(self, now: UnixSeconds | None = None, seconds_max: float = limits.template_seconds_max) -> None:
+        """`now` is the time that templates may write; only who renders no prompts does without it."""
+        self._now = now
         self._seconds_max = seconds_max
         self._worker: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # held while a rendering is under way
@@ -40,22 +44,30 @@ class TemplateRenderer:
 
         `InvalidInput` if the template refuses them or takes too long, `Unavailable` if the worker is busy or dies.
         """
-        answer = self._ask(template, messages, variables, check=False)
+        assert self._now is not None, "a clock came with the renderer"
+        answer = self._ask(template, messages, variables, _local(self._now()), check=False)
         if "error" in answer:
             raise InvalidInput(f"chat template refused the messages: {answer['error']}")
         return str(answer["text"])
 
     def check(self, template: str) -> None:
         """Compile a template and render a message with it; `InvalidInput` if it is none, or breaks the limits."""
-        answer = self._ask(template, [{"role": "user", "content": "hello"}], {}, check=True)
+        answer = self._ask(template, [{"role": "user", "content": "hello"}], {}, 0, check=True)
         if "error" in answer:
             raise InvalidInput(f"chat template: expected one that compiles and stays small, found {answer['error']}")
 
     def _ask(
-        self, template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, str], *, check: bool
+        self,
+        template: str,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, str],
+        now: int,
+        *,
+        check: bool,
     ) -> dict[str, Any]:
-        told = {**variables, "messages": list(messages), "add_generation_prompt": True}
-        request = {"template": template, "check": check, "variables": told}
+        # None for what transformers passes and a chat here has not: many templates ask whether it `is none`
+        given = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": True}
+        request = {"template": template, "check": check, "now": now, "variables": {**variables, **given}}
         line = json.dumps(request).encode("ascii") + b"\n"
         if not self._lock.acquire(timeout=self._seconds_max):
             raise Unavailable(
@@ -131,6 +143,12 @@ class TemplateRenderer:
                 if pipe is not None:
                     with contextlib.suppress(OSError):  # what could not be written to it
                         pipe.close()
+
+
+def _local(seconds: int) -> int:
+    """Seconds that UTC would have to show what this machine's clock shows: the worker knows no time zone."""
+    offset = datetime.fromtimestamp(seconds, UTC).astimezone().utcoffset() or timedelta()
+    return seconds + int(offset.total_seconds())
 
 
 def _exchange(worker: subprocess.Popen[bytes], line: bytes) -> bytes:

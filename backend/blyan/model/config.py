@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blyan.model.families import Family, families
-from blyan.model.rope_scaling import RopeScaling, check_rotary
+from blyan.model.rope_scaling import RopeScaling, check_rotary, sensible, sensible_range
 from blyan.primitives import limits
 from blyan.primitives.errors import UnsupportedModel
 
@@ -90,7 +90,8 @@ class ModelConfig:
         least = min(top, 1)
         shared = self.shared_intermediate
         _require(least <= shared <= top, "shared_intermediate", shared, f"{least} to {top} for {self.family}")
-        _require(0.0 <= self.clip_qkv < 1e9, "clip_qkv", self.clip_qkv, "a number from 0 (none)")
+        bound = self.clip_qkv
+        _require(bound == 0.0 or sensible(bound), "clip_qkv", bound, f"0 (none) or {sensible_range}")
         _require(0 <= self.window <= limits.canonical_integer_max, "window", self.window, "a number of positions")
         _require((self.window > 0) == bool(self.window_layers), "window", self.window, "one with windowed layers")
 

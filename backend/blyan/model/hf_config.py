@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from blyan.model.config import ModelConfig
-from blyan.model.rope_scaling import RopeScaling
+from blyan.model.rope_scaling import RopeScaling, sensible, sensible_range
 from blyan.primitives import limits
 from blyan.primitives.errors import UnsupportedModel
 
@@ -104,6 +104,7 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
         want(heads > 0 and hidden % heads == 0, "num_attention_heads", heads, f"a divisor of hidden_size {hidden}")
     head_dim = integer(raw, "head_dim", hidden // heads if heads else 0)
     context = integer(raw, "max_position_embeddings", known.defaults["max_position_embeddings"])
+    want(context >= 1, "max_position_embeddings", context, "a number of positions")
     theta, scaling = _rope(raw, known, context)
     window, window_layers = _windows(raw, str(family), layers)
     bias = known.attention_bias
@@ -128,7 +129,7 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
         context_length=_stretched(context, scaling),
         rope_scaling=scaling,
         shared_intermediate=integer(raw, "shared_expert_intermediate_size") if family == "qwen2_moe" else 0,
-        clip_qkv=number(raw, "clip_qkv", 0.0),
+        clip_qkv=0.0 if raw.get("clip_qkv") is None else _sensible(raw, "clip_qkv"),
         window=window,
         window_layers=window_layers,
     )
@@ -226,9 +227,7 @@ _scaling_fields: Final[Mapping[str, frozenset[str]]] = {
 
 def _scaling(kind: str, rope: Mapping[str, Any], context: int, share: float) -> RopeScaling:
     original = integer(rope, "original_max_position_embeddings")
-    want(
-        1 <= original <= limits.canonical_integer_max, "original_max_position_embeddings", original, "a context length"
-    )
+    want(original >= 1, "original_max_position_embeddings", original, "a number of positions")
     if kind == "proportional":
         return RopeScaling(kind, factor=number(rope, "factor", 1.0), rotated_share=share)
     if kind in ("linear", "dynamic"):
@@ -241,8 +240,7 @@ def _scaling(kind: str, rope: Mapping[str, Any], context: int, share: float) -> 
             low_freq_factor=number(rope, "low_freq_factor", None),
             high_freq_factor=number(rope, "high_freq_factor", None),
         )
-    factor = number(rope, "factor", context / original)
-    want(0 < factor < 1e9, "factor", factor, "a number above 0")
+    factor = _sensible(rope, "factor", context / original)
     if kind == "longrope":
         stretch = 1.0 if factor <= 1.0 or original == 1 else math.sqrt(1 + math.log(factor) / math.log(original))
         return RopeScaling(
@@ -269,7 +267,9 @@ def _yarn_attention(rope: Mapping[str, Any], factor: float) -> float:
     def temperature(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    scale, scale_all = number(rope, "mscale", 0.0), number(rope, "mscale_all_dim", 0.0)
+    scale, scale_all = (
+        _sensible(rope, name) if rope.get(name) else number(rope, name, 0.0) for name in ("mscale", "mscale_all_dim")
+    )
     return temperature(scale) / temperature(scale_all) if scale and scale_all else temperature(1.0)
 
 
@@ -292,7 +292,8 @@ def integer(raw: Mapping[str, Any], name: str, default: int | None = None) -> in
     value = raw.get(name)
     if value is None and default is not None:
         return default
-    want(type(value) is int, name, value, "an integer")
+    top = limits.canonical_integer_max
+    want(type(value) is int and abs(value) <= top, name, value, f"an integer, at most {top} from 0")
     return cast("int", value)
 
 
@@ -304,6 +305,12 @@ def number(raw: Mapping[str, Any], name: str, default: float | None) -> float:
     fits = type(value) in (int, float) and abs(cast("float", value)) <= limits.canonical_integer_max
     want(fits, name, value, "a number")  # NaN is not below anything either
     return float(cast("float", value))
+
+
+def _sensible(raw: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    value = number(raw, name, default)
+    want(sensible(value), name, value, sensible_range)
+    return value
 
 
 def _boolean(raw: Mapping[str, Any], name: str, default: bool) -> bool:

@@ -1,14 +1,13 @@
 """A model as an ordinary Hugging Face directory that `transformers` loads: configuration, tokenizer, weights in shards.
 
 Weights go out bit for bit as they are stored; of a quantised model they are multiplied out first (`weights`), and the
-caller says so. The directory appears whole or not at all. What this leaves out: fields of the original `config.json`
+caller says so. How the directory appears is in `hf_target`. What this leaves out: fields of the original `config.json`
 that change nothing (`hf_config` ignores them at import).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -16,13 +15,13 @@ from typing import Any, Final, TypeAlias
 from torch import Tensor, uint8
 
 from blyan.model.config import ModelConfig
+from blyan.model.hf_target import export_folder
 from blyan.model.manifest import GenerationDefaults
 from blyan.model.parts import Part, parts_of
 from blyan.model.rope_scaling import RopeScaling
 from blyan.model.tokenizer import TokenizerFields
 from blyan.primitives import limits
-from blyan.primitives.errors import InvalidInput
-from blyan.storage import durable, tensor_block
+from blyan.storage import tensor_block
 
 PartTensors: TypeAlias = Callable[[Part], Mapping[str, Tensor]]
 
@@ -46,28 +45,15 @@ def export_directory(
     part_tensors: PartTensors,
     progress: Callable[[int, int], None],
 ) -> int:
-    """Write the directory, which must not exist or be empty; return the bytes of its weights.
-
-    Steps: everything into `.tmp-…` beside it, then one rename. `InvalidInput` if there is something already.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidInput(f"export: expected {folder} to be absent or empty, found something there")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = durable.temporary_path(folder.resolve().parent, folder.resolve().name)
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
+    """Write the directory, which must be absent or empty (`export_folder`); return the bytes of its weights."""
+    with export_folder(folder) as scratch:
         _write_json(scratch / "config.json", hf_config(config, dtype, generation))
         _write_json(scratch / "generation_config.json", _generation(generation))
         if tokenizer is not None:
             _write_tokenizer(scratch, tokenizer, config.context_length)
         if license_id:
             (scratch / "README.md").write_text(f"---\nlicense: {license_id}\n---\n", encoding="utf-8")
-        written = _write_weights(scratch, config, part_tensors, progress)
-        scratch.replace(folder)  # over an empty folder too
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return written
+        return _write_weights(scratch, config, part_tensors, progress)
 
 
 def hf_config(config: ModelConfig, dtype: str, generation: GenerationDefaults) -> dict[str, Any]:

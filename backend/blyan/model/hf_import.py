@@ -54,6 +54,13 @@ _asks_for_nothing: Final[Mapping[str, tuple[object, ...]]] = {
 }
 _recomputed = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
+# YAML: plain or quoted, alone or as the first of a list in brackets or of one with dashes
+_license_said = re.compile(
+    r"""^license:[ \t]*(?:(?P<bracket>\[\s*)|\n[ \t]*-[ \t]+)?(?P<quote>["']?)"""
+    r"""(?P<id>[A-Za-z0-9][A-Za-z0-9.+-]{0,63})(?P=quote)(?(bracket)\s*[,\]]|(?:[ \t]+\#.*)?$)""",
+    re.MULTILINE,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class HfCheckpoint:
@@ -166,11 +173,12 @@ def _want_equal(embeddings: Path, output: Path) -> None:
 
 
 def _shards(folder: Path) -> list[str]:
+    """`model.safetensors` where it is, as `transformers` has it: an index beside it is one that was left behind."""
+    if (folder / "model.safetensors").is_file():
+        return ["model.safetensors"]
     index_path = folder / "model.safetensors.index.json"
     if not index_path.is_file():
-        if not (folder / "model.safetensors").is_file():
-            raise NotFound(f"checkpoint: expected {folder / 'model.safetensors'} or an index of shards, found neither")
-        return ["model.safetensors"]
+        raise NotFound(f"checkpoint: expected {folder / 'model.safetensors'} or an index of shards, found neither")
     weight_map: Any = read_json(index_path, limits.index_json_bytes_max).get("weight_map")
     if not isinstance(weight_map, dict):
         raise UnsupportedModel(f"weight_map: expected an object, found {type(weight_map).__name__}")
@@ -193,10 +201,12 @@ def _opened(path: Path) -> Any:
 
 
 def _license(folder: Path) -> str:
-    """The SPDX id in the front matter of the model card, if there is one."""
+    """The SPDX id in the front matter of the model card, if there is one; the first where it lists several."""
     card = folder / "README.md"
-    if card.is_file() and card.stat().st_size <= limits.config_json_bytes_max:
-        match = re.search(r"^license:\s*([A-Za-z0-9.+-]{1,64})\s*$", card.read_text("utf-8", "replace"), re.MULTILINE)
-        if match:
-            return match[1]
-    return ""
+    if not card.is_file() or card.stat().st_size > limits.config_json_bytes_max:
+        return ""
+    lines = [line.rstrip() for line in card.read_text("utf-8-sig", "replace").split("\n")]
+    if lines[0] != "---" or "---" not in lines[1:]:
+        return ""
+    said = _license_said.search("\n".join(lines[1 : lines.index("---", 1)]))
+    return said["id"] if said else ""

@@ -5,13 +5,20 @@ Apart, because what only reads manifests must not wait for torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
 from blyan.primitives import limits
 from blyan.primitives.errors import UnsupportedModel
+
+_least, _most = 1e-3, 1e6  # far beyond any published checkpoint, and no angle leaves fp32 within
+sensible_range: Final = f"a number from {_least:g} to {_most:g}"
+
+
+def sensible(number: float) -> bool:
+    """Whether a number is one that positions can be stretched by: a factor, a bound in rotations, a temperature."""
+    return _least <= number <= _most  # NaN is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class RopeScaling:
                 _require(value == field.default, field.name, value, f"nothing for {self.kind}")
             for number in value if isinstance(value, tuple) else (value,):
                 if type(number) is float:
-                    _require(math.isfinite(number) and 0 < number < 1e9, field.name, number, "a number above 0")
+                    _require(sensible(number), field.name, number, sensible_range)
         if "original_context" in read:
             top = limits.canonical_integer_max
             _require(1 <= self.original_context <= top, "original_context", self.original_context, f"1 to {top}")

@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError
@@ -47,8 +48,24 @@ def _refuse(message: object) -> NoReturn:
     raise TemplateError(str(message))
 
 
-def _to_json(value: object, indent: int | None = None, **_: object) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As `transformers` has it: Jinja's own would escape HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _set_time(environment: ImmutableSandboxedEnvironment, seconds: int) -> None:
+    """`strftime_now` as `transformers` has it; the time is the request's, and local already."""
+
+    def strftime_now(format: str) -> str:  # noqa: A002 - templates may name it
+        return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).strftime(format)
+
+    environment.globals["strftime_now"] = strftime_now  # pyright: ignore[reportArgumentType]
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -61,6 +78,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _render(environment: ImmutableSandboxedEnvironment, kept: dict[str, Template], request: Mapping[str, Any]) -> str:
+    _set_time(environment, request["now"])
     source = request["template"]
     template = kept.get(source)
     if template is None:

@@ -54,7 +54,7 @@ class Node:
         self.sources = sources
         self.index: EntryIndex | None = None  # open while the node runs
         self.models: dict[str, LoadedModel | RefusedModel] = {}
-        self.renderer = TemplateRenderer()
+        self.renderer = TemplateRenderer(sources.now)
         self.scheduler = Scheduler()
         self._closing = threading.Event()
         self._verifier = threading.Thread(target=self._verify_experts, name="blyan-verify", daemon=True)
