@@ -1,18 +1,15 @@
 """Import looks at everything before it writes, and refuses what it would compute wrongly."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
 from blyan.model.hf_import import HfCheckpoint, read_checkpoint
 from blyan.model.parts import Part, parts_of
-from blyan.model.tokenizer import parse_payload
 from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 
@@ -311,37 +308,6 @@ def test_a_template_that_does_not_compile_is_refused_at_import(folder: Path, tem
         read_checkpoint(folder)
 
 
-def test_a_sentencepiece_model_takes_the_place_of_a_missing_tokenizer_json(folder: Path) -> None:
-    """With its special tokens, which tokenizer_config.json may name otherwise."""
-    sink = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a few words of text, and a few more"] * 9),
-        model_writer=sink,
-        model_type="bpe",
-        vocab_size=60,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer.model").write_bytes(sink.getvalue())
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "add_bos_token": True}))
-    payload = read_checkpoint(folder).tokenizer
-    assert payload is not None
-    held = parse_payload(payload, 1_000)
-    assert held.special == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    ids = held.encode("a few words", add_special=True, tokens_max=100)
-    assert ids[0] == 1
-    assert ids[1:] == sentencepiece.SentencePieceProcessor(model_proto=sink.getvalue()).encode("a few words")
-    assert held.decode(ids) == "a few words"
-    (folder / "tokenizer.model").write_bytes(b"\x0a\xff\xff\xff\xff\x7f")
-    with pytest.raises(UnsupportedModel, match=r"tokenizer\.model: expected"):
-        read_checkpoint(folder)
-    (folder / "tokenizer.model").write_bytes(sink.getvalue())
-    (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": "yes"}))
-    with pytest.raises(UnsupportedModel, match="add_bos_token"):
-        read_checkpoint(folder)
-
-
 def test_a_tied_checkpoint_with_another_output_matrix_is_refused(folder: Path) -> None:
     """transformers would use that matrix; the same values say nothing new and pass."""
     edit_config(folder, tie_word_embeddings=True)
@@ -364,59 +330,4 @@ def test_what_a_generation_config_asks_in_vain_is_said(folder: Path) -> None:
     assert "num_beams" not in said
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": "yes"}))
     with pytest.raises(UnsupportedModel, match="do_sample"):
-        read_checkpoint(folder)
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("tokenizer_config.json", {"added_tokens_decoder": {"260": {"content": "<|new|>", "special": True}}}),
-        ("tokenizer_config.json", {"extra_special_tokens": {"new_token": "<|new|>"}}),
-        ("tokenizer_config.json", {"additional_special_tokens": ["<|new|>"]}),
-        ("added_tokens.json", {"<|new|>": 260}),
-    ],
-)
-def test_tokens_that_the_folder_adds_are_tokens(folder: Path, file: str, content: dict[str, Any]) -> None:
-    """As `transformers` has them, where its class for the family adds none of its own."""
-    from transformers import PreTrainedTokenizerFast
-
-    edit_config(folder, vocab_size=300)
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        edit_tensors(folder, **{name: torch.zeros(300, load_file(folder / "model.safetensors")[name].shape[1])})
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    if file == "tokenizer_config.json":
-        content = settings | content
-    (folder / file).write_text(json.dumps(content))
-    payload = read_checkpoint(folder).tokenizer
-    assert payload is not None
-    ours = parse_payload(payload, 300).encode("hi<|new|>", add_special=True, tokens_max=100)
-    assert ours == PreTrainedTokenizerFast.from_pretrained(folder)("hi<|new|>").input_ids
-    assert ours[-1] == 260
-
-
-def test_an_added_token_whose_id_cannot_be_is_refused(folder: Path) -> None:
-    """The next id is 260, not 299."""
-    (folder / "added_tokens.json").write_text(json.dumps({"<|new|>": 299}))
-    with pytest.raises(UnsupportedModel, match="expected id 299, found 260"):
-        read_checkpoint(folder)
-    (folder / "added_tokens.json").write_text(json.dumps({"<|new|>": "x"}))
-    with pytest.raises(UnsupportedModel, match="expected an id below"):
-        read_checkpoint(folder)
-
-
-def test_special_tokens_of_the_older_file_are_known_to_the_template(folder: Path) -> None:
-    """special_tokens_map.json, where tokenizer_config.json says nothing."""
-    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<|user|>", "eos_token": "<|system|>"}))
-    payload = read_checkpoint(folder).tokenizer
-    assert payload is not None
-    assert parse_payload(payload, 260).special == {"bos_token": "<|user|>", "eos_token": "<|end|>"}
-
-
-def test_a_list_of_templates_without_a_default_is_refused(folder: Path) -> None:
-    """As `transformers` does when it is asked to chat."""
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["chat_template"] = [{"name": "tool_use", "template": "t"}]
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(UnsupportedModel, match="one named default"):
         read_checkpoint(folder)
