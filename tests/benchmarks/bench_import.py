@@ -2,7 +2,9 @@
 
 Back of the envelope: the bytes are read once and written once, which is what a copy does; hashing costs a quarter of a
 second a gigabyte beside that, and every block is synced by itself, so that a disk that takes milliseconds to sync
-decides. Memory: one part at a time, and pages of the mapped shards, which the kernel takes back when it needs them.
+decides. Memory: a few parts at a time, and pages of the mapped shards, which the kernel takes back when it needs them.
+Quantising reads everything once or twice more (the text through the model as it came, for int4 first to see which
+inputs are large), computes every scale, and reads what it stored.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ sys.path.insert(0, sys.argv[3])
 import torch
 from blyan.model.hf_import import read_checkpoint
 from blyan.node.importing import import_checkpoint
+from blyan.node.quantizing import QuantizationRequest
 from nodes import writing
 def private():
     return sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Private_Dirty"))
@@ -61,8 +64,9 @@ def progress(done, total):
     global peak
     peak = max(peak, private())
 began = time.perf_counter()
+request = QuantizationRequest.of(sys.argv[4], now=time.monotonic) if sys.argv[4] else None
 with writing(Path(sys.argv[2])) as ground:
-    import_checkpoint(ground, read_checkpoint(Path(sys.argv[1])), "bench", progress)
+    import_checkpoint(ground, read_checkpoint(Path(sys.argv[1])), "bench", progress, request)
 print(time.perf_counter() - began, high_water() - rss, peak - before)
 """
 
@@ -97,40 +101,56 @@ def copied(source: Path, target: Path) -> float:
     return time.perf_counter() - began
 
 
-def main() -> None:
-    runs = 1 if SMOKE else 3
+def imported(folder: Path, scheme: str) -> tuple[float, int, int]:
+    """Seconds of one import in a process of its own, and its peaks of resident and private memory, in KiB."""
     tests = str(Path(__file__).resolve().parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, folder / "hf", folder / "data", tests, scheme],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    shutil.rmtree(folder / "data")
+    found = re.fullmatch(r"([\d.]+) (\d+) (-?\d+)\n", done.stdout)
+    assert found is not None, done.stdout
+    return float(found[1]), int(found[2]), int(found[3])
+
+
+def main() -> None:
+    page = Page("import", "Importing a checkpoint", __doc__.partition("\n\n")[2].strip())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size = make(folder / "hf")
-        seconds: list[float] = []
+        results: list[tuple[float, int, int]] = []
         peer: list[float] = []
-        rss = private = 0
-        for turn in range(runs):
+        for turn in range(1 if SMOKE else 3):
             peer.append(copied(folder / "hf", folder / f"copy{turn}"))
             shutil.rmtree(folder / f"copy{turn}")
-            done = subprocess.run(
-                [sys.executable, "-c", IMPORT, folder / "hf", folder / f"data{turn}", tests],
-                capture_output=True,
-                check=True,
-                text=True,
-            )
-            found = re.fullmatch(r"([\d.]+) (\d+) (-?\d+)\n", done.stdout)
-            assert found is not None, done.stdout
-            seconds.append(float(found[1]))
-            rss, private = max(rss, int(found[2])), max(private, int(found[3]))
-            shutil.rmtree(folder / f"data{turn}")
-        page = Page("import", "Importing a checkpoint", __doc__.partition("\n\n")[2].strip())
-        best, bare = min(seconds), min(peer)
+            results.append(imported(folder, ""))
+        best, bare = min(seconds for seconds, _, _ in results), min(peer)
         page.row(
             f"import of {size / 1e9:.2f} GB, bf16, each expert its own block",
             f"{best:.1f} s, {size / best / 1e9:.2f} GB/s",
         )
         page.row("plain copy of the same bytes, synced", f"{bare:.1f} s, {size / bare / 1e9:.2f} GB/s")
         page.row("import ÷ copy", f"{best / bare:.2f} ×")
-        page.row("peak resident memory above interpreter and torch, mapped pages included", f"{rss / 1024:.0f} MB")
-        page.row("peak private memory above that", f"{private / 1024:.0f} MB")
-        page.write()
+        memory(page, "", max(rss for _, rss, _ in results), max(private for _, _, private in results))
+        for scheme in ("int8", "int4"):
+            seconds, rss, private = imported(folder, scheme)
+            page.row(f"quantising to {scheme}", f"{seconds:.1f} s, {size / seconds / 1e9:.3f} GB/s")
+            page.row(f"{scheme} ÷ copy", f"{seconds / bare:.1f} ×")
+            memory(page, f"{scheme}: ", rss, private)
+    page.write()
+
+
+def memory(page: Page, prefix: str, rss: int, private: int) -> None:
+    """Rows of what a run held beyond interpreter and torch."""
+    page.row(
+        f"{prefix}peak resident memory above interpreter and torch, mapped pages included",
+        f"{rss / 1024:.0f} MB",
+        "< 600 MB",
+    )
+    page.row(f"{prefix}peak private memory above that", f"{private / 1024:.0f} MB")
 
 
 if __name__ == "__main__":
