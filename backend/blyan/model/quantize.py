@@ -122,32 +122,29 @@ def _round(grouped: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _search(grouped: Tensor, importance: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    """As `_round`, with the scale of each group that leaves the least weighted square error."""
+    """As `_round`, with the scale of each group that leaves the least weighted square error.
+
+    With integers v, weights x and importance w the best scale is s = Σwvx / Σwv², and it leaves Σwx² - (Σwvx)² / Σwv².
+    """
     # the sign too: -8 reaches further than 7, so the largest weight's sign decides which way round is better
     at = grouped.abs().argmax(dim=-1, keepdim=True)
     extreme = grouped.gather(-1, at).squeeze(-1)
-    best_values, best_scales = _round(grouped)
-    best_error = _error(grouped, best_values, best_scales, importance, limit)
+    weighted = grouped * importance
+    values, spare = torch.empty_like(grouped), torch.empty_like(grouped)
+    divisors = torch.where(extreme == 0, 1.0, extreme / _int4_largest)  # as `_round` has them
+    scales, gain = divisors, torch.full_like(extreme, -torch.inf)
     for largest in (float(_int4_largest), -8.0):
         for shrink in _shrinks:
-            scales = _or_one(extreme * (shrink / largest))
-            values = (grouped / scales.unsqueeze(-1)).round_().clamp_(-8, _int4_largest)
-            weighted = values * importance
-            size = (weighted * values).sum(-1)
-            fitted = torch.where(size > 0, (weighted * grouped).sum(-1) / size, scales)
-            error = _error(grouped, values, fitted, importance, limit)
-            better = error < best_error
-            best_error = torch.where(better, error, best_error)
-            best_scales = torch.where(better, fitted, best_scales)
-            best_values = torch.where(better.unsqueeze(-1), values, best_values)
-    return best_values, best_scales
-
-
-def _error(grouped: Tensor, values: Tensor, scales: Tensor, importance: Tensor, limit: float) -> Tensor:
-    """Weighted square error [rows, groups]; endless where a weight would exceed the limit."""
-    found = values * scales.unsqueeze(-1)
-    beyond = found.abs().amax(-1) > limit
-    return ((grouped - found).square_() * importance).sum(-1).masked_fill(beyond, torch.inf)
+            tried = _or_one(extreme * (shrink / largest))
+            torch.div(grouped, tried.unsqueeze(-1), out=values).round_().clamp_(-8, _int4_largest)
+            product = torch.mul(values, weighted, out=spare).sum(-1)
+            size = values.square_().mul_(importance).sum(-1)
+            fitted = torch.where(size > 0, product / size, tried)
+            better = (product * fitted > gain) & (8 * fitted.abs() <= limit)  # what the error falls by
+            gain = torch.where(better, product * fitted, gain)
+            divisors = torch.where(better, tried, divisors)
+            scales = torch.where(better, fitted, scales)
+    return torch.div(grouped, divisors.unsqueeze(-1), out=values).round_().clamp_(-8, _int4_largest), scales
 
 
 def _or_one(scales: Tensor) -> Tensor:
