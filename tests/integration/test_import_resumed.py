@@ -13,7 +13,7 @@ import pytest
 from blyan.model.manifest import BlockReference
 from blyan.node.import_journal import ImportJournal
 from blyan.primitives.ids import PayloadId
-from checkpoints import save_random_checkpoint
+from checkpoints import save_byte_tokenizer, save_random_checkpoint
 from nodes import command, json_of
 
 BLOCK = BlockReference(PayloadId("ab" * 32), 4096)
@@ -117,6 +117,39 @@ def test_a_shard_that_changed_is_read_again(tmp_path: Path) -> None:
     done = json_of("model", "import", tmp_path / "hf", data_dir=tmp_path / "data")
     assert done["resumed_parts"] == 0
     assert done["manifest"] == json_of("model", "import", tmp_path / "hf", data_dir=tmp_path / "fresh")["manifest"]
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_changed_begins_the_import_again(tmp_path: Path) -> None:
+    """The shards are the same: what was stored is found equal, and the published tokenizer is the new one."""
+    save_random_checkpoint(tmp_path / "hf", hidden_size=256, moe_intermediate_size=512, num_experts=24, vocab_size=260)
+    save_byte_tokenizer(tmp_path / "hf")
+    killed_half_way(tmp_path / "data", tmp_path / "hf", "--quantize", "int8")
+    save_byte_tokenizer(tmp_path / "hf", template="{{ messages[0].content }}")
+    done = json_of("model", "import", tmp_path / "hf", "--quantize", "int8", data_dir=tmp_path / "data")
+    assert done["resumed_parts"] == 0
+    assert command("model", "export", "hf", tmp_path / "out", data_dir=tmp_path / "data").returncode == 0
+    assert "messages[0].content }}" in "".join(
+        path.read_text() for path in sorted((tmp_path / "out").glob("*")) if path.suffix in {".json", ".jinja"}
+    )
+
+
+@pytest.mark.slow
+def test_a_block_damaged_between_the_runs_is_stored_again(tmp_path: Path) -> None:
+    """An unclean end makes the next start hash what is new, and what it finds is not resumed."""
+    save_random_checkpoint(tmp_path / "hf", hidden_size=256, moe_intermediate_size=512, num_experts=24)
+    data_dir = tmp_path / "data"
+    killed_half_way(data_dir, tmp_path / "hf")
+    lines = (data_dir / "import/hf.journal").read_text().splitlines()
+    payload = json.loads(next(line for line in lines if '"part"' in line))["payload"]
+    path = data_dir / "blobs" / payload[:2] / payload
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+    assert command("model", "import", tmp_path / "hf", data_dir=data_dir).returncode == 0
+    verified = command("model", "verify", "--all", data_dir=data_dir)
+    assert verified.returncode == 0, verified.stdout
 
 
 @pytest.mark.slow
