@@ -16,7 +16,7 @@ from blyan.model.sampling import Sampling
 from blyan.node.node import Node
 from blyan.primitives import limits
 from blyan.primitives.errors import Unavailable
-from blyan.wire.openai import AnswerOptions
+from blyan.wire.openai import AnswerOptions, naming_parameter
 
 
 def sampling_of(options: AnswerOptions, model: LoadedModel, node: Node) -> Sampling:
@@ -26,12 +26,18 @@ def sampling_of(options: AnswerOptions, model: LoadedModel, node: Node) -> Sampl
     def or_default(asked: float | None, default: float) -> float:
         return default if asked is None else asked
 
-    return Sampling(
-        temperature=or_default(options.temperature, defaults.temperature),
-        top_p=or_default(options.top_p, defaults.top_p),
-        top_k=defaults.top_k if options.top_k is None else options.top_k,
-        seed=int.from_bytes(node.sources.entropy(6), "big") if options.seed is None else options.seed,
-    )
+    with naming_parameter():
+        return Sampling(
+            temperature=or_default(options.temperature, defaults.temperature),
+            top_p=or_default(options.top_p, defaults.top_p),
+            top_k=defaults.top_k if options.top_k is None else options.top_k,
+            seed=int.from_bytes(node.sources.entropy(6), "big") if options.seed is None else options.seed,
+            min_p=options.min_p,
+            frequency_penalty=options.frequency_penalty,
+            presence_penalty=options.presence_penalty,
+            repetition_penalty=options.repetition_penalty,
+            logit_bias=options.logit_bias,
+        )
 
 
 @asynccontextmanager

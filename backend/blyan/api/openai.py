@@ -7,6 +7,7 @@ answering, streamed or whole, is in `api/answer`; what a request may contain in 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 import orjson
@@ -30,11 +31,13 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     asked = parse_chat(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.options.model)
     prompt = await asyncio.to_thread(_chat_prompt, node, model, asked)
-    wanted = _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs)
+    wanted = _choices(
+        _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs), asked.options
+    )
     dialect = answer.ChatDialect(asked, model, node)
     if asked.options.stream:
-        return await answer.stream(request, node, model, dialect, [wanted])
-    return await answer.whole(node, model, dialect, [wanted])
+        return await answer.stream(request, node, model, dialect, wanted)
+    return await answer.whole(node, model, dialect, wanted)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -44,8 +47,11 @@ async def completions(request: web.Request) -> web.StreamResponse:
     model = await asyncio.to_thread(node.model, asked.options.model)
     prompts = await asyncio.to_thread(lambda: [_completion_prompt(model, prompt) for prompt in asked.prompts])
     wanted = [
-        _generation(asked.options, model, node, prompt, asked.tokens_max, asked.logprobs or 0, asked)
+        choice
         for prompt in prompts
+        for choice in _choices(
+            _generation(asked.options, model, node, prompt, asked.tokens_max, asked.logprobs or 0, asked), asked.options
+        )
     ]
     dialect = answer.CompletionDialect(asked, model, node)
     if asked.options.stream:
@@ -125,6 +131,17 @@ def _tokenizer_of(model: LoadedModel) -> Tokenizer:
             hint="send token ids as the prompt of /v1/completions, or import the checkpoint with its tokenizer.json",
         )
     return model.tokenizer
+
+
+def _choices(first: GenerationRequest, options: AnswerOptions) -> list[GenerationRequest]:
+    """As many answers as asked for: the first with the request's seed, each other with one that follows from it."""
+    seeds = [_other_seed(first.sampling.seed, number) for number in range(options.choices)]
+    return [replace(first, sampling=replace(first.sampling, seed=seed)) for seed in seeds]
+
+
+def _other_seed(seed: int, number: int) -> int:
+    """Far apart and the same each time: a Weyl sequence modulo 2^64."""
+    return (seed + number * 0x9E3779B97F4A7C15 + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _generation(

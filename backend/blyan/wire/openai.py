@@ -2,7 +2,8 @@
 
 Field by field as the API reference of `/v1/chat/completions` and `/v1/completions` has it. A parameter that would
 change the answer and is not provided here is refused when it asks for something, never ignored. Extensions: `top_k`,
-`ignore_eos`, `return_token_ids`, `return_tokens_as_token_ids`, and `blyan: {"experts": true}`.
+`min_p`, `repetition_penalty`, `ignore_eos`, `return_token_ids`, `return_tokens_as_token_ids`, and `blyan:
+{"experts": true}`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,7 @@ from blyan.primitives.errors import InvalidInput, UnsupportedParameter
 
 # parameter → the values that ask for nothing
 _harmless: Final[Mapping[str, tuple[object, ...]]] = {
-    "n": (1, None),
     "best_of": (1, None),
-    "frequency_penalty": (0, 0.0, None),
-    "presence_penalty": (0, 0.0, None),
-    "logit_bias": (None, {}),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
@@ -40,7 +37,8 @@ _harmless: Final[Mapping[str, tuple[object, ...]]] = {
 # parameters that only inform the server
 _informative: Final = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
 _common: Final = frozenset(
-    "model stream stream_options temperature top_p top_k seed stop ignore_eos return_token_ids blyan".split()
+    "model stream stream_options temperature top_p top_k min_p seed stop n frequency_penalty presence_penalty "
+    "repetition_penalty logit_bias ignore_eos return_token_ids blyan".split()
 )
 
 
@@ -59,6 +57,12 @@ class AnswerOptions:
     ignore_eos: bool
     return_token_ids: bool
     experts: bool  # report which experts worked
+    choices: int = 1  # answers to each prompt
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +90,19 @@ class CompletionRequest:
 
 def parse_chat(body: Mapping[str, Any]) -> ChatRequest:
     """Check a chat request; the fault's detail names the parameter."""
-    with _naming_parameter():
+    with naming_parameter():
         return _parse_chat(body)
 
 
 def parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
     """Check a completion request; the fault's detail names the parameter."""
-    with _naming_parameter():
+    with naming_parameter():
         return _parse_completion(body)
 
 
 @contextmanager
-def _naming_parameter() -> Generator[None]:
-    """Every refusal here begins with the parameter's name; clients want it in a field of its own."""
+def naming_parameter() -> Generator[None]:
+    """Every refusal of a parameter begins with its name; clients want it in a field of its own."""
     try:
         yield
     except InvalidInput as fault:
@@ -172,6 +176,12 @@ def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
         ignore_eos=_boolean(body, "ignore_eos"),
         return_token_ids=_boolean(body, "return_token_ids"),
         experts=_boolean(_object(body, "blyan", {"experts"}), "experts"),
+        choices=_integer(body, "n", 1, limits.choices_max) or 1,
+        min_p=_number(body, "min_p") or 0.0,
+        frequency_penalty=_number(body, "frequency_penalty") or 0.0,
+        presence_penalty=_number(body, "presence_penalty") or 0.0,
+        repetition_penalty=1.0 if (repeated := _number(body, "repetition_penalty")) is None else repeated,
+        logit_bias=_logit_bias(body.get("logit_bias")),
     )
 
 
@@ -229,6 +239,19 @@ def _stop(value: object) -> tuple[str, ...]:
                 f"stop: expected strings of 1 to {limits.stop_string_chars_max} characters, found {_brief(word)}"
             )
     return tuple(cast("list[str]", words))
+
+
+def _logit_bias(value: object) -> tuple[tuple[int, float], ...]:
+    """Token ids as JSON writes them in an object: as text."""
+    if value is None:
+        return ()
+    given = _as_dict(value)
+    if given is None or len(given) > limits.logit_bias_max:
+        raise InvalidInput(f"logit_bias: expected an object of at most {limits.logit_bias_max}, found {_brief(value)}")
+    for token, bias in given.items():
+        if not re.fullmatch(r"0|[1-9]\d{0,7}", token) or type(bias) not in (int, float):
+            raise InvalidInput(f"logit_bias: expected token ids and numbers, found {_brief({token: bias})}")
+    return tuple(sorted((int(token), float(bias)) for token, bias in given.items()))
 
 
 def _object(body: Mapping[str, Any], name: str, known: set[str]) -> dict[str, Any]:
