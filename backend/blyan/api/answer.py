@@ -18,6 +18,7 @@ from blyan.api.chat import generation
 from blyan.api.errors import error_body, json_response
 from blyan.inference.session import (
     Delta,
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -174,6 +175,7 @@ def _no_usage(dialect: Dialect) -> dict[str, Any]:
 def _unless_failed(event: Event) -> Delta | Finished:
     if isinstance(event, Failed):
         raise event.fault
+    assert not isinstance(event, Embedded), "a generation's events"
     return event
 
 

@@ -7,6 +7,8 @@ answering, streamed or whole, is in `api/answer`; what a request may contain in 
 from __future__ import annotations
 
 import asyncio
+import base64
+import struct
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,15 +16,23 @@ import orjson
 from aiohttp import web
 
 from blyan.api import answer
-from blyan.api.chat import sampling_of
+from blyan.api.chat import embedding, sampling_of
 from blyan.api.errors import error_body, json_response
 from blyan.api.state import node_of
+from blyan.inference.embedding import want_embeddable
 from blyan.inference.session import GenerationRequest
 from blyan.model.loading import LoadedModel
 from blyan.model.tokenizer import Tokenizer
 from blyan.node.node import Node
 from blyan.primitives.errors import InvalidInput, NotFound
-from blyan.wire.openai import AnswerOptions, ChatRequest, CompletionRequest, parse_chat, parse_completion
+from blyan.wire.openai import (
+    AnswerOptions,
+    ChatRequest,
+    CompletionRequest,
+    parse_chat,
+    parse_completion,
+    parse_embedding,
+)
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -57,6 +67,25 @@ async def completions(request: web.Request) -> web.StreamResponse:
     if asked.options.stream:
         return await answer.stream(request, node, model, dialect, wanted)
     return await answer.whole(node, model, dialect, wanted)
+
+
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """A vector for each text: the mean of the hidden states after the final norm, of length one."""
+    node = node_of(request)
+    asked = parse_embedding(await _json_object(request))
+    model = await asyncio.to_thread(node.model, asked.model)
+    inputs = await asyncio.to_thread(lambda: [_completion_prompt(model, text) for text in asked.inputs])
+    for tokens in inputs:
+        want_embeddable(model, tokens)  # the last before the first is computed
+    data: list[dict[str, Any]] = []
+    for index, tokens in enumerate(inputs):
+        found = await embedding(node.scheduler, model, tokens)
+        raw = struct.pack(f"<{len(found.vector)}f", *found.vector)
+        vector = base64.b64encode(raw).decode() if asked.base64 else list(found.vector)
+        data.append({"object": "embedding", "index": index, "embedding": vector})
+    count = sum(map(len, inputs))
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
 
 
 async def models(request: web.Request) -> web.Response:
