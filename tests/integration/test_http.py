@@ -196,7 +196,14 @@ async def test_a_long_prompt_computed_in_runs_scores_as_a_short_one(client: Test
 
 async def test_a_refusal_names_the_parameter(client: TestClient) -> None:
     """In the dialect's own field."""
-    for changes, param in (({"temperature": 9}, None), ({"n": 3}, "n"), ({"top_logprobs": 99}, "top_logprobs")):
+    for changes, param in (
+        ({"temperature": 9}, "temperature"),
+        ({"n": 99}, "n"),
+        ({"top_logprobs": 99}, "top_logprobs"),
+        ({"tools": [{}]}, "tools"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+    ):
         error = (await (await client.post("/v1/chat/completions", json=chat(**changes))).json())["error"]
         assert error["param"] == param
 

@@ -50,12 +50,8 @@ def test_text_parts_are_joined_and_developer_is_system() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"n": 2},
-        {"n": True},
         {"tools": [{"type": "function"}]},
         {"response_format": {"type": "json_object"}},
-        {"frequency_penalty": 0.5},
-        {"logit_bias": {"5": 1}},
         {"unheard_of": 1},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         {"messages": [{"role": "user", "content": "x", "tool_calls": []}]},
@@ -120,3 +116,31 @@ def test_malformed_completion_requests_are_refused(changes: dict[str, Any]) -> N
     with pytest.raises(InvalidInput, match="expected"):
         parse_completion(COMPLETION | changes)
     parse_completion(COMPLETION | {"max_tokens": 0, "echo": True})
+
+
+def test_sampling_fields_are_read() -> None:
+    """Numbers as they are, biases by token id."""
+    asked = parse_chat(
+        CHAT | {"n": 3, "frequency_penalty": 1, "presence_penalty": -0.5, "min_p": 0.1, "logit_bias": {"50": -100}}
+    ).options
+    assert (asked.choices, asked.frequency_penalty, asked.presence_penalty, asked.min_p) == (3, 1.0, -0.5, 0.1)
+    assert asked.logit_bias == ((50, -100.0),)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n": 0},
+        {"n": True},
+        {"n": 17},
+        {"frequency_penalty": "1"},
+        {"logit_bias": {"a": 1}},
+        {"logit_bias": {"1": "x"}},
+        {"logit_bias": [1]},
+    ],
+)
+def test_sampling_fields_of_another_kind_are_refused_by_name(changes: dict[str, Any]) -> None:
+    """In the detail that becomes `param`."""
+    with pytest.raises(InvalidInput) as refused:
+        parse_chat(CHAT | changes)
+    assert refused.value.detail["param"] == next(iter(changes))

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from blyan.model.sampler import sample
+from blyan.model.sampler import History, sample
 from blyan.model.sampling import Sampling
 from blyan.primitives.digest import uniform
 from blyan.primitives.errors import InvalidInput
@@ -73,9 +73,62 @@ def test_a_tiny_temperature_is_greedy_and_nothing_worse() -> None:
         {"top_p": 1.1},
         {"top_k": -1},
         {"seed": 1 << 63},
+        {"min_p": 1.1},
+        {"frequency_penalty": 2.1},
+        {"presence_penalty": -2.1},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": float("inf")},
+        {"logit_bias": ((5, 101.0),)},
+        {"logit_bias": ((-1, 1.0),)},
+        {"logit_bias": tuple((n, 1.0) for n in range(1_025))},
     ],
 )
 def test_values_out_of_range_are_refused(changes: dict[str, float]) -> None:
     """Each with the range in the message."""
     with pytest.raises(InvalidInput, match="expected"):
         Sampling(**changes)  # pyright: ignore[reportArgumentType]
+
+
+def test_min_p_keeps_what_reaches_a_share_of_the_likeliest() -> None:
+    """0.15 is not 0.4 of 0.5, 0.3 is."""
+    assert frequencies(Sampling(min_p=0.4)) == pytest.approx([0.625, 0.375, 0, 0], abs=0.015)
+
+
+def reshaped(sampling: Sampling, *, prompt: tuple[int, ...] = (), generated: tuple[int, ...] = ()) -> list[float]:
+    history = History(prompt)
+    for token in generated:
+        history.take(token)
+    return history.reshaped(torch.tensor([2.0, -2.0, 1.0, 0.0]), sampling).tolist()
+
+
+def test_penalties_are_those_of_the_reference() -> None:
+    """Frequency for each time, presence once, of generated tokens; repetition of prompt tokens too, by sign."""
+    assert reshaped(Sampling(frequency_penalty=0.5), prompt=(2,), generated=(0, 0, 1)) == [1.0, -2.5, 1.0, 0.0]
+    assert reshaped(Sampling(presence_penalty=0.5), prompt=(2,), generated=(0, 0, 1)) == [1.5, -2.5, 1.0, 0.0]
+    assert reshaped(Sampling(repetition_penalty=2.0), prompt=(1,), generated=(0,)) == [1.0, -4.0, 1.0, 0.0]
+    assert reshaped(Sampling(logit_bias=((3, 5.0), (0, -100.0)))) == [-98.0, -2.0, 1.0, 5.0]
+
+
+def test_repetition_penalty_equals_that_of_transformers() -> None:
+    """Its logits processor, on the same tokens."""
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    scores = torch.randn(1, 50, generator=torch.Generator().manual_seed(3))
+    tokens = torch.tensor([[4, 9, 4, 30]])
+    expected = RepetitionPenaltyLogitsProcessor(1.3)(tokens, scores.clone())[0]
+    history = History((4, 9))
+    history.take(4)
+    history.take(30)
+    assert torch.allclose(history.reshaped(scores[0], Sampling(repetition_penalty=1.3)), expected)
+
+
+def test_without_penalties_scores_are_left_as_they_are() -> None:
+    """Not even copied."""
+    scores = torch.zeros(4)
+    assert History((1,)).reshaped(scores, Sampling()) is scores
+
+
+def test_a_bias_of_a_token_that_the_model_has_not_is_refused() -> None:
+    """By its id."""
+    with pytest.raises(InvalidInput, match="below 4, found 4"):
+        reshaped(Sampling(logit_bias=((4, 1.0),)))

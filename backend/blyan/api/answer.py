@@ -18,6 +18,7 @@ from blyan.api.chat import generation
 from blyan.api.errors import error_body, json_response
 from blyan.inference.session import (
     Delta,
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -96,7 +97,7 @@ async def whole(
         if dialect.options.return_token_ids:
             choice["token_ids"] = [report.token for report in gathered.tokens]
         choices.append(choice)
-    body = dialect.envelope(chunk=False) | {"choices": choices, "usage": _usage(finished)}
+    body = dialect.envelope(chunk=False) | {"choices": choices, "usage": _usage(finished, dialect.options.choices)}
     if dialect.options.experts:
         body["blyan"] = {"experts": [[*place, count] for place, count in sorted(total.experts.items())]}
     return json_response(body)
@@ -127,7 +128,9 @@ async def stream(
                     if isinstance(known, Finished):
                         finished.append(known)
         if dialect.options.include_usage:
-            await send(dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(finished)})
+            await send(
+                dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(finished, dialect.options.choices)}
+            )
         await response.write(b"data: [DONE]\n\n")
 
     try:
@@ -172,11 +175,13 @@ def _no_usage(dialect: Dialect) -> dict[str, Any]:
 def _unless_failed(event: Event) -> Delta | Finished:
     if isinstance(event, Failed):
         raise event.fault
+    assert not isinstance(event, Embedded), "a generation's events"
     return event
 
 
-def _usage(finished: Sequence[Finished]) -> dict[str, int]:
-    prompt = sum(one.prompt_tokens for one in finished)
+def _usage(finished: Sequence[Finished], choices: int) -> dict[str, int]:
+    """Tokens of all choices; a prompt with several answers counts once."""
+    prompt = sum(one.prompt_tokens for one in finished[::choices])
     completion = sum(one.completion_tokens for one in finished)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 

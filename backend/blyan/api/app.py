@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from blyan.api import blobs, chain, entries, experts, health, openai, page
+from blyan.api import blobs, chain, entries, experts, health, ollama, openai, page
 from blyan.api.middleware import add_security_headers, faults_as_json, known_host_and_origin
 from blyan.api.state import node_key
 from blyan.node.node import Node
@@ -20,8 +20,17 @@ def build_app(node: Node) -> web.Application:
     app.on_response_prepare.append(add_security_headers)
     app.router.add_post("/v1/chat/completions", openai.chat_completions)
     app.router.add_post("/v1/completions", openai.completions)
+    app.router.add_post("/v1/embeddings", openai.embeddings)
     app.router.add_get("/v1/models", openai.models)
     app.router.add_get("/v1/models/{id}", openai.model)
+    app.router.add_get("/api/version", ollama.version)
+    app.router.add_get("/api/tags", ollama.tags)
+    app.router.add_get("/api/ps", ollama.ps)
+    app.router.add_post("/api/show", ollama.show)
+    app.router.add_post("/api/generate", ollama.generate)
+    app.router.add_post("/api/chat", ollama.chat)
+    app.router.add_post("/api/embed", ollama.embed)
+    app.router.add_post("/api/embeddings", ollama.embeddings)
     app.router.add_get("/network/experts", experts.experts)
     app.router.add_get("/chain/joint", chain.joint)
     app.router.add_get("/chain/{name}/checkpoint", chain.checkpoint)

@@ -6,16 +6,18 @@ Here holds and settlement will stand around the stream; today there is nothing t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
+from blyan.inference.embedding import embed, want_embeddable
 from blyan.inference.scheduler import Scheduler
-from blyan.inference.session import Event, Failed, Finished, GenerationRequest, answer_tokens_max, run
+from blyan.inference.session import Embedded, Event, Failed, Finished, GenerationRequest, Turn, answer_tokens_max, run
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
 from blyan.node.node import Node
 from blyan.primitives import limits
 from blyan.primitives.errors import Unavailable
+from blyan.wire.fields import naming_parameter
 from blyan.wire.openai import AnswerOptions
 
 
@@ -26,12 +28,18 @@ def sampling_of(options: AnswerOptions, model: LoadedModel, node: Node) -> Sampl
     def or_default(asked: float | None, default: float) -> float:
         return default if asked is None else asked
 
-    return Sampling(
-        temperature=or_default(options.temperature, defaults.temperature),
-        top_p=or_default(options.top_p, defaults.top_p),
-        top_k=defaults.top_k if options.top_k is None else options.top_k,
-        seed=int.from_bytes(node.sources.entropy(6), "big") if options.seed is None else options.seed,
-    )
+    with naming_parameter():
+        return Sampling(
+            temperature=or_default(options.temperature, defaults.temperature),
+            top_p=or_default(options.top_p, defaults.top_p),
+            top_k=defaults.top_k if options.top_k is None else options.top_k,
+            seed=int.from_bytes(node.sources.entropy(6), "big") if options.seed is None else options.seed,
+            min_p=options.min_p,
+            frequency_penalty=options.frequency_penalty,
+            presence_penalty=options.presence_penalty,
+            repetition_penalty=options.repetition_penalty,
+            logit_bias=options.logit_bias,
+        )
 
 
 @asynccontextmanager
@@ -40,16 +48,35 @@ async def generation(
 ) -> AsyncGenerator[AsyncIterator[Event], None]:
     """Events of one generation, the last one `Finished` or `Failed`; leaving the context cancels what is left.
 
-    Checks lengths before it queues. Events are bounded by the tokens of the answer, so the queue needs no bound.
+    Checks lengths before it queues.
     """
     answer_tokens_max(model, request)
+    async with _submitted(scheduler, run(model, request)) as events:
+        yield events
+
+
+async def embedding(scheduler: Scheduler, model: LoadedModel, tokens: Sequence[int]) -> Embedded:
+    """One vector; cancelled when the caller goes."""
+    want_embeddable(model, tokens)
+    async with _submitted(scheduler, embed(model, tokens)) as events:
+        async for event in events:
+            if isinstance(event, Embedded):
+                return event
+            if isinstance(event, Failed):
+                raise event.fault
+    raise Unavailable("embedding: expected a vector, found none")
+
+
+@asynccontextmanager
+async def _submitted(scheduler: Scheduler, turns: Iterator[Turn]) -> AsyncGenerator[AsyncIterator[Event], None]:
+    """Events as they come. They are bounded by the tokens of the answer, so the queue needs no bound."""
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Event] = asyncio.Queue()
 
     def emit(event: Event) -> None:
         loop.call_soon_threadsafe(events.put_nowait, event)
 
-    ticket = scheduler.submit(run(model, request), emit)
+    ticket = scheduler.submit(turns, emit)
     deadline = loop.time() + limits.request_seconds_max
 
     async def received() -> AsyncIterator[Event]:
@@ -60,7 +87,7 @@ async def generation(
             except TimeoutError:
                 event = Failed(Unavailable(f"generation: expected an end within {limits.request_seconds_max:g} s"))
             yield event
-            if isinstance(event, Finished | Failed):
+            if isinstance(event, Finished | Failed | Embedded):
                 return
 
     try:

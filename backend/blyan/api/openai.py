@@ -7,21 +7,32 @@ answering, streamed or whole, is in `api/answer`; what a request may contain in 
 from __future__ import annotations
 
 import asyncio
+import base64
+import struct
+from dataclasses import replace
 from typing import Any, cast
 
 import orjson
 from aiohttp import web
 
 from blyan.api import answer
-from blyan.api.chat import sampling_of
+from blyan.api.chat import embedding, sampling_of
 from blyan.api.errors import error_body, json_response
 from blyan.api.state import node_of
+from blyan.inference.embedding import want_embeddable
 from blyan.inference.session import GenerationRequest
 from blyan.model.loading import LoadedModel
 from blyan.model.tokenizer import Tokenizer
 from blyan.node.node import Node
 from blyan.primitives.errors import InvalidInput, NotFound
-from blyan.wire.openai import AnswerOptions, ChatRequest, CompletionRequest, parse_chat, parse_completion
+from blyan.wire.openai import (
+    AnswerOptions,
+    ChatRequest,
+    CompletionRequest,
+    parse_chat,
+    parse_completion,
+    parse_embedding,
+)
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -30,11 +41,13 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     asked = parse_chat(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.options.model)
     prompt = await asyncio.to_thread(_chat_prompt, node, model, asked)
-    wanted = _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs)
+    wanted = _choices(
+        _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs), asked.options
+    )
     dialect = answer.ChatDialect(asked, model, node)
     if asked.options.stream:
-        return await answer.stream(request, node, model, dialect, [wanted])
-    return await answer.whole(node, model, dialect, [wanted])
+        return await answer.stream(request, node, model, dialect, wanted)
+    return await answer.whole(node, model, dialect, wanted)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -44,13 +57,35 @@ async def completions(request: web.Request) -> web.StreamResponse:
     model = await asyncio.to_thread(node.model, asked.options.model)
     prompts = await asyncio.to_thread(lambda: [_completion_prompt(model, prompt) for prompt in asked.prompts])
     wanted = [
-        _generation(asked.options, model, node, prompt, asked.tokens_max, asked.logprobs or 0, asked)
+        choice
         for prompt in prompts
+        for choice in _choices(
+            _generation(asked.options, model, node, prompt, asked.tokens_max, asked.logprobs or 0, asked), asked.options
+        )
     ]
     dialect = answer.CompletionDialect(asked, model, node)
     if asked.options.stream:
         return await answer.stream(request, node, model, dialect, wanted)
     return await answer.whole(node, model, dialect, wanted)
+
+
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """A vector for each text: the mean of the hidden states after the final norm, of length one."""
+    node = node_of(request)
+    asked = parse_embedding(await _json_object(request))
+    model = await asyncio.to_thread(node.model, asked.model)
+    inputs = await asyncio.to_thread(lambda: [_completion_prompt(model, text) for text in asked.inputs])
+    for tokens in inputs:
+        want_embeddable(model, tokens)  # the last before the first is computed
+    data: list[dict[str, Any]] = []
+    for index, tokens in enumerate(inputs):
+        found = await embedding(node.scheduler, model, tokens)
+        raw = struct.pack(f"<{len(found.vector)}f", *found.vector)
+        vector = base64.b64encode(raw).decode() if asked.base64 else list(found.vector)
+        data.append({"object": "embedding", "index": index, "embedding": vector})
+    count = sum(map(len, inputs))
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
 
 
 async def models(request: web.Request) -> web.Response:
@@ -125,6 +160,17 @@ def _tokenizer_of(model: LoadedModel) -> Tokenizer:
             hint="send token ids as the prompt of /v1/completions, or import the checkpoint with its tokenizer.json",
         )
     return model.tokenizer
+
+
+def _choices(first: GenerationRequest, options: AnswerOptions) -> list[GenerationRequest]:
+    """As many answers as asked for: the first with the request's seed, each other with one that follows from it."""
+    seeds = [_other_seed(first.sampling.seed, number) for number in range(options.choices)]
+    return [replace(first, sampling=replace(first.sampling, seed=seed)) for seed in seeds]
+
+
+def _other_seed(seed: int, number: int) -> int:
+    """Far apart and the same each time: a Weyl sequence modulo 2^64."""
+    return (seed + number * 0x9E3779B97F4A7C15 + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _generation(

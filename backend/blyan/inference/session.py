@@ -71,7 +71,15 @@ class Working:
     """A turn that did work and has nothing to report; the scheduler keeps it to itself."""
 
 
-Event: TypeAlias = Delta | Finished | Failed
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The only event of an embedding."""
+
+    vector: tuple[float, ...]  # [hidden], of length one
+    tokens: int
+
+
+Event: TypeAlias = Delta | Finished | Failed | Embedded
 Turn: TypeAlias = Event | Working
 
 

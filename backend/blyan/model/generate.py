@@ -17,7 +17,7 @@ from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.gate import Routing
 from blyan.model.kv_cache import KVCache
-from blyan.model.sampler import sample
+from blyan.model.sampler import History, sample
 from blyan.model.sampling import Sampling
 from blyan.model.transformer import drive, forward, logits
 from blyan.model.weights import ModelWeights
@@ -75,9 +75,9 @@ def generate(
 ) -> Iterator[Step | None]:
     """Yield the prompt's own steps if `echo`, then up to `tokens_max` chosen ones; the last may be a stop token.
 
-    `top` most likely candidates come with each step. None means that work was done and there is nothing to report yet:
-    a long prompt is computed in runs, so that others get their turn between them. The caller has checked that prompt
-    and answer fit the context.
+    `top` most likely candidates come with each step, as the model scores them, before penalties and temperature. None
+    means that work was done and there is nothing to report yet: a long prompt is computed in runs, so that others get
+    their turn between them. The caller has checked that prompt and answer fit the context.
     """
     assert prompt and len(prompt) + tokens_max <= config.context_length, "the caller checks lengths"
     used: Counter[tuple[int, int]] = Counter()
@@ -105,9 +105,11 @@ def generate(
                     yield _step(row, token, top, take_used())
         else:
             yield None
+    history = History(prompt)
     for position in range(len(prompt), len(prompt) + tokens_max):
         scores = _scores(weights, config, hidden[-1])
-        token = sample(scores, sampling, uniform(sampling.seed, position))
+        token = sample(history.reshaped(scores, sampling), sampling, uniform(sampling.seed, position))
+        history.take(token)
         yield _step(scores, token, top, take_used())
         if token in stop_tokens or position + 1 == len(prompt) + tokens_max:
             return

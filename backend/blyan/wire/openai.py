@@ -2,28 +2,34 @@
 
 Field by field as the API reference of `/v1/chat/completions` and `/v1/completions` has it. A parameter that would
 change the answer and is not provided here is refused when it asks for something, never ignored. Extensions: `top_k`,
-`ignore_eos`, `return_token_ids`, `return_tokens_as_token_ids`, and `blyan: {"experts": true}`.
+`min_p`, `repetition_penalty`, `ignore_eos`, `return_token_ids`, `return_tokens_as_token_ids`, and `blyan:
+{"experts": true}`.
 """
 
 from __future__ import annotations
 
 import re
-import reprlib
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, UnsupportedParameter
+from blyan.wire.fields import (
+    as_dict,
+    as_list,
+    boolean,
+    brief,
+    integer,
+    naming_parameter,
+    number,
+    object_of,
+    stop_strings,
+)
 
 # parameter → the values that ask for nothing
 _harmless: Final[Mapping[str, tuple[object, ...]]] = {
-    "n": (1, None),
     "best_of": (1, None),
-    "frequency_penalty": (0, 0.0, None),
-    "presence_penalty": (0, 0.0, None),
-    "logit_bias": (None, {}),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
@@ -40,7 +46,8 @@ _harmless: Final[Mapping[str, tuple[object, ...]]] = {
 # parameters that only inform the server
 _informative: Final = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
 _common: Final = frozenset(
-    "model stream stream_options temperature top_p top_k seed stop ignore_eos return_token_ids blyan".split()
+    "model stream stream_options temperature top_p top_k min_p seed stop n frequency_penalty presence_penalty "
+    "repetition_penalty logit_bias ignore_eos return_token_ids blyan".split()
 )
 
 
@@ -59,6 +66,12 @@ class AnswerOptions:
     ignore_eos: bool
     return_token_ids: bool
     experts: bool  # report which experts worked
+    choices: int = 1  # answers to each prompt
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,42 +97,56 @@ class CompletionRequest:
     tokens_as_ids: bool
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """`POST /v1/embeddings`."""
+
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    base64: bool
+
+
+def parse_embedding(body: Mapping[str, Any]) -> EmbeddingRequest:
+    """Check an embedding request; the fault's detail names the parameter."""
+    with naming_parameter():
+        unknown = sorted(set(body) - {"model", "input", "encoding_format", "dimensions", "user"})
+        if unknown:
+            raise UnsupportedParameter(f"{unknown[0][:80]}: expected a known parameter")
+        if body.get("dimensions") is not None:
+            raise UnsupportedParameter(f"dimensions: expected none (not provided), found {brief(body['dimensions'])}")
+        encoding = body.get("encoding_format", "float")
+        if encoding not in ("float", "base64"):
+            raise InvalidInput(f"encoding_format: expected float or base64, found {brief(encoding)}")
+        if not isinstance(body.get("model"), str):
+            raise InvalidInput(f"model: expected a name, found {brief(body.get('model'))}")
+        return EmbeddingRequest(body["model"], _prompts(body.get("input"), "input"), encoding == "base64")
+
+
 def parse_chat(body: Mapping[str, Any]) -> ChatRequest:
     """Check a chat request; the fault's detail names the parameter."""
-    with _naming_parameter():
+    with naming_parameter():
         return _parse_chat(body)
 
 
 def parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
     """Check a completion request; the fault's detail names the parameter."""
-    with _naming_parameter():
+    with naming_parameter():
         return _parse_completion(body)
-
-
-@contextmanager
-def _naming_parameter() -> Generator[None]:
-    """Every refusal here begins with the parameter's name; clients want it in a field of its own."""
-    try:
-        yield
-    except InvalidInput as fault:
-        name = re.split(r"[: ]", fault.message, maxsplit=1)[0]
-        fault.detail = {**fault.detail, "param": {"message": "messages"}.get(name, name)}
-        raise
 
 
 def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
     own = {"messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"}
     options = _options(body, own)
-    messages = _as_list(body.get("messages"))
+    messages = as_list(body.get("messages"))
     if messages is None or not 0 < len(messages) <= limits.messages_max:
-        found = _brief(body.get("messages"))
+        found = brief(body.get("messages"))
         raise InvalidInput(f"messages: expected a list of 1 to {limits.messages_max}, found {found}")
-    logprobs = _boolean(body, "logprobs")
-    top = _integer(body, "top_logprobs", 0, limits.logprobs_max)
+    logprobs = boolean(body, "logprobs")
+    top = integer(body, "top_logprobs", 0, limits.logprobs_max)
     if top is not None and not logprobs:
         raise InvalidInput("top_logprobs: expected logprobs true with it, found none")
     newer, older = (
-        _integer(body, name, 1, limits.canonical_integer_max) for name in ("max_completion_tokens", "max_tokens")
+        integer(body, name, 1, limits.canonical_integer_max) for name in ("max_completion_tokens", "max_tokens")
     )
     return ChatRequest(
         options,
@@ -133,15 +160,15 @@ def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
 def _parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
     own = {"prompt", "max_tokens", "echo", "logprobs", "return_tokens_as_token_ids"}
     options = _options(body, own)
-    echo = _boolean(body, "echo")
-    tokens_max = _integer(body, "max_tokens", 0 if echo else 1, limits.canonical_integer_max)
+    echo = boolean(body, "echo")
+    tokens_max = integer(body, "max_tokens", 0 if echo else 1, limits.canonical_integer_max)
     return CompletionRequest(
         options,
         _prompts(body.get("prompt")),
         16 if tokens_max is None else tokens_max,  # the API reference's default
         echo,
-        _integer(body, "logprobs", 0, limits.logprobs_max),
-        _boolean(body, "return_tokens_as_token_ids"),
+        integer(body, "logprobs", 0, limits.logprobs_max),
+        boolean(body, "return_tokens_as_token_ids"),
     )
 
 
@@ -150,125 +177,89 @@ def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
         if name in _harmless:
             # `True == 1`: compare kinds as well
             if not any(value == fine and isinstance(value, bool) == isinstance(fine, bool) for fine in _harmless[name]):
-                raise UnsupportedParameter(f"{name}: expected none (not provided here), found {_brief(value)}")
+                raise UnsupportedParameter(f"{name}: expected none (not provided here), found {brief(value)}")
         elif name not in _common | _informative | own:
-            raise UnsupportedParameter(f"{name[:80]}: expected a known parameter, found {_brief(value)}")
+            raise UnsupportedParameter(f"{name[:80]}: expected a known parameter, found {brief(value)}")
     model = body.get("model")
     if not isinstance(model, str):
-        raise InvalidInput(f"model: expected a name, found {_brief(model)}")
-    stream_options = _object(body, "stream_options", {"include_usage", "include_obfuscation"})
-    stream = _boolean(body, "stream")
+        raise InvalidInput(f"model: expected a name, found {brief(model)}")
+    stream_options = object_of(body, "stream_options", {"include_usage", "include_obfuscation"})
+    stream = boolean(body, "stream")
     if stream_options and not stream:
         raise InvalidInput("stream_options: expected stream true with it, found none")
     return AnswerOptions(
         model=model,
         stream=stream,
-        include_usage=_boolean(stream_options, "include_usage"),
-        temperature=_number(body, "temperature"),
-        top_p=_number(body, "top_p"),
-        top_k=_integer(body, "top_k", 0, limits.vocab_max),
-        seed=_integer(body, "seed", -(1 << 63), (1 << 63) - 1),
-        stop=_stop(body.get("stop")),
-        ignore_eos=_boolean(body, "ignore_eos"),
-        return_token_ids=_boolean(body, "return_token_ids"),
-        experts=_boolean(_object(body, "blyan", {"experts"}), "experts"),
+        include_usage=boolean(stream_options, "include_usage"),
+        temperature=number(body, "temperature"),
+        top_p=number(body, "top_p"),
+        top_k=integer(body, "top_k", 0, limits.vocab_max),
+        seed=integer(body, "seed", -(1 << 63), (1 << 63) - 1),
+        stop=stop_strings(body.get("stop")),
+        ignore_eos=boolean(body, "ignore_eos"),
+        return_token_ids=boolean(body, "return_token_ids"),
+        experts=boolean(object_of(body, "blyan", {"experts"}), "experts"),
+        choices=integer(body, "n", 1, limits.choices_max) or 1,
+        min_p=number(body, "min_p") or 0.0,
+        frequency_penalty=number(body, "frequency_penalty") or 0.0,
+        presence_penalty=number(body, "presence_penalty") or 0.0,
+        repetition_penalty=1.0 if (repeated := number(body, "repetition_penalty")) is None else repeated,
+        logit_bias=_logit_bias(body.get("logit_bias")),
     )
 
 
 def _message(message: object) -> Mapping[str, str]:
     if not isinstance(message, dict):
-        raise InvalidInput(f"message: expected an object, found {_brief(message)}")
+        raise InvalidInput(f"message: expected an object, found {brief(message)}")
     given = cast("dict[str, Any]", message)
     role, content = given.get("role"), given.get("content")
     if role not in ("system", "developer", "user", "assistant"):
-        raise InvalidInput(f"message role: expected system, developer, user or assistant, found {_brief(role)}")
+        raise InvalidInput(f"message role: expected system, developer, user or assistant, found {brief(role)}")
     extra = sorted(set(given) - {"role", "content", "name", "refusal"})
     if extra:
         raise UnsupportedParameter(
-            f"message {extra[0][:80]}: expected none (not provided here), found {_brief(given[extra[0]])}"
+            f"message {extra[0][:80]}: expected none (not provided here), found {brief(given[extra[0]])}"
         )
     if isinstance(content, list):
         content = "".join(_text_part(part) for part in cast("list[Any]", content))
     if not isinstance(content, str):
-        raise InvalidInput(f"message content: expected text, found {_brief(content)}")
+        raise InvalidInput(f"message content: expected text, found {brief(content)}")
     return {"role": "system" if role == "developer" else role, "content": content}
 
 
 def _text_part(part: object) -> str:
-    given = _as_dict(part)
+    given = as_dict(part)
     if given is not None and given.get("type") == "text" and isinstance(given.get("text"), str):
         return given["text"]
-    raise UnsupportedParameter(f"message content: expected parts of type text, found {_brief(part)}")
+    raise UnsupportedParameter(f"message content: expected parts of type text, found {brief(part)}")
 
 
-def _prompts(prompt: object) -> tuple[str | tuple[int, ...], ...]:
+def _prompts(prompt: object, name: str = "prompt") -> tuple[str | tuple[int, ...], ...]:
     """Text, list of texts, list of token ids, or list of lists of token ids."""
     if isinstance(prompt, str):
         return (prompt,)
-    items = _as_list(prompt)
+    items = as_list(prompt)
     if items:
         if all(type(item) is int for item in items):
             return (tuple(cast("list[int]", items)),)
         if len(items) > limits.prompts_max:
-            raise InvalidInput(f"prompt: expected at most {limits.prompts_max} prompts, found {len(items)}")
+            raise InvalidInput(f"{name}: expected at most {limits.prompts_max} texts, found {len(items)}")
         if all(isinstance(item, str) for item in items):
             return tuple(cast("list[str]", items))
-        lists = [_as_list(item) for item in items]
+        lists = [as_list(item) for item in items]
         if all(each and all(type(token) is int for token in each) for each in lists):
             return tuple(tuple(cast("list[int]", each)) for each in lists)
-    raise InvalidInput(f"prompt: expected text, token ids, or a list of either, found {_brief(prompt)}")
+    raise InvalidInput(f"{name}: expected text, token ids, or a list of either, found {brief(prompt)}")
 
 
-def _stop(value: object) -> tuple[str, ...]:
-    words = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(words, list) or len(cast("list[Any]", words)) > limits.stop_strings_max:
-        raise InvalidInput(f"stop: expected at most {limits.stop_strings_max} strings, found {_brief(value)}")
-    for word in cast("list[Any]", words):
-        if not isinstance(word, str) or not 0 < len(word) <= limits.stop_string_chars_max:
-            raise InvalidInput(
-                f"stop: expected strings of 1 to {limits.stop_string_chars_max} characters, found {_brief(word)}"
-            )
-    return tuple(cast("list[str]", words))
-
-
-def _object(body: Mapping[str, Any], name: str, known: set[str]) -> dict[str, Any]:
-    value = body.get(name)
+def _logit_bias(value: object) -> tuple[tuple[int, float], ...]:
+    """Token ids as JSON writes them in an object: as text."""
     if value is None:
-        return {}
-    given = _as_dict(value)
-    if given is None or not set(given) <= known:
-        raise InvalidInput(f"{name}: expected an object with {sorted(known)}, found {_brief(value)}")
-    return given
-
-
-def _boolean(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is not None and type(value) is not bool:
-        raise InvalidInput(f"{name}: expected true or false, found {_brief(value)}")
-    return bool(value)
-
-
-def _integer(body: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
-    value = body.get(name)
-    if value is not None and (type(value) is not int or not least <= value <= most):
-        raise InvalidInput(f"{name}: expected an integer from {least} to {most}, found {_brief(value)}")
-    return value
-
-
-def _number(body: Mapping[str, Any], name: str) -> float | None:
-    value = body.get(name)
-    if value is not None and type(value) not in (int, float):
-        raise InvalidInput(f"{name}: expected a number, found {_brief(value)}")
-    return None if value is None else float(value)
-
-
-def _as_list(value: object) -> list[Any] | None:
-    return cast("list[Any]", value) if isinstance(value, list) else None
-
-
-def _as_dict(value: object) -> dict[str, Any] | None:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
-
-
-def _brief(value: object) -> str:
-    return reprlib.repr(value)  # bounded in depth and length, unlike repr
+        return ()
+    given = as_dict(value)
+    if given is None or len(given) > limits.logit_bias_max:
+        raise InvalidInput(f"logit_bias: expected an object of at most {limits.logit_bias_max}, found {brief(value)}")
+    for token, bias in given.items():
+        if not re.fullmatch(r"0|[1-9]\d{0,7}", token) or type(bias) not in (int, float):
+            raise InvalidInput(f"logit_bias: expected token ids and numbers, found {brief({token: bias})}")
+    return tuple(sorted((int(token), float(bias)) for token, bias in given.items()))

@@ -1,0 +1,86 @@
+"""Reading fields of a JSON body by kind and range: what dialects share. Every refusal begins with the field's name."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+from blyan.primitives import limits
+from blyan.primitives.errors import InvalidInput
+
+
+@contextmanager
+def naming_parameter() -> Generator[None]:
+    """Every refusal of a parameter begins with its name; clients want it in a field of its own."""
+    try:
+        yield
+    except InvalidInput as fault:
+        name = re.split(r"[: ]", fault.message, maxsplit=1)[0]
+        fault.detail = {**fault.detail, "param": {"message": "messages"}.get(name, name)}
+        raise
+
+
+def stop_strings(value: object) -> tuple[str, ...]:
+    """One stop string or a list of them."""
+    words = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or len(cast("list[Any]", words)) > limits.stop_strings_max:
+        raise InvalidInput(f"stop: expected at most {limits.stop_strings_max} strings, found {brief(value)}")
+    for word in cast("list[Any]", words):
+        if not isinstance(word, str) or not 0 < len(word) <= limits.stop_string_chars_max:
+            raise InvalidInput(
+                f"stop: expected strings of 1 to {limits.stop_string_chars_max} characters, found {brief(word)}"
+            )
+    return tuple(cast("list[str]", words))
+
+
+def object_of(body: Mapping[str, Any], name: str, known: set[str]) -> dict[str, Any]:
+    """An object with no other than the known fields; empty where there is none."""
+    value = body.get(name)
+    if value is None:
+        return {}
+    given = as_dict(value)
+    if given is None or not set(given) <= known:
+        raise InvalidInput(f"{name}: expected an object with {sorted(known)}, found {brief(value)}")
+    return given
+
+
+def boolean(body: Mapping[str, Any], name: str) -> bool:
+    """True or false; false where there is none."""
+    value = body.get(name)
+    if value is not None and type(value) is not bool:
+        raise InvalidInput(f"{name}: expected true or false, found {brief(value)}")
+    return bool(value)
+
+
+def integer(body: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    """An integer within a range."""
+    value = body.get(name)
+    if value is not None and (type(value) is not int or not least <= value <= most):
+        raise InvalidInput(f"{name}: expected an integer from {least} to {most}, found {brief(value)}")
+    return value
+
+
+def number(body: Mapping[str, Any], name: str) -> float | None:
+    """An integer or a float."""
+    value = body.get(name)
+    if value is not None and type(value) not in (int, float):
+        raise InvalidInput(f"{name}: expected a number, found {brief(value)}")
+    return None if value is None else float(value)
+
+
+def as_list(value: object) -> list[Any] | None:
+    """The value if it is a list."""
+    return cast("list[Any]", value) if isinstance(value, list) else None
+
+
+def as_dict(value: object) -> dict[str, Any] | None:
+    """The value if it is an object."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def brief(value: object) -> str:
+    """The value for an error message."""
+    return reprlib.repr(value)  # bounded in depth and length, unlike repr

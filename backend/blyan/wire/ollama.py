@@ -1,0 +1,189 @@
+"""The Ollama dialect: requests parsed into values (https://github.com/ollama/ollama/blob/main/docs/api.md).
+
+Streaming is the default here. `options` that would change the answer and are not provided are refused when they ask for
+something; those that tune another program's memory or threads only inform. Names may end in `:latest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from blyan.primitives import limits
+from blyan.primitives.errors import InvalidInput, UnsupportedParameter
+from blyan.wire.fields import as_dict, as_list, boolean, brief, integer, naming_parameter, number, stop_strings
+from blyan.wire.openai import AnswerOptions
+
+_informative: Final = frozenset(
+    "num_keep num_batch num_gpu main_gpu use_mmap num_thread numa low_vram vocab_only use_mlock penalize_newline "
+    "f16_kv logits_all embedding_only rope_frequency_base rope_frequency_scale".split()
+)
+_harmless: Final[Mapping[str, tuple[object, ...]]] = {
+    "mirostat": (0, None),
+    "mirostat_tau": (None, 5, 5.0),
+    "mirostat_eta": (None, 0.1),
+    "typical_p": (None, 1, 1.0),
+    "tfs_z": (None, 1, 1.0),
+    "repeat_last_n": (None, -1, 0, 64),
+}
+_sampled: Final = frozenset(
+    "temperature top_p top_k min_p seed stop repeat_penalty presence_penalty frequency_penalty num_predict "
+    "num_ctx".split()
+)
+_nothing: Final[Mapping[str, tuple[object, ...]]] = {
+    "format": (None, ""),
+    "images": (None, []),
+    "tools": (None, []),
+    "suffix": (None, ""),
+    "template": (None, ""),
+    "think": (None, False),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaRequest:
+    """`POST /api/generate` or `/api/chat`: either a prompt or messages."""
+
+    options: AnswerOptions
+    tokens_max: int | None  # None: as many as fit
+    context_max: int | None  # `num_ctx`: prompt and answer together
+    messages: tuple[Mapping[str, str], ...]
+    prompt: str | None  # raw text, not to be put into the chat template
+    context: tuple[int, ...]  # tokens of an earlier answer that this one continues
+    chat: bool
+    keep: bool  # False: the caller asks to unload the model
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """`POST /api/embed` or the older `/api/embeddings`, which takes one text."""
+
+    model: str
+    texts: tuple[str, ...]
+    truncate: bool
+    single: bool
+
+
+def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
+    """Check a generate request; the fault's detail names the parameter."""
+    with naming_parameter():
+        _known(body, {"model", "prompt", "system", "context", "raw", "stream", "options", "keep_alive"})
+        prompt = _text(body, "prompt")
+        system, raw = _text(body, "system"), boolean(body, "raw")
+        messages: list[Mapping[str, str]] = []
+        if prompt and not raw:
+            messages = [{"role": "system", "content": system}] if system else []
+            messages.append({"role": "user", "content": prompt})
+        context = as_list(body.get("context")) or []
+        if len(context) > limits.prompt_bytes_max or not all(type(token) is int for token in context):
+            raise InvalidInput(f"context: expected token ids, found {brief(body.get('context'))}")
+        return _request(body, messages, prompt if raw and prompt else None, tuple(context), chat=False)
+
+
+def parse_chat(body: Mapping[str, Any]) -> OllamaRequest:
+    """Check a chat request; the fault's detail names the parameter."""
+    with naming_parameter():
+        _known(body, {"model", "messages", "stream", "options", "keep_alive"})
+        messages = as_list(body.get("messages", []))
+        if messages is None or len(messages) > limits.messages_max:
+            raise InvalidInput(f"messages: expected at most {limits.messages_max}, found {brief(body.get('messages'))}")
+        return _request(body, [_message(message) for message in messages], None, (), chat=True)
+
+
+def parse_embed(body: Mapping[str, Any], *, single: bool) -> EmbedRequest:
+    """Check an embed request; the fault's detail names the parameter."""
+    with naming_parameter():
+        given = body.get("prompt" if single else "input")
+        texts = [given] if isinstance(given, str) else as_list(given)
+        if texts is None or len(texts) > limits.prompts_max or not all(isinstance(text, str) for text in texts):
+            raise InvalidInput(f"input: expected text or at most {limits.prompts_max} texts, found {brief(given)}")
+        if body.get("dimensions") is not None:
+            raise UnsupportedParameter(f"dimensions: expected none, found {brief(body['dimensions'])}")
+        truncate = True if body.get("truncate") is None else boolean(body, "truncate")
+        return EmbedRequest(model_name(body), tuple(cast("list[str]", texts)), truncate, single)
+
+
+def model_name(body: Mapping[str, Any]) -> str:
+    """The model's name without the tag that every name has."""
+    found = body.get("model", body.get("name"))
+    if not isinstance(found, str) or not found:
+        raise InvalidInput(f"model: expected a name, found {brief(found)}")
+    return found.removesuffix(":latest")
+
+
+def _request(
+    body: Mapping[str, Any],
+    messages: list[Mapping[str, str]],
+    prompt: str | None,
+    context: tuple[int, ...],
+    *,
+    chat: bool,
+) -> OllamaRequest:
+    options = as_dict(body.get("options")) or {}
+    for name, value in options.items():
+        if name in _harmless and value not in _harmless[name]:
+            raise UnsupportedParameter(f"{name}: expected none (not provided here), found {brief(value)}")
+        if name not in _harmless and name not in _sampled | _informative:
+            raise UnsupportedParameter(f"{name[:80]}: expected a known option, found {brief(value)}")
+    predicted = integer(options, "num_predict", -2, limits.canonical_integer_max)
+    repeated = number(options, "repeat_penalty")
+    stream = True if body.get("stream") is None else boolean(body, "stream")
+    return OllamaRequest(
+        AnswerOptions(
+            model=model_name(body),
+            stream=stream,
+            include_usage=False,
+            temperature=number(options, "temperature"),
+            top_p=number(options, "top_p"),
+            top_k=integer(options, "top_k", 0, limits.vocab_max),
+            seed=integer(options, "seed", -(1 << 63), (1 << 63) - 1),
+            stop=stop_strings(options.get("stop")),
+            ignore_eos=False,
+            return_token_ids=False,
+            experts=False,
+            min_p=number(options, "min_p") or 0.0,
+            frequency_penalty=number(options, "frequency_penalty") or 0.0,
+            presence_penalty=number(options, "presence_penalty") or 0.0,
+            repetition_penalty=1.0 if repeated is None else repeated,
+        ),
+        tokens_max=None if predicted is None or predicted < 0 else predicted,
+        context_max=integer(options, "num_ctx", 1, limits.canonical_integer_max),
+        messages=tuple(messages),
+        prompt=prompt,
+        context=context,
+        chat=chat,
+        keep=body.get("keep_alive") not in (0, "0", "0s"),
+    )
+
+
+def _known(body: Mapping[str, Any], own: set[str]) -> None:
+    for name, value in body.items():
+        if name in _nothing and value not in _nothing[name]:
+            raise UnsupportedParameter(f"{name}: expected none (not provided here), found {brief(value)}")
+        if name not in _nothing and name not in own | {"name"}:
+            raise UnsupportedParameter(f"{name[:80]}: expected a known field, found {brief(value)}")
+
+
+def _message(message: object) -> Mapping[str, str]:
+    given = as_dict(message)
+    if given is None:
+        raise InvalidInput(f"messages: expected objects, found {brief(message)}")
+    role, content = given.get("role"), given.get("content", "")
+    if role not in ("system", "user", "assistant"):
+        raise InvalidInput(f"messages: expected role system, user or assistant, found {brief(role)}")
+    extra = sorted(name for name, value in given.items() if name not in ("role", "content") and value)
+    if extra:
+        raise UnsupportedParameter(f"messages: expected no {extra[0][:80]} (not provided here)")
+    if not isinstance(content, str):
+        raise InvalidInput(f"messages: expected content as text, found {brief(content)}")
+    return {"role": role, "content": content}
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InvalidInput(f"{name}: expected text, found {brief(value)}")
+    return value or ""

@@ -1,0 +1,183 @@
+"""The Ollama dialect of a real node: with the official client, and byte by byte where a client would hide it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import ollama
+import openai
+import pytest
+from aiohttp.test_utils import TestClient
+
+from checkpoints import save_byte_tokenizer, save_random_checkpoint
+from nodes import import_into, serving
+
+GREEDY = {"temperature": 0, "num_predict": 12}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ollama")
+    save_random_checkpoint(folder / "hf", vocab_size=260)
+    save_byte_tokenizer(folder / "hf")
+    import_into(folder / "data", folder / "hf", "random")
+    save_random_checkpoint(folder / "bare", vocab_size=260, seed=1)
+    import_into(folder / "data", folder / "bare", "bare")
+    return folder / "data"
+
+
+@pytest.fixture
+async def client(data_dir: Path) -> AsyncIterator[TestClient]:
+    async with serving(data_dir) as made:
+        yield made
+
+
+def official(client: TestClient) -> ollama.AsyncClient:
+    return ollama.AsyncClient(host=str(client.make_url("/")))
+
+
+async def lines_of(client: TestClient, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    response = await client.post(path, json=body)
+    assert response.status == 200
+    assert response.headers["Content-Type"].startswith("application/x-ndjson")
+    return [json.loads(line) for line in (await response.text()).splitlines()]
+
+
+async def test_the_official_client_lists_shows_and_chats(client: TestClient) -> None:
+    """Streamed and whole answers are equal, and equal the OpenAI door's."""
+    theirs = official(client)
+    listed = await theirs.list()
+    assert [model.model for model in listed.models] == ["bare:latest", "random:latest"]
+    shown = await theirs.show("random:latest")
+    assert shown.details is not None
+    assert shown.details.family == "qwen3_moe"
+    messages = [{"role": "user", "content": "hello"}]
+    whole = await theirs.chat("random", messages=messages, options=GREEDY)
+    assert whole.done_reason == "length"
+    assert whole.eval_count == 12
+    pieces = [
+        piece.message.content or ""
+        async for piece in await theirs.chat("random", messages=messages, options=GREEDY, stream=True)
+    ]
+    assert "".join(pieces) == whole.message.content
+    asked = {"model": "random", "messages": messages, "max_tokens": 12, "temperature": 0}
+    other = await (await client.post("/v1/chat/completions", json=asked)).json()
+    assert other["choices"][0]["message"]["content"] == whole.message.content
+    assert [model.model for model in (await theirs.ps()).models] == ["bare:latest", "random:latest"]
+
+
+async def test_generate_takes_prompts_raw_text_and_an_earlier_context(client: TestClient) -> None:
+    """Through the template by default; the context goes on where the answer ended."""
+    theirs = official(client)
+    templated = await theirs.generate("random", "hello", options=GREEDY)
+    chatted = await theirs.chat("random", messages=[{"role": "user", "content": "hello"}], options=GREEDY)
+    assert templated.response == chatted.message.content
+    raw = await theirs.generate("random", "hello", raw=True, options=GREEDY)
+    asked = {"model": "random", "prompt": "hello", "max_tokens": 12, "temperature": 0}
+    other = await (await client.post("/v1/completions", json=asked)).json()
+    assert raw.response == other["choices"][0]["text"]
+    assert raw.prompt_eval_count == 5
+    more = await theirs.generate("random", "!", raw=True, context=list(raw.context or []), options=GREEDY)
+    assert more.prompt_eval_count == 5 + 12 + 1
+    system = await theirs.generate("random", "hello", system="be brief", options=GREEDY)
+    assert (system.prompt_eval_count or 0) > (templated.prompt_eval_count or 0)
+
+
+async def test_lines_are_json_each_with_a_time_and_the_last_with_durations(client: TestClient) -> None:
+    """Streaming is the default; nanoseconds."""
+    lines = await lines_of(client, "/api/generate", {"model": "random", "prompt": "x", "options": GREEDY})
+    assert all(line["model"] == "random" and line["created_at"].endswith("Z") for line in lines)
+    assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
+    last = lines[-1]
+    assert last["response"] == ""
+    assert last["eval_count"] == 12
+    for name in ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"):
+        assert isinstance(last[name], int)
+    assert len(last["context"]) == last["prompt_eval_count"] + 12
+
+
+async def test_embeddings_of_both_routes_and_of_the_openai_one_agree(client: TestClient) -> None:
+    """Unit length; one for each text; a long text is cut, or refused where that is asked for."""
+    theirs = official(client)
+    found = await theirs.embed("random", ["hello", "hello!", "something else"])
+    vectors = found.embeddings
+    assert len(vectors) == 3
+    assert all(abs(sum(x * x for x in vector) - 1) < 1e-6 for vector in vectors)
+    near, far = (sum(a * b for a, b in zip(vectors[0], vectors[n], strict=True)) for n in (1, 2))
+    assert near > far
+    older = await theirs.embeddings("random", "hello")
+    assert list(older.embedding) == pytest.approx(list(vectors[0]))
+    asked = {"model": "random", "input": ["hello", "hello!"]}
+    plain = await (await client.post("/v1/embeddings", json=asked)).json()
+    assert plain["data"][0]["embedding"] == pytest.approx(list(vectors[0]))
+    assert plain["usage"] == {"prompt_tokens": 11, "total_tokens": 11}
+    async with openai.AsyncOpenAI(base_url=str(client.make_url("/v1")), api_key="none") as client_of_openai:
+        packed = await client_of_openai.embeddings.create(model="random", input="hello")  # asks for base64
+    assert packed.data[0].embedding == pytest.approx(list(vectors[0]), abs=1e-6)
+    long = "a" * 2_000
+    assert len((await theirs.embed("random", long)).embeddings) == 1
+    with pytest.raises(ollama.ResponseError, match="expected at most"):
+        await theirs.embed("random", long, truncate=False)
+
+
+async def test_a_request_without_a_prompt_loads_and_unloads(client: TestClient) -> None:
+    """As clients do to warm a model up."""
+    for body, reason in (({}, "load"), ({"keep_alive": 0}, "unload")):
+        for path in ("/api/generate", "/api/chat"):
+            answer = await (await client.post(path, json={"model": "random"} | body)).json()
+            assert (answer["done"], answer["done_reason"]) == (True, reason)
+
+
+async def test_errors_are_text_with_a_status(client: TestClient) -> None:
+    """The client raises them as its own."""
+    theirs = official(client)
+    with pytest.raises(ollama.ResponseError, match="model 'nobody' not found") as refused:
+        await theirs.chat("nobody", messages=[])
+    assert refused.value.status_code == 404
+    for options, said in (
+        ({"temperature": 9}, "temperature: expected 0 to 2"),
+        ({"mirostat": 2}, "mirostat: expected none"),
+        ({"unheard_of": 1}, "unheard_of: expected a known option"),
+    ):
+        with pytest.raises(ollama.ResponseError, match=said):
+            await theirs.generate("random", "x", options=options)
+    with pytest.raises(ollama.ResponseError, match="format: expected none"):
+        await theirs.generate("random", "x", format="json")
+    with pytest.raises(ollama.ResponseError, match="expected a tokenizer"):
+        await theirs.generate("bare", "x")
+    response = await client.post("/api/chat", data=b"{", headers={"Content-Type": "application/json"})
+    assert (response.status, list(await response.json())) == (400, ["error"])
+
+
+async def test_num_ctx_bounds_prompt_and_answer_together(client: TestClient) -> None:
+    """And stop strings, seeds and penalties arrive."""
+    theirs = official(client)
+    short = await theirs.generate("random", "hello", raw=True, options={"temperature": 0, "num_ctx": 8})
+    assert short.eval_count == 3
+    varied = {"temperature": 1, "seed": 4, "num_predict": 20, "repeat_penalty": 1.5, "top_k": 50, "min_p": 0.01}
+    one, two = [(await theirs.generate("random", "hello", options=varied)).response for _ in range(2)]
+    assert one == two
+
+
+async def test_a_plain_curl_is_answered_and_another_site_is_not(client: TestClient) -> None:
+    """`curl -d` sends a form's content type; a page of another site sends its origin."""
+    body = json.dumps({"model": "random", "prompt": "x", "stream": False, "options": GREEDY})
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await client.post("/api/generate", data=body, headers=form)).status == 200
+    denied = await client.post("/api/generate", data=body, headers=form | {"Origin": "https://evil.example"})
+    assert denied.status == 403
+
+
+async def test_a_caller_that_leaves_frees_the_compute_thread(client: TestClient) -> None:
+    """In the middle of a stream."""
+    body = {"model": "random", "prompt": "x", "options": {"temperature": 1, "num_predict": 400}}
+    response = await client.post("/api/generate", json=body)
+    await response.content.readline()
+    response.close()
+    async with asyncio.timeout(10):
+        answer = await client.post("/api/generate", json=body | {"stream": False, "options": GREEDY})
+    assert answer.status == 200
