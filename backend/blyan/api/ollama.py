@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -20,9 +20,11 @@ from blyan import __version__
 from blyan.api.chat import embedding, generation, sampling_of
 from blyan.api.errors import json_response, status_of
 from blyan.api.state import node_of
+from blyan.inference.answer_form import AnswerForm, answer_form
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.loading import LoadedModel
 from blyan.model.tokenizer import Tokenizer
+from blyan.model.tools import ToolCall, tool_format_of
 from blyan.node.node import Node
 from blyan.primitives.errors import Fault, InvalidInput, NotFound
 from blyan.wire.ollama import OllamaRequest, model_name, parse_chat, parse_embed, parse_generate
@@ -80,7 +82,7 @@ async def show(request: web.Request) -> web.StreamResponse:
             "template": template or "",
             "modified_at": _card(node, model)["modified_at"],
             "details": _details(model),
-            "capabilities": ["completion", "embedding"] if model.tokenizer is not None else ["completion"],
+            "capabilities": _capabilities(model),
             "model_info": {
                 "general.architecture": architecture,
                 "general.parameter_count": config.parameters,
@@ -164,17 +166,17 @@ class _Lines:
         self.began = node.sources.monotonic()
         self.first: float | None = None  # when the first token came
 
-    def line(self, text: str) -> dict[str, Any]:
+    def line(self, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
         """One piece of the answer."""
         if self.first is None:
             self.first = self._node.sources.monotonic()
-        return self._head() | self._said(text) | {"done": False}
+        return self._head() | self._said(text, calls) | {"done": False}
 
-    def last(self, text: str, finished: Finished, context: list[int]) -> dict[str, Any]:
-        """The end, with counts and durations; `text` is the whole answer where nothing was streamed."""
+    def last(self, text: str, calls: Sequence[ToolCall], finished: Finished, context: list[int]) -> dict[str, Any]:
+        """The end, with counts and durations; text and calls are the whole answer's where nothing was streamed."""
         now = self._node.sources.monotonic()
         first = now if self.first is None else self.first
-        body = self._head() | self._said(text) | {"done": True, "done_reason": finished.reason}
+        body = self._head() | self._said(text, calls) | {"done": True, "done_reason": finished.reason}
         if not self._asked.chat:
             body["context"] = context
         return body | {
@@ -188,13 +190,21 @@ class _Lines:
 
     def nothing_asked(self) -> dict[str, Any]:
         """The answer to a request without a prompt, by which clients load and unload."""
-        return self._head() | self._said("") | {"done": True, "done_reason": "load" if self._asked.keep else "unload"}
+        reason = "load" if self._asked.keep else "unload"
+        return self._head() | self._said("", ()) | {"done": True, "done_reason": reason}
 
     def _head(self) -> dict[str, Any]:
         return {"model": self._asked.options.model, "created_at": _time(self._node.sources.now())}
 
-    def _said(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}} if self._asked.chat else {"response": text}
+    def _said(self, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+        if not self._asked.chat:
+            return {"response": text}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if calls:
+            message["tool_calls"] = [
+                {"function": {"name": call.name, "arguments": orjson.loads(call.arguments)}} for call in calls
+            ]
+        return {"message": message}
 
 
 async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamResponse:
@@ -203,7 +213,8 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
     model = await _model(node, asked.options.model)
     if not asked.messages and asked.prompt is None:
         return json_response(lines.nothing_asked())
-    wanted = await asyncio.to_thread(_wanted, node, model, asked)
+    form = await asyncio.to_thread(_form, model, asked)
+    wanted = await asyncio.to_thread(_wanted, node, model, asked, form)
     answer_tokens_max(model, wanted)
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
 
@@ -212,7 +223,8 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
             await response.prepare(request)
         await response.write(orjson.dumps(body) + b"\n")
 
-    text, context = "", list(wanted.prompt)
+    text, context, called = "", list(wanted.prompt), list[ToolCall]()
+    reader = form.reader()
     try:
         async with generation(node.scheduler, model, wanted) as events:
             async for event in events:
@@ -220,12 +232,16 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
                     raise event.fault
                 if isinstance(event, Delta):
                     context += [report.token for report in event.tokens]
-                    text += event.text
-                    line = lines.line(event.text)
-                    if asked.options.stream and event.text:
+                    said, calls = (event.text, []) if reader is None else reader.feed(event.text)
+                    text, called = text + said, called + calls
+                    line = lines.line(said, calls)
+                    if asked.options.stream and (said or calls):
                         await send(line)
                 elif isinstance(event, Finished):
-                    last = lines.last("" if asked.options.stream else text, event, context)
+                    said, calls = ("", []) if reader is None else reader.finish()
+                    if asked.options.stream:
+                        text, called = "", []
+                    last = lines.last(text + said, called + calls, event, context)
                     if not asked.options.stream:
                         return json_response(last)
                     await send(last)
@@ -237,20 +253,38 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
     return response
 
 
-def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> GenerationRequest:
+def _form(model: LoadedModel, asked: OllamaRequest) -> AnswerForm:
+    return answer_form(model, _tokenizer_of(model), asked.tools, asked.format, "format")
+
+
+def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest, form: AnswerForm) -> GenerationRequest:
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     stops = asked.options.stop
     if asked.prompt is not None:
         added = tokenizer.encode(asked.prompt, add_special=True, tokens_max=longest)
     else:
-        text = tokenizer.chat_prompt(node.renderer, asked.messages)
+        tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
+        text = tokenizer.chat_prompt(node.renderer, asked.messages, tools)
         added = tokenizer.encode(text, add_special=False, tokens_max=longest)
         stops = (*stops, *tokenizer.chat_stops)
     prompt = (*asked.context, *added)
-    request = GenerationRequest(prompt, sampling_of(asked.options, model, node), asked.tokens_max, stop=stops)
+    request = GenerationRequest(
+        prompt,
+        sampling_of(asked.options, model, node),
+        asked.tokens_max,
+        stop=stops,
+        grammar=form.grammar,
+        shown=form.shown,
+    )
     context = longest if asked.context_max is None else min(asked.context_max, longest)
     room = max(context - len(prompt), 0)
     return replace(request, tokens_max=room if asked.tokens_max is None else min(asked.tokens_max, room))
+
+
+def _capabilities(model: LoadedModel) -> list[str]:
+    if model.tokenizer is None:
+        return ["completion"]
+    return ["completion", "embedding", *(["tools"] if tool_format_of(model.tokenizer.chat_template) else [])]
 
 
 async def _model(node: Node, name: str) -> LoadedModel:

@@ -39,35 +39,35 @@ class TemplateRenderer:
         self._worker: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # held while a rendering is under way
 
-    def render(self, template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, str]) -> str:
-        """The prompt for `messages` with the generation prompt added.
+    def render(
+        self,
+        template: str,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, str],
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """The prompt for `messages`, which may use `tools`, with the generation prompt added.
 
         `InvalidInput` if the template refuses them or takes too long, `Unavailable` if the worker is busy or dies.
         """
         assert self._now is not None, "a clock came with the renderer"
-        answer = self._ask(template, messages, variables, _local(self._now()), check=False)
+        given: dict[str, Any] = {**variables, "messages": list(messages), "tools": list(tools) or None}
+        answer = self._ask(template, given, _local(self._now()), check=False)
         if "error" in answer:
             raise InvalidInput(f"chat template refused the messages: {answer['error']}")
         return str(answer["text"])
 
     def check(self, template: str) -> None:
         """Compile a template and render a message with it; `InvalidInput` if it is none, or breaks the limits."""
-        answer = self._ask(template, [{"role": "user", "content": "hello"}], {}, 0, check=True)
+        given = {"messages": [{"role": "user", "content": "hello"}], "tools": None}
+        answer = self._ask(template, given, 0, check=True)
         if "error" in answer:
             raise InvalidInput(f"chat template: expected one that compiles and stays small, found {answer['error']}")
 
-    def _ask(
-        self,
-        template: str,
-        messages: Sequence[Mapping[str, Any]],
-        variables: Mapping[str, str],
-        now: int,
-        *,
-        check: bool,
-    ) -> dict[str, Any]:
+    def _ask(self, template: str, variables: Mapping[str, Any], now: int, *, check: bool) -> dict[str, Any]:
         # None for what transformers passes and a chat here has not: many templates ask whether it `is none`
-        given = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": True}
-        request = {"template": template, "check": check, "now": now, "variables": {**variables, **given}}
+        given = {**variables, "documents": None, "add_generation_prompt": True}
+        request = {"template": template, "check": check, "now": now, "variables": given}
         line = json.dumps(request).encode("ascii") + b"\n"
         if not self._lock.acquire(timeout=self._seconds_max):
             raise Unavailable(

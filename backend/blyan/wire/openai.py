@@ -26,22 +26,20 @@ from blyan.wire.fields import (
     object_of,
     stop_strings,
 )
+from blyan.wire.messages import parse_message
+from blyan.wire.tools import AnswerFormat, ToolChoice, parse_choice, parse_response_format, parse_tools
 
 # parameter → the values that ask for nothing
 _harmless: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1, None),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
     "reasoning_effort": (None, "none"),
     "web_search_options": (None,),
-    "parallel_tool_calls": (None, True, False),
 }
 # parameters that only inform the server
 _informative: Final = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
@@ -79,10 +77,12 @@ class ChatRequest:
     """`POST /v1/chat/completions`."""
 
     options: AnswerOptions
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Mapping[str, Any], ...]  # as chat templates have them
     tokens_max: int | None
     logprobs: bool
     top_logprobs: int
+    tools: ToolChoice | None = None
+    format: AnswerFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,7 @@ def parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
 
 def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
     own = {"messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"}
+    own |= {"tools", "tool_choice", "parallel_tool_calls", "response_format"}
     options = _options(body, own)
     messages = as_list(body.get("messages"))
     if messages is None or not 0 < len(messages) <= limits.messages_max:
@@ -148,12 +149,15 @@ def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
     newer, older = (
         integer(body, name, 1, limits.canonical_integer_max) for name in ("max_completion_tokens", "max_tokens")
     )
+    parallel = True if body.get("parallel_tool_calls") is None else boolean(body, "parallel_tool_calls")
     return ChatRequest(
         options,
-        tuple(_message(message) for message in messages),
+        tuple(parse_message(message) for message in messages),
         newer if newer is not None else older,
         logprobs,
         top or 0,
+        parse_choice(parse_tools(body.get("tools")), body.get("tool_choice"), parallel=parallel),
+        parse_response_format(body.get("response_format")),
     )
 
 
@@ -175,8 +179,8 @@ def _parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
 def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
     for name, value in body.items():
         if name in _harmless:
-            # `True == 1`: compare kinds as well
-            if not any(value == fine and isinstance(value, bool) == isinstance(fine, bool) for fine in _harmless[name]):
+            # `True == 1`: no flag is harmless here
+            if not any(value == fine and not isinstance(value, bool) for fine in _harmless[name]):
                 raise UnsupportedParameter(f"{name}: expected none (not provided here), found {brief(value)}")
         elif name not in _common | _informative | own:
             raise UnsupportedParameter(f"{name[:80]}: expected a known parameter, found {brief(value)}")
@@ -206,32 +210,6 @@ def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
         repetition_penalty=1.0 if (repeated := number(body, "repetition_penalty")) is None else repeated,
         logit_bias=_logit_bias(body.get("logit_bias")),
     )
-
-
-def _message(message: object) -> Mapping[str, str]:
-    if not isinstance(message, dict):
-        raise InvalidInput(f"message: expected an object, found {brief(message)}")
-    given = cast("dict[str, Any]", message)
-    role, content = given.get("role"), given.get("content")
-    if role not in ("system", "developer", "user", "assistant"):
-        raise InvalidInput(f"message role: expected system, developer, user or assistant, found {brief(role)}")
-    extra = sorted(set(given) - {"role", "content", "name", "refusal"})
-    if extra:
-        raise UnsupportedParameter(
-            f"message {extra[0][:80]}: expected none (not provided here), found {brief(given[extra[0]])}"
-        )
-    if isinstance(content, list):
-        content = "".join(_text_part(part) for part in cast("list[Any]", content))
-    if not isinstance(content, str):
-        raise InvalidInput(f"message content: expected text, found {brief(content)}")
-    return {"role": "system" if role == "developer" else role, "content": content}
-
-
-def _text_part(part: object) -> str:
-    given = as_dict(part)
-    if given is not None and given.get("type") == "text" and isinstance(given.get("text"), str):
-        return given["text"]
-    raise UnsupportedParameter(f"message content: expected parts of type text, found {brief(part)}")
 
 
 def _prompts(prompt: object, name: str = "prompt") -> tuple[str | tuple[int, ...], ...]:
