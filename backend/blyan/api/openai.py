@@ -41,9 +41,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     asked = parse_chat(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.options.model)
     prompt = await asyncio.to_thread(_chat_prompt, node, model, asked)
-    wanted = _choices(
-        _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs), asked.options
-    )
+    first = _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs)
+    wanted = _choices(replace(first, continues=asked.continue_final), asked.options)
     dialect = answer.ChatDialect(asked, model, node)
     if asked.options.stream:
         return await answer.stream(request, node, model, dialect, wanted)
@@ -142,7 +141,7 @@ async def _json_object(request: web.Request) -> dict[str, Any]:
 
 def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[int, ...]:
     tokenizer = _tokenizer_of(model)
-    text = tokenizer.chat_prompt(node.renderer, asked.messages)
+    text = tokenizer.chat_prompt(node.renderer, asked.messages, continue_final=asked.continue_final)
     return tuple(tokenizer.encode(text, add_special=False, tokens_max=model.manifest.config.context_length))
 
 

@@ -15,6 +15,8 @@ from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
 from blyan.primitives.errors import ContextLengthExceeded, Fault, InvalidInput
 
+_before_tokens_max = 16  # tokens of the prompt that decide how the first one after them reads
+
 FinishReason: TypeAlias = Literal["stop", "length"]
 
 
@@ -29,6 +31,7 @@ class GenerationRequest:
     top: int = 0  # candidates reported per token
     echo: bool = False
     ignore_eos: bool = False
+    continues: bool = False  # the output goes on with the prompt's text, so a leading space of it counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,8 @@ def run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
 def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
     tokens_max = answer_tokens_max(model, request)
     eos = frozenset[int]() if request.ignore_eos else frozenset(model.manifest.generation.eos)
-    stream = model.tokenizer.stream() if model.tokenizer else None
+    before = request.prompt[-_before_tokens_max:] if request.continues else ()
+    stream = model.tokenizer.stream(before) if model.tokenizer else None
     output = _Output(request.stop)
     echoed = len(request.prompt) if request.echo else 0
     steps = generate(

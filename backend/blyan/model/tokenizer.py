@@ -77,9 +77,9 @@ class Tokenizer:
         with _native("token ids that this model's tokenizer can decode"):
             return self._inner.decode(list(tokens), skip_special_tokens=True)
 
-    def stream(self) -> TextStream:
-        """A decoder that is fed one token at a time."""
-        return TextStream(self._inner)
+    def stream(self, after: Sequence[int] = ()) -> TextStream:
+        """A decoder that is fed one token at a time; `after` stands before them, and decides about a leading space."""
+        return TextStream(self._inner, after)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes one token stands for, also where they are no whole character; a special token's is its name."""
@@ -92,10 +92,15 @@ class Tokenizer:
                 return bytes(_byte_of[character] for character in piece)
         return piece.encode("utf-8")
 
-    def chat_prompt(self, renderer: TemplateRenderer, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The text that asks this model to answer `messages`, by a plain template where it has none of its own."""
+    def chat_prompt(
+        self, renderer: TemplateRenderer, messages: Sequence[Mapping[str, Any]], *, continue_final: bool = False
+    ) -> str:
+        """The text that asks this model to answer `messages`, by a plain template where it has none of its own.
+
+        With `continue_final` it ends with the last message's text, which the model goes on with.
+        """
         template = plain_template if self.chat_template is None else self.chat_template
-        return renderer.render(template, messages, self.special)
+        return renderer.render(template, messages, self.special, continue_final=continue_final)
 
     @property
     def chat_stops(self) -> tuple[str, ...]:
@@ -106,9 +111,9 @@ class Tokenizer:
 class TextStream:
     """Token ids to text as they come; an unfinished UTF-8 character waits for its next bytes, and for `finish`."""
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    def __init__(self, inner: tokenizers.Tokenizer, after: Sequence[int] = ()) -> None:
         self._inner = inner
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream(ids=list(after), skip_special_tokens=True)
         self._waiting: list[int] = []
 
     def feed(self, token: int) -> str:
