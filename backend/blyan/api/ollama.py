@@ -264,7 +264,7 @@ def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest, form: AnswerFo
         added = tokenizer.encode(asked.prompt, add_special=True, tokens_max=longest)
     else:
         tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
-        text = tokenizer.chat_prompt(node.renderer, asked.messages, tools)
+        text = tokenizer.chat_prompt(node.renderer, asked.messages, tools=tools)
         added = tokenizer.encode(text, add_special=False, tokens_max=longest)
         stops = (*stops, *tokenizer.chat_stops)
     prompt = (*asked.context, *added)
