@@ -258,6 +258,10 @@ def test_manifests() -> None:
         raw = each["bytes"].encode()
         assert parse_manifest(raw).encode() == raw
         assert payload_of(raw) == each["payload"]
+    for each in vector("request_defaults"):
+        raw = each["bytes"].encode()
+        assert parse_manifest(raw).encode() == raw
+        assert payload_of(raw) == each["payload"]
     raw = held["tokenizer"]["bytes"].encode()
     assert decode_payload(raw).special == {"eos_token": "<end>"}
     assert payload_of(raw) == held["tokenizer"]["payload"]

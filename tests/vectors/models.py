@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from blyan.chain import snapshot
 from blyan.chain.chains import Chains
 from blyan.chain.entries import ExpertBody, ModelBody, PayloadReference, RetirementBody
+from blyan.model.manifest import parse_manifest
+from blyan.model.request_defaults import RequestDefaults, Said
 from blyan.primitives.ids import PayloadId
 from blyan.primitives.keys import Key
 from blyan.storage.blob_store import BlobStore
@@ -39,3 +42,26 @@ def retirement_vectors() -> Any:
             "snapshot": raw.hex(),
             "state_root": index_of(raw).payload_id,
         }
+
+
+def request_defaults_vectors() -> Any:
+    """The first manifest of manifest.json with everything that a Modelfile can say, and with one thing."""
+    held = json.loads((Path(__file__).parent / "manifest.json").read_text())
+    plain = parse_manifest(held["valid"][0]["bytes"].encode())
+    full = RequestDefaults(
+        system="Be brief. 간단히.",
+        messages=(Said("user", "1+1?"), Said("assistant", "2")),
+        stop=("<end>", "\nUser:"),
+        seed=0,
+        tokens_max=0,
+        context_max=64,
+        min_p=0.05,
+        frequency_penalty=-0.5,
+        presence_penalty=0.5,
+        repetition_penalty=1.1,
+        template="{{ .Prompt }}",
+        license=("MIT", "text"),
+        parent="base 1.0.0",
+    )
+    raws = [replace(plain, defaults=each).encode() for each in (full, RequestDefaults(seed=0))]
+    return [{"bytes": raw.decode(), "payload": index_of(raw).payload_id} for raw in raws]

@@ -239,18 +239,22 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
 
 def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> GenerationRequest:
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
-    stops = asked.options.stop
+    defaults = model.manifest.defaults
+    stops = (*asked.options.stop, *defaults.stop)
     if asked.prompt is not None:
         added = tokenizer.encode(asked.prompt, add_special=True, tokens_max=longest)
     else:
-        text = tokenizer.chat_prompt(node.renderer, asked.messages)
+        text = tokenizer.chat_prompt(
+            node.renderer, defaults.conversation(asked.messages, continued=bool(asked.context))
+        )
         added = tokenizer.encode(text, add_special=False, tokens_max=longest)
         stops = (*stops, *tokenizer.chat_stops)
     prompt = (*asked.context, *added)
     request = GenerationRequest(prompt, sampling_of(asked.options, model, node), asked.tokens_max, stop=stops)
-    context = longest if asked.context_max is None else min(asked.context_max, longest)
-    room = max(context - len(prompt), 0)
-    return replace(request, tokens_max=room if asked.tokens_max is None else min(asked.tokens_max, room))
+    context = asked.context_max or defaults.context_max or longest
+    room = max(min(context, longest) - len(prompt), 0)
+    wanted = defaults.tokens_max if asked.tokens_max is None else asked.tokens_max
+    return replace(request, tokens_max=room if wanted is None else min(wanted, room))
 
 
 async def _model(node: Node, name: str) -> LoadedModel:
