@@ -65,10 +65,10 @@ class AnswerOptions:
     return_token_ids: bool
     experts: bool  # report which experts worked
     choices: int = 1  # answers to each prompt
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
@@ -211,10 +211,10 @@ def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
         return_token_ids=boolean(body, "return_token_ids"),
         experts=boolean(object_of(body, "blyan", {"experts"}), "experts"),
         choices=integer(body, "n", 1, limits.choices_max) or 1,
-        min_p=number(body, "min_p") or 0.0,
-        frequency_penalty=number(body, "frequency_penalty") or 0.0,
-        presence_penalty=number(body, "presence_penalty") or 0.0,
-        repetition_penalty=1.0 if (repeated := number(body, "repetition_penalty")) is None else repeated,
+        min_p=number(body, "min_p"),
+        frequency_penalty=number(body, "frequency_penalty"),
+        presence_penalty=number(body, "presence_penalty"),
+        repetition_penalty=number(body, "repetition_penalty"),
         logit_bias=_logit_bias(body.get("logit_bias")),
     )
 
