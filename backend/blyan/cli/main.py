@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from blyan import __version__
-from blyan.cli import blob, chain, chat, db, keys, model, up
+from blyan.cli import blob, chain, chat, config, db, keys, model, up
 from blyan.cli.output import Output
 from blyan.node.config import data_dir_from_environment
 from blyan.primitives import errors
@@ -95,4 +95,5 @@ def _parser() -> argparse.ArgumentParser:
     chain.add_commands(verbs, common, readable)
     db.add_commands(verbs, common, readable)
     keys.add_commands(verbs, common, readable)
+    config.add_commands(verbs, common, readable)
     return parser
