@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from blyan import __version__
-from blyan.cli import blob, chain, chat, config, db, keys, model, up
+from blyan.cli import blob, chain, chat, config, db, doctor, keys, model, up
 from blyan.cli.output import Output
 from blyan.node.config import data_dir_from_environment
 from blyan.primitives import errors
@@ -89,11 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"blyan {__version__}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     up.add_commands(verbs, common)
-    chat.add_commands(verbs, common)
+    chat.add_commands(verbs, common, readable)
     model.add_commands(verbs, common, readable)
     blob.add_commands(verbs, common, readable)
     chain.add_commands(verbs, common, readable)
     db.add_commands(verbs, common, readable)
     keys.add_commands(verbs, common, readable)
     config.add_commands(verbs, common, readable)
+    doctor.add_commands(verbs, common, readable)
     return parser

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-from pathlib import Path
 from typing import Any, Final
 
 from blyan.chain.state import ModelVersion
@@ -15,6 +14,7 @@ from blyan.model.parts import expert_part
 from blyan.model.quantization import Quantization
 from blyan.node.catalogue import manifest_of
 from blyan.node.data_directory import Ground, open_ground
+from blyan.node.machine import memory
 from blyan.node.verified import last_verified
 from blyan.primitives.errors import NotFound
 
@@ -93,7 +93,7 @@ def plan(options: argparse.Namespace, output: Output) -> int:
     version, manifest = _model(ground, options.name)
     config, bytes_of = manifest.config, footprint_of(manifest)
     per_token = cache_bytes(config, manifest.dtype, 1)
-    total, available = _memory()
+    total, available = memory()
     room = max(0, available - bytes_of.weights) // per_token
     lengths = sorted({min(each, config.context_length) for each in (2_048, 8_192, 32_768, config.context_length)})
     fits = room > 0
@@ -212,13 +212,3 @@ def _grid(ground: Ground, manifest: Manifest) -> list[str]:
         label = str(first) if first == last else f"{first}–{last}"
         lines.append(f"{label.rjust(width)}  {row}")
     return lines
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes of memory, and of what can be had now, as the kernel estimates it."""
-    found = {"MemTotal": 0, "MemAvailable": 0}
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name in found:
-            found[name] = int(rest.split()[0]) * 1024
-    return found["MemTotal"], found["MemAvailable"]

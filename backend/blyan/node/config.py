@@ -29,7 +29,9 @@ file_name: Final = "node.toml"
 _prefix: Final = "BLYAN_"
 _not_sections: Final = frozenset({"DATA_DIR", "TEST_INSTALL", "WHEELS"})  # the last two are read by scripts and tests
 # Kubernetes puts these into every container where a service is called `blyan…`.
-_of_kubernetes: Final = re.compile(r"(^|_)SERVICE_HOST$|(^|_)SERVICE_PORT(_\w+)?$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
+_of_kubernetes: Final = re.compile(
+    r"(^|_)SERVICE_HOST$|(^|_)SERVICE_PORT(_\w+)?$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$"
+)
 _log = logging.getLogger(__name__)
 
 
