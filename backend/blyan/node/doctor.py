@@ -12,13 +12,12 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
 from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 from blyan.model.footprint import footprint_of
+from blyan.node import probe
 from blyan.node.blobs_in_use import unmet_needs
 from blyan.node.catalogue import manifests_of
 from blyan.node.config import read_config
@@ -41,7 +40,6 @@ _python: Final = (3, 11)
 _torch: Final = (2, 13)
 _free_bytes_min: Final = 2 * limits.GIB
 _entries_verified_max: Final = 20_000  # about two seconds; more are for `blyan chain verify`
-_answer_seconds: Final = 2.0
 _answer_bytes_max: Final = 4 * limits.KIB
 _clock_slack_seconds: Final = 300
 _built: Final = 1_767_225_600  # 2026-01-01: no clock is right that is before this version
@@ -298,7 +296,7 @@ def _port(folder: Path) -> Finding:
         return Finding("port", "warn", "not looked at: no address is configured", "blyan config check")
     if holder and holder.get("url"):
         url = str(holder["url"])
-        status, body = _get(url, "/readyz")
+        status, body = probe.get(url, "/readyz", bytes_max=_answer_bytes_max)
         if status == 200:
             return Finding("port", "ok", f"this node answers at {url}")
         said = body.strip().splitlines()[0][:200] if body.strip() else f"status {status}" if status else "nothing"
@@ -306,7 +304,7 @@ def _port(folder: Path) -> Finding:
     if not port or _is_free(host, port):
         return Finding("port", "ok", f"{host}:{port} is free")
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    status, body = _get(url, "/livez")
+    status, body = probe.get(url, "/livez", bytes_max=_answer_bytes_max)
     who = "another node" if status == 200 and body == "ok\n" else "a web server" if status else "something else"
     mend = "stop it, or blyan up --listen 127.0.0.1:0 (or set http.listen)"
     return Finding("port", "fail", f"{who} answers at {url}", mend)
@@ -322,17 +320,3 @@ def _is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _get(url: str, path: str) -> tuple[int | None, str]:
-    """Status and the first bytes of what a server answers; no status where none does."""
-    parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=_answer_seconds)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read(_answer_bytes_max).decode("utf-8", "replace")
-    except (OSError, HTTPException):
-        return None, ""
-    finally:
-        connection.close()
