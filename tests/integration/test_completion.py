@@ -13,8 +13,7 @@ import pytest
 
 from blyan.cli.completion import commands, script, shells
 from blyan.cli.parser import build
-from checkpoints import save_random_checkpoint
-from nodes import command, import_into
+from nodes import command, install_builtin
 
 START = {
     "bash": ["--norc", "--noprofile"],
@@ -32,8 +31,7 @@ LOAD = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `blyan` on its PATH and a data directory with one model."""
     folder = tmp_path_factory.mktemp("completion")
-    save_random_checkpoint(folder / "checkpoint", vocab_size=260)
-    import_into(folder / "data", folder / "checkpoint", "mixtral-tiny")
+    install_builtin(folder / "data")
     (folder / "bin").mkdir()
     blyan = folder / "bin/blyan"
     blyan.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m blyan "$@"\n')
@@ -65,8 +63,8 @@ def test_a_real_shell_completes_commands_options_models_and_files(shell: "pexpec
     """Each line is echoed by the shell itself, so what it ran is what Tab made of it."""
     for typed, completed in [
         ("blyan doct\t", "blyan doctor"),
-        ("blyan model sho\tmix\t", "blyan model show mixtral-tiny"),
-        ("blyan chat hi --mod\tmix\t", "blyan chat hi --model mixtral-tiny"),
+        ("blyan model sho\tbl\t", "blyan model show blyan-genesis"),
+        ("blyan chat hi --mod\tbl\t", "blyan chat hi --model blyan-genesis"),
         ("blyan --data-dir /nowhere chain ver\t", "blyan --data-dir /nowhere chain verify"),
         ("blyan chain import sav\t", "blyan chain import saved-chains.bin"),
         ("blyan model import che\t", "blyan model import checkpoints"),
@@ -116,7 +114,7 @@ def test_a_script_has_no_mistake_of_syntax(shell: str, tmp_path: Path) -> None:
 
 def test_names_of_models_are_quiet_where_there_are_none(place: Path, tmp_path: Path) -> None:
     """Tab is no place for errors."""
-    assert command("completion", "--models", data_dir=place / "data").stdout == "mixtral-tiny\n"
+    assert command("completion", "--models", data_dir=place / "data").stdout == "blyan-genesis\n"
     done = command("completion", "--models", data_dir=tmp_path / "none")
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
     assert command("completion").returncode == 2

@@ -12,11 +12,10 @@ from blyan.model.footprint import cache_bytes, footprint_of
 from blyan.model.manifest import Manifest
 from blyan.model.parts import expert_part
 from blyan.model.quantization import Quantization
-from blyan.node.catalogue import manifest_of
+from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.data_directory import Ground, open_ground
 from blyan.node.machine import memory
 from blyan.node.verified import last_verified
-from blyan.primitives.errors import NotFound
 
 _micro: Final = 1_000_000
 _grid_columns: Final = 64
@@ -161,8 +160,7 @@ def when(seconds: int) -> str:
 def _model(ground: Ground, name: str) -> tuple[ModelVersion, Manifest]:
     version = ground.chains.state.current(name)
     if version is None:
-        known = ", ".join(sorted(ground.chains.state.models)) or "none"
-        raise NotFound(f"model {name[:128]!r}: expected one of {known}, found no such model")
+        raise no_such_model(name, ground.chains.state.models)
     return version, manifest_of(ground, version)
 
 

@@ -1,4 +1,5 @@
-"""`blyan doctor`: what this machine and this data directory lack, and how to mend each. It changes nothing.
+"""`blyan doctor`: what this machine and this data directory lack, and how to mend each. It changes nothing
+(the library of the index writes `rocksdict-config.json` anew, as it was, whenever it opens one).
 
 Three storeys: the machine, the data directory, and what may be asked of it now. Where one cannot be looked at, those
 that stand on it are passed over: their findings would only repeat it.
