@@ -95,6 +95,13 @@ def flipped_entry(data: Path) -> None:
     bundle.write_bytes(raw)
 
 
+def flipped_hash(data: Path) -> None:
+    (tile,) = (data / "chain/parameter/tile/0").rglob("*.p/*")
+    raw = bytearray(tile.read_bytes())
+    raw[0] ^= 1
+    tile.write_bytes(raw)
+
+
 def lost_blob(data: Path) -> None:
     max((each for each in (data / "blobs").rglob("?" * 64)), key=lambda each: each.stat().st_size).unlink()
 
@@ -118,6 +125,7 @@ def touched_block(data: Path) -> None:
         (too_many_threads, "processors", "warn", False, "set compute.threads"),
         (left_writing, "last end", "warn", False, "blyan up"),
         (flipped_entry, "chains", "fail", True, "db"),
+        (flipped_hash, "chains", "fail", True, "db"),
         (lost_blob, "blobs", "fail", True, "blyan init"),
         (damaged_index, "index", "fail", True, "db rebuild"),
         (touched_block, "models", "warn", False, "model verify"),
