@@ -10,8 +10,9 @@ from blyan.api.errors import json_response
 from blyan.api.state import node_of
 from blyan.model.manifest import BlockReference, read_manifest
 from blyan.model.parts import part_position
+from blyan.node.catalogue import no_such_model
 from blyan.node.node import Node
-from blyan.primitives.errors import InvalidInput, NotFound
+from blyan.primitives.errors import InvalidInput
 
 
 async def experts(request: web.Request) -> web.Response:
@@ -22,7 +23,7 @@ async def experts(request: web.Request) -> web.Response:
         raise InvalidInput("model: expected a name in the query, found none")
     version = node.ground.chains.state.current(name)
     if version is None:
-        raise NotFound(f"model {name[:128]!r}: expected one of {', '.join(sorted(node.models))}, found no such model")
+        raise no_such_model(name, node.models)
     manifest = read_manifest(node.ground.store, version.manifest)
     return json_response(
         {

@@ -16,13 +16,13 @@ from blyan.inference.scheduler import Scheduler
 from blyan.model.chat_template import TemplateRenderer
 from blyan.model.loading import LoadedModel, load_model
 from blyan.model.weights import naming
-from blyan.node.catalogue import manifest_of
+from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.config import NodeConfig
 from blyan.node.indexing import open_index
 from blyan.node.verified import remember_verified
 from blyan.node.writer import WritableGround
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
-from blyan.primitives.errors import Fault, InternalError, NotFound, Unavailable
+from blyan.primitives.errors import Fault, InternalError, Unavailable
 from blyan.storage.index import EntryIndex
 
 _log = logging.getLogger(__name__)
@@ -73,11 +73,7 @@ class Node:
         """The model of that name; `NotFound`, or the reason why it is refused."""
         found = self.models.get(name)
         if found is None:
-            known = ", ".join(sorted(self.models)) or "none"
-            raise NotFound(
-                f"model {name[:128]!r}: expected one of {known}, found no such model",
-                hint="`blyan model list` shows what this node has",
-            )
+            raise no_such_model(name, self.models)
         if isinstance(found, RefusedModel):
             found = self.models[name] = self._load(name)  # it may have been repaired since
         if isinstance(found, RefusedModel):

@@ -88,6 +88,10 @@ tool_call_bytes_max: Final = 256 << 10  # of one call's arguments
 generations_running_max: Final = 4
 generations_queued_max: Final = 64
 request_seconds_max: Final = 600.0
+streamed_event_bytes_max: Final = 4 * MIB  # of an answer, as the command line reads it
+saved_chat_bytes_max: Final = 4 * MIB
+history_bytes_max: Final = MIB
+history_entries_max: Final = 1_000
 compute_threads_max: Final = 1_024
 
 # files of the node
@@ -102,6 +106,7 @@ key_passes_max: Final = 16
 assert tile_bytes == 4 * MIB
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max
 assert 3 * (checkpoint_bytes_max + 6 * log_tile_width * 70) + joint_bytes_max < archive_header_bytes_max // 2
+assert saved_chat_bytes_max <= request_body_bytes_max  # what is loaded can be sent
 assert entry_bytes_max < 1 << 16  # entry bundles carry a u16 length (C2SP tlog-tiles)
 assert payload_bytes_max <= canonical_integer_max
 assert rendered_prompt_bytes_max < template_memory_bytes_max
