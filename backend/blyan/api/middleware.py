@@ -109,6 +109,9 @@ async def admitted(request: web.Request, handler: Handler) -> web.StreamResponse
     """Refuse what is too much, or comes while the node ends; health is answered always."""
     if route_of(request) in request.app[quiet_key]:
         return await handler(request)
+    twice = next((name for name in request.query if len(request.query.getall(name)) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"query: expected each name once, found {twice[:80]!r} again")
     with request.app[traffic_key].admitted():
         return await handler(request)
 
