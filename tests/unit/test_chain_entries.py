@@ -8,9 +8,11 @@ from blyan.chain.entries import (
     GenesisBody,
     ModelBody,
     PayloadReference,
+    RetirementBody,
     TokenizerBody,
     TrunkBody,
     parse_entry,
+    parse_plainly,
 )
 from blyan.chain.state import State
 from blyan.chain.validity import check
@@ -138,6 +140,35 @@ def test_versions_of_a_model_only_rise() -> None:
     check(model("1.10.0", nonce=2), state)
     with pytest.raises(EntryRefused, match=r"above 1\.9\.0, found 1\.2\.0"):
         check(model("1.2.0", nonce=2), state)
+
+
+def retirement(version: str, nonce: int, name: str = "m") -> Entry:
+    return entry(body=RetirementBody(name, version), payload=None, nonce=nonce, parents=(PART,))
+
+
+def test_a_retired_model_is_gone_and_its_name_may_come_back_with_a_higher_version() -> None:
+    """Only the newest version of a model that is offered can be named."""
+    state = accepted()
+    with pytest.raises(EntryRefused, match="found none named m"):
+        check(retirement("1.0.0", 1), state)
+    for made in (model("1.0.0", 1), model("1.1.0", 2)):
+        check(made, state)
+        state.apply(made, made.id)
+    with pytest.raises(EntryRefused, match=r"expected version 1\.1\.0, found 1\.0\.0"):
+        check(retirement("1.0.0", 3), state)
+    gone = retirement("1.1.0", 3)
+    assert parse_entry(gone.encode()) == parse_plainly(gone.encode()) == gone
+    check(gone, state)
+    state.apply(gone, gone.id)
+    assert (state.models, state.retired, state.current("m")) == ({}, {"m": "1.1.0"}, None)
+    with pytest.raises(EntryRefused, match="found none named m"):
+        check(retirement("1.1.0", 4), state)
+    with pytest.raises(EntryRefused, match=r"above 1\.1\.0"):
+        check(model("1.1.0", 4), state)
+    again = model("1.2.0", 4)
+    check(again, state)
+    state.apply(again, again.id)
+    assert [version.version for version in state.models["m"]] == ["1.2.0"]
 
 
 def test_state_knows_the_newest_block_of_each_part() -> None:

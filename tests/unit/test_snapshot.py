@@ -120,6 +120,19 @@ def test_a_header_that_the_format_does_not_know_is_refused_by_its_field(name: st
         snapshot.load(with_header(header))
 
 
+def test_what_was_retired_is_kept_and_says_nothing_where_there_is_none() -> None:
+    """So that states of before have the bytes that they had."""
+    assert "retired" not in HEADER
+    made = state()
+    made.retired = {"b.1": "1.0.0", "a": "2.0.0"}
+    raw = snapshot.encode(made)
+    assert snapshot.load(raw).retired == made.retired
+    assert snapshot.encode(snapshot.load(raw)) == raw
+    for wrong in ([], {}, None, [["a"]], [["a", "1"]], [["../a", "1.0.0"]], [["b", "1.0.0"], ["a", "1.0.0"]]):
+        with pytest.raises(IntegrityFault, match="retired"):
+            snapshot.load(with_header({**HEADER, "retired": wrong}))
+
+
 def test_sections_in_another_order_are_refused() -> None:
     """With their bytes moved along."""
     lengths = dict(HEADER["sections"])

@@ -192,6 +192,21 @@ def test_entries() -> None:
     assert "delta" in reserved
 
 
+def test_a_retirement() -> None:
+    """The entry is read as it was signed, and the state says which version was withdrawn."""
+    held = vector("retirement")
+    raw = held["entries"][-1].encode()
+    entry = parse_entry(raw)
+    entry.verify_signature()
+    assert (entry.type, entry.chain, entry.encode()) == ("retirement", "meta", raw)
+    assert json.loads(raw)["body"] == {"name": "m", "version": "1.2.3"}
+    state = bytes.fromhex(held["snapshot"])
+    loaded = snapshot.load(state)
+    assert (loaded.models, loaded.retired) == ({}, {"m": "1.2.3"})
+    assert snapshot.encode(loaded) == state
+    assert payload_of(state) == held["state_root"]
+
+
 def tree_hash(leaves: list[bytes]) -> bytes:
     """RFC 6962 section 2.1, word for word."""
     if not leaves:
@@ -240,6 +255,10 @@ def test_manifests() -> None:
     """Read, written again with the same bytes, named by their payload ids."""
     held = vector("manifest")
     for each in held["valid"]:
+        raw = each["bytes"].encode()
+        assert parse_manifest(raw).encode() == raw
+        assert payload_of(raw) == each["payload"]
+    for each in vector("request_defaults"):
         raw = each["bytes"].encode()
         assert parse_manifest(raw).encode() == raw
         assert payload_of(raw) == each["payload"]

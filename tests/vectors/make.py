@@ -48,6 +48,7 @@ from blyan.storage.blob_store import BlobStore
 from blyan.storage.tile import index_of, subtile_path, subtile_slice
 from blyan.wire.framing import Message, WireTensor, encode
 from vectors.blocks import block_vectors
+from vectors.models import request_defaults_vectors, retirement_vectors
 
 FOLDER = Path(__file__).parent
 KEY = Key.from_seed(bytes(range(32)))
@@ -352,9 +353,11 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "tensor_block": block_vectors,
     "tile": tile_vectors,
     "entries": entry_vectors,
+    "retirement": retirement_vectors,
     "proofs": proof_vectors,
     "checkpoint": checkpoint_vectors,
     "manifest": manifest_vectors,
+    "request_defaults": request_defaults_vectors,
     "tensors": tensor_vectors,
     "chain": chain_vectors,
 }

@@ -24,7 +24,8 @@ from blyan.wire.openai import AnswerOptions
 
 def sampling_of(options: AnswerOptions, model: LoadedModel, node: Node) -> Sampling:
     """The request's sampling, with the model's defaults where it says nothing and a fresh seed if it names none."""
-    defaults = model.manifest.generation
+    defaults, more = model.manifest.generation, model.manifest.defaults
+    seed = more.seed if options.seed is None else options.seed
 
     def or_default(asked: float | None, default: float) -> float:
         return default if asked is None else asked
@@ -34,11 +35,11 @@ def sampling_of(options: AnswerOptions, model: LoadedModel, node: Node) -> Sampl
             temperature=or_default(options.temperature, defaults.temperature),
             top_p=or_default(options.top_p, defaults.top_p),
             top_k=defaults.top_k if options.top_k is None else options.top_k,
-            seed=int.from_bytes(node.sources.entropy(6), "big") if options.seed is None else options.seed,
-            min_p=options.min_p,
-            frequency_penalty=options.frequency_penalty,
-            presence_penalty=options.presence_penalty,
-            repetition_penalty=options.repetition_penalty,
+            seed=int.from_bytes(node.sources.entropy(6), "big") if seed is None else seed,
+            min_p=or_default(options.min_p, more.min_p),
+            frequency_penalty=or_default(options.frequency_penalty, more.frequency_penalty),
+            presence_penalty=or_default(options.presence_penalty, more.presence_penalty),
+            repetition_penalty=or_default(options.repetition_penalty, more.repetition_penalty),
             logit_bias=options.logit_bias,
         )
 

@@ -261,12 +261,14 @@ def _form(model: LoadedModel, asked: OllamaRequest) -> AnswerForm:
 
 def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest, form: AnswerForm) -> GenerationRequest:
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
-    stops = asked.options.stop
+    defaults = model.manifest.defaults
+    stops = (*asked.options.stop, *defaults.stop)
     if asked.prompt is not None:
         added = tokenizer.encode(asked.prompt, add_special=True, tokens_max=longest)
     else:
         tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
-        text = tokenizer.chat_prompt(node.renderer, asked.messages, tools)
+        messages = defaults.conversation(asked.messages, continued=bool(asked.context))
+        text = tokenizer.chat_prompt(node.renderer, messages, tools=tools)
         added = tokenizer.encode(text, add_special=False, tokens_max=longest)
         stops = (*stops, *tokenizer.chat_stops)
     prompt = (*asked.context, *added)
@@ -278,9 +280,10 @@ def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest, form: AnswerFo
         grammar=form.grammar,
         shown=form.shown,
     )
-    context = longest if asked.context_max is None else min(asked.context_max, longest)
-    room = max(context - len(prompt), 0)
-    return replace(request, tokens_max=room if asked.tokens_max is None else min(asked.tokens_max, room))
+    context = asked.context_max or defaults.context_max or longest
+    room = max(min(context, longest) - len(prompt), 0)
+    wanted = defaults.tokens_max if asked.tokens_max is None else asked.tokens_max
+    return replace(request, tokens_max=room if wanted is None else min(wanted, room))
 
 
 def _capabilities(model: LoadedModel) -> list[str]:

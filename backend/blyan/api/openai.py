@@ -46,7 +46,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     form = await asyncio.to_thread(_form, model, asked)
     prompt = await asyncio.to_thread(_chat_prompt, node, model, asked)
     first = _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs)
-    wanted = _choices(replace(first, grammar=form.grammar, shown=form.shown), asked.options)
+    wanted = _choices(
+        replace(first, grammar=form.grammar, shown=form.shown, continues=asked.continue_final), asked.options
+    )
     dialect = ChatDialect(asked, model, node, form)
     if asked.options.stream:
         return await answer.stream(request, node, model, dialect, wanted)
@@ -144,7 +146,8 @@ def _form(model: LoadedModel, asked: ChatRequest) -> AnswerForm:
 def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[int, ...]:
     tokenizer = _tokenizer_of(model)
     tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
-    text = tokenizer.chat_prompt(node.renderer, asked.messages, tools)
+    messages = model.manifest.defaults.conversation(asked.messages)
+    text = tokenizer.chat_prompt(node.renderer, messages, tools=tools, continue_final=asked.continue_final)
     return tuple(tokenizer.encode(text, add_special=False, tokens_max=model.manifest.config.context_length))
 
 
@@ -184,11 +187,16 @@ def _generation(
     top: int,
     completion: CompletionRequest | None = None,
 ) -> GenerationRequest:
+    defaults = model.manifest.defaults
     return GenerationRequest(
         prompt=prompt,
         sampling=sampling_of(options, model, node),
-        tokens_max=tokens_max,
-        stop=(*options.stop, *(model.tokenizer.chat_stops if completion is None and model.tokenizer else ())),
+        tokens_max=defaults.tokens_limit(tokens_max, len(prompt), model.manifest.config.context_length),
+        stop=(
+            *options.stop,
+            *defaults.stop,
+            *(model.tokenizer.chat_stops if completion is None and model.tokenizer else ()),
+        ),
         top=top,
         echo=completion is not None and completion.echo,
         ignore_eos=options.ignore_eos,

@@ -73,6 +73,14 @@ class ModelBody:
 
 
 @dataclass(frozen=True, slots=True)
+class RetirementBody:
+    """A model that is not offered any more: all its versions up to `version`, which is its newest."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrunkBody:
     """Weights of a model that are not a routed expert: `embed`, `layer.N` or `head`."""
 
@@ -105,13 +113,16 @@ class DatasetBody:
     records: int
 
 
-Body: TypeAlias = GenesisBody | RotationBody | ModelBody | TrunkBody | ExpertBody | TokenizerBody | DatasetBody
+Body: TypeAlias = (
+    GenesisBody | RotationBody | ModelBody | RetirementBody | TrunkBody | ExpertBody | TokenizerBody | DatasetBody
+)
 
 # type of entry → its chain, its body, whether it names a payload
 _types: Final[Mapping[str, tuple[ChainName, type[Body], bool]]] = {
     "genesis": ("meta", GenesisBody, False),
     "rotation": ("meta", RotationBody, False),
     "model": ("meta", ModelBody, True),
+    "retirement": ("meta", RetirementBody, False),
     "trunk": ("parameter", TrunkBody, True),
     "expert": ("parameter", ExpertBody, True),
     "tokenizer": ("parameter", TokenizerBody, True),

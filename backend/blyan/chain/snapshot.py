@@ -48,7 +48,10 @@ def encode(state: State) -> bytes:
 
 def _said(state: State, sections: Sequence[tuple[str, int]]) -> dict[str, Any]:
     """The header of a state."""
+    # absent where there is nothing to say, so that states of before have the bytes that they had
+    retired = {"retired": sorted([name, version] for name, version in state.retired.items())} if state.retired else {}
     return {
+        **retired,
         "network": state.network,
         "sequencer": state.sequencer,
         "former": list(state.former),
@@ -83,7 +86,7 @@ def _load(view: memoryview) -> State:
         "dict[str, Any]",
         canonical.decode_object(bytes(view[begin:end]), bytes_max=limits.snapshot_header_bytes_max),
     )
-    _object(header, _fields, "header")
+    _object(header, _fields | ({"retired"} & header.keys()), "header")
     named = _named(header["sections"])
     sections = _sections(named, view[end:])
     sizes = _sizes(header["sizes"])
@@ -103,6 +106,7 @@ def _load(view: memoryview) -> State:
     for each in _list(header["models"], "models"):
         model = ModelVersion(**_version(each, _model, "models"))
         state.models.setdefault(model.name, []).append(model)
+    state.retired = dict(_retirement(each) for each in _list(header.get("retired", []), "retired"))
     for each in _list(header["datasets"], "datasets"):
         dataset = DatasetVersion(**_version(each, _dataset, "datasets"))
         state.datasets.setdefault(dataset.name, []).append(dataset)
@@ -110,8 +114,9 @@ def _load(view: memoryview) -> State:
         raise InvalidInput(
             f"positions: expected those of {sum(sizes.values())} entries, found {len(sections['positions'])} bytes"
         )
-    for field, value in _said(state, named).items():
-        if header[field] != value:
+    said = _said(state, named)
+    for field in header:
+        if header[field] != said.get(field):
             raise InvalidInput(f"{field}: expected them in their order and each once, found otherwise")
     return state
 
@@ -171,6 +176,13 @@ def _nonce(value: object) -> tuple[tuple[ChainName, PublicKey], int]:
             if name == chain:
                 return (name, _key(author, "nonces")), _count(nonce, "nonces")
     raise InvalidInput(f"nonces: expected chain, author and nonce, found {_shown(given)}")
+
+
+def _retirement(value: object) -> tuple[str, str]:
+    given = _list(value, "retired")
+    if len(given) != 2:
+        raise InvalidInput(f"retired: expected name and version, found {_shown(given)}")
+    return _text(name_pattern)(given[0], "retired"), _text(version_pattern)(given[1], "retired")
 
 
 _Reader: TypeAlias = Callable[[object, str], Any]

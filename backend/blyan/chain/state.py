@@ -18,6 +18,7 @@ from blyan.chain.entries import (
     ExpertBody,
     GenesisBody,
     ModelBody,
+    RetirementBody,
     RotationBody,
     TokenizerBody,
     TrunkBody,
@@ -67,7 +68,9 @@ class State:
     former: list[PublicKey] = field(default_factory=list[PublicKey])  # sequencers before it, in order
     sizes: dict[ChainName, int] = field(default_factory=lambda: dict.fromkeys(chain_names, 0))
     nonces: dict[tuple[ChainName, PublicKey], int] = field(default_factory=dict[tuple[ChainName, PublicKey], int])
+    # those that are offered: a retirement takes all versions of a name away
     models: dict[str, list[ModelVersion]] = field(default_factory=dict[str, list[ModelVersion]])
+    retired: dict[str, str] = field(default_factory=dict[str, str])  # model → its newest version that was withdrawn
     datasets: dict[str, list[DatasetVersion]] = field(default_factory=dict[str, list[DatasetVersion]])
     # what a model entry says of the parameter chain can be true of any earlier size: chains are folded by parents only
     parameter_subtrees: Subtrees = field(default_factory=Subtrees)
@@ -95,6 +98,9 @@ class State:
                 said = (body.name, body.version, body.family, entry.payload.payload, identity)
                 version = ModelVersion(*said, body.parameter_size, body.parameter_root, entry.time)
                 self.models.setdefault(body.name, []).append(version)
+            case RetirementBody() as body:
+                del self.models[body.name]
+                self.retired[body.name] = body.version
             case DatasetBody() as body:
                 assert entry.payload is not None, "parse_entry requires a dataset's payload"
                 published = DatasetVersion(
@@ -140,6 +146,11 @@ class State:
         """The newest version of a model."""
         versions = self.models.get(name)
         return versions[-1] if versions else None
+
+    def newest_version(self, name: str) -> str | None:
+        """The newest version that a model ever had, also where it was withdrawn: the next one is above it."""
+        current = self.current(name)
+        return self.retired.get(name) if current is None else current.version
 
 
 def _part_key(model: str, part: str) -> bytes:

@@ -7,7 +7,7 @@ here.
 
 from __future__ import annotations
 
-from blyan.chain.entries import Entry, GenesisBody, ModelBody, RotationBody
+from blyan.chain.entries import Entry, GenesisBody, ModelBody, RetirementBody, RotationBody
 from blyan.chain.proofs import range_root
 from blyan.chain.state import State
 from blyan.primitives.errors import EntryRefused, IntegrityFault
@@ -36,25 +36,38 @@ def check(entry: Entry, state: State) -> None:
             raise _refused(f"parent: expected a known entry, found {parent}")
     if isinstance(entry.body, ModelBody):
         _check_model(entry.body, entry.parents, state)
+    elif isinstance(entry.body, RetirementBody):
+        _check_retirement(entry.body, state)
     elif isinstance(entry.body, RotationBody):
         _check_rotation(entry, entry.body, state)
 
 
 def _check_model(body: ModelBody, parents: tuple[EntryId, ...], state: State) -> None:
     positions = [position for parent in parents if (position := state.position(parent)) is not None]
-    newest = max((number for chain, number in positions if chain == "parameter"), default=None)
-    if newest is None:
+    last = max((number for chain, number in positions if chain == "parameter"), default=None)
+    if last is None:
         raise _refused("model: expected a parameter entry among its parents, found none")
-    size = newest + 1
+    size = last + 1
     _refuse_unless(body.parameter_size == size, f"parameter size: expected {size}, found {body.parameter_size}")
     root = range_root(state.parameter_subtrees.node, 0, size).hex()
     _refuse_unless(body.parameter_root == root, f"parameter root: expected {root}, found {body.parameter_root}")
-    current = state.current(body.name)
-    if current is not None:
+    newest = state.newest_version(body.name)
+    if newest is not None:
         _refuse_unless(
-            version_key(body.version) > version_key(current.version),
-            f"version of {body.name}: expected above {current.version}, found {body.version}",
+            version_key(body.version) > version_key(newest),
+            f"version of {body.name}: expected above {newest}, found {body.version}",
         )
+
+
+def _check_retirement(body: RetirementBody, state: State) -> None:
+    """It names the newest version, so that one signed for an older one never takes a newer one away."""
+    current = state.current(body.name)
+    if current is None:
+        raise _refused(f"retirement: expected a model that is offered, found none named {body.name}")
+    _refuse_unless(
+        body.version == current.version,
+        f"retirement of {body.name}: expected version {current.version}, found {body.version}",
+    )
 
 
 def _check_rotation(entry: Entry, body: RotationBody, state: State) -> None:

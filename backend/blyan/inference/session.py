@@ -16,6 +16,8 @@ from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
 from blyan.primitives.errors import ContextLengthExceeded, Fault, InvalidInput
 
+_before_tokens_max = 16  # tokens of the prompt that decide how the first one after them reads
+
 FinishReason: TypeAlias = Literal["stop", "length"]
 
 
@@ -32,6 +34,7 @@ class GenerationRequest:
     ignore_eos: bool = False
     grammar: Grammar | None = None  # that the answer follows
     shown: tuple[str, ...] = ()  # special tokens that are part of the text
+    continues: bool = False  # the output goes on with the prompt's text, so a leading space of it counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,8 @@ def run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
 def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
     tokens_max = answer_tokens_max(model, request)
     eos = frozenset[int]() if request.ignore_eos else frozenset(model.manifest.generation.eos)
-    stream = model.tokenizer.stream(request.shown) if model.tokenizer else None
+    before = request.prompt[-_before_tokens_max:] if request.continues else ()
+    stream = model.tokenizer.stream(before, request.shown) if model.tokenizer else None
     constraint = request.grammar.begin() if request.grammar is not None else None
     output = _Output(request.stop)
     echoed = len(request.prompt) if request.echo else 0

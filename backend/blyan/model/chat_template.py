@@ -26,6 +26,9 @@ plain_template: Final = (
 )
 plain_stops: Final = ("\nUser:", "\nSystem:")  # or a model that only continues text plays the other part too
 
+# Private-use characters, which no template looks for: where the prompt ends whose last message is continued.
+_end_mark: Final = "\ue000blyan:end\ue001"
+
 _answer_bytes_max = 8 * limits.rendered_prompt_bytes_max  # JSON escapes make a character up to six bytes, plus slack
 
 
@@ -44,18 +47,35 @@ class TemplateRenderer:
         template: str,
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, str],
+        *,
         tools: Sequence[Mapping[str, Any]] = (),
+        continue_final: bool = False,
     ) -> str:
         """The prompt for `messages`, which may use `tools`, with the generation prompt added.
+
+        With `continue_final` it ends where the last message's text ends.
 
         `InvalidInput` if the template refuses them or takes too long, `Unavailable` if the worker is busy or dies.
         """
         assert self._now is not None, "a clock came with the renderer"
+        if continue_final:
+            messages = [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + _end_mark}]
         given: dict[str, Any] = {**variables, "messages": list(messages), "tools": list(tools) or None}
+        given["add_generation_prompt"] = not continue_final
         answer = self._ask(template, given, _local(self._now()), check=False)
         if "error" in answer:
             raise InvalidInput(f"chat template refused the messages: {answer['error']}")
-        return str(answer["text"])
+        text = str(answer["text"])
+        if not continue_final:
+            return text
+        end = text.rfind(_end_mark)
+        if end < 0:
+            raise InvalidInput(
+                "continue_final_message: expected a chat template that ends with the last message as it stands, "
+                "found one that changes it",
+                hint="ask again without continue_final_message",
+            )
+        return text[:end]
 
     def check(self, template: str) -> None:
         """Compile a template and render a message with it; `InvalidInput` if it is none, or breaks the limits."""
@@ -66,7 +86,7 @@ class TemplateRenderer:
 
     def _ask(self, template: str, variables: Mapping[str, Any], now: int, *, check: bool) -> dict[str, Any]:
         # None for what transformers passes and a chat here has not: many templates ask whether it `is none`
-        given = {**variables, "documents": None, "add_generation_prompt": True}
+        given = {"add_generation_prompt": True, **variables, "documents": None}
         request = {"template": template, "check": check, "now": now, "variables": given}
         line = json.dumps(request).encode("ascii") + b"\n"
         if not self._lock.acquire(timeout=self._seconds_max):

@@ -49,7 +49,7 @@ class Constraint:
 
     def _want_well(self) -> None:
         if self._matcher.is_error():
-            raise NotComputable(f"grammar: expected to follow it, found {self._matcher.get_error()[:300]}")
+            raise NotComputable(f"grammar: expected to follow it, found {_first_line(self._matcher.get_error())}")
 
 
 class Grammar:
@@ -80,7 +80,7 @@ class GrammarVocabulary:
         vocabulary = self._vocabulary(ends)
         matcher = llguidance.LLMatcher(vocabulary, source, log_level=0)
         if matcher.is_error():
-            reason = matcher.get_error().split("\n", maxsplit=1)[0][:300]
+            reason = _first_line(matcher.get_error())
             raise InvalidInput(f"{what}: expected what a grammar can be made of, found: {reason}")
         return Grammar(matcher)
 
@@ -118,3 +118,8 @@ def inline_json(schema: Mapping[str, Any]) -> str:
 
 def _style() -> dict[str, Any]:
     return {"whitespace_pattern": _whitespace}
+
+
+def _first_line(text: str) -> str:
+    """What the library says first; the rest is for who debugs it."""
+    return text.split("\n", maxsplit=1)[0][:300]

@@ -1,6 +1,6 @@
 """The model manifest: what a model is made of, as one canonical payload that the meta chain names.
 
-Architecture, every part → payload id, tokenizer, generation defaults, origin. See docs/spec/manifest.md.
+Architecture, every part → payload id, tokenizer, generation and request defaults, origin. See docs/spec/manifest.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from blyan.model.config import ModelConfig
 from blyan.model.parts import parts_of
 from blyan.model.quantization import Quantization
 from blyan.model.record import encode_record, parse_record
+from blyan.model.request_defaults import RequestDefaults, Said, nothing_said
 from blyan.model.rope_scaling import RopeScaling
 from blyan.model.sampling import Sampling
 from blyan.primitives import canonical, limits
@@ -24,6 +25,7 @@ from blyan.storage.blob_store import BlobStore
 
 media: Final = "application/vnd.blyan.manifest+json"
 _format: Final = "blyan/manifest/1"
+_optional: Final = frozenset({"quantization", "defaults"})
 _nested: Final = {"RopeScaling | None": RopeScaling}
 
 
@@ -62,6 +64,7 @@ class Manifest:
     license: str
     source: str
     quantization: Quantization | None = None  # None: every tensor is stored as it came
+    defaults: RequestDefaults = nothing_said
 
     def __post_init__(self) -> None:
         expected = {part.name for part in parts_of(self.config)}
@@ -71,7 +74,11 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The canonical bytes, which are the payload."""
-        stored = {} if self.quantization is None else {"quantization": encode_record(self.quantization, sparse=True)}
+        stored: dict[str, canonical.Canonical] = {}
+        if self.quantization is not None:
+            stored["quantization"] = encode_record(self.quantization, sparse=True)
+        if self.defaults != nothing_said:
+            stored["defaults"] = encode_record(self.defaults, sparse=True)
         return canonical.encode(
             {
                 **stored,
@@ -97,8 +104,8 @@ class Manifest:
 def parse_manifest(raw: bytes) -> Manifest:
     """Parse a manifest payload; `InvalidInput` (or `UnsupportedModel`) says what was expected."""
     value = canonical.decode_object(raw, bytes_max=limits.manifest_bytes_max)
-    expected = {f.name for f in fields(Manifest)} - {"config", "quantization"} | {"format", "architecture"}
-    if set(value) - {"quantization"} != expected or value["format"] != _format:
+    expected = {f.name for f in fields(Manifest)} - {"config", *_optional} | {"format", "architecture"}
+    if set(value) - _optional != expected or value["format"] != _format:
         raise InvalidInput(f"manifest: expected format {_format} with fields {sorted(expected)}, found {sorted(value)}")
     parts = value["parts"]
     if not isinstance(parts, dict) or len(cast("dict[str, Any]", parts)) > limits.manifest_parts_max:
@@ -114,6 +121,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         license=_text(value["license"], re.compile(r"[ -~]{0,128}"), "license"),
         source=_text(value["source"], re.compile(r"[ -~]{0,256}"), "source"),
         quantization=_parse_quantization(value),
+        defaults=_parse_defaults(value),
     )
 
 
@@ -121,6 +129,16 @@ def _parse_quantization(value: Mapping[str, object]) -> Quantization | None:
     if "quantization" not in value:
         return None
     return parse_record(Quantization, value["quantization"], "manifest quantization", sparse=True)
+
+
+def _parse_defaults(value: Mapping[str, object]) -> RequestDefaults:
+    if "defaults" not in value:
+        return nothing_said
+    given = value["defaults"]
+    said = parse_record(RequestDefaults, given, "manifest defaults", sparse=True, nested={"Said": Said})
+    if said == nothing_said:
+        raise InvalidInput("manifest defaults: expected them left out where they say nothing, found an empty record")
+    return said
 
 
 def read_manifest(store: BlobStore, manifest_id: PayloadId) -> Manifest:

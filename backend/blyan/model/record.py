@@ -30,7 +30,8 @@ def parse_record(
 ) -> Record:
     """Check `value` field by field against the dataclass `kind` and make it; `InvalidInput` names `what` and field.
 
-    Annotations may be str, int, bool, float, a tuple of ints or floats, or a key of `nested` (annotation → class).
+    Annotations may be str, int, bool, float, each perhaps `| None` where none is the default of a sparse record, a
+    key of `nested` (annotation → class), or a tuple of one of these.
     """
     given = cast("dict[str, Any]", value) if isinstance(value, dict) else None
     known = {f.name: f for f in fields(kind)}  # pyright: ignore[reportArgumentType] - a dataclass, as documented
@@ -68,6 +69,7 @@ def _parse(annotation: str, given: object, what: str, nested: Mapping[str, type]
             raise InvalidInput(f"{what}: expected a list, found {str(given)[:80]!r}")
         inner = annotation.removeprefix("tuple[").removesuffix(", ...]")
         return tuple(_parse(inner, each, what, nested) for each in items)
+    annotation = annotation.removesuffix(" | None")  # none is said by leaving it out
     if annotation == "float":
         if not isinstance(given, str) or not _decimal.fullmatch(given) or repr(float(given)) != given:
             raise InvalidInput(f"{what}: expected a number as its shortest decimal text, found {str(given)[:80]!r}")

@@ -79,10 +79,13 @@ class Tokenizer:
         with _native("token ids that this model's tokenizer can decode"):
             return self._inner.decode(list(tokens), skip_special_tokens=True)
 
-    def stream(self, shown: Collection[str] = ()) -> TextStream:
-        """A decoder that is fed one token at a time; `shown` are special tokens whose text is not left out."""
+    def stream(self, after: Sequence[int] = (), shown: Collection[str] = ()) -> TextStream:
+        """A decoder that is fed one token at a time; `after` stands before them, and decides about a leading space.
+
+        `shown` are special tokens whose text is not left out.
+        """
         found = {self._inner.token_to_id(text): text for text in shown}
-        return TextStream(self._inner, {token: text for token, text in found.items() if token is not None})
+        return TextStream(self._inner, after, {token: text for token, text in found.items() if token is not None})
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes one token stands for, also where they are no whole character; a special token's is its name."""
@@ -96,11 +99,19 @@ class Tokenizer:
         return piece.encode("utf-8")
 
     def chat_prompt(
-        self, renderer: TemplateRenderer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        renderer: TemplateRenderer,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_final: bool = False,
     ) -> str:
-        """The text that asks this model to answer `messages`, by a plain template where it has none of its own."""
+        """The text that asks this model to answer `messages`, by a plain template where it has none of its own.
+
+        With `continue_final` it ends with the last message's text, which the model goes on with.
+        """
         template = plain_template if self.chat_template is None else self.chat_template
-        return renderer.render(template, messages, self.special, tools)
+        return renderer.render(template, messages, self.special, tools=tools, continue_final=continue_final)
 
     @property
     def chat_stops(self) -> tuple[str, ...]:
@@ -111,10 +122,12 @@ class Tokenizer:
 class TextStream:
     """Token ids to text as they come; an unfinished UTF-8 character waits for its next bytes, and for `finish`."""
 
-    def __init__(self, inner: tokenizers.Tokenizer, shown: Mapping[int, str]) -> None:
+    def __init__(
+        self, inner: tokenizers.Tokenizer, after: Sequence[int] = (), shown: Mapping[int, str] | None = None
+    ) -> None:
         self._inner = inner
-        self._shown = shown
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._shown = shown or {}
+        self._stream = DecodeStream(ids=list(after), skip_special_tokens=True)
         self._waiting: list[int] = []
 
     def feed(self, token: int) -> str:

@@ -31,7 +31,9 @@ def install(ground: WritableGround) -> Published:
 def install_first(ground: WritableGround) -> None:
     """Give a node that is to serve its first model, if it has none and may publish one.
 
-    A start repairs nothing: damage on the disk is for the operator to see, and `install` to mend.
+    A start repairs nothing: damage on the disk is for the operator to see, and `install` to mend. What was removed by
+    its owner stays away too.
     """
-    if not ground.chains.state.models and ground.may_write:
+    state = ground.chains.state
+    if not state.models and not state.retired and ground.may_write:
         install(ground)

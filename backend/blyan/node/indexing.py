@@ -22,6 +22,7 @@ from blyan.chain.entries import (
     Entry,
     ExpertBody,
     ModelBody,
+    RetirementBody,
     TokenizerBody,
     TrunkBody,
     chain_names,
@@ -92,7 +93,7 @@ def row_of(place: Place, raw: bytes) -> Row:
 
 def _subject(entry: Entry) -> tuple[str | None, int | None, int | None]:
     match entry.body:
-        case ModelBody() | DatasetBody() as body:
+        case ModelBody() | RetirementBody() | DatasetBody() as body:
             return body.name, None, None
         case ExpertBody() as body:
             return body.model, body.layer, body.expert

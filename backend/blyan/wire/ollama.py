@@ -48,7 +48,7 @@ class OllamaRequest:
     """`POST /api/generate` or `/api/chat`: either a prompt or messages."""
 
     options: AnswerOptions
-    tokens_max: int | None  # None: as many as fit
+    tokens_max: int | None  # None: as the model says, or as many as fit
     context_max: int | None  # `num_ctx`: prompt and answer together
     messages: tuple[Mapping[str, Any], ...]
     prompt: str | None  # raw text, not to be put into the chat template
@@ -131,7 +131,6 @@ def _request(
         if name not in _harmless and name not in _sampled | _informative:
             raise UnsupportedParameter(f"{name[:80]}: expected a known option, found {brief(value)}")
     predicted = integer(options, "num_predict", -2, limits.canonical_integer_max)
-    repeated = number(options, "repeat_penalty")
     stream = True if body.get("stream") is None else boolean(body, "stream")
     return OllamaRequest(
         AnswerOptions(
@@ -146,12 +145,12 @@ def _request(
             ignore_eos=False,
             return_token_ids=False,
             experts=False,
-            min_p=number(options, "min_p") or 0.0,
-            frequency_penalty=number(options, "frequency_penalty") or 0.0,
-            presence_penalty=number(options, "presence_penalty") or 0.0,
-            repetition_penalty=1.0 if repeated is None else repeated,
+            min_p=number(options, "min_p"),
+            frequency_penalty=number(options, "frequency_penalty"),
+            presence_penalty=number(options, "presence_penalty"),
+            repetition_penalty=number(options, "repeat_penalty"),
         ),
-        tokens_max=None if predicted is None or predicted < 0 else predicted,
+        tokens_max=limits.canonical_integer_max if predicted is not None and predicted < 0 else predicted,
         context_max=integer(options, "num_ctx", 1, limits.canonical_integer_max),
         messages=tuple(messages),
         prompt=prompt,

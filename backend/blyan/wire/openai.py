@@ -2,8 +2,8 @@
 
 Field by field as the API reference of `/v1/chat/completions` and `/v1/completions` has it. A parameter that would
 change the answer and is not provided here is refused when it asks for something, never ignored. Extensions: `top_k`,
-`min_p`, `repetition_penalty`, `ignore_eos`, `return_token_ids`, `return_tokens_as_token_ids`, and `blyan:
-{"experts": true}`.
+`min_p`, `repetition_penalty`, `ignore_eos`, `continue_final_message`, `return_token_ids`,
+`return_tokens_as_token_ids`, and `blyan: {"experts": true}`.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class AnswerOptions:
     return_token_ids: bool
     experts: bool  # report which experts worked
     choices: int = 1  # answers to each prompt
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
@@ -83,6 +83,7 @@ class ChatRequest:
     top_logprobs: int
     tools: ToolChoice | None = None
     format: AnswerFormat | None = None
+    continue_final: bool = False  # the last message is an unfinished answer: go on with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
 
 
 def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
-    own = {"messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"}
+    own = {"messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "continue_final_message"}
     own |= {"tools", "tool_choice", "parallel_tool_calls", "response_format"}
     options = _options(body, own)
     messages = as_list(body.get("messages"))
@@ -146,18 +147,24 @@ def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
     top = integer(body, "top_logprobs", 0, limits.logprobs_max)
     if top is not None and not logprobs:
         raise InvalidInput("top_logprobs: expected logprobs true with it, found none")
+    parsed = tuple(parse_message(message) for message in messages)
+    continue_final = boolean(body, "continue_final_message")
+    if continue_final and (parsed[-1]["role"] != "assistant" or not parsed[-1]["content"]):
+        found = parsed[-1]["role"] if parsed[-1]["content"] else "no text"
+        raise InvalidInput(f"continue_final_message: expected text of the assistant as the last message, found {found}")
     newer, older = (
         integer(body, name, 1, limits.canonical_integer_max) for name in ("max_completion_tokens", "max_tokens")
     )
     parallel = True if body.get("parallel_tool_calls") is None else boolean(body, "parallel_tool_calls")
     return ChatRequest(
         options,
-        tuple(parse_message(message) for message in messages),
+        parsed,
         newer if newer is not None else older,
         logprobs,
         top or 0,
         parse_choice(parse_tools(body.get("tools")), body.get("tool_choice"), parallel=parallel),
         parse_response_format(body.get("response_format")),
+        continue_final,
     )
 
 
@@ -204,10 +211,10 @@ def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
         return_token_ids=boolean(body, "return_token_ids"),
         experts=boolean(object_of(body, "blyan", {"experts"}), "experts"),
         choices=integer(body, "n", 1, limits.choices_max) or 1,
-        min_p=number(body, "min_p") or 0.0,
-        frequency_penalty=number(body, "frequency_penalty") or 0.0,
-        presence_penalty=number(body, "presence_penalty") or 0.0,
-        repetition_penalty=1.0 if (repeated := number(body, "repetition_penalty")) is None else repeated,
+        min_p=number(body, "min_p"),
+        frequency_penalty=number(body, "frequency_penalty"),
+        presence_penalty=number(body, "presence_penalty"),
+        repetition_penalty=number(body, "repetition_penalty"),
         logit_bias=_logit_bias(body.get("logit_bias")),
     )
 
