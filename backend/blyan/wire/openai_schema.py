@@ -164,6 +164,7 @@ chat_request: Final = fields(
         "tools": optional(tools),
         "tool_choice": _tool_choice,
         "parallel_tool_calls": optional(flag),
+        "continue_final_message": optional(flag),
         "response_format": _response_format,
     },
     required=("model", "messages"),
