@@ -54,7 +54,8 @@ def with_names(node: RunningNode) -> dict[str, Any]:
             if body is not None and "model" in body["content"]["application/json"]["schema"].get("properties", {}):
                 body["content"]["application/json"]["schema"]["properties"]["model"] = models
             for parameter in operation["parameters"]:
-                if parameter["name"] in ("model", "payload_id", "id"):
+                # /find takes any text: of a name that nobody has it finds nothing
+                if parameter["name"] in ("model", "payload_id", "id") and not path.endswith("/find"):
                     known = {"payload_id": [blocks[0]["payload"], "0" * 64], "model": models["enum"]}
                     known["id"] = [entry, "0" * 64] if path == "/entries/{id}" else models["enum"]
                     parameter["schema"] = {"enum": known[parameter["name"]]}

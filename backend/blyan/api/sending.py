@@ -7,10 +7,13 @@ long ends the connection, and with it the generation, so that a reader that stan
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from aiohttp import web
 
 from blyan.primitives import limits
+
+_free_bytes: Final = 32 * limits.KIB  # below half of what asyncio buffers before a write has to wait
 
 
 class ReaderStalled(ConnectionResetError):
@@ -19,10 +22,14 @@ class ReaderStalled(ConnectionResetError):
 
 async def send_piece(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
     """Write to a prepared response; `ReaderStalled` if there is no room for `send_seconds_max`."""
+    transport = request.transport
+    if transport is not None and transport.get_write_buffer_size() + len(data) < _free_bytes:
+        await response.write(data)  # cannot wait: a timer for each token would cost more than the token's other work
+        return
     try:
         async with asyncio.timeout(limits.send_seconds_max):
             await response.write(data)
     except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()  # closing would wait for the reader to take the rest
+        if transport is not None:
+            transport.abort()  # closing would wait for the reader to take the rest
         raise ReaderStalled(f"expected the reader to take {len(data)} bytes, found it standing still") from None
