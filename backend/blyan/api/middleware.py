@@ -58,6 +58,7 @@ def harden(response: web.StreamResponse) -> None:
     """Add the security headers that every response has."""
     for name, value in _headers.items():
         response.headers.setdefault(name, value)
+    response.headers["Server"] = "blyan"  # not the versions of what it is made of
 
 
 @web.middleware
