@@ -63,6 +63,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import_into(folder / "data", folder / "hf", "random")
     save_byte_tokenizer(folder / "hf")
     import_into(folder / "data", folder / "hf", "toolless")
+    thinking = "{{ messages[0].content }}{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}"
+    save_byte_tokenizer(folder / "hf", template=thinking)
+    import_into(folder / "data", folder / "hf", "thinker")
     return folder / "data"
 
 
@@ -230,3 +233,56 @@ async def test_ollama_s_client_calls_tools_and_asks_for_json(client: TestClient)
     assert answer.message.content
     with pytest.raises(ollama.ResponseError, match="tools: expected a model whose chat template has tools"):
         await theirs.chat("toolless", messages=said, tools=[WEATHER])
+
+
+async def test_a_thought_is_no_part_of_the_answer(client: TestClient) -> None:
+    """In both dialects, whole and streamed; a request may do without it."""
+    theirs, other = official(client), ollama.AsyncClient(host=str(client.make_url("/")))
+    made: Any = await theirs.chat.completions.create(model="thinker", messages=ASKED, max_tokens=9, seed=1)
+    thought = made.choices[0].message.reasoning_content
+    assert thought
+    assert made.choices[0].message.content == ""
+    stream: Any = await theirs.chat.completions.create(
+        model="thinker", messages=ASKED, max_tokens=9, seed=1, stream=True
+    )
+    deltas = [chunk.choices[0].delta async for chunk in stream]
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == thought
+    assert "".join(delta.content or "" for delta in deltas) == ""
+    plain: Any = await theirs.chat.completions.create(
+        model="thinker", messages=ASKED, max_tokens=9, seed=1, reasoning_effort="none"
+    )
+    assert plain.choices[0].message.content
+    assert not hasattr(plain.choices[0].message, "reasoning_content")
+    options = {"num_predict": 9, "seed": 1}
+    answer = await other.chat("thinker", messages=ASKED, options=options, think=True)
+    assert (answer.message.thinking, answer.message.content) == (thought, "")
+    answer = await other.chat("thinker", messages=ASKED, options=options, think=False)
+    assert (answer.message.thinking, bool(answer.message.content)) == (None, True)
+    parts = [part async for part in await other.generate("thinker", "hello", options=options, stream=True, think=True)]
+    assert "".join(part.thinking or "" for part in parts) == thought
+    assert "thinking" in ((await other.show("thinker")).capabilities or [])
+    with pytest.raises(ollama.ResponseError, match="think: expected a model that thinks"):
+        await other.chat("toolless", messages=ASKED, think=True)
+    with pytest.raises(openai.BadRequestError) as refused:
+        await theirs.chat.completions.create(model="toolless", messages=ASKED, reasoning_effort="low")
+    assert refused.value.param == "reasoning_effort"
+
+
+async def test_ollama_s_log_probabilities_are_the_openai_ones(client: TestClient) -> None:
+    """Whole and streamed, with alternatives."""
+    asked: dict[str, Any] = {"model": "random", "messages": ASKED, "logprobs": True, "top_logprobs": 2}
+    body = await (await client.post("/v1/chat/completions", json=asked | {"max_tokens": 5, "seed": 1})).json()
+    expected = body["choices"][0]["logprobs"]["content"]
+    other = ollama.AsyncClient(host=str(client.make_url("/")))
+    options = {"num_predict": 5, "seed": 1}
+    whole = await other.chat("random", messages=ASKED, options=options, logprobs=True, top_logprobs=2)
+    parts = [
+        part
+        async for part in await other.chat(
+            "random", messages=ASKED, options=options, logprobs=True, top_logprobs=2, stream=True
+        )
+    ]
+    streamed = [one for part in parts for one in part.logprobs or []]
+    for found in (list(whole.logprobs or []), streamed):
+        assert [(one.token, one.logprob) for one in found] == [(one["token"], one["logprob"]) for one in expected]
+        assert [len(one.top_logprobs or []) for one in found] == [2] * 5

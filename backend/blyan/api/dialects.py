@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from blyan.api.answer import Gathered
-from blyan.inference.answer_form import AnswerForm
+from blyan.inference.answer_form import AnswerForm, AnswerReader
 from blyan.inference.session import Delta, TokenReport
 from blyan.model.generate import Candidate
 from blyan.model.loading import LoadedModel
-from blyan.model.tools import ToolCall, ToolReader
+from blyan.model.tools import ToolCall
 from blyan.node.node import Node
 from blyan.wire.openai import ChatRequest, CompletionRequest
 
@@ -24,7 +24,7 @@ class ChatDialect:
         self._model = model
         self._entropy = node.sources.entropy
         self._form = form
-        self._readers: dict[int, ToolReader | None] = {}  # of streamed choices
+        self._readers: dict[int, AnswerReader] = {}  # of streamed choices
         self._id = f"chatcmpl-{node.sources.entropy(12).hex()}"
         self._created = node.sources.now()
 
@@ -34,15 +34,17 @@ class ChatDialect:
 
     def piece(self, index: int, delta: Delta, finish: str | None) -> dict[str, Any]:
         """A streamed choice."""
-        content: dict[str, Any] = {"content": delta.text} if finish is None else {}
         reader = self._readers.setdefault(index, self._form.reader())
-        if reader is not None:
-            before = reader.calls
-            said, calls = reader.feed(delta.text) if finish is None else reader.finish()
-            content = {"content": said} if said or (finish is None and not calls) else {}
-            if calls:
-                content["tool_calls"] = [{"index": before + at, **self._call(call)} for at, call in enumerate(calls)]
-            finish = "tool_calls" if finish == "stop" and reader.calls else finish
+        before = reader.calls
+        piece = reader.feed(delta.text) if finish is None else reader.finish()
+        content: dict[str, Any] = {}
+        if piece.thought:
+            content["reasoning_content"] = piece.thought
+        if piece.calls:
+            content["tool_calls"] = [{"index": before + at, **self._call(call)} for at, call in enumerate(piece.calls)]
+        if piece.said or (finish is None and not content):
+            content["content"] = piece.said
+        finish = "tool_calls" if finish == "stop" and reader.calls else finish
         return {
             "index": index,
             "delta": content,
@@ -53,16 +55,17 @@ class ChatDialect:
     def choice(self, index: int, gathered: Gathered) -> dict[str, Any]:
         """A whole choice."""
         assert gathered.finished is not None, "called at the end"
-        message: dict[str, Any] = {"role": "assistant", "content": gathered.text, "refusal": None}
         finish: str = gathered.finished.reason
         reader = self._form.reader()
-        if reader is not None:
-            (said, calls), (rest, last) = reader.feed(gathered.text), reader.finish()
-            message["content"] = said + rest
-            if calls or last:
-                message["content"] = message["content"] or None
-                message["tool_calls"] = [self._call(call) for call in (*calls, *last)]
-                finish = "tool_calls" if finish == "stop" else finish
+        pieces = (reader.feed(gathered.text), reader.finish())
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(p.said for p in pieces), "refusal": None}
+        thought = "".join(piece.thought for piece in pieces)
+        if thought:
+            message["reasoning_content"] = thought
+        if reader.calls:
+            message["content"] = message["content"] or None
+            message["tool_calls"] = [self._call(call) for piece in pieces for call in piece.calls]
+            finish = "tool_calls" if finish == "stop" else finish
         return {
             "index": index,
             "message": message,

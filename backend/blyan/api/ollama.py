@@ -7,11 +7,10 @@ loaded or unloaded: weights lie in files that the kernel maps.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -20,20 +19,20 @@ from blyan import __version__
 from blyan.api.body import json_object
 from blyan.api.chat import embedding, generation, sampling_of
 from blyan.api.errors import error_response, json_response, ollama_error
+from blyan.api.ollama_lines import Lines, nanoseconds, time_text
 from blyan.api.sending import send_piece
 from blyan.api.state import node_of
-from blyan.inference.answer_form import AnswerForm, answer_form
+from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.loading import LoadedModel
+from blyan.model.thinking import can_think
 from blyan.model.tokenizer import Tokenizer
-from blyan.model.tools import ToolCall, tool_format_of
+from blyan.model.tools import tool_format_of
 from blyan.node.node import Node
 from blyan.primitives.errors import Fault, InvalidInput, NotFound
 from blyan.wire.ollama import OllamaRequest, model_name, parse_chat, parse_embed, parse_generate
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_nanoseconds: Final = 1_000_000_000
 
 
 def faults_as_ollama(handler: Handler) -> Handler:
@@ -147,7 +146,7 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
         count += found.tokens
     if single:
         return json_response({"embedding": vectors[0]})
-    spent = round((node.sources.monotonic() - began) * _nanoseconds)
+    spent = round((node.sources.monotonic() - began) * nanoseconds)
     return json_response(
         {
             "model": asked.model,
@@ -159,64 +158,13 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
     )
 
 
-class _Lines:
-    """How one answer words its lines."""
-
-    def __init__(self, node: Node, asked: OllamaRequest) -> None:
-        self._node = node
-        self._asked = asked
-        self.began = node.sources.monotonic()
-        self.first: float | None = None  # when the first token came
-
-    def line(self, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
-        """One piece of the answer."""
-        if self.first is None:
-            self.first = self._node.sources.monotonic()
-        return self._head() | self._said(text, calls) | {"done": False}
-
-    def last(self, text: str, calls: Sequence[ToolCall], finished: Finished, context: list[int]) -> dict[str, Any]:
-        """The end, with counts and durations; text and calls are the whole answer's where nothing was streamed."""
-        now = self._node.sources.monotonic()
-        first = now if self.first is None else self.first
-        body = self._head() | self._said(text, calls) | {"done": True, "done_reason": finished.reason}
-        if not self._asked.chat:
-            body["context"] = context
-        return body | {
-            "total_duration": round((now - self.began) * _nanoseconds),
-            "load_duration": 0,
-            "prompt_eval_count": finished.prompt_tokens,
-            "prompt_eval_duration": round((first - self.began) * _nanoseconds),
-            "eval_count": finished.completion_tokens,
-            "eval_duration": round((now - first) * _nanoseconds),
-        }
-
-    def nothing_asked(self) -> dict[str, Any]:
-        """The answer to a request without a prompt, by which clients load and unload."""
-        reason = "load" if self._asked.keep else "unload"
-        return self._head() | self._said("", ()) | {"done": True, "done_reason": reason}
-
-    def _head(self) -> dict[str, Any]:
-        return {"model": self._asked.options.model, "created_at": _time(self._node.sources.now())}
-
-    def _said(self, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
-        if not self._asked.chat:
-            return {"response": text}
-        message: dict[str, Any] = {"role": "assistant", "content": text}
-        if calls:
-            message["tool_calls"] = [
-                {"function": {"name": call.name, "arguments": orjson.loads(call.arguments)}} for call in calls
-            ]
-        return {"message": message}
-
-
 async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamResponse:
     node = node_of(request)
-    lines = _Lines(node, asked)
     model = await _model(node, asked.options.model)
+    lines = Lines(node, asked, model.tokenizer)
     if not asked.messages and asked.prompt is None:
         return json_response(lines.nothing_asked())
-    form = await asyncio.to_thread(_form, model, asked)
-    wanted = await asyncio.to_thread(_wanted, node, model, asked, form)
+    wanted, form = await asyncio.to_thread(_wanted, node, model, asked)
     answer_tokens_max(model, wanted)
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
 
@@ -225,8 +173,7 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
             await response.prepare(request)
         await send_piece(request, response, orjson.dumps(body) + b"\n")
 
-    text, context, called = "", list(wanted.prompt), list[ToolCall]()
-    reader = form.reader()
+    context, reader = list(wanted.prompt), form.reader()
     try:
         async with generation(node, model, wanted) as events:
             async for event in events:
@@ -234,16 +181,11 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
                     raise event.fault
                 if isinstance(event, Delta):
                     context += [report.token for report in event.tokens]
-                    said, calls = (event.text, []) if reader is None else reader.feed(event.text)
-                    text, called = text + said, called + calls
-                    line = lines.line(said, calls)
-                    if asked.options.stream and (said or calls):
+                    line = lines.line(reader.feed(event.text), event.tokens)
+                    if line is not None:
                         await send(line)
                 elif isinstance(event, Finished):
-                    said, calls = ("", []) if reader is None else reader.finish()
-                    if asked.options.stream:
-                        text, called = "", []
-                    last = lines.last(text + said, called + calls, event, context)
+                    last = lines.last(reader.finish(), event, context)
                     if not asked.options.stream:
                         return json_response(last)
                     await send(last)
@@ -255,20 +197,19 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
     return response
 
 
-def _form(model: LoadedModel, asked: OllamaRequest) -> AnswerForm:
-    return answer_form(model, _tokenizer_of(model), asked.tools, asked.format, "format")
-
-
-def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest, form: AnswerForm) -> GenerationRequest:
+def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[GenerationRequest, AnswerForm]:
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     defaults = model.manifest.defaults
     stops = (*asked.options.stop, *defaults.stop)
     if asked.prompt is not None:
         added = tokenizer.encode(asked.prompt, add_special=True, tokens_max=longest)
+        form = answer_form(model, None, None, asked.format, "format")
     else:
+        want_thinking(model, tokenizer, asked.thinking, "think")
         tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
         messages = defaults.conversation(asked.messages, continued=bool(asked.context))
-        text = tokenizer.chat_prompt(node.renderer, messages, tools=tools)
+        text = tokenizer.chat_prompt(node.renderer, messages, tools=tools, thinking=asked.thinking)
+        form = answer_form(model, text, asked.tools, asked.format, "format")
         added = tokenizer.encode(text, add_special=False, tokens_max=longest)
         stops = (*stops, *tokenizer.chat_stops)
     prompt = (*asked.context, *added)
@@ -277,19 +218,22 @@ def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest, form: AnswerFo
         sampling_of(asked.options, model, node),
         asked.tokens_max,
         stop=stops,
+        top=asked.top_logprobs,
         grammar=form.grammar,
         shown=form.shown,
     )
     context = asked.context_max or defaults.context_max or longest
     room = max(min(context, longest) - len(prompt), 0)
     wanted = defaults.tokens_max if asked.tokens_max is None else asked.tokens_max
-    return replace(request, tokens_max=room if wanted is None else min(wanted, room))
+    return replace(request, tokens_max=room if wanted is None else min(wanted, room)), form
 
 
 def _capabilities(model: LoadedModel) -> list[str]:
     if model.tokenizer is None:
         return ["completion"]
-    return ["completion", "embedding", *(["tools"] if tool_format_of(model.tokenizer.chat_template) else [])]
+    template = model.tokenizer.chat_template
+    tools = ["tools"] if tool_format_of(template) else []
+    return ["completion", "embedding", *tools, *(["thinking"] if can_think(template) else [])]
 
 
 async def _model(node: Node, name: str) -> LoadedModel:
@@ -312,7 +256,7 @@ def _card(node: Node, model: LoadedModel) -> dict[str, Any]:
     return {
         "name": f"{model.name}:latest",
         "model": f"{model.name}:latest",
-        "modified_at": _time(version_.time),
+        "modified_at": time_text(version_.time),
         "size": sum(block.length for block in model.manifest.blocks.values()),
         "digest": model.manifest_id,
         "details": _details(model),
@@ -341,7 +285,3 @@ def _tokenizer_of(model: LoadedModel) -> Tokenizer:
 async def _body(request: web.Request) -> dict[str, Any]:
     """The JSON body, whatever its Content-Type: `curl -d` says it is a form. Other sites are kept out by Origin."""
     return await json_object(request)
-
-
-def _time(seconds: int) -> str:
-    return dt.datetime.fromtimestamp(seconds, tz=dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

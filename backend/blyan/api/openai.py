@@ -20,7 +20,7 @@ from blyan.api.chat import embedding, sampling_of
 from blyan.api.dialects import ChatDialect, CompletionDialect
 from blyan.api.errors import error_body, json_response
 from blyan.api.state import node_of
-from blyan.inference.answer_form import AnswerForm, answer_form
+from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.embedding import want_embeddable
 from blyan.inference.session import GenerationRequest
 from blyan.model.loading import LoadedModel
@@ -43,8 +43,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     node = node_of(request)
     asked = parse_chat(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.options.model)
-    form = await asyncio.to_thread(_form, model, asked)
-    prompt = await asyncio.to_thread(_chat_prompt, node, model, asked)
+    prompt, form = await asyncio.to_thread(_chat_prompt, node, model, asked)
     first = _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs)
     wanted = _choices(
         replace(first, grammar=form.grammar, shown=form.shown, continues=asked.continue_final), asked.options
@@ -135,20 +134,24 @@ async def _json_object(request: web.Request) -> dict[str, Any]:
     return await json_object(request)
 
 
-def _form(model: LoadedModel, asked: ChatRequest) -> AnswerForm:
-    with naming_parameter():
-        form = answer_form(model, _tokenizer_of(model), asked.tools, asked.format, "response_format")
-        if form.grammar is not None and asked.options.ignore_eos:
-            raise InvalidInput("ignore_eos: expected false where an answer has a form, found true")
-    return form
-
-
-def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[int, ...]:
+def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[tuple[int, ...], AnswerForm]:
     tokenizer = _tokenizer_of(model)
     tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
-    messages = model.manifest.defaults.conversation(asked.messages)
-    text = tokenizer.chat_prompt(node.renderer, messages, tools=tools, continue_final=asked.continue_final)
-    return tuple(tokenizer.encode(text, add_special=False, tokens_max=model.manifest.config.context_length))
+    with naming_parameter():
+        want_thinking(model, tokenizer, asked.thinking, "reasoning_effort")
+    text = tokenizer.chat_prompt(
+        node.renderer,
+        model.manifest.defaults.conversation(asked.messages),
+        tools=tools,
+        continue_final=asked.continue_final,
+        thinking=asked.thinking,
+    )
+    with naming_parameter():
+        form = answer_form(model, text, asked.tools, asked.format, "response_format")
+        if form.grammar is not None and asked.options.ignore_eos:
+            raise InvalidInput("ignore_eos: expected false where an answer has a form, found true")
+    longest = model.manifest.config.context_length
+    return tuple(tokenizer.encode(text, add_special=False, tokens_max=longest)), form
 
 
 def _completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tuple[int, ...]:

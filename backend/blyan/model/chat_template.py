@@ -50,10 +50,12 @@ class TemplateRenderer:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         continue_final: bool = False,
+        thinking: bool | None = None,
     ) -> str:
         """The prompt for `messages`, which may use `tools`, with the generation prompt added.
 
-        With `continue_final` it ends where the last message's text ends.
+        With `continue_final` it ends where the last message's text ends. `thinking` turns the model's thinking on or
+        off where the template lets it.
 
         `InvalidInput` if the template refuses them or takes too long, `Unavailable` if the worker is busy or dies.
         """
@@ -62,6 +64,8 @@ class TemplateRenderer:
             messages = [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + _end_mark}]
         given: dict[str, Any] = {**variables, "messages": list(messages), "tools": list(tools) or None}
         given["add_generation_prompt"] = not continue_final
+        if thinking is not None:
+            given["enable_thinking"] = thinking
         answer = self._ask(template, given, _local(self._now()), check=False)
         if "error" in answer:
             raise InvalidInput(f"chat template refused the messages: {answer['error']}")

@@ -17,6 +17,7 @@ import tokenizers
 import torch
 from torch import Tensor
 
+from blyan.model.thinking import Thinking, thought_rules
 from blyan.primitives.errors import InvalidInput, NotComputable, UnsupportedModel
 
 # A model that is free to write spaces between the values of JSON may never stop doing so.
@@ -106,9 +107,13 @@ class GrammarVocabulary:
         return {text: text if self.token_id(text) is None else f"<[{self.token_id(text)}]>" for text in texts}
 
 
-def json_grammar(schema: Mapping[str, Any] | None) -> str:
-    """The source of a grammar of JSON that follows a schema, or of any object."""
-    return f"start: /[ \\n]?/ {inline_json(_any_object if schema is None else schema)}\n"
+def json_grammar(
+    schema: Mapping[str, Any] | None, thinking: Thinking = "none", markers: Mapping[str, str] | None = None
+) -> str:
+    """The source of a grammar of JSON that follows a schema, or of any object, perhaps after a thought."""
+    before, rules = thought_rules(thinking, markers or {})
+    start = f"start: {before}/[ \\n]?/ {inline_json(_any_object if schema is None else schema)}"
+    return "\n".join([start, *rules]) + "\n"
 
 
 def inline_json(schema: Mapping[str, Any]) -> str:

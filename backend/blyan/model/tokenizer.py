@@ -105,13 +105,16 @@ class Tokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         continue_final: bool = False,
+        thinking: bool | None = None,
     ) -> str:
         """The text that asks this model to answer `messages`, by a plain template where it has none of its own.
 
         With `continue_final` it ends with the last message's text, which the model goes on with.
         """
         template = plain_template if self.chat_template is None else self.chat_template
-        return renderer.render(template, messages, self.special, tools=tools, continue_final=continue_final)
+        return renderer.render(
+            template, messages, self.special, tools=tools, continue_final=continue_final, thinking=thinking
+        )
 
     @property
     def chat_stops(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from blyan.model.grammar import inline_json
+from blyan.model.thinking import Thinking, thought_rules
 from blyan.wire.tools import Tool, ToolChoice
 
 ToolFormat: TypeAlias = Literal["hermes", "qwen_xml", "mistral"]
@@ -41,7 +42,13 @@ def marks_of(form: ToolFormat) -> tuple[str, ...]:
 
 
 def call_grammar(
-    form: ToolFormat, choice: ToolChoice, markers: Markers, answer: Mapping[str, Any] | None, *, loose: bool = False
+    form: ToolFormat,
+    choice: ToolChoice,
+    markers: Markers,
+    answer: Mapping[str, Any] | None,
+    thinking: Thinking = "none",
+    *,
+    loose: bool = False,
 ) -> str:
     """The source of a grammar: text or calls, or calls alone where they are required.
 
@@ -53,8 +60,8 @@ def call_grammar(
     any_tool = " | ".join(f"tool_{number}" for number in range(len(tools)))
     if form == "mistral":
         more = " (/,[ ]?/ item)*" if choice.parallel else ""
-        body = f'list_body: /[ ]?/ "[" item{more} "]"'
-        rules += [f"item: {any_tool}", body]
+        listed = f'list_body: /[ ]?/ "[" item{more} "]"'
+        rules += [f"item: {any_tool}", listed]
         begin, rest = _list, "list_body"
     else:
         rules += [f"one_body: ({any_tool}) {_named(markers, _close)}"]
@@ -63,17 +70,18 @@ def call_grammar(
     forced = f"{_named(markers, begin)} {rest}"
     again = f" (/[\\n ]{{0,2}}/ {forced})*" if many else ""
     if choice.required:
-        start = f"start: {forced}{again}"
+        body = f"{forced}{again}"
     elif answer is not None:
-        start = f"start: {forced}{again} | answer"
+        body = f"{forced}{again} | answer"
         rules.append(f"answer: /[ \\n]?/ {inline_json(answer)}")
     else:
         tail = "" if form == "mistral" else " TEXT"
-        start = f"start: TEXT | lead {rest}{again}{tail}"
+        body = f"TEXT | lead {rest}{again}{tail}"
         is_token = markers[begin] != begin
         rules.append(f"lead: TEXT {markers[begin]}" if is_token else f"lead[lazy]: TEXT {json.dumps(begin)}")
         rules.append("TEXT: /(.|\\n)*/")
-    return "\n".join([start, *rules]) + "\n"
+    before, thought = thought_rules(thinking, markers)
+    return "\n".join([f"start: {before}({body})", *rules, *thought]) + "\n"
 
 
 def _tool_rules(form: ToolFormat, number: int, tool: Tool, *, loose: bool) -> str:

@@ -37,10 +37,8 @@ _nothing: Final[Mapping[str, tuple[object, ...]]] = {
     "images": (None, []),
     "suffix": (None, ""),
     "template": (None, ""),
-    "think": (None, False),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
 }
+_both: Final = {"format", "keep_alive", "options", "stream", "think", "logprobs", "top_logprobs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,9 @@ class OllamaRequest:
     keep: bool  # False: the caller asks to unload the model
     format: AnswerFormat | None = None
     tools: ToolChoice | None = None
+    thinking: bool | None = None  # None: as the model's template has it
+    logprobs: bool = False
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class EmbedRequest:
 def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
     """Check a generate request; the fault's detail names the parameter."""
     with naming_parameter():
-        _known(body, {"model", "prompt", "system", "context", "raw", "stream", "options", "keep_alive", "format"})
+        _known(body, {"model", "prompt", "system", "context", "raw"} | _both)
         prompt = _text(body, "prompt")
         system, raw = _text(body, "system"), boolean(body, "raw")
         messages: list[Mapping[str, Any]] = []
@@ -88,7 +89,7 @@ def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
 def parse_chat(body: Mapping[str, Any]) -> OllamaRequest:
     """Check a chat request; the fault's detail names the parameter."""
     with naming_parameter():
-        _known(body, {"model", "messages", "stream", "options", "keep_alive", "format", "tools"})
+        _known(body, {"model", "messages", "tools"} | _both)
         messages = as_list(body.get("messages", []))
         if messages is None or len(messages) > limits.messages_max:
             raise InvalidInput(f"messages: expected at most {limits.messages_max}, found {brief(body.get('messages'))}")
@@ -159,7 +160,17 @@ def _request(
         keep=body.get("keep_alive") not in (0, "0", "0s"),
         format=_format(body.get("format")),
         tools=parse_choice(parse_tools(body.get("tools")), None, parallel=True),
+        thinking=_thinking(body.get("think")),
+        logprobs=boolean(body, "logprobs"),
+        top_logprobs=integer(body, "top_logprobs", 0, limits.logprobs_max) or 0,
     )
+
+
+def _thinking(value: object) -> bool | None:
+    """True, false, or how much: that is the model's own affair."""
+    if value is not None and type(value) is not bool and value not in ("low", "medium", "high"):  # 1 == True
+        raise InvalidInput(f"think: expected true, false, low, medium or high, found {brief(value)}")
+    return None if value is None else value is not False
 
 
 def _format(value: object) -> AnswerFormat | None:

@@ -55,14 +55,14 @@ _shared: Final[Mapping[str, Schema]] = {
     "stream": optional(flag),
     "options": optional(options),
     "keep_alive": anything,
+    "think": one_of(None, True, False, "low", "medium", "high"),
+    "logprobs": optional(flag),
+    "top_logprobs": optional(integer(0, limits.logprobs_max)),
     "format": either(one_of(None, "", "json"), {"type": "object"}),
     # refused unless they ask for nothing
     "images": one_of(None, []),
     "suffix": one_of(None, ""),
     "template": one_of(None, ""),
-    "think": one_of(None, False),
-    "logprobs": one_of(None, False),
-    "top_logprobs": one_of(None, 0),
 }
 message: Final = fields(
     {

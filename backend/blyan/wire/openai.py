@@ -38,11 +38,11 @@ _harmless: Final[Mapping[str, tuple[object, ...]]] = {
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
-    "reasoning_effort": (None, "none"),
     "web_search_options": (None,),
 }
 # parameters that only inform the server
 _informative: Final = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
+_efforts: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 _common: Final = frozenset(
     "model stream stream_options temperature top_p top_k min_p seed stop n frequency_penalty presence_penalty "
     "repetition_penalty logit_bias ignore_eos return_token_ids blyan".split()
@@ -83,6 +83,7 @@ class ChatRequest:
     top_logprobs: int
     tools: ToolChoice | None = None
     format: AnswerFormat | None = None
+    thinking: bool | None = None  # None: as the model's template has it
     continue_final: bool = False  # the last message is an unfinished answer: go on with it
 
 
@@ -137,7 +138,7 @@ def parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
 
 def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
     own = {"messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "continue_final_message"}
-    own |= {"tools", "tool_choice", "parallel_tool_calls", "response_format"}
+    own |= {"tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"}
     options = _options(body, own)
     messages = as_list(body.get("messages"))
     if messages is None or not 0 < len(messages) <= limits.messages_max:
@@ -164,6 +165,7 @@ def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
         top or 0,
         parse_choice(parse_tools(body.get("tools")), body.get("tool_choice"), parallel=parallel),
         parse_response_format(body.get("response_format")),
+        _thinking(body.get("reasoning_effort")),
         continue_final,
     )
 
@@ -217,6 +219,13 @@ def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
         repetition_penalty=number(body, "repetition_penalty"),
         logit_bias=_logit_bias(body.get("logit_bias")),
     )
+
+
+def _thinking(effort: object) -> bool | None:
+    """Whether to think; how long is the model's own affair."""
+    if effort not in (None, *_efforts):
+        raise InvalidInput(f"reasoning_effort: expected {', '.join(_efforts)}, found {brief(effort)}")
+    return None if effort is None else effort != "none"
 
 
 def _prompts(prompt: object, name: str = "prompt") -> tuple[str | tuple[int, ...], ...]:

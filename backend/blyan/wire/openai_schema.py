@@ -46,7 +46,6 @@ _nothing: Final[Mapping[str, Schema]] = {
     "modalities": one_of(None, ["text"]),
     "audio": one_of(None),
     "prediction": one_of(None),
-    "reasoning_effort": one_of(None, "none"),
     "web_search_options": one_of(None),
 }
 _common: Final[Mapping[str, Schema]] = {
@@ -166,6 +165,7 @@ chat_request: Final = fields(
         "parallel_tool_calls": optional(flag),
         "continue_final_message": optional(flag),
         "response_format": _response_format,
+        "reasoning_effort": one_of(None, "none", "minimal", "low", "medium", "high", "xhigh"),
     },
     required=("model", "messages"),
 )
