@@ -243,7 +243,8 @@ async def test_refusals_have_status_code_and_both_values(
         response = await client.post("/v1/chat/completions", json=body | {"stream": stream})
         error = (await response.json())["error"]
         assert (response.status, error["code"]) == (status, code)
-        assert set(error) == {"message", "type", "param", "code", "detail", "hint"}
+        assert set(error) == {"message", "type", "param", "code", "detail", "hint", "request_id"}
+        assert error["request_id"] == response.headers["X-Request-Id"]
         assert "expected" in error["message"]
         assert "found" in error["message"]
 
@@ -333,7 +334,7 @@ async def test_models_and_health(client: TestClient) -> None:
     assert (await client.get("/livez")).status == 200
     assert (await client.get("/readyz")).status == 200
     verbose = await (await client.get("/readyz?verbose")).json()
-    assert verbose == {"ready": True, "checks": {"models": "ok"}, "found_at_start": []}
+    assert verbose == {"ready": True, "checks": {"models": "ok", "shutdown": "ok"}, "found_at_start": []}
     assert (await client.get("/readyz?exclude=nothing")).status == 400
     assert (await client.get("/network/experts")).status == 400
     assert (await client.get("/network/experts?model=none")).status == 404

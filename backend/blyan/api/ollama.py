@@ -10,15 +10,17 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from blyan import __version__
+from blyan.api.body import json_object
 from blyan.api.chat import embedding, generation, sampling_of
-from blyan.api.errors import json_response, status_of
+from blyan.api.errors import error_response, json_response, ollama_error
 from blyan.api.ollama_lines import Lines, nanoseconds, time_text
+from blyan.api.sending import send_piece
 from blyan.api.state import node_of
 from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
@@ -41,7 +43,7 @@ def faults_as_ollama(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Fault as fault:
-            return json_response(_error(fault), status=status_of(fault))
+            return error_response(fault, path=request.path)
 
     return wrapped
 
@@ -139,7 +141,7 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
             tokens = await asyncio.to_thread(
                 functools.partial(tokenizer.encode, text, add_special=True, tokens_max=longest)
             )
-        found = await embedding(node.scheduler, model, tokens)
+        found = await embedding(node, model, tokens)
         vectors.append(list(found.vector))
         count += found.tokens
     if single:
@@ -169,11 +171,11 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
     async def send(body: dict[str, Any]) -> None:
         if not response.prepared:
             await response.prepare(request)
-        await response.write(orjson.dumps(body) + b"\n")
+        await send_piece(request, response, orjson.dumps(body) + b"\n")
 
     context, reader = list(wanted.prompt), form.reader()
     try:
-        async with generation(node.scheduler, model, wanted) as events:
+        async with generation(node, model, wanted) as events:
             async for event in events:
                 if isinstance(event, Failed):
                     raise event.fault
@@ -190,7 +192,7 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
     except Fault as fault:
         if not response.prepared:
             raise
-        await send(_error(fault))
+        await send(ollama_error(fault))
     await response.write_eof()
     return response
 
@@ -282,14 +284,4 @@ def _tokenizer_of(model: LoadedModel) -> Tokenizer:
 
 async def _body(request: web.Request) -> dict[str, Any]:
     """The JSON body, whatever its Content-Type: `curl -d` says it is a form. Other sites are kept out by Origin."""
-    try:
-        value = orjson.loads(await request.read())
-    except orjson.JSONDecodeError as reason:
-        raise InvalidInput(f"body: expected JSON, found {reason}") from None
-    if not isinstance(value, dict):
-        raise InvalidInput(f"body: expected a JSON object, found {type(value).__name__}")
-    return cast("dict[str, Any]", value)
-
-
-def _error(fault: Fault) -> dict[str, str]:
-    return {"error": fault.message}
+    return await json_object(request)

@@ -41,24 +41,72 @@ class HttpConfig:
 
     listen: str = "127.0.0.1:8645"  # HOST:PORT, port 0 for a free one
     allowed_hosts: tuple[str, ...] = ()  # further Host names that are answered (DNS rebinding is not)
+    shutdown_seconds: int = 10  # how long answers under way may go on when the node is asked to stop
+
+    def __post_init__(self) -> None:
+        if self.shutdown_seconds > limits.request_seconds_max:
+            most = f"{limits.request_seconds_max:g}"
+            raise InvalidInput(f"http.shutdown_seconds: expected 0 to {most}, found {self.shutdown_seconds}")
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port; `Denied` off loopback, because nothing authenticates callers yet."""
-        host, separator, port = self.listen.rpartition(":")
-        host = host.strip("[]")
-        if not separator or not port.isdecimal() or int(port) > 65_535:
-            raise InvalidInput(f"http.listen: expected HOST:PORT, found {self.listen!r}")
-        try:
-            loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            loopback = False
+        host, port, loopback = _host_and_port("http.listen", self.listen)
         if not loopback:
             raise Denied(
                 f"http.listen: expected a loopback address, found {host!r}",
                 hint="this version has no sign-in; put a reverse proxy with authentication before 127.0.0.1",
             )
-        return host, int(port)
+        return host, port
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """The door of `/metrics`, apart from the API's."""
+
+    listen: str = ""  # HOST:PORT, port 0 for a free one; empty: no such door
+    allow_remote: bool = False  # also listen where other machines reach it
+
+    def __post_init__(self) -> None:
+        _ = self.address  # which refuses what does not fit
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port, None if there is no such door; `Denied` off loopback unless that is allowed."""
+        if not self.listen:
+            return None
+        host, port, loopback = _host_and_port("metrics.listen", self.listen)
+        if not loopback and not self.allow_remote:
+            raise Denied(
+                f"metrics.listen: expected a loopback address, found {host!r}",
+                hint="anybody who reaches it reads the metrics; metrics.allow_remote = true allows that",
+            )
+        return host, port
+
+
+_log_levels = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What a running node says of its work."""
+
+    format: str = "text"  # or json: one object a line
+    level: str = "info"  # debug, info, warning, error
+    file: bool = False  # also to logs/node.log in the data directory
+    file_bytes_max: int = 16 * limits.MIB  # then a new file is begun
+    files_kept: int = 4  # older ones
+
+    def __post_init__(self) -> None:
+        if self.format not in ("text", "json"):
+            raise InvalidInput(f"log.format: expected text or json, found {self.format[:80]!r}")
+        if self.level not in _log_levels:
+            raise InvalidInput(f"log.level: expected one of {', '.join(_log_levels)}, found {self.level[:80]!r}")
+        if not limits.KIB <= self.file_bytes_max <= limits.GIB or not 1 <= self.files_kept <= limits.log_files_max:
+            raise InvalidInput(
+                f"log.file_bytes_max, log.files_kept: expected {limits.KIB} to {limits.GIB} and 1 to "
+                f"{limits.log_files_max}, found {self.file_bytes_max} and {self.files_kept}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +174,8 @@ class NodeConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     keys: KeysConfig = field(default_factory=KeysConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
 
 _sections: dict[str, type[Any]] = {
@@ -133,12 +183,26 @@ _sections: dict[str, type[Any]] = {
     "compute": ComputeConfig,
     "storage": StorageConfig,
     "keys": KeysConfig,
+    "metrics": MetricsConfig,
+    "log": LogConfig,
 }
 
 
 def sections() -> Mapping[str, type[Any]]:
     """Section → the class that holds its settings, their kinds and their defaults."""
     return _sections
+
+
+def _host_and_port(key: str, listen: str) -> tuple[str, int, bool]:
+    """Host, port, and whether only this machine reaches it."""
+    host, separator, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not separator or not port.isdecimal() or int(port) > 65_535:
+        raise InvalidInput(f"{key}: expected HOST:PORT, found {listen!r}")
+    try:
+        return host, int(port), host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host, int(port), False
 
 
 def data_dir_from_environment() -> Path:

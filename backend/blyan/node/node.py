@@ -19,6 +19,7 @@ from blyan.model.weights import naming
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.config import NodeConfig
 from blyan.node.indexing import open_index
+from blyan.node.metrics import Metrics
 from blyan.node.verified import remember_verified
 from blyan.node.writer import WritableGround
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
@@ -56,6 +57,7 @@ class Node:
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer(sources.now)
         self.scheduler = Scheduler()
+        self.metrics = Metrics(self)
         self._closing = threading.Event()
         self._verifier = threading.Thread(target=self._verify_experts, name="blyan-verify", daemon=True)
 
