@@ -13,6 +13,7 @@ import { panelView } from "/grid.js";
 import { headerView } from "/header.js";
 import { language, t, toggleLanguage } from "/i18n.js";
 import { remember, remembered } from "/preferences.js";
+import * as sheet from "/sheet.js";
 import { startTheme, toggleTheme } from "/theme.js";
 import { messagesFor, Turn } from "/turn.js";
 
@@ -51,10 +52,10 @@ function view() {
     cursor: state.focused,
     inspected: state.pointed ?? state.focused,
   };
-  return html`${headerView(state, { onPick: pickModel, onNewChat: newChat, onLanguage: switchLanguage, onTheme: switchTheme })}
+  return html`${headerView(state, { onPick: pickModel, onNewChat: newChat, onLanguage: switchLanguage, onTheme: switchTheme, onStory: showStory })}
     <main class="chat">
       <div class="scroll" id="scroll">
-        ${conversationView({ ...state, isBusy }, { onAsk: ask, onShow: showTurn })}
+        ${conversationView({ ...state, isBusy }, { onAsk: ask, onShow: showTurn, onExperts: showExperts })}
         ${alertView(state.alert, { onDismiss: dismissAlert })}
         <div id="end"></div>
       </div>
@@ -65,7 +66,7 @@ function view() {
     </main>
     ${state.model === null && state.report === null
       ? html``
-      : panelView(panel, { onPoint: pointAt, onFocus: focusOn, onRetry: () => loadBlocks(state.model.id) })}`;
+      : panelView(panel, { onPoint: pointAt, onFocus: focusOn, onOpen: (block) => sheet.openProof(state.model, block), onRetry: () => loadBlocks(state.model.id) })}`;
 }
 
 function draw() {
@@ -83,6 +84,7 @@ function draw() {
 /** Draws once per frame, however many tokens arrive. */
 function redraw() {
   frame ??= requestAnimationFrame(draw);
+  sheet.redraw();
 }
 
 function asApiError(failure) {
@@ -224,6 +226,14 @@ function editDraft() {
 function showTurn(turn) {
   state.shown = turn;
   redraw();
+}
+
+function showExperts(turn) {
+  sheet.openExperts(state.model, state.report?.blocks ?? [], turn);
+}
+
+function showStory() {
+  sheet.openStory(state.model, state.report?.blocks ?? []);
 }
 
 function dismissAlert() {

@@ -30,6 +30,8 @@ export class Unchecked extends Error {
 export class Checklist {
   /** @type {Step[]} */
   steps;
+  /** Whether checks are on their way: until they are done, what holds so far is no verdict. */
+  isBusy = false;
   #onChange;
 
   /**
@@ -50,9 +52,23 @@ export class Checklist {
   get verdict() {
     const has = (/** @type {StepState} */ state) => this.steps.some((step) => step.state === state);
     if (has("bad")) return "bad";
-    if (has("run")) return "run";
+    if (this.isBusy) return "run";
     if (has("open") || has("blocked")) return "open";
     return has("todo") ? "part" : "ok";
+  }
+
+  /**
+   * Runs several checks as one.
+   * @param {() => Promise<void>} work
+   */
+  async all(work) {
+    this.isBusy = true;
+    try {
+      await work();
+    } finally {
+      this.isBusy = false;
+      this.#onChange();
+    }
   }
 
   /**

@@ -1,5 +1,6 @@
 /* The page's words in English and Korean. Messages and hints that the node sends are shown as they come. */
 
+import { proofWords } from "/i18n_proof.js";
 import { remember, remembered } from "/preferences.js";
 
 const en = {
@@ -152,7 +153,7 @@ const ko = {
   "dismiss": "닫기",
 };
 
-const dictionaries = { en, ko };
+const dictionaries = { en: { ...en, ...proofWords.en }, ko: { ...ko, ...proofWords.ko } };
 
 function preferred() {
   const saved = remembered("lang");

@@ -10,7 +10,7 @@ import { decodeObject, fromHex, Malformed, toHex } from "/canonical.js";
 import { blobBytes, blobPieces, bundlesOf, jointBytes, leavesOf, modelEntries, proofOf } from "/chain_api.js";
 import { Blocked, Checklist, same, Unchecked } from "/checklist.js";
 import { verify } from "/ed25519.js";
-import { leafHash, rootOfLeaves, rootOfPath } from "/merkle.js";
+import { leafHash, NoCrypto, rootOfLeaves, rootOfPath } from "/merkle.js";
 import {
   entriesOfBundle,
   entrySignatureHolds,
@@ -62,6 +62,8 @@ export class Proof extends Checklist {
   joint = null;
   /** Keys that may sign entries here, the first one first. @type {string[] | null} */
   keys = null;
+  /** Why the keys are not known, where this browser cannot know them. @type {NoCrypto | null} */
+  #noKeys = null;
   /** The entry of the model's version, once it was read. @type {Entry | null} */
   version = null;
   /** The manifest, once its bytes were found to be what the version's entry names. @type {{[name: string]: any} | null} */
@@ -79,7 +81,10 @@ export class Proof extends Checklist {
     });
     await this.check("key", async () => {
       const joint = needed(this.joint);
-      this.keys = await keysOf(joint);
+      this.keys = await keysOf(joint).catch((failure) => {
+        if (failure instanceof NoCrypto) this.#noKeys = failure;
+        throw failure;
+      });
       return same(joint.author, /** @type {string} */ (this.keys.at(-1)));
     });
   }
@@ -165,7 +170,15 @@ export class Proof extends Checklist {
    * @param {ModelName} model
    * @param {Block} block
    */
-  async run(model, block) {
+  run(model, block) {
+    return this.all(() => this.#run(model, block));
+  }
+
+  /**
+   * @param {ModelName} model
+   * @param {Block} block
+   */
+  async #run(model, block) {
     for (let attempt = 1; ; attempt += 1) {
       await this.checkPromise();
       await this.checkVersion(model);
@@ -183,7 +196,16 @@ export class Proof extends Checklist {
    * @param {AbortSignal} signal
    * @param {() => void} onProgress
    */
-  async checkBytes(block, signal, onProgress) {
+  checkBytes(block, signal, onProgress) {
+    return this.all(() => this.#checkBytes(block, signal, onProgress));
+  }
+
+  /**
+   * @param {Block} block
+   * @param {AbortSignal} signal
+   * @param {() => void} onProgress
+   */
+  async #checkBytes(block, signal, onProgress) {
     const { payloadId, SUBTILE_BYTES, TileHasher } = await tiles();
     /** @type {Uint8Array[]} */
     let leaves = [];
@@ -249,6 +271,7 @@ export class Proof extends Checklist {
 
   /** @param {Entry} entry */
   async #bySequencer(entry) {
+    if (this.#noKeys !== null) throw this.#noKeys;
     return needed(this.keys).includes(entry.author) && (await entrySignatureHolds(entry));
   }
 
