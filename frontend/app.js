@@ -13,7 +13,6 @@ import { panelView } from "/grid.js";
 import { headerView } from "/header.js";
 import { language, t, toggleLanguage } from "/i18n.js";
 import { remember, remembered } from "/preferences.js";
-import * as sheet from "/sheet.js";
 import { startTheme, toggleTheme } from "/theme.js";
 import { messagesFor, Turn } from "/turn.js";
 
@@ -36,6 +35,7 @@ const state = {
 };
 let generation = null; // AbortController of the answer that streams now
 let frame = null;
+let sheet = null; // the module of the dialog, once it was needed
 
 const app = document.getElementById("app");
 const promptBox = () => document.getElementById("prompt");
@@ -66,7 +66,7 @@ function view() {
     </main>
     ${state.model === null && state.report === null
       ? html``
-      : panelView(panel, { onPoint: pointAt, onFocus: focusOn, onOpen: (block) => sheet.openProof(state.model, block), onRetry: () => loadBlocks(state.model.id) })}`;
+      : panelView(panel, { onPoint: pointAt, onFocus: focusOn, onOpen: showProof, onRetry: () => loadBlocks(state.model.id) })}`;
 }
 
 function draw() {
@@ -84,7 +84,7 @@ function draw() {
 /** Draws once per frame, however many tokens arrive. */
 function redraw() {
   frame ??= requestAnimationFrame(draw);
-  sheet.redraw();
+  sheet?.redraw();
 }
 
 function asApiError(failure) {
@@ -228,12 +228,26 @@ function showTurn(turn) {
   redraw();
 }
 
+/** What only this page has lies in a dialog whose code is loaded when it is first wanted. */
+async function withSheet(show) {
+  try {
+    sheet ??= await import("/sheet.js");
+  } catch {
+    return fail(new ApiError({ code: "unreachable", message: "" }), null);
+  }
+  show(sheet);
+}
+
 function showExperts(turn) {
-  sheet.openExperts(state.model, state.report?.blocks ?? [], turn);
+  withSheet(({ openExperts }) => openExperts(state.model, state.report?.blocks ?? [], turn));
+}
+
+function showProof(block) {
+  withSheet(({ openProof }) => openProof(state.model, block));
 }
 
 function showStory() {
-  sheet.openStory(state.model, state.report?.blocks ?? []);
+  withSheet(({ openStory }) => openStory(state.model, state.report?.blocks ?? []));
 }
 
 function dismissAlert() {

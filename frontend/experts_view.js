@@ -31,7 +31,7 @@ export function expertsView(state, handlers) {
   const { rows } = rowsOf(blocks);
   const prompt = turn.prompt.length > PROMPT_LETTERS ? `${turn.prompt.slice(0, PROMPT_LETTERS)}…` : turn.prompt;
   return html`<p class="sheet-lead">${t("experts.of", { prompt })} <span class="quiet-text">${model.id}</span></p>
-    ${turn.work.expertsUsed === 0
+    ${turn.work.expertsUsed === 0 || rows.length === 0
       ? html`<p class="quiet-text">${t("experts.none")}</p>`
       : html`${sumView(turn, rows, model.blyan.experts_per_token)} ${mapView(state, rows, handlers)}
           ${readoutView(state)} ${tableView(state, rows, handlers.onTable)}`}`;
@@ -51,9 +51,10 @@ function sumView(turn, rows, each) {
   return html`<section class=${`verdict ${sum.holds ? "ok" : verdict === "open" ? "run" : "bad"}`} data-testid="sum" data-state=${verdict}>
     <h3>${t(`experts.sum.${verdict}`)}</h3>
     <p class="equation">
-      <span data-testid="sum-words">${words}</span> <b>${sum.holds ? "=" : "≠"}</b>
+      <span data-testid="sum-words">${words}</span> <b>${sum.found === sum.expected ? "=" : "≠"}</b>
       <span data-testid="sum-found">${t("experts.sum.found", { found: wholeNumber(sum.found) })}</span>
     </p>
+    ${sum.found === sum.expected && !sum.holds ? html`<p>${t("experts.sum.uneven")}</p>` : nothing}
     <p class="quiet-text">
       ${sum.isSaid ? t("experts.sum.why") : t("experts.sum.partial")}
       ${t("experts.used", { used: wholeNumber(turn.work.expertsUsed), all: wholeNumber(all) })}. ${busiest(turn, sum.tokens)}
@@ -242,6 +243,6 @@ function tableRow(layer, cells, work) {
     <th scope="row">${layer}</th>
     <td class="number">${wholeNumber(work.calls(layer))}</td>
     <td class="number">${used.length}</td>
-    <td class="pairs">${used.map(([expert, tokens]) => html`<span>${expert}: <b>${tokens}</b></span>`)}</td>
+    <td class="pairs">${used.map(([expert, tokens]) => html`<span>${expert}: <b>${tokens}</b></span> `)}</td>
   </tr>`;
 }

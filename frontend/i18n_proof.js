@@ -1,12 +1,8 @@
-/* Words of the views of experts, proofs and stories, in English and Korean; `i18n.js` puts them beside its own. */
+/* Words of the views of experts, proofs and stories, in English and Korean: `sheet.js` brings them with it. */
 
 const en = {
-  "grid.open": "A click or Enter checks the block's proof.",
-  "block.entry": "Entry",
-  "block.entry.at": "number {index}",
   "sheet.close": "Close",
   "sheet.back": "Back",
-  "experts.open": "Expert map",
   "experts.title": "Which experts answered",
   "experts.of": "“{prompt}”",
   "experts.sum": "{tokens} tokens × {layers} layers × {each} experts a token",
@@ -14,6 +10,7 @@ const en = {
   "experts.sum.differs": "The map does not add up",
   "experts.sum.open": "The map so far",
   "experts.sum.found": "{found} in the map",
+  "experts.sum.uneven": "The layers do not have the same share.",
   "experts.sum.why": "Question and answer together; the last token is not fed back.",
   "experts.sum.partial": "The answer did not end by itself: its number of tokens is taken from the map.",
   "experts.used": "{used} of {all} experts worked",
@@ -102,8 +99,6 @@ const en = {
   "step.bytes": "Every byte is the block's",
   "step.bytes.why": "The whole block, downloaded and hashed here.",
   "step.release": "Version {version}",
-  "story.open": "Story",
-  "story.open.label": "The model's story: origin, licence, versions",
   "story.title": "The story of {model}",
   "story.lead": "{family}, {total} parameters, {active} of them at work for each token.",
   "story.lead.short": "{family}",
@@ -168,12 +163,8 @@ const en = {
 
 /** @type {typeof en} */
 const ko = {
-  "grid.open": "클릭하거나 Enter를 누르면 블록의 증명을 확인합니다.",
-  "block.entry": "항목",
-  "block.entry.at": "{index}번",
   "sheet.close": "닫기",
   "sheet.back": "뒤로",
-  "experts.open": "전문가 지도",
   "experts.title": "어느 전문가가 답했나",
   "experts.of": "“{prompt}”",
   "experts.sum": "토큰 {tokens}개 × 층 {layers}개 × 토큰마다 전문가 {each}개",
@@ -181,6 +172,7 @@ const ko = {
   "experts.sum.differs": "지도의 합이 맞지 않습니다",
   "experts.sum.open": "지금까지의 지도",
   "experts.sum.found": "지도의 합 {found}",
+  "experts.sum.uneven": "층마다 몫이 같지 않습니다.",
   "experts.sum.why": "질문과 답을 합친 수이며, 마지막 토큰은 다시 입력되지 않습니다.",
   "experts.sum.partial": "답이 스스로 끝나지 않아 토큰 수를 지도에서 셌습니다.",
   "experts.used": "전문가 {all}개 중 {used}개가 일함",
@@ -269,8 +261,6 @@ const ko = {
   "step.bytes": "모든 바이트가 이 블록의 것임",
   "step.bytes.why": "블록 전체를 내려받아 여기서 해시했습니다.",
   "step.release": "버전 {version}",
-  "story.open": "이야기",
-  "story.open.label": "모델의 이야기: 출처, 라이선스, 버전",
   "story.title": "{model}의 이야기",
   "story.lead": "{family}, 매개변수 {total}개, 토큰마다 그중 {active}개가 일합니다.",
   "story.lead.short": "{family}",

@@ -1,13 +1,14 @@
 /*
  * The views that only this page has, in one dialog above it: an answer's experts, a block's proof, a model's story.
  *
- * The dialog keeps its own state and draws itself; the page opens it, and says when its own state changed (`redraw`). A view opened
+ * Loaded when the first of them is opened. The dialog keeps its own state and draws itself; the page opens it, and says when its own state changed (`redraw`). A view opened
  * from another has a way back.
  */
 
 import { html, nothing, render } from "/vendor/lit-html/lit-html.js";
 import { expertsView } from "/experts_view.js";
-import { t } from "/i18n.js";
+import { addWords, t } from "/i18n.js";
+import { proofWords } from "/i18n_proof.js";
 import { BLOCK_STEPS, BYTES_STEPS, PROMISE_STEPS, Proof, VERSION_STEPS } from "/proof.js";
 import { proofView } from "/proof_view.js";
 import { Story } from "/story.js";
@@ -21,6 +22,8 @@ import { storyView } from "/story_view.js";
  * @typedef {ExpertsState["model"] & StoryState["card"]} Model
  * @typedef {({kind: "experts"} & ExpertsState) | ({kind: "proof"} & ProofState) | ({kind: "story"} & StoryState)} View
  */
+
+addWords(proofWords);
 
 /** @type {HTMLDialogElement | null} */
 let dialog = null;
