@@ -182,7 +182,15 @@ function draw() {
           ✕
         </button>
       </header>
-      <div class="sheet-body" data-testid="sheet-body">${bodyOf(view)}</div>`,
+      <div
+        class="sheet-body"
+        data-testid="sheet-body"
+        role="region"
+        aria-labelledby="sheet-title"
+        tabindex=${view.kind === "story" ? "0" : nothing}
+      >
+        ${bodyOf(view)}
+      </div>`,
     dialog,
   );
 }
