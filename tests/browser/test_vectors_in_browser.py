@@ -113,6 +113,7 @@ def test_roots_and_paths_are_those_of_the_vectors_and_no_other_place_fits(module
           const others = [
             await rootOfPath(index, size, leaves[index], [...hashes, leaves[0]]),
             await rootOfPath(size, size, leaves[index], hashes),
+            await rootOfPath(index, 2 * size + 8, leaves[index], hashes),
             await rootOfPath(-1, size, leaves[index], hashes),
             await rootOfPath(index, size, leaves[(index + 1) % 8], hashes),
             ...(hashes.length ? [await rootOfPath(index, size, leaves[index], hashes.slice(1))] : []),
