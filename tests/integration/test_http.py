@@ -83,6 +83,16 @@ async def test_experts_that_worked_are_reported_on_request(client: TestClient) -
     assert sum(count for _, _, count in streamed) == positions * 9
 
 
+async def test_each_block_names_the_entry_that_names_it(client: TestClient) -> None:
+    """So that whoever wants its proof needs no search."""
+    grid = await (await client.get("/network/experts", params={"model": "random"})).json()
+    numbers = [block["entry"] for block in grid["blocks"]]
+    assert max(numbers) < grid["checkpoint"]["size"]
+    for block in grid["blocks"][::7]:
+        proof = await (await client.get("/chain/parameter/proof", params={"index": block["entry"]})).json()
+        assert proof["entry"]["payload"]["id"] == block["payload"]
+
+
 async def test_without_asking_no_extension_is_sent(client: TestClient) -> None:
     """Clients of the plain dialect see the plain dialect."""
     body = await (await client.post("/v1/chat/completions", json=chat())).json()

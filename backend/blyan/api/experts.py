@@ -36,12 +36,12 @@ async def experts(request: web.Request) -> web.Response:
             },
             "moe_layers": list(manifest.config.moe_layers),
             "experts": manifest.config.experts,
-            "blocks": [_block(node, part, block) for part, block in manifest.blocks.items()],
+            "blocks": [_block(node, name, part, block) for part, block in manifest.blocks.items()],
         }
     )
 
 
-def _block(node: Node, part: str, block: BlockReference) -> dict[str, Any]:
+def _block(node: Node, model: str, part: str, block: BlockReference) -> dict[str, Any]:
     layer, expert = (None, None) if part == "tokenizer" else part_position(part)
     state, fault = node.ground.store.state(block.payload)
     return {
@@ -50,6 +50,7 @@ def _block(node: Node, part: str, block: BlockReference) -> dict[str, Any]:
         "expert": expert,
         "payload": block.payload,
         "bytes": block.length,
+        "entry": node.ground.chains.state.first_named(model, part, block.payload),
         "state": state,
         "bad_subtiles": fault.detail.get("bad_subtiles", []) if fault else [],
         "file": str(node.ground.store.path(block.payload).relative_to(node.ground.folder)),
