@@ -206,6 +206,9 @@ def test_a_member_is_cut_out_of_an_answer_byte_for_byte(modules: Page) -> None:
 def test_vendored_files_are_those_that_their_table_names(folder: str) -> None:
     readme = (FRONTEND / "vendor" / folder / "README.md").read_text(encoding="utf-8")
     named = dict(re.findall(r"\| `([^`]+)` sha256 \| `([0-9a-f]{64})` \|", readme))
-    files = {path.name: path for path in (FRONTEND / "vendor" / folder).iterdir() if path.name != "README.md"}
+    root = FRONTEND / "vendor" / folder
+    files = {
+        str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file() and path.name != "README.md"
+    }
     assert set(files) == set(named)
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == named
