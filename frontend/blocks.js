@@ -5,31 +5,39 @@
  * for a part of the trunk.
  */
 
-/** The blocks as the grid shows them: one row of experts per layer, ascending, and the trunk. */
+/** The blocks as the grid shows them: one row of experts per layer, ascending, and the trunk. @param {Block[]} blocks */
 export function rowsOf(blocks) {
+  /** @type {Map<number, (Block & {expert: number})[]>} */
   const layers = new Map();
+  /** @type {Block[]} */
   const trunk = [];
   for (const block of blocks) {
     if (block.expert === null) {
       trunk.push(block);
       continue;
     }
-    if (!layers.has(block.layer)) layers.set(block.layer, []);
-    layers.get(block.layer).push(block);
+    const row = layers.get(block.layer) ?? [];
+    layers.set(block.layer, row);
+    row.push({ ...block, expert: block.expert });
   }
   const rows = [...layers.entries()].sort(([a], [b]) => a - b);
   for (const [, row] of rows) row.sort((a, b) => a.expert - b.expert);
   return { rows: rows.map(([layer, cells]) => ({ layer, cells })), trunk };
 }
 
-/** How many of these blocks are in each state. */
+/** How many of these blocks are in each state. @param {Block[]} blocks */
 export function countStates(blocks) {
   const counts = { verified: 0, unverified: 0, corrupt: 0, total: blocks.length };
   for (const block of blocks) counts[block.state] += 1;
   return counts;
 }
 
-/** The blocks after the node named a damaged payload in an error's detail. Every part that uses this payload is damaged. */
+/**
+ * The blocks after the node named a damaged payload in an error's detail. Every part that uses this payload is damaged.
+ * @param {Block[]} blocks
+ * @param {DamageDetail} detail
+ * @returns {Block[]}
+ */
 export function markCorrupt(blocks, detail) {
   return blocks.map((block) =>
     block.payload === detail.payload || block.part === detail.part
@@ -38,8 +46,9 @@ export function markCorrupt(blocks, detail) {
   );
 }
 
-/** The newer blocks, where those that were seen damaged, with the same payload, stay so. */
+/** The newer blocks, where those that were seen damaged, with the same payload, stay so. @param {Block[]} older @param {Block[]} newer */
 export function keepDamage(older, newer) {
+  /** @type {Map<string, Block>} */
   const damaged = new Map();
   for (const block of older) if (block.state === "corrupt") damaged.set(`${block.part} ${block.payload}`, block);
   return newer.map((block) => damaged.get(`${block.part} ${block.payload}`) ?? block);
@@ -47,11 +56,14 @@ export function keepDamage(older, newer) {
 
 /** Tokens that each expert worked on during one answer, prompt included. */
 export class ExpertWork {
-  #tokens = new Map(); // "layer.expert" -> tokens
-  #layerCalls = new Map(); // layer -> tokens x experts per token
-  #latest = new Set(); // keys of the newest chunk
+  /** "layer.expert" -> tokens @type {Map<string, number>} */
+  #tokens = new Map();
+  /** layer -> tokens x experts per token @type {Map<number, number>} */
+  #layerCalls = new Map();
+  /** Keys of the newest chunk. @type {Set<string>} */
+  #latest = new Set();
 
-  /** Adds the `[layer, expert, tokens]` triples of one chunk. */
+  /** Adds the `[layer, expert, tokens]` triples of one chunk. @param {ExpertTriple[]} triples */
   add(triples) {
     this.#latest = new Set();
     for (const [layer, expert, tokens] of triples) {
@@ -67,10 +79,20 @@ export class ExpertWork {
     this.#latest = new Set();
   }
 
+  /** Tokens of every expert that worked, to be kept. @returns {ExpertTriple[]} */
+  triples() {
+    return [...this.#tokens].map(([key, tokens]) => {
+      const [layer, expert] = key.split(".").map(Number);
+      return [layer, expert, tokens];
+    });
+  }
+
+  /** @param {number} layer @param {number} expert */
   isWorking(layer, expert) {
     return this.#latest.has(`${layer}.${expert}`);
   }
 
+  /** @param {number} layer @param {number} expert */
   tokens(layer, expert) {
     return this.#tokens.get(`${layer}.${expert}`) ?? 0;
   }
@@ -82,11 +104,14 @@ export class ExpertWork {
   /**
    * 0 to 8: the share of the layer's tokens that this expert worked on. The square root keeps the small shares of a model with
    * many experts apart.
+   * @param {number} layer
+   * @param {number} expert
+   * @param {number} expertsPerToken
    */
   heat(layer, expert, expertsPerToken) {
     const tokens = this.tokens(layer, expert);
     if (tokens === 0) return 0;
-    const share = Math.min(1, (tokens * expertsPerToken) / this.#layerCalls.get(layer));
+    const share = Math.min(1, (tokens * expertsPerToken) / (this.#layerCalls.get(layer) ?? tokens));
     return Math.max(1, Math.round(8 * Math.sqrt(share)));
   }
 }

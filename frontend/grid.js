@@ -7,13 +7,17 @@ import { html, noChange, nothing } from "/vendor/lit-html/lit-html.js";
 import { byteSize, language, t } from "/i18n.js";
 import { countStates, rowsOf } from "/blocks.js";
 
+/** @typedef {import("/blocks.js").ExpertWork} ExpertWork */
+
 // Above this many experts a row wraps, and cells are small.
 const EXPERTS_PER_LINE_MAX = 16;
 
 // A large model has thousands of cells and a token touches a few per layer: a cell that looks as it did is left alone. Holds for
 // the cells that stand in the page now, hence forgotten with their blocks.
-const drawn = { blocks: null, layout: null, looks: new Map() };
+/** @type {{blocks: Block[] | null, layout: ReturnType<typeof rowsOf>, looks: Map<string, string>}} */
+const drawn = { blocks: null, layout: rowsOf([]), looks: new Map() };
 
+/** @param {Block[]} blocks */
 function layoutOf(blocks) {
   if (drawn.blocks !== blocks) {
     drawn.blocks = blocks;
@@ -27,15 +31,21 @@ function forgetDrawn() {
   drawn.blocks = null;
 }
 
+/** @param {Block} block */
 function nameOf(block) {
   return block.expert === null ? block.part : t("cell.name", { layer: block.layer, expert: block.expert });
 }
 
+/**
+ * @param {Block} block
+ * @param {{work: ExpertWork | null, expertsPerToken: number, cursor: string | undefined, rowIndex: number}} options
+ */
 function cellView(block, { work, expertsPerToken, cursor, rowIndex }) {
-  const isExpert = block.expert !== null;
-  const tokens = isExpert && work ? work.tokens(block.layer, block.expert) : 0;
-  const heat = isExpert && work ? work.heat(block.layer, block.expert, expertsPerToken) : 0;
-  const working = isExpert && (work?.isWorking(block.layer, block.expert) ?? false);
+  const { expert } = block;
+  const isExpert = expert !== null;
+  const tokens = isExpert && work ? work.tokens(block.layer, expert) : 0;
+  const heat = isExpert && work ? work.heat(block.layer, expert, expertsPerToken) : 0;
+  const working = isExpert && (work?.isWorking(block.layer, expert) ?? false);
   const look = `${block.part === cursor} ${tokens} ${heat} ${working} ${language()}`;
   if (drawn.looks.get(block.part) === look) return noChange;
   drawn.looks.set(block.part, look);
@@ -57,40 +67,58 @@ function cellView(block, { work, expertsPerToken, cursor, rowIndex }) {
   ></span>`;
 }
 
-/** Moves the focus inside the grid; returns silently at its edges. */
+/** @param {Event} event @returns {HTMLElement | null} */
+function cellOf({ target }) {
+  return target instanceof Element ? target.closest(".cell") : null;
+}
+
+/** Moves the focus inside the grid; returns silently at its edges. @param {KeyboardEvent} event */
 function onGridKey(event) {
-  const cell = event.target.closest(".cell");
-  if (cell === null) return;
-  const row = [...cell.parentElement.querySelectorAll(".cell")];
+  const cell = cellOf(event);
+  const grid = /** @type {HTMLElement} */ (event.currentTarget);
+  if (cell === null || cell.parentElement === null) return;
+  /** @type {HTMLElement[]} */
+  const row = [...cell.parentElement.querySelectorAll(/** @type {"span"} */ (".cell"))];
   const column = row.indexOf(cell);
   const rowIndex = Number(cell.dataset.row);
+  /** @param {number} offset @returns {HTMLElement | undefined} */
   const otherRow = (offset) => {
-    const cells = event.currentTarget.querySelectorAll(`.cell[data-row="${rowIndex + offset}"]`);
+    const cells = grid.querySelectorAll(/** @type {"span"} */ (`.cell[data-row="${rowIndex + offset}"]`));
     return cells[Math.min(column, cells.length - 1)];
   };
-  const target = {
+  /** @type {Record<string, () => HTMLElement | undefined>} */
+  const moves = {
     ArrowLeft: () => row[column - 1],
     ArrowRight: () => row[column + 1],
     ArrowUp: () => otherRow(-1),
     ArrowDown: () => otherRow(1),
     Home: () => row[0],
     End: () => row.at(-1),
-  }[event.key];
-  if (target === undefined) return;
+  };
+  if (!Object.hasOwn(moves, event.key)) return;
   event.preventDefault();
-  target()?.focus();
+  moves[event.key]()?.focus();
 }
 
+/**
+ * @param {{blocks: Block[], work: ExpertWork | null, expertsPerToken: number, cursor: string | null}} shown
+ * @param {{onPoint: (part: string | null) => void, onFocus: (part: string | null) => void}} deeds
+ */
 function cellsView({ blocks, work, expertsPerToken, cursor }, { onPoint, onFocus }) {
   const { rows, trunk } = layoutOf(blocks);
   const tabStop = blocks.some((block) => block.part === cursor) ? cursor : (rows[0]?.cells[0] ?? trunk[0])?.part;
   const widest = Math.max(0, ...rows.map(({ cells }) => cells.length));
-  const partUnder = (event) => event.target.closest(".cell")?.dataset.part ?? null;
-  const row = (header, cells, rowIndex, kind) =>
+  const partUnder = (/** @type {Event} */ event) => cellOf(event)?.dataset.part ?? null;
+  const row = (
+    /** @type {string} */ header,
+    /** @type {Block[]} */ cells,
+    /** @type {number} */ rowIndex,
+    /** @type {"layer" | "trunk"} */ kind,
+  ) =>
     html`<div role="row" class=${`row ${kind}`}>
       <span role="rowheader" class="row-name">${header}</span>
       <span role="presentation" class="row-cells"
-        >${cells.map((block) => cellView(block, { work, expertsPerToken, cursor: tabStop, rowIndex }))}</span
+        >${cells.map((block) => cellView(block, { work, expertsPerToken, cursor: tabStop ?? undefined, rowIndex }))}</span
       >
     </div>`;
   return html`<div
@@ -98,9 +126,9 @@ function cellsView({ blocks, work, expertsPerToken, cursor }, { onPoint, onFocus
     data-testid="grid"
     class=${widest > EXPERTS_PER_LINE_MAX ? "cells many" : "cells"}
     aria-label=${t("grid.label")}
-    @pointerover=${(event) => onPoint(partUnder(event))}
+    @pointerover=${(/** @type {Event} */ event) => onPoint(partUnder(event))}
     @pointerleave=${() => onPoint(null)}
-    @focusin=${(event) => onFocus(partUnder(event))}
+    @focusin=${(/** @type {Event} */ event) => onFocus(partUnder(event))}
     @keydown=${onGridKey}
   >
     ${rows.map(({ layer, cells }, index) => row(t("grid.layer", { layer }), cells, index, "layer"))}
@@ -108,9 +136,13 @@ function cellsView({ blocks, work, expertsPerToken, cursor }, { onPoint, onFocus
   </div>`;
 }
 
+/** @param {Block | undefined} block @param {ExpertWork | null} work */
 function inspectorView(block, work) {
   if (block === undefined) return html`<p class="inspector quiet-text" data-testid="inspector">${t("grid.inspect")}</p>`;
-  const row = (key, value) => (value ? html`<dt>${t(`block.${key}`)}</dt><dd>${value}</dd>` : nothing);
+  const row = (
+    /** @type {"part" | "payload" | "bytes" | "state" | "subtiles" | "file" | "tokens"} */ key,
+    /** @type {string | null} */ value,
+  ) => (value ? html`<dt>${t(`block.${key}`)}</dt><dd>${value}</dd>` : nothing);
   const tokens = block.expert !== null && work ? String(work.tokens(block.layer, block.expert)) : null;
   return html`<dl class="inspector facts-list" data-testid="inspector">
     ${row("part", block.part)} ${row("payload", block.payload)} ${row("bytes", byteSize(block.bytes))}
@@ -119,6 +151,7 @@ function inspectorView(block, work) {
   </dl>`;
 }
 
+/** @param {BlockReport} report */
 function verifiedLine({ blocks, checkpoint }) {
   const experts = countStates(blocks.filter((block) => block.expert !== null));
   const trunk = countStates(blocks.filter((block) => block.expert === null));
@@ -135,19 +168,25 @@ function verifiedLine({ blocks, checkpoint }) {
 }
 
 function legendView() {
-  const item = (kind, words) => html`<li><span class=${`cell ${kind}`} aria-hidden="true"></span>${words}</li>`;
+  const item = (/** @type {string} */ kind, /** @type {string} */ words) => html`<li><span class=${`cell ${kind}`} aria-hidden="true"></span>${words}</li>`;
   return html`<ul class="legend">
     ${item("verified", t("state.verified"))} ${item("unverified", t("state.unverified"))} ${item("corrupt", t("state.corrupt"))}
     ${item("plain heat-6", t("state.worked"))}
   </ul>`;
 }
 
+/** @param {import("/turn.js").Turn | null} turn @param {boolean} isLatest */
 function caption(turn, isLatest) {
   if (turn === null) return t("grid.idle");
   return t(isLatest ? "grid.answer" : "grid.earlier");
 }
 
-/** `report` is the answer of /network/experts, or null; `turn` the answer whose work is shown, or null. */
+/**
+ * `report` is the answer of /network/experts, or null; `turn` the answer whose work is shown, or null.
+ * @param {{report: BlockReport | null, failed: Error | null, turn: import("/turn.js").Turn | null, isLatest: boolean,
+ *   expertsPerToken: number, cursor: string | null, inspected: string | null}} shown
+ * @param {{onPoint: (part: string | null) => void, onFocus: (part: string | null) => void, onRetry: () => void}} deeds
+ */
 export function panelView({ report, failed, turn, isLatest, expertsPerToken, cursor, inspected }, { onPoint, onFocus, onRetry }) {
   const work = turn?.work ?? null;
   let body;
@@ -163,8 +202,6 @@ export function panelView({ report, failed, turn, isLatest, expertsPerToken, cur
       <p class="quiet-text caption">${caption(turn, isLatest)}</p>
       ${legendView()} ${inspectorView(blocks.find((block) => block.part === inspected), work)}`;
   }
-  return html`<aside class="panel" aria-labelledby="panel-title">
-    <h2 id="panel-title">${t("grid.title")}</h2>
-    ${body}
-  </aside>`;
+  return html`<h2 id="panel-title">${t("grid.title")}</h2>
+    ${body}`;
 }

@@ -8,16 +8,18 @@
 
 export class SseParser {
   #line = "";
+  /** @type {string[]} */
   #data = [];
   #afterCarriageReturn = false;
   #atStart = true;
 
-  /** Takes any piece of the stream; returns the data strings of the events that it completed. */
+  /** Takes any piece of the stream; returns the data strings of the events that it completed. @param {string} text */
   push(text) {
     if (this.#atStart && text.length > 0) {
       if (text.startsWith("\uFEFF")) text = text.slice(1);
       this.#atStart = false;
     }
+    /** @type {string[]} */
     const events = [];
     for (const character of text) {
       // The LF of a CRLF whose CR may have ended the previous piece: the line is already complete.
@@ -32,6 +34,7 @@ export class SseParser {
     return events;
   }
 
+  /** @param {string[]} events */
   #endLine(events) {
     const line = this.#line;
     this.#line = "";
@@ -50,6 +53,8 @@ export class SseParser {
 /**
  * Yields the data string of every event of a ReadableStream of bytes. An event that the end of the stream cuts off is dropped,
  * as the standard says. Leaving the loop early cancels the stream.
+ * @param {ReadableStream<Uint8Array>} body
+ * @returns {AsyncGenerator<string, void, void>}
  */
 export async function* eventsOf(body) {
   const reader = body.getReader();

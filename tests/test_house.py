@@ -106,7 +106,7 @@ def stand_in(tmp_path: Path) -> Path:
     root = tmp_path / "a repository"
     (root / ".venv/bin").mkdir(parents=True)
     (root / "scripts").mkdir()
-    for name in ("scripts/install", "scripts/run", "pyproject.toml", "constraints.txt"):
+    for name in ("scripts/install", "scripts/run", "pyproject.toml", "constraints.txt", "package-lock.json"):
         shutil.copy(ROOT / name, root / name)
     (root / ".venv/bin/python").symlink_to(sys.executable)
     (root / ".venv/bin/blyan").write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$@"\n')
