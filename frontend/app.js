@@ -65,11 +65,11 @@ function sidePanel() {
 function noticeView() {
   if (state.notice === null) return nothing;
   const { words, undo } = state.notice;
-  return html`<div class="notice" data-testid="notice">
+  return html`<section class="notice" data-testid="notice" aria-label=${t("notice")}>
     <p dir="auto">${words}</p>
     ${undo ? html`<button type="button" class="button small" data-testid="undo" @click=${undo}>${t("undo")}</button>` : nothing}
     <button type="button" class="button small quiet" @click=${dismissNotice}>${t("dismiss")}</button>
-  </div>`;
+  </section>`;
 }
 
 function view() {

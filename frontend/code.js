@@ -73,6 +73,9 @@ class ScopeTree {
   }
 }
 
+/** How many languages have come: what was drawn before one came is drawn anew. */
+export const highlighting = { version: 0 };
+
 /** @type {Promise<any> | null} */
 let core = null;
 /** language → its highlighter, null while it loads, undefined if nobody asked @type {Map<string, any>} */
@@ -93,6 +96,7 @@ function highlighterFor(language) {
     ([highlighter, { default: grammar }]) => {
       highlighter.registerLanguage(language, grammar);
       ready.set(language, highlighter);
+      highlighting.version += 1;
       redraw();
     },
     () => {}, // the node is gone: code stays plain

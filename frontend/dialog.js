@@ -7,6 +7,8 @@ import { icon } from "/icons.js";
 import { state } from "/state.js";
 
 export function closeDialog() {
+  // Closed by the browser before it is gone: so the focus returns to where it came from.
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   state.dialog = null;
   redraw();
 }

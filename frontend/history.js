@@ -84,7 +84,7 @@ function listView(onLeave) {
     return html`<p class="quiet-text none" data-testid="history-none">${t(state.search.trim() === "" ? "history.empty" : "history.nothing")}</p>`;
   }
   return byAge(records, new Date()).map(
-    ({ key, records: lines }) => html`<h3>${t(key)}</h3>
+    ({ key, records: lines }) => html`<h2>${t(key)}</h2>
       <ul>${repeat(lines, ({ id }) => id, (record) => lineView(record, onLeave))}</ul>`,
   );
 }

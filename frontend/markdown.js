@@ -9,16 +9,18 @@
 import { Lexer } from "/vendor/marked/marked.js";
 import { html, nothing } from "/vendor/lit-html/lit-html.js";
 import { guard } from "/vendor/lit-html/directives/guard.js";
-import { codeView } from "/code.js";
-import { t } from "/i18n.js";
+import { codeView, highlighting } from "/code.js";
+import { redraw } from "/drawing.js";
+import { language, t } from "/i18n.js";
 
 /** @typedef {import("/vendor/marked/marked.js").Token} Token */
-/** @typedef {import("/vendor/lit-html/lit-html.js").TemplateResult} Template */
+/** @typedef {Record<string, {href: string, title: string | undefined}>} Links */
 
 const MARKED_CHARS_MAX = 16_384; // of one block; its marks are searched in time that may grow with the square
 const BLOCK_CHARS_MAX = 262_144; // of the part that may still change
 const PIECE_CHARS = 4096;
 const GROUP_BLOCKS = 32; // blocks that are drawn, or left alone, together
+const GROUPS_PER_FRAME = 16;
 const OPTIONS = { gfm: true, breaks: true };
 /** @type {Record<string, string>} */
 const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", hellip: "…", mdash: "—", ndash: "–", times: "×" };
@@ -26,9 +28,8 @@ const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00
 /** @param {string} text */
 const plainToken = (text) => /** @type {Token} */ ({ type: "plain", raw: text });
 
-/** @param {string} text @param {Record<string, {href: string, title: string | undefined}>} links @returns {Token[]} */
+/** @param {string} text @param {Links} links @returns {Token[]} */
 function tokensOf(text, links) {
-  if (text.length > BLOCK_CHARS_MAX) return [plainToken(text)];
   const lexer = new Lexer(OPTIONS);
   try {
     Object.assign(lexer.tokens.links, links);
@@ -37,7 +38,6 @@ function tokensOf(text, links) {
       if (src.length <= MARKED_CHARS_MAX) lexer.inlineTokens(src, tokens);
       else tokens.push(plainToken(src));
     }
-    Object.assign(links, lexer.tokens.links);
     return [...lexer.tokens];
   } catch (failure) {
     // Nested deeper than the stack: shown as it came.
@@ -58,56 +58,103 @@ function settledCount(tokens) {
 
 /** The tokens of a text that grows at its end. */
 export class MarkdownText {
-  #text = "";
+  #chars = 0;
   #settledChars = 0;
+  /** The line that opened the code in which the settled part ends. */
+  #fence = "";
   /** @type {Token[][]} */
   groups = [[]];
   /** @type {Token[]} */
   tail = [];
   isWhole = false;
-  /** @type {Record<string, {href: string, title: string | undefined}>} */
-  #links = Object.create(null);
+  /** How many groups stand in the page. */
+  shownGroups = 0;
+  /** How many of them have the colours of all languages that came. */
+  freshGroups = 0;
+  version = 0;
+  /** @type {Links} */
+  #links = {};
 
   /** @param {string} text what it is now: the former text, and perhaps more @param {boolean} isWhole nothing comes after it */
   update(text, isWhole) {
     const plain = text.includes("\r") ? text.replace(/\r\n?/g, "\n") : text;
-    if (plain.length === this.#text.length && isWhole === this.isWhole) return;
-    this.#text = plain;
+    if (plain.length === this.#chars && isWhole === this.isWhole) return;
+    this.#chars = plain.length;
     this.isWhole = isWhole;
     // A whole text of usual length is read once more from its beginning: then no cut of the stream has left a trace.
     if (isWhole && plain.length <= BLOCK_CHARS_MAX) this.#restart();
-    const rest = plain.slice(this.#settledChars);
-    const tokens = tokensOf(rest, this.#links);
+    while (plain.length - this.#settledChars > BLOCK_CHARS_MAX) {
+      this.#settleSome(plain.slice(this.#settledChars, this.#settledChars + BLOCK_CHARS_MAX));
+    }
+    const tokens = this.#read(plain.slice(this.#settledChars));
     const settled = isWhole ? 0 : settledCount(tokens);
     for (const token of tokens.slice(0, settled)) this.#settle(token);
-    if (tokens.length === 1 && tokens[0].type === "plain" && !isWhole) this.#settlePlain(rest);
-    else this.tail = tokens.slice(settled);
+    this.tail = tokens.slice(settled);
   }
 
   #restart() {
     this.#settledChars = 0;
+    this.#fence = "";
+    this.#links = {};
     this.groups = [[]];
+  }
+
+  /** @param {string} rest of the text after what is settled */
+  #read(rest) {
+    const tokens = tokensOf(this.#fence + rest, this.#links);
+    // The line that stands for the settled part of a code is no text of its own.
+    if (this.#fence !== "" && tokens.length > 0) tokens[0].raw = tokens[0].raw.slice(this.#fence.length);
+    return tokens;
+  }
+
+  /** The beginning of a long rest: its blocks, or a part of a block that is too long. @param {string} part */
+  #settleSome(part) {
+    const tokens = this.#read(part);
+    const settled = settledCount(tokens);
+    for (const token of tokens.slice(0, settled)) this.#settle(token);
+    if (settled > 0) return;
+    const [only] = tokens;
+    const cut = part.lastIndexOf("\n") + 1 || part.length;
+    const opening = this.#fence || /^ {0,3}(?:```|~~~)[^\n]*\n/.exec(part)?.[0];
+    if (only?.type !== "code" || opening === undefined) return this.#settle(plainToken(part.slice(0, cut)));
+    const text = part.slice(this.#fence === "" ? opening.length : 0, cut);
+    this.#settle(/** @type {Token} */ ({ ...only, text, raw: part.slice(0, cut) }));
+    this.#fence = opening;
   }
 
   /** @param {Token} token */
   #settle(token) {
     this.#settledChars += token.raw.length;
+    this.#fence = "";
+    // The first definition of a name counts.
+    if (token.type === "def") this.#links[token.tag] ??= { href: token.href, title: token.title };
     const last = this.groups[this.groups.length - 1];
     if (last.length < GROUP_BLOCKS) last.push(token);
     else this.groups.push([token]);
   }
-
-  /** All but the last piece of a block that is too long to be read again. @param {string} rest */
-  #settlePlain(rest) {
-    const whole = rest.length - (rest.length % PIECE_CHARS) - PIECE_CHARS;
-    this.#settle(plainToken(rest.slice(0, whole)));
-    this.tail = [plainToken(rest.slice(whole))];
-  }
 }
 
 /** @param {MarkdownText} markdown */
-export function markdownView({ groups, tail, isWhole }) {
-  return html`${groups.map((group) => guard([group, group.length], () => group.map((token) => blockView(token, true))))}${tail.map((token) => blockView(token, isWhole))}`;
+export function markdownView(markdown) {
+  const { groups, tail, isWhole } = markdown;
+  // A long text that is there at once is drawn in some frames, so that none of them takes seconds; so are its colours.
+  const shown = Math.min(groups.length, markdown.shownGroups + GROUPS_PER_FRAME);
+  if (markdown.version !== highlighting.version) {
+    markdown.version = highlighting.version;
+    markdown.freshGroups = 0;
+  }
+  const fresh = Math.min(shown, markdown.freshGroups + GROUPS_PER_FRAME);
+  markdown.shownGroups = shown;
+  markdown.freshGroups = fresh;
+  if (fresh < groups.length) redraw();
+  const views = groups.slice(0, shown).map((group, at) => groupView(group, at < fresh ? markdown.version : -1));
+  if (shown < groups.length) return html`${views}`;
+  return html`${views}${tail.map((token) => blockView(token, isWhole))}`;
+}
+
+/** @param {Token[]} group @param {number} version of the colours it is drawn with */
+function groupView(group, version) {
+  return guard([group, group.length, language(), version], () => group.map((token) => blockView(token, true)));
 }
 
 /** @param {string} text */
@@ -128,8 +175,8 @@ function blockView(token, isClosed) {
     case "text":
       return token.tokens ? html`${inline(token.tokens)}` : html`${characters(token.text)}`;
     case "heading":
-      // The page's own headings go down to the third level; one that is skipped would mislead a screen reader.
-      return html`<h4 class=${`d${token.depth}`} dir="auto">${inline(token.tokens)}</h4>`;
+      // Below the heading of the answer, and never one level skipped, which would mislead a screen reader.
+      return html`<h3 class=${`d${token.depth}`} dir="auto">${inline(token.tokens)}</h3>`;
     case "code":
       return codeView(token, isClosed);
     case "blockquote":

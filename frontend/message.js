@@ -103,7 +103,7 @@ export function questionView(question) {
   const isEdited = state.editing === question.id;
   // No white space inside `.text`: it is pre-wrap, so the template's own would be shown.
   return html`<article class="message user" data-testid="message-user" data-id=${question.id}>
-    <h3 class="sr-only">${t("turn.you")}</h3>
+    <h2 class="sr-only">${t("turn.you")}</h2>
     ${isEdited
       ? editForm(question)
       : html`<div class="text" dir="auto">${question.text}</div>
@@ -153,7 +153,7 @@ export function answerView(turn, isLast) {
   turn.markdown.update(turn.text, !turn.isOpen);
   const waiting = html`<p class="waiting"><span class="sr-only">${t("turn.waiting")}</span><i></i><i></i><i></i></p>`;
   return html`<article class="message assistant" data-testid="message-assistant" data-state=${turn.state} data-id=${turn.id}>
-    <h3 class="sr-only">${t("turn.answer")}</h3>
+    <h2 class="sr-only">${t("turn.answer")}</h2>
     <div class="md" data-testid="answer-text">${markdownView(turn.markdown)}</div>
     ${turn.state === "waiting" ? waiting : nothing} ${turn.isOpen ? nothing : footer(turn, isLast)}
   </article>`;

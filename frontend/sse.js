@@ -6,6 +6,8 @@
  * comments. It leaves out `id`, `event` and `retry`: a generation is not resumed by reconnecting.
  */
 
+const LINE_END = /\r\n|\r|\n/g;
+
 export class SseParser {
   #line = "";
   /** @type {string[]} */
@@ -21,16 +23,17 @@ export class SseParser {
     }
     /** @type {string[]} */
     const events = [];
-    for (const character of text) {
-      // The LF of a CRLF whose CR may have ended the previous piece: the line is already complete.
-      if (character === "\n" && this.#afterCarriageReturn) {
-        this.#afterCarriageReturn = false;
-        continue;
-      }
-      this.#afterCarriageReturn = character === "\r";
-      if (character === "\n" || character === "\r") this.#endLine(events);
-      else this.#line += character;
+    // The LF of a CRLF whose CR may have ended the previous piece: the line is already complete.
+    let at = this.#afterCarriageReturn && text.startsWith("\n") ? 1 : 0;
+    if (text !== "") this.#afterCarriageReturn = false;
+    LINE_END.lastIndex = at;
+    for (let end = LINE_END.exec(text); end !== null; end = LINE_END.exec(text)) {
+      this.#line += text.slice(at, end.index);
+      this.#endLine(events);
+      at = LINE_END.lastIndex;
+      this.#afterCarriageReturn = end[0] === "\r" && at === text.length;
     }
+    this.#line += text.slice(at);
     return events;
   }
 

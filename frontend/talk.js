@@ -14,6 +14,7 @@ import { removeMessage, save } from "/store.js";
 /** @typedef {import("/thread.js").Thread} Thread */
 
 const SAVE_EVERY_MS = 2000;
+const WORK_MS_MAX = 8;
 
 const promptBox = () => /** @type {HTMLTextAreaElement} */ (document.getElementById("prompt"));
 
@@ -130,10 +131,16 @@ async function stream(thread, turn, isContinued) {
 /** @param {Thread} thread @param {Turn} turn @param {Parameters<typeof streamChat>[0]} request */
 async function receive(thread, turn, request) {
   let savedMs = performance.now();
+  let breathedMs = savedMs;
   for await (const chunk of streamChat(request)) {
     const nowMs = performance.now();
     turn.absorb(chunk, nowMs);
     if (state.thread === thread) redraw();
+    // What has arrived already comes without a pause: the page must draw and take keys in between.
+    if (nowMs - breathedMs > WORK_MS_MAX) {
+      await new Promise((resolve) => setTimeout(resolve));
+      breathedMs = performance.now();
+    }
     if (nowMs - savedMs < SAVE_EVERY_MS) continue;
     savedMs = nowMs;
     keep(save(thread.record, {}, [turn.record]));

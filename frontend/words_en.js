@@ -78,6 +78,7 @@ export const en = {
   "cancel": "Cancel",
   "undo": "Undo",
   "menu": "More",
+  "notice": "Notice",
   "copy": "Copy",
   "copied": "Copied",
   "copyFailed": "The browser did not allow copying",

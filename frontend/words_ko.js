@@ -79,6 +79,7 @@ export const ko = {
   "cancel": "취소",
   "undo": "되돌리기",
   "menu": "더 보기",
+  "notice": "알림",
   "copy": "복사",
   "copied": "복사했습니다",
   "copyFailed": "브라우저가 복사를 허용하지 않았습니다",

@@ -111,7 +111,9 @@ def stand_in(tmp_path: Path) -> Path:
     (root / ".venv/bin/python").symlink_to(sys.executable)
     (root / ".venv/bin/blyan").write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$@"\n')
     (root / ".venv/bin/blyan").chmod(0o755)
-    command = f"{{ cat pyproject.toml constraints.txt && printf '%s' '{root}'; }} | cksum > .venv/.stamp"
+    command = (
+        f"{{ cat pyproject.toml constraints.txt package-lock.json && printf '%s' '{root}'; }} | cksum > .venv/.stamp"
+    )
     subprocess.run(["/bin/sh", "-c", command], cwd=root, check=True)
     return root
 
