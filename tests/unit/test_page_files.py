@@ -77,7 +77,7 @@ def test_words_in_the_code_would_be_noticed() -> None:
 
 
 def test_nothing_of_the_page_names_another_host() -> None:
-    """Imports, styles and requests stay with the node; the only addresses are those of the SVG namespace and of links."""
+    """Imports, styles and requests stay with the node; the one address is the name of the SVG namespace."""
     allowed = {"http://www.w3.org/2000/svg"}
     texts = [path.read_text(encoding="utf-8") for path in [*OWN, FRONTEND / "favicon.svg"]]
     named = {url for text in texts for url in re.findall(r"https?://[\w.-]+[^\s\"'`)]*", text)}
