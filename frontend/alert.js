@@ -3,6 +3,7 @@
 import { html, nothing } from "/vendor/lit-html/lit-html.js";
 import { t } from "/i18n.js";
 
+/** @type {Record<string, import("/i18n.js").WordKey>} */
 const TITLES = {
   unreachable: "error.unreachable",
   stream_broken: "error.broken",
@@ -10,21 +11,33 @@ const TITLES = {
   no_model: "error.none",
 };
 
+/** @type {Record<string, import("/i18n.js").WordKey>} */
 const OWN_MESSAGES = {
   unreachable: "error.unreachable.message",
   stream_broken: "error.broken.message",
   no_model: "error.none.message",
 };
 
+/** What to do next, where the node could not say it. @type {Record<string, import("/i18n.js").WordKey>} */
+const OWN_HINTS = {
+  unreachable: "error.next",
+};
+
+/** @param {Alert} alert */
 function titleOf({ error, refused }) {
   if (Object.hasOwn(TITLES, error.code)) return t(TITLES[error.code]);
   if (refused) return t("error.refused");
   return t(error.retryAfterSeconds === null ? "error.title" : "error.busy");
 }
 
+/** @param {DamageDetail} detail */
 function damagedBlock(detail) {
   const subtiles = (detail.bad_subtiles ?? []).join(", ");
-  const row = (key, name, value) =>
+  const row = (
+    /** @type {"part" | "payload" | "file" | "subtiles"} */ key,
+    /** @type {string} */ name,
+    /** @type {string | undefined} */ value,
+  ) =>
     value ? html`<dt>${t(`block.${key}`)}</dt><dd data-testid=${`error-${name}`}>${value}</dd>` : nothing;
   return html`<dl class="facts-list">
     ${row("part", "part", detail.part)} ${row("payload", "payload", detail.payload)} ${row("file", "file", detail.file)}
@@ -32,17 +45,18 @@ function damagedBlock(detail) {
   </dl>`;
 }
 
-/** `alert` is {error: ApiError, refused: boolean, retry: function or null}, or null. */
+/** @param {Alert | null} alert @param {{onDismiss: () => void}} deeds */
 export function alertView(alert, { onDismiss }) {
   if (alert === null) return nothing;
   const { error, retry } = alert;
   const message = Object.hasOwn(OWN_MESSAGES, error.code) ? t(OWN_MESSAGES[error.code]) : error.message;
+  const hint = Object.hasOwn(OWN_HINTS, error.code) ? t(OWN_HINTS[error.code]) : error.hint;
   return html`<section class="alert" role="alert" data-testid="error" data-code=${error.code}>
     <h2>${titleOf(alert)}</h2>
-    <p class="alert-message">${message}</p>
+    <p class="alert-message" dir="auto">${message}</p>
     ${error.detail.payload ? damagedBlock(error.detail) : nothing}
     ${error.retryAfterSeconds === null ? nothing : html`<p>${t("error.retryAfter", { seconds: error.retryAfterSeconds })}</p>`}
-    ${error.hint ? html`<p class="alert-hint" data-testid="error-hint">${error.hint}</p>` : nothing}
+    ${hint ? html`<p class="alert-hint" data-testid="error-hint">${hint}</p>` : nothing}
     <p class="alert-actions">
       ${retry ? html`<button type="button" class="button" data-testid="retry" @click=${retry}>${t("retry")}</button>` : nothing}
       <button type="button" class="button quiet" data-testid="dismiss" @click=${onDismiss}>${t("dismiss")}</button>

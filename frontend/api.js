@@ -8,6 +8,7 @@
 import { eventsOf } from "/sse.js";
 
 export class ApiError extends Error {
+  /** @param {{code: string, message: string, hint?: string | null, detail?: DamageDetail | null, retryAfterSeconds?: number | null}} fault */
   constructor({ code, message, hint = null, detail = null, retryAfterSeconds = null }) {
     super(message);
     this.code = code;
@@ -16,7 +17,11 @@ export class ApiError extends Error {
     this.retryAfterSeconds = retryAfterSeconds;
   }
 
-  /** From the API's error object `{message, code, detail, hint}`. */
+  /**
+   * From the API's error object.
+   * @param {ApiErrorBody} error
+   * @param {number | null} [retryAfterSeconds]
+   */
   static from(error, retryAfterSeconds = null) {
     return new ApiError({
       code: String(error.code ?? error.type ?? "error"),
@@ -28,18 +33,23 @@ export class ApiError extends Error {
   }
 }
 
+/** @param {string} path @param {RequestInit} options @returns {Promise<Response>} */
 async function call(path, options) {
   let response;
   try {
     response = await fetch(path, { credentials: "same-origin", cache: "no-store", ...options });
   } catch (failure) {
-    if (failure.name === "AbortError") throw failure;
+    if (isAbort(failure)) throw failure;
     throw new ApiError({ code: "unreachable", message: "" });
   }
   if (!response.ok) throw await refusal(response);
   return response;
 }
 
+/** @param {unknown} failure */
+const isAbort = (failure) => failure instanceof DOMException && failure.name === "AbortError";
+
+/** @param {Response} response @returns {Promise<ApiError>} */
 async function refusal(response) {
   const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
   const retryAfterSeconds = Number.isFinite(seconds) ? seconds : null;
@@ -52,6 +62,7 @@ async function refusal(response) {
   });
 }
 
+/** @param {string} path @returns {Promise<any>} */
 async function json(path) {
   const response = await call(path, {});
   try {
@@ -61,41 +72,57 @@ async function json(path) {
   }
 }
 
-/** The models of the node, as `/v1/models` lists them. */
+/** The models of the node, as `/v1/models` lists them. @returns {Promise<ModelCard[]>} */
 export async function listModels() {
   return (await json("/v1/models")).data;
 }
 
-/** Every block of one model with its state, and the checkpoint that it was checked against. */
+/** Every block of one model with its state, and the checkpoint that it was checked against. @param {string} model @returns {Promise<BlockReport>} */
 export function blocksOf(model) {
   return json(`/network/experts?model=${encodeURIComponent(model)}`);
 }
 
+/** Whether the node answers at all. */
+export async function isAlive() {
+  try {
+    return (await fetch("/livez", { cache: "no-store" })).ok;
+  } catch {
+    return false;
+  }
+}
+
 /**
  * Yields the chunks of one streamed answer. Throws ApiError, or AbortError when `signal` fired; what was yielded before stays valid.
+ * @param {{model: string, messages: ChatMessage[], sampling: SamplingSettings, isContinued: boolean, signal: AbortSignal}} request
+ *   `isContinued`: the last message is an answer that was cut, and only its rest is wanted
+ * @returns {AsyncGenerator<ChatChunk, void, void>}
  */
-export async function* streamChat({ model, messages, signal }) {
+export async function* streamChat({ model, messages, sampling, isContinued, signal }) {
   const response = await call("/v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
     body: JSON.stringify({
+      ...sampling,
       model,
       messages,
+      ...(isContinued ? { continue_final_message: true } : {}),
       stream: true,
       stream_options: { include_usage: true },
       blyan: { experts: true },
     }),
     signal,
   });
+  if (response.body === null) throw new ApiError({ code: "stream_broken", message: "" });
   try {
     for await (const data of eventsOf(response.body)) {
       if (data === "[DONE]") return;
+      /** @type {ChatChunk} */
       const chunk = JSON.parse(data);
       if (chunk.error) throw ApiError.from(chunk.error);
       yield chunk;
     }
   } catch (failure) {
-    if (failure instanceof ApiError || failure.name === "AbortError") throw failure;
+    if (failure instanceof ApiError || isAbort(failure)) throw failure;
   }
   // Reached when the connection broke, a chunk was not JSON, or the stream ended without its end mark: the answer is not whole.
   throw new ApiError({ code: "stream_broken", message: "" });

@@ -1,48 +1,41 @@
 /*
- * The chat page: one state, one render, and what happens when a person or the node does something.
+ * The chat page: one state, one drawing, and what stands where.
  *
- * The other modules are views (state in, template out) or plain values; only this one changes the state.
+ * The other modules are views (state in, template out), plain values, or the deeds that change the state.
  */
 
-import { html, render } from "/vendor/lit-html/lit-html.js";
+import { html, nothing, render } from "/vendor/lit-html/lit-html.js";
 import { alertView } from "/alert.js";
-import { ApiError, blocksOf, listModels, streamChat } from "/api.js";
-import { keepDamage, markCorrupt } from "/blocks.js";
 import { composerView, conversationView } from "/conversation.js";
+import { closeDialog, dialogView, showDialogs } from "/dialog.js";
+import { draw, drawWith, redraw, spoken } from "/drawing.js";
 import { panelView } from "/grid.js";
 import { headerView } from "/header.js";
-import { language, t, toggleLanguage } from "/i18n.js";
-import { remember, remembered } from "/preferences.js";
-import { startTheme, toggleTheme } from "/theme.js";
-import { messagesFor, Turn } from "/turn.js";
+import { historyView } from "/history.js";
+import { language, t } from "/i18n.js";
+import { keysView, listenToKeys } from "/keys.js";
+import { dismissNotice, newChat, openDrawer, startLibrary, wasOpen } from "/library.js";
+import { redrawSheet, showProof } from "/doors.js";
+import { load, loadBlocks } from "/models.js";
+import { panels } from "/places.js";
+import { follow, onScroll } from "/scroll.js";
+import { openSettings, settingsView } from "/settings.js";
+import { state } from "/state.js";
+import { keepSplash } from "/splash.js";
+import { startTheme } from "/theme.js";
 
-// Closer to the end than this, the view follows a growing answer.
-const FOLLOW_WITHIN_PX = 120;
-const COMPOSER_HEIGHT_MAX_PX = 220;
+// Narrower than this, the history and the panel lie over the conversation.
+const narrow = matchMedia("(max-width: 64rem)");
 
-const state = {
-  isLoading: true,
-  models: [],
-  model: null,
-  report: null,
-  reportFailure: null,
-  turns: [],
-  shown: null, // the turn whose experts the grid shows
-  alert: null,
-  draft: "",
-  focused: null, // the part whose cell has, or last had, the focus
-  pointed: null, // the part whose cell is under the pointer
-};
-let generation = null; // AbortController of the answer that streams now
-let frame = null;
-let sheet = null; // the module of the dialog, once it was needed
-
-const app = document.getElementById("app");
+const app = /** @type {HTMLElement} */ (document.getElementById("app"));
 const promptBox = () => document.getElementById("prompt");
 
-function view() {
-  const latest = state.turns.at(-1) ?? null;
-  const isBusy = latest?.isOpen ?? false;
+panels.push({ name: "experts", title: () => t("grid.title"), view: expertsView });
+let panelName = panels[0].name;
+
+function expertsView() {
+  if (state.model === null && state.report === null) return html`<p class="quiet-text">${t("grid.loading")}</p>`;
+  const latest = state.thread.path().at(-1) ?? null;
   const panel = {
     report: state.report,
     failed: state.reportFailure,
@@ -52,233 +45,128 @@ function view() {
     cursor: state.focused,
     inspected: state.pointed ?? state.focused,
   };
-  return html`${headerView(state, { onPick: pickModel, onNewChat: newChat, onLanguage: switchLanguage, onTheme: switchTheme, onStory: showStory })}
-    <main class="chat">
-      <div class="scroll" id="scroll">
-        ${conversationView({ ...state, isBusy }, { onAsk: ask, onShow: showTurn, onExperts: showExperts })}
-        ${alertView(state.alert, { onDismiss: dismissAlert })}
-        <div id="end"></div>
-      </div>
-      ${composerView(
-        { isBusy, canSend: state.model !== null && state.draft.trim() !== "" },
-        { onSubmit: submit, onStop: stop, onInput: editDraft },
-      )}
-    </main>
-    ${state.model === null && state.report === null
-      ? html``
-      : panelView(panel, { onPoint: pointAt, onFocus: focusOn, onOpen: showProof, onRetry: () => loadBlocks(state.model.id) })}`;
+  const onRetry = () => state.model && loadBlocks(state.model.id);
+  return panelView(panel, { onPoint: pointAt, onFocus: focusOn, onOpen: showProof, onRetry });
 }
 
-function draw() {
-  frame = null;
-  const end = document.getElementById("end");
-  const viewBottom = document.getElementById("scroll")?.getBoundingClientRect().bottom ?? 0;
-  const follow = end !== null && end.getBoundingClientRect().top < Math.min(viewBottom, innerHeight) + FOLLOW_WITHIN_PX;
+function sidePanel() {
+  const { view } = panels.find(({ name }) => name === panelName) ?? panels[0];
+  const pick = (/** @type {string} */ name) => {
+    panelName = name;
+    redraw();
+  };
+  const tabs = panels.map(
+    ({ name, title }) => html`<button type="button" class="tab" aria-pressed=${name === panelName ? "true" : "false"} data-testid=${`panel-${name}`}
+      @click=${() => pick(name)}>${title()}</button>`,
+  );
+  return html`<aside class="panel" id="panel" aria-label=${t("panel.label")} ?inert=${!state.isPanelOpen}>
+    ${panels.length > 1 ? html`<div class="tabs">${tabs}</div>` : nothing} ${view()}
+  </aside>`;
+}
+
+function noticeView() {
+  if (state.notice === null) return nothing;
+  const { words, undo } = state.notice;
+  return html`<section class="notice" data-testid="notice" aria-label=${t("notice")}>
+    <p dir="auto">${words}</p>
+    ${undo ? html`<button type="button" class="button small" data-testid="undo" @click=${undo}>${t("undo")}</button>` : nothing}
+    <button type="button" class="button small quiet" @click=${dismissNotice}>${t("dismiss")}</button>
+  </section>`;
+}
+
+function view() {
+  const isDrawer = narrow.matches;
+  const isCovered = isDrawer && (state.isSideOpen || state.isPanelOpen);
+  return html`${headerView(isDrawer)} ${historyView(isDrawer)}
+    <main class="chat" ?inert=${isCovered}>
+      <div class="scroll" id="scroll" data-testid="scroll" @scroll=${onScroll}>
+        ${conversationView()} ${alertView(state.alert, { onDismiss: dismissAlert })}
+      </div>
+      ${composerView()}
+    </main>
+    ${sidePanel()} ${isCovered ? html`<div class="shade" @click=${leaveDrawers}></div>` : nothing} ${noticeView()} ${settingsView()}
+    ${state.dialog === "keys" ? dialogView(t("keys.title"), keysView(), "keys-sheet") : nothing}
+    <p class="sr-only" role="status">${spoken.words}</p>`;
+}
+
+function show() {
   // Only when it changes: the browser restyles every element, though the value be the same.
   if (document.documentElement.lang !== language()) document.documentElement.lang = language();
-  document.title = t("page.title");
+  const { title } = state.thread.record;
+  document.title = title === "" ? t("page.title") : t("page.titleOf", { title });
+  app.classList.toggle("side-open", state.isSideOpen);
+  app.classList.toggle("panel-open", state.isPanelOpen);
   render(view(), app);
-  if (follow && state.turns.length > 0) document.getElementById("end").scrollIntoView({ block: "end" });
-}
-
-/** Draws once per frame, however many tokens arrive. */
-function redraw() {
-  frame ??= requestAnimationFrame(draw);
-  sheet?.redraw();
-}
-
-function asApiError(failure) {
-  if (failure instanceof ApiError) return failure;
-  throw failure;
-}
-
-async function load() {
-  state.isLoading = true;
-  state.alert = null;
-  redraw();
-  try {
-    state.models = await listModels();
-  } catch (failure) {
-    state.alert = { error: asApiError(failure), refused: false, retry: load };
-  }
-  state.isLoading = false;
-  const wanted = remembered("model");
-  state.model = state.models.find(({ id }) => id === wanted) ?? state.models[0] ?? null;
-  if (state.model === null && state.alert === null) {
-    state.alert = { error: new ApiError({ code: "no_model", message: "" }), refused: false, retry: load };
-  }
-  redraw();
-  if (state.model !== null) await openModel();
-}
-
-async function openModel() {
-  const { id, blyan } = state.model;
-  state.report = null;
-  await loadBlocks(id);
-  if (blyan.state === "refused" && blyan.reason && state.model.id === id) fail(ApiError.from(blyan.reason), null, true);
-}
-
-/** Damage that this page saw outlives a report, until a whole answer (`damageIsPast`) shows that the block was repaired. */
-async function loadBlocks(modelId, damageIsPast = false) {
-  let report = null;
-  state.reportFailure = null;
-  try {
-    report = await blocksOf(modelId);
-  } catch (failure) {
-    if (state.model.id === modelId) state.reportFailure = asApiError(failure);
-  }
-  // The person may have picked another model while this report was on its way.
-  if (report !== null && state.model.id === modelId) {
-    const seen = damageIsPast ? [] : (state.report?.blocks ?? []);
-    state.report = { ...report, blocks: keepDamage(seen, report.blocks) };
-  }
-  redraw();
-}
-
-function fail(error, retry, refused = false) {
-  state.alert = { error, retry, refused };
-  if (error.detail.payload && state.report !== null) {
-    state.report = { ...state.report, blocks: markCorrupt(state.report.blocks, error.detail) };
-  }
-  redraw();
-}
-
-async function ask(prompt) {
-  if (generation !== null || state.model === null) return;
-  const controller = new AbortController();
-  const turn = new Turn(prompt);
-  const messages = messagesFor(state.turns, prompt);
-  const modelId = state.model.id;
-  generation = controller;
-  state.alert = null;
-  state.turns.push(turn);
-  state.shown = turn;
-  draw();
-  document.getElementById("end").scrollIntoView({ block: "end" });
-  try {
-    for await (const chunk of streamChat({ model: modelId, messages, signal: controller.signal })) {
-      turn.absorb(chunk, performance.now());
-      redraw();
-    }
-    turn.finish();
-  } catch (failure) {
-    if (controller.signal.aborted) {
-      turn.stop();
-    } else {
-      turn.fail();
-      fail(asApiError(failure), () => askAgain(turn));
-    }
-  } finally {
-    if (generation === controller) generation = null;
-    redraw();
-  }
-  // A generation checks the blocks that it is the first to use, so their states may have changed.
-  const settled = state.report?.blocks.every((block) => block.state === "verified");
-  if (!settled && state.model.id === modelId) await loadBlocks(modelId, turn.state === "done" || turn.state === "length");
-}
-
-function askAgain(turn) {
-  if (generation !== null) return;
-  state.turns = state.turns.filter((other) => other !== turn);
-  ask(turn.prompt);
-}
-
-function submit() {
-  const prompt = promptBox().value.trim();
-  if (prompt === "" || state.model === null || generation !== null) return;
-  promptBox().value = "";
-  editDraft();
-  ask(prompt);
-  promptBox().focus();
-}
-
-function stop() {
-  generation?.abort();
-  promptBox().focus();
-}
-
-function newChat() {
-  generation?.abort();
-  generation = null;
-  state.turns = [];
-  state.shown = null;
-  state.alert = null;
-  redraw();
-  promptBox().focus();
-}
-
-function pickModel(id) {
-  newChat();
-  state.model = state.models.find((model) => model.id === id);
-  remember("model", id);
-  openModel();
-}
-
-function editDraft() {
-  const box = promptBox();
-  state.draft = box.value;
-  // Through the CSSOM, which the content security policy allows; a style attribute would be refused.
-  box.style.height = "auto";
-  box.style.height = `${Math.min(box.scrollHeight, COMPOSER_HEIGHT_MAX_PX)}px`;
-  redraw();
-}
-
-function showTurn(turn) {
-  state.shown = turn;
-  redraw();
-}
-
-/** What only this page has lies in a dialog whose code is loaded when it is first wanted. */
-async function withSheet(show) {
-  try {
-    sheet ??= await import("/sheet.js");
-  } catch {
-    return fail(new ApiError({ code: "unreachable", message: "" }), null);
-  }
-  show(sheet);
-}
-
-function showExperts(turn) {
-  withSheet(({ openExperts }) => openExperts(state.model, state.report?.blocks ?? [], turn));
-}
-
-function showProof(block) {
-  withSheet(({ openProof }) => openProof(state.model, block));
-}
-
-function showStory() {
-  withSheet(({ openStory }) => openStory(state.model, state.report?.blocks ?? []));
+  showDialogs();
+  redrawSheet();
+  follow();
 }
 
 function dismissAlert() {
   state.alert = null;
   redraw();
-  promptBox().focus();
+  promptBox()?.focus();
 }
 
+/** @param {string | null} part */
 function pointAt(part) {
   if (state.pointed === part) return;
   state.pointed = part;
   redraw();
 }
 
+/** @param {string | null} part */
 function focusOn(part) {
   if (part === null) return;
   state.focused = part;
   redraw();
 }
 
-function switchLanguage() {
-  toggleLanguage();
+/** On a narrow screen only one of them is open, and a wide one opens what was open there. */
+function fitDrawers() {
+  state.isSideOpen = !narrow.matches && wasOpen("side");
+  state.isPanelOpen = !narrow.matches && wasOpen("panel");
   redraw();
 }
 
-function switchTheme() {
-  toggleTheme();
-  redraw();
+/** @returns {boolean} whether one was open over the page */
+function leaveDrawers() {
+  if (!narrow.matches || !(state.isSideOpen || state.isPanelOpen)) return false;
+  const which = state.isSideOpen ? "side" : "panel";
+  openDrawer(which, false, false);
+  const door = document.querySelector(`[data-testid="toggle-${which}"]`);
+  if (door instanceof HTMLElement) door.focus();
+  return true;
 }
 
+function searchHistory() {
+  openDrawer("side", true, !narrow.matches);
+  draw();
+  const box = document.getElementById("search");
+  if (box instanceof HTMLInputElement) box.select();
+}
+
+listenToKeys({
+  newChat,
+  search: searchHistory,
+  side: () => openDrawer("side", !state.isSideOpen, !narrow.matches),
+  settings: openSettings,
+  sheet: () => {
+    state.dialog = "keys";
+    redraw();
+  },
+  prompt: () => promptBox()?.focus(),
+  escape: () => {
+    if (state.dialog === null) return leaveDrawers();
+    closeDialog();
+    return true;
+  },
+});
+narrow.addEventListener("change", fitDrawers);
+drawWith(show);
 startTheme(redraw);
+fitDrawers();
 draw();
-promptBox().focus({ preventScroll: true });
-load();
+promptBox()?.focus({ preventScroll: true });
+startLibrary().then(load);
+addEventListener("load", keepSplash);

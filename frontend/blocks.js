@@ -6,7 +6,6 @@
  */
 
 /**
- * @typedef {import("/proof.js").Block & {bad_subtiles?: number[], file?: string}} Block
  * @typedef {{layer: number, cells: Block[]}} Row
  */
 
@@ -48,7 +47,8 @@ export function countStates(blocks) {
 /**
  * The blocks after the node named a damaged payload in an error's detail. Every part that uses this payload is damaged.
  * @param {Block[]} blocks
- * @param {{payload?: string, part?: string, bad_subtiles?: number[], file?: string}} detail
+ * @param {DamageDetail} detail
+ * @returns {Block[]}
  */
 export function markCorrupt(blocks, detail) {
   return blocks.map((block) =>

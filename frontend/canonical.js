@@ -10,7 +10,6 @@ const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 /** What a node sent is not what the format says: a failed check, never a fault of the page. */
 export class Malformed extends Error {}
 
-/** @typedef {null | boolean | number | string | Value[] | {[name: string]: Value}} Value */
 
 /**
  * The canonical text of a value; throws `Malformed` where it has none.
@@ -38,7 +37,7 @@ function isWellFormed(text) {
 /**
  * The value of canonical bytes; throws `Malformed` for any others.
  * @param {Uint8Array} bytes
- * @returns {Value}
+ * @returns {Canonical}
  */
 export function decode(bytes) {
   let text, value;
@@ -55,7 +54,7 @@ export function decode(bytes) {
 /**
  * The object of canonical bytes.
  * @param {Uint8Array} bytes
- * @returns {{[name: string]: Value}}
+ * @returns {{[name: string]: Canonical}}
  */
 export function decodeObject(bytes) {
   const value = decode(bytes);

@@ -1,97 +1,94 @@
-/* Questions and answers, and the place to ask. Answers are text nodes: nothing that a model says becomes markup. */
+/* The conversation, and the place to ask. */
 
 import { html, nothing } from "/vendor/lit-html/lit-html.js";
+import { repeat } from "/vendor/lit-html/directives/repeat.js";
+import { sendingKeys } from "/composition.js";
 import { t } from "/i18n.js";
+import { icon } from "/icons.js";
+import { answerView, beginEdit, questionView } from "/message.js";
+import { jumpToEnd } from "/scroll.js";
+import { isBusy, state } from "/state.js";
+import { ask, editDraft, stop, submit } from "/talk.js";
 
-const EXAMPLES = ["example.1", "example.2", "example.3"];
+const EXAMPLES = /** @type {const} */ (["example.1", "example.2", "example.3"]);
 const BUILT_IN_MODEL = "blyan-genesis";
 
-function emptyView(model, onAsk) {
+/** @param {ModelCard | null} model */
+function emptyView(model) {
   if (model === null) return nothing;
-  const line = model.id === BUILT_IN_MODEL ? t("empty.genesis") : t("empty.other", { model: model.id });
+  const [before, after] = t("empty.other", { model: "\u0000" }).split("\u0000");
+  const line = model.id === BUILT_IN_MODEL ? t("empty.genesis") : html`${before}<bdi>${model.id}</bdi>${after}`;
   return html`<section class="empty" data-testid="empty">
     <h2>${t("empty.title")}</h2>
     <p>${line}</p>
     <ul class="examples">
       ${EXAMPLES.map(
         (key) =>
-          html`<li><button type="button" class="button example" data-testid="example" @click=${() => onAsk(t(key))}>${t(key)}</button></li>`,
+          html`<li><button type="button" class="button example" data-testid="example" @click=${() => ask(t(key))}>${t(key)}</button></li>`,
       )}
     </ul>
   </section>`;
 }
 
-function remarks(turn) {
-  const { state, completionTokens, rate, work } = turn;
-  const words = [];
-  if (state === "stopped" || state === "length" || state === "failed") words.push(t(`turn.${state}`));
-  if (completionTokens !== null) words.push(t("turn.tokens", { count: completionTokens }));
-  if (rate !== null) words.push(t("turn.rate", { rate: rate.toFixed(rate < 10 ? 1 : 0) }));
-  if (work.expertsUsed > 0) words.push(t("turn.experts", { count: work.expertsUsed }));
-  return words;
-}
-
-function turnView(turn, { isShown, onShow, onExperts }) {
-  const waiting = turn.state === "waiting";
-  // No white space inside `.text`: it is pre-wrap, so the template's own would be shown.
-  return html`<article class="message user" data-testid="message-user">
-      <h3 class="sr-only">${t("turn.you")}</h3>
-      <div class="text">${turn.prompt}</div>
-    </article>
-    <article class="message assistant" data-testid="message-assistant" data-state=${turn.state}>
-      <h3 class="sr-only">Blyan</h3>
-      <div class="text" data-testid="answer-text">${turn.text}</div>
-      ${waiting ? html`<p class="waiting"><span class="sr-only">${t("turn.waiting")}</span><i></i><i></i><i></i></p>` : nothing}
-      ${turn.isOpen
-        ? nothing
-        : html`<p class="remarks" data-testid="remarks">
-            ${remarks(turn).map((words) => html`<span>${words}</span>`)}
-            ${isShown || turn.work.expertsUsed === 0
-              ? nothing
-              : html`<button type="button" class="link" data-testid="show-experts" @click=${() => onShow(turn)}>${t("turn.show")}</button>`}
-            ${turn.work.expertsUsed === 0
-              ? nothing
-              : html`<button type="button" class="link" data-testid="expert-map" @click=${() => onExperts(turn)}>${t("experts.open")}</button>`}
-          </p>`}
-    </article>`;
-}
-
-/** The list of turns. It is a live region that speaks when an answer is whole, not at every token: hence aria-busy. */
-export function conversationView({ turns, shown, model, isBusy }, { onAsk, onShow, onExperts }) {
-  return html`<div class="log" role="log" aria-live="polite" aria-label=${t("chat.log")} aria-busy=${isBusy ? "true" : "false"}>
-    ${turns.length === 0 ? emptyView(model, onAsk) : turns.map((turn) => turnView(turn, { isShown: turn === shown, onShow, onExperts }))}
+/** The list of messages. It is a live region that speaks when an answer is whole, not at every token: hence aria-busy. */
+export function conversationView() {
+  const path = state.thread.path();
+  const last = path.at(-1);
+  return html`<div class="log" role="log" aria-live="polite" aria-label=${t("chat.log")} aria-busy=${isBusy() ? "true" : "false"}>
+    ${path.length === 0 ? emptyView(state.model) : nothing}
+    ${repeat(
+      path,
+      ({ id }) => id,
+      (message) => (message.role === "user" ? questionView(message) : answerView(message, message === last)),
+    )}
   </div>`;
 }
 
-function onPromptKey(event, { isBusy, onSubmit, onStop }) {
-  if (event.key === "Escape" && isBusy) onStop();
-  // While an input method composes a syllable (Korean, Japanese), Enter accepts it; 229 is how Safari says so.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
-  event.preventDefault();
-  if (!isBusy) onSubmit();
+const sending = sendingKeys(submit);
+
+/** @param {KeyboardEvent} event */
+function onPromptKey(event) {
+  if (event.key === "Escape" && isBusy()) stop();
+  if (event.key === "ArrowUp" && state.draft === "" && !isBusy()) {
+    const asked = state.thread.path().findLast(({ role }) => role === "user");
+    if (asked?.role === "user") {
+      event.preventDefault();
+      beginEdit(asked);
+    }
+  }
+  sending.onKeydown(event);
 }
 
 /** The form. The text area keeps its own text, so that rendering never disturbs an input method. */
-export function composerView({ isBusy, canSend }, { onSubmit, onStop, onInput }) {
-  const submit = (event) => {
+export function composerView() {
+  const canSend = state.model !== null && state.draft.trim() !== "";
+  /** @param {Event} event */
+  const onSubmit = (event) => {
     event.preventDefault();
-    if (!isBusy) onSubmit();
+    submit();
   };
-  return html`<form class="composer" @submit=${submit}>
+  return html`<form class="composer" @submit=${onSubmit}>
+    ${state.isAtEnd
+      ? nothing
+      : html`<button type="button" class="jump" data-testid="jump" aria-label=${t("jump")} title=${t("jump")} @click=${jumpToEnd}>
+          ${icon("down")}
+        </button>`}
     <div class="composer-box">
       <textarea
         id="prompt"
         data-testid="prompt"
         rows="1"
+        dir="auto"
         maxlength="32000"
         aria-label=${t("prompt.label")}
         aria-describedby="prompt-keys"
         placeholder=${t("prompt.placeholder")}
-        @input=${onInput}
-        @keydown=${(event) => onPromptKey(event, { isBusy, onSubmit, onStop })}
+        @input=${editDraft}
+        @keydown=${onPromptKey}
+        @compositionend=${sending.onCompositionEnd}
       ></textarea>
-      ${isBusy
-        ? html`<button type="button" class="button stop" data-testid="stop" @click=${onStop}>${t("stop")}</button>`
+      ${isBusy()
+        ? html`<button type="button" class="button stop" data-testid="stop" @click=${stop}>${t("stop")}</button>`
         : html`<button type="submit" class="button send" data-testid="send" ?disabled=${!canSend}>${t("send")}</button>`}
     </div>
     <p class="keys" id="prompt-keys">${t("prompt.keys")}</p>

@@ -11,11 +11,10 @@ import { byteSize, language, t } from "/i18n.js";
 import { percent, wholeNumber } from "/numbers.js";
 
 /**
- * @typedef {import("/blocks.js").Block} Block
  * @typedef {import("/blocks.js").Row} Row
- * @typedef {{id: string, blyan: {manifest: string, experts_per_token: number}}} Model
- * @typedef {import("/heat.js").Answer & {prompt: string}} Turn
- * @typedef {{model: Model, blocks: Block[], turn: Turn, inspected: Block | null, tableOpen: boolean, drawn: string}} ExpertsState
+ * @typedef {{id: string, blyan: {manifest: string, experts_per_token?: number}}} Model
+ * @typedef {import("/heat.js").Answer} Turn
+ * @typedef {{model: Model, blocks: Block[], turn: Turn, prompt: string, inspected: Block | null, tableOpen: boolean, drawn: string}} ExpertsState
  */
 
 const NUMBERS_UP_TO = 16; // experts in a row whose cells hold their number
@@ -29,11 +28,11 @@ const PROMPT_LETTERS = 120;
 export function expertsView(state, handlers) {
   const { model, blocks, turn } = state;
   const { rows } = rowsOf(blocks);
-  const prompt = turn.prompt.length > PROMPT_LETTERS ? `${turn.prompt.slice(0, PROMPT_LETTERS)}…` : turn.prompt;
+  const prompt = state.prompt.length > PROMPT_LETTERS ? `${state.prompt.slice(0, PROMPT_LETTERS)}…` : state.prompt;
   return html`<p class="sheet-lead">${t("experts.of", { prompt })} <span class="quiet-text">${model.id}</span></p>
     ${turn.work.expertsUsed === 0 || rows.length === 0
       ? html`<p class="quiet-text">${t("experts.none")}</p>`
-      : html`${sumView(turn, rows, model.blyan.experts_per_token)} ${mapView(state, rows, handlers)}
+      : html`${sumView(turn, rows, model.blyan.experts_per_token ?? 1)} ${mapView(state, rows, handlers)}
           ${readoutView(state)} ${tableView(state, rows, handlers.onTable)}`}`;
 }
 
@@ -191,7 +190,7 @@ function legendView(bounds) {
 function readoutView({ inspected, turn, model }) {
   if (inspected === null) return html`<p class="readout quiet-text" data-testid="readout">${t("experts.read")}</p>`;
   const tokens = turn.work.tokens(Number(inspected.layer), Number(inspected.expert));
-  const share = tokens / (turn.work.calls(Number(inspected.layer)) / model.blyan.experts_per_token);
+  const share = tokens / (turn.work.calls(Number(inspected.layer)) / (model.blyan.experts_per_token ?? 1));
   return html`<p class="readout" data-testid="readout">
     <b>${t("experts.cell", { layer: String(inspected.layer), expert: String(inspected.expert) })}</b>
     <span>${t("experts.tokens", { tokens: wholeNumber(tokens) })}</span>

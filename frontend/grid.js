@@ -11,9 +11,7 @@ import { countStates, rowsOf } from "/blocks.js";
 const EXPERTS_PER_LINE_MAX = 16;
 
 /**
- * @typedef {import("/blocks.js").Block} Block
  * @typedef {import("/blocks.js").ExpertWork} ExpertWork
- * @typedef {{blocks: Block[], checkpoint: {size: number, root: string}}} Report
  * @typedef {{onPoint: (part: string | null) => void, onFocus: (part: string | null) => void, onOpen: (block: Block) => void}} CellHandlers
  */
 
@@ -170,7 +168,7 @@ function inspectorView(block, work) {
   </dl>`;
 }
 
-/** @param {Report} report */
+/** @param {BlockReport} report */
 function verifiedLine({ blocks, checkpoint }) {
   const experts = countStates(blocks.filter((block) => block.expert !== null));
   const trunk = countStates(blocks.filter((block) => block.expert === null));
@@ -205,7 +203,7 @@ function caption(turn, isLatest) {
 
 /**
  * `report` is the answer of /network/experts, or null; `turn` the answer whose work is shown, or null.
- * @param {{report: Report | null, failed: Error | null, turn: {work: ExpertWork} | null, isLatest: boolean, expertsPerToken: number,
+ * @param {{report: BlockReport | null, failed: Error | null, turn: {work: ExpertWork} | null, isLatest: boolean, expertsPerToken: number,
  *   cursor: string | null, inspected: string | null}} state
  * @param {CellHandlers & {onRetry: () => void}} handlers
  */
@@ -224,8 +222,6 @@ export function panelView({ report, failed, turn, isLatest, expertsPerToken, cur
       <p class="quiet-text caption">${caption(turn, isLatest)}</p>
       ${legendView()} ${inspectorView(blocks.find((block) => block.part === inspected), work)}`;
   }
-  return html`<aside class="panel" aria-labelledby="panel-title">
-    <h2 id="panel-title">${t("grid.title")}</h2>
-    ${body}
-  </aside>`;
+  return html`<h2 id="panel-title">${t("grid.title")}</h2>
+    ${body}`;
 }

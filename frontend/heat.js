@@ -4,7 +4,7 @@
 
 /**
  * @typedef {import("/blocks.js").ExpertWork} ExpertWork
- * @typedef {{work: ExpertWork, state: string, promptTokens?: number | null, completionTokens: number | null}} Answer
+ * @typedef {{work: ExpertWork, state: string, fedTokens: number | null}} Answer
  */
 
 export const LEVELS = 7;
@@ -16,11 +16,11 @@ export const LEVELS = 7;
  * @param {number[]} layers those with experts
  * @param {number} each experts for each token
  */
-export function sumOf({ work, promptTokens, completionTokens, state }, layers, each) {
+export function sumOf({ work, fedTokens, state }, layers, each) {
   const calls = layers.map((layer) => work.calls(layer));
   const found = work.triples().reduce((sum, [, , tokens]) => sum + tokens, 0);
-  const isSaid = typeof promptTokens === "number" && completionTokens !== null && completionTokens > 0;
-  const tokens = isSaid ? promptTokens + completionTokens - 1 : Math.max(0, ...calls) / each;
+  const isSaid = fedTokens !== null;
+  const tokens = fedTokens ?? Math.max(0, ...calls) / each;
   const expected = tokens * layers.length * each;
   const isWhole = state === "done" || state === "length" || state === "stopped";
   return { tokens, expected, found, isSaid, isWhole, holds: found === expected && calls.every((one) => one === tokens * each) };

@@ -1,5 +1,9 @@
 /* What the page remembers between visits. A browser that forbids storage gets a page that forgets, not a page that fails. */
 
+/**
+ * @param {string} name
+ * @returns {string | null}
+ */
 export function remembered(name) {
   try {
     return localStorage.getItem(`blyan.${name}`);
@@ -8,9 +12,14 @@ export function remembered(name) {
   }
 }
 
+/**
+ * @param {string} name
+ * @param {string | null} value null forgets
+ */
 export function remember(name, value) {
   try {
-    localStorage.setItem(`blyan.${name}`, value);
+    if (value === null) localStorage.removeItem(`blyan.${name}`);
+    else localStorage.setItem(`blyan.${name}`, value);
   } catch {
     // Storage is full or forbidden; the choice still holds until the page is closed.
   }

@@ -8,7 +8,6 @@ import { BYTES_STEPS } from "/proof.js";
 /**
  * @typedef {import("/checklist.js").Step} Step
  * @typedef {import("/proof.js").Proof} Proof
- * @typedef {import("/proof.js").Block} Block
  * @typedef {{model: {id: string}, block: Block, proof: Proof, download: AbortController | null}} ProofState
  */
 
@@ -109,7 +108,7 @@ export function stepView(step, title, why) {
 function remark(step) {
   if (step.state === "blocked") return html`<p class="step-reason">${t("open.blocked")}</p>`;
   if (step.reason === "") return nothing;
-  return html`<p class="step-reason">${t(step.reason, { found: step.found })}</p>`;
+  return html`<p class="step-reason">${t(/** @type {import("/i18n.js").WordKey} */ (step.reason), { found: step.found })}</p>`;
 }
 
 /** @param {Step} step */

@@ -15,7 +15,6 @@ import { Story } from "/story.js";
 import { storyView } from "/story_view.js";
 
 /**
- * @typedef {import("/blocks.js").Block} Block
  * @typedef {import("/experts_view.js").ExpertsState} ExpertsState
  * @typedef {import("/proof_view.js").ProofState} ProofState
  * @typedef {import("/story_view.js").StoryState} StoryState
@@ -42,9 +41,10 @@ export function redraw() {
  * @param {Model} model
  * @param {Block[]} blocks
  * @param {ExpertsState["turn"]} turn
+ * @param {string} prompt its question
  */
-export function openExperts(model, blocks, turn) {
-  open({ kind: "experts", model, blocks, turn, inspected: null, tableOpen: false, drawn: "" });
+export function openExperts(model, blocks, turn, prompt) {
+  open({ kind: "experts", model, blocks, turn, prompt, inspected: null, tableOpen: false, drawn: "" });
 }
 
 /**

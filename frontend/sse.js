@@ -6,32 +6,38 @@
  * comments. It leaves out `id`, `event` and `retry`: a generation is not resumed by reconnecting.
  */
 
+const LINE_END = /\r\n|\r|\n/g;
+
 export class SseParser {
   #line = "";
+  /** @type {string[]} */
   #data = [];
   #afterCarriageReturn = false;
   #atStart = true;
 
-  /** Takes any piece of the stream; returns the data strings of the events that it completed. */
+  /** Takes any piece of the stream; returns the data strings of the events that it completed. @param {string} text */
   push(text) {
     if (this.#atStart && text.length > 0) {
       if (text.startsWith("\uFEFF")) text = text.slice(1);
       this.#atStart = false;
     }
+    /** @type {string[]} */
     const events = [];
-    for (const character of text) {
-      // The LF of a CRLF whose CR may have ended the previous piece: the line is already complete.
-      if (character === "\n" && this.#afterCarriageReturn) {
-        this.#afterCarriageReturn = false;
-        continue;
-      }
-      this.#afterCarriageReturn = character === "\r";
-      if (character === "\n" || character === "\r") this.#endLine(events);
-      else this.#line += character;
+    // The LF of a CRLF whose CR may have ended the previous piece: the line is already complete.
+    let at = this.#afterCarriageReturn && text.startsWith("\n") ? 1 : 0;
+    if (text !== "") this.#afterCarriageReturn = false;
+    LINE_END.lastIndex = at;
+    for (let end = LINE_END.exec(text); end !== null; end = LINE_END.exec(text)) {
+      this.#line += text.slice(at, end.index);
+      this.#endLine(events);
+      at = LINE_END.lastIndex;
+      this.#afterCarriageReturn = end[0] === "\r" && at === text.length;
     }
+    this.#line += text.slice(at);
     return events;
   }
 
+  /** @param {string[]} events */
   #endLine(events) {
     const line = this.#line;
     this.#line = "";
@@ -50,6 +56,8 @@ export class SseParser {
 /**
  * Yields the data string of every event of a ReadableStream of bytes. An event that the end of the stream cuts off is dropped,
  * as the standard says. Leaving the loop early cancels the stream.
+ * @param {ReadableStream<Uint8Array>} body
+ * @returns {AsyncGenerator<string, void, void>}
  */
 export async function* eventsOf(body) {
   const reader = body.getReader();

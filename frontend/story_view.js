@@ -10,7 +10,7 @@ import { expertLayers, sharesOf } from "/story.js";
 /**
  * @typedef {import("/story.js").Story} Story
  * @typedef {{id: string, blyan: {version: string, family: string, manifest: string, parameters?: number, active_parameters?: number}}} Card
- * @typedef {{card: Card, blocks: import("/blocks.js").Block[], story: Story}} StoryState
+ * @typedef {{card: Card, blocks: Block[], story: Story}} StoryState
  */
 
 const BAR_WIDTH = 1000;
@@ -177,7 +177,7 @@ function versionsView({ releases }) {
 
 /**
  * @param {import("/proof.js").Proof} proof
- * @param {import("/blocks.js").Block[]} blocks
+ * @param {Block[]} blocks
  */
 function checkedView({ steps }, blocks) {
   const counts = countStates(blocks);

@@ -20,7 +20,7 @@ export function toggleTheme() {
   apply();
 }
 
-/** Sets the theme now, and again whenever the system's own choice changes. */
+/** Sets the theme now, and again whenever the system's own choice changes. @param {() => void} onChange */
 export function startTheme(onChange) {
   apply();
   systemDark.addEventListener("change", () => {

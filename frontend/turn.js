@@ -1,54 +1,114 @@
 /*
- * One question and its answer, from the first chunk to the last.
+ * One answer, from the first chunk to the last, and as it is kept.
  *
  * States: `waiting` for the first word, `streaming`, then one of `done`, `length` (cut by the token limit), `stopped` by the
- * person, `failed`.
+ * person, `failed`. A closed answer that was cut can be opened again, to go on.
  */
 
 import { ExpertWork } from "/blocks.js";
-
-let lastId = 0;
+import { MarkdownText } from "/markdown.js";
 
 export class Turn {
-  id = ++lastId;
+  /** @type {"assistant"} */
+  role = "assistant";
   text = "";
+  /** @type {AnswerState} */
   state = "waiting";
   work = new ExpertWork();
-  promptTokens = null;
+  markdown = new MarkdownText();
+  /** @type {number | null} */
   completionTokens = null;
+  /** Tokens that went through the experts, question and answer; null where the node did not say. @type {number | null} */
+  fedTokens = null;
+  /** Tokens per second between the first and the last token; null when there are too few to say.
+   * @type {number | null} */
+  rate = null;
+  #tokensBefore = 0;
+  /** @type {number | null} */
+  #fedBefore = 0;
+  /** @type {number | null} */
   #firstTokenMs = null;
-  #lastTokenMs = null;
+  #lastTokenMs = 0;
+  /** @type {string | null} */
   #finishReason = null;
 
-  constructor(prompt) {
-    this.prompt = prompt;
+  /** @param {{id: string, conversation: string, parent: string, time: number, model: string | null}} identity */
+  constructor({ id, conversation, parent, time, model }) {
+    this.id = id;
+    this.conversation = conversation;
+    this.parent = parent;
+    this.time = time;
+    this.model = model;
+  }
+
+  /**
+   * An answer as it was kept. One that was still open belonged to a tab that is gone, or still writes it.
+   * @param {MessageRecord} record
+   */
+  static from(record) {
+    const turn = new Turn({ ...record, parent: record.parent ?? "", model: record.model ?? null });
+    const state = record.state ?? "done";
+    turn.text = record.text;
+    turn.state = state === "waiting" || state === "streaming" ? "failed" : state;
+    turn.completionTokens = record.tokens ?? null;
+    turn.rate = record.rate ?? null;
+    turn.fedTokens = record.fed ?? null;
+    turn.work.add(record.experts ?? []);
+    turn.work.rest();
+    return turn;
+  }
+
+  /** @returns {MessageRecord} */
+  get record() {
+    const { id, conversation, parent, role, text, time, state, model, completionTokens, rate, fedTokens, work } = this;
+    const experts = work.triples();
+    return { id, conversation, parent, role, text, time, state, model, tokens: completionTokens, rate, fed: fedTokens, experts };
   }
 
   get isOpen() {
     return this.state === "waiting" || this.state === "streaming";
   }
 
-  /** Tokens per second between the first and the last token; null when there are too few to say. */
-  get rate() {
-    const seconds = (this.#lastTokenMs - this.#firstTokenMs) / 1000;
-    return this.completionTokens > 2 && seconds > 0 ? (this.completionTokens - 1) / seconds : null;
+  /** Cut before its end, with text to go on from. */
+  get isCut() {
+    return this.text !== "" && (this.state === "length" || this.state === "stopped" || this.state === "failed");
   }
 
-  /** Takes one chunk of the stream; `nowMs` is a monotonic clock. */
+  /** The rest of this answer is on its way. */
+  reopen() {
+    this.state = "waiting";
+    this.#tokensBefore = this.completionTokens ?? 0;
+    this.#fedBefore = this.fedTokens;
+    this.fedTokens = null;
+    this.#firstTokenMs = null;
+    this.#finishReason = null;
+  }
+
+  /**
+   * Takes one chunk of the stream; `nowMs` is a monotonic clock.
+   * @param {ChatChunk} chunk
+   * @param {number} nowMs
+   */
   absorb(chunk, nowMs) {
     if (chunk.blyan?.experts) this.work.add(chunk.blyan.experts);
-    if (chunk.usage) {
-      this.promptTokens = chunk.usage.prompt_tokens;
-      this.completionTokens = chunk.usage.completion_tokens;
-    }
+    if (chunk.usage) this.#count(chunk.usage.prompt_tokens, chunk.usage.completion_tokens);
     const choice = chunk.choices?.[0];
-    if (choice?.delta?.content) {
+    if (typeof choice?.delta?.content === "string" && choice.delta.content !== "") {
       this.text += choice.delta.content;
       this.state = "streaming";
       this.#firstTokenMs ??= nowMs;
       this.#lastTokenMs = nowMs;
     }
     if (choice?.finish_reason) this.#finishReason = choice.finish_reason;
+  }
+
+  /** @param {number} prompt @param {number} tokens */
+  #count(prompt, tokens) {
+    this.completionTokens = this.#tokensBefore + tokens;
+    // The last token of an answer is not fed back.
+    if (this.#fedBefore !== null && tokens > 0) this.fedTokens = this.#fedBefore + prompt + tokens - 1;
+    const seconds = (this.#lastTokenMs - (this.#firstTokenMs ?? this.#lastTokenMs)) / 1000;
+    if (tokens > 2 && seconds > 0) this.rate = (tokens - 1) / seconds;
   }
 
   finish() {
@@ -63,20 +123,9 @@ export class Turn {
     this.#close("failed");
   }
 
+  /** @param {AnswerState} state */
   #close(state) {
     this.state = state;
     this.work.rest();
   }
-}
-
-/** The messages to send for `prompt`: every earlier turn that got an answer, then the question. */
-export function messagesFor(turns, prompt) {
-  const answered = turns.filter((turn) => turn.text !== "");
-  return [
-    ...answered.flatMap((turn) => [
-      { role: "user", content: turn.prompt },
-      { role: "assistant", content: turn.text },
-    ]),
-    { role: "user", content: prompt },
-  ];
 }

@@ -106,12 +106,14 @@ def stand_in(tmp_path: Path) -> Path:
     root = tmp_path / "a repository"
     (root / ".venv/bin").mkdir(parents=True)
     (root / "scripts").mkdir()
-    for name in ("scripts/install", "scripts/run", "pyproject.toml", "constraints.txt"):
+    for name in ("scripts/install", "scripts/run", "pyproject.toml", "constraints.txt", "package-lock.json"):
         shutil.copy(ROOT / name, root / name)
     (root / ".venv/bin/python").symlink_to(sys.executable)
     (root / ".venv/bin/blyan").write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$@"\n')
     (root / ".venv/bin/blyan").chmod(0o755)
-    command = f"{{ cat pyproject.toml constraints.txt && printf '%s' '{root}'; }} | cksum > .venv/.stamp"
+    command = (
+        f"{{ cat pyproject.toml constraints.txt package-lock.json && printf '%s' '{root}'; }} | cksum > .venv/.stamp"
+    )
     subprocess.run(["/bin/sh", "-c", command], cwd=root, check=True)
     return root
 

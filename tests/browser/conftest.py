@@ -62,7 +62,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """An English, light page of a person who was never here before."""
-    context = browser.new_context(locale="en-US", color_scheme="light")
+    context = browser.new_context(locale="en-US", color_scheme="light", service_workers="block")
     context.set_default_timeout(EXPECT_LIMIT_MS)
     context.add_init_script(REPORT_VIOLATIONS)
     yield context.new_page()
@@ -75,7 +75,7 @@ def faults(page: Page) -> list[str]:
     seen: list[str] = []
 
     def on_console(message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"}:
+        if message.type in {"error", "warning"} and "blocked by Playwright" not in message.text:
             seen.append(message.text)
 
     page.on("console", on_console)

@@ -8,53 +8,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Request, Route, expect
 
+from chat_page import SLOW_ANSWERS, answer_with, ask, open_page
 from running_node import RunningNode
 
 pytestmark = pytest.mark.browser
 
 SUBTILE_BYTES = 256 * 1024
 MARKUP = '<img src="x" onerror="window.wasRun = true"><b>bold</b> & <script>window.wasRun = true</script>'
-
-# Hands over the node's own events one by one, so that there is time to press Stop.
-SLOW_ANSWERS = """const fetchFast = window.fetch;
-window.fetch = async (input, options) => {
-  const response = await fetchFast(input, options);
-  if (!String(input).endsWith("/v1/chat/completions")) return response;
-  const source = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let held = "";
-  const body = new ReadableStream({
-    start(controller) {
-      options.signal.addEventListener("abort", () => controller.error(options.signal.reason));
-    },
-    async pull(controller) {
-      let end;
-      while ((end = held.indexOf("\\n\\n")) === -1) {
-        const { done, value } = await source.read();
-        if (done) return controller.close();
-        held += value;
-      }
-      await new Promise((resolve) => setTimeout(resolve, 300));
-      if (options.signal.aborted) return;
-      controller.enqueue(new TextEncoder().encode(held.slice(0, end + 2)));
-      held = held.slice(end + 2);
-    },
-  });
-  return new Response(body, { status: response.status, headers: response.headers });
-};"""
-
-
-def open_page(page: Page, url: str) -> None:
-    """Opens the page and waits until its grid stands."""
-    page.goto(url)
-    expect(page.get_by_test_id("cell").first).to_be_visible()
-
-
-def ask(page: Page, question: str) -> None:
-    """Sends a question and waits until the page takes the next one."""
-    page.get_by_test_id("prompt").fill(question)
-    page.get_by_test_id("prompt").press("Enter")
-    expect(page.get_by_test_id("stop")).to_have_count(0)
-    expect(page.get_by_test_id("send")).to_be_visible()
 
 
 def tokens_by_cell(page: Page) -> dict[tuple[int, int], int]:
@@ -63,15 +23,6 @@ def tokens_by_cell(page: Page) -> dict[tuple[int, int], int]:
         "cells => cells.map(cell => [cell.dataset.layer, cell.dataset.expert, cell.dataset.tokens].map(Number))"
     )
     return {(layer, expert): tokens for layer, expert, tokens in cells}
-
-
-def answer_with(page: Page, *chunks: dict[str, object]) -> None:
-    """Lets the page receive this stream in place of the node's."""
-    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
-    page.route(
-        "**/v1/chat/completions",
-        lambda route: route.fulfill(status=200, content_type="text/event-stream", body=body + "data: [DONE]\n\n"),
-    )
 
 
 def test_an_addition_streams_its_sum_and_lights_up_experts(page: Page, node: RunningNode) -> None:
@@ -310,8 +261,10 @@ def test_a_small_phone_needs_no_sideways_scrolling(page: Page, node: RunningNode
     ask(page, "What is 23 + 45?")
     for _ in range(2):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.get_by_test_id("toggle-side").click()
         page.get_by_test_id("lang").click()
-        page.wait_for_timeout(100)
+        page.keyboard.press("Escape")
+        expect(page.get_by_test_id("lang")).to_be_hidden()
 
 
 def test_a_flipped_bit_is_named_by_the_page(page: Page, node: RunningNode, tmp_path: Path) -> None:

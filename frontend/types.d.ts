@@ -1,0 +1,127 @@
+/* The shapes that the page's modules share. Read by the type checker only; nothing of it is sent to a browser. */
+
+/** What `/v1/models` says of a model beside its id. Numbers are absent for a model that is refused. */
+interface ModelFacts {
+  version: string;
+  family: string;
+  manifest: string;
+  state: "ready" | "refused";
+  reason: ApiErrorBody | null;
+  parameters?: number;
+  active_parameters?: number;
+  layers?: number;
+  experts?: number;
+  experts_per_token?: number;
+  context_length?: number;
+  license?: string | null;
+}
+
+interface ModelCard {
+  id: string;
+  blyan: ModelFacts;
+}
+
+interface DamageDetail {
+  part?: string;
+  payload?: string;
+  file?: string;
+  bad_subtiles?: number[];
+}
+
+interface ApiErrorBody {
+  code?: string;
+  type?: string;
+  message?: string;
+  hint?: string | null;
+  detail?: DamageDetail | null;
+}
+
+type BlockState = "verified" | "unverified" | "corrupt";
+
+/** One line of `/network/experts`; `expert` is null for a part of the trunk. */
+interface Block {
+  part: string;
+  layer: number | null;
+  expert: number | null;
+  payload: string;
+  bytes: number;
+  state: BlockState;
+  bad_subtiles?: number[] | null;
+  file?: string | null;
+  entry: number | null;
+}
+
+interface BlockReport {
+  blocks: Block[];
+  checkpoint: { size: number; root: string };
+}
+
+/** layer, expert, tokens */
+type ExpertTriple = [number, number, number];
+
+/** One chunk of a streamed answer, as far as the page reads it. */
+interface ChatChunk {
+  choices?: { delta?: { content?: string | null }; finish_reason?: string | null }[];
+  usage?: { prompt_tokens: number; completion_tokens: number } | null;
+  blyan?: { experts?: ExpertTriple[] };
+  error?: ApiErrorBody;
+}
+
+interface ChatMessage {
+  role: "system" | "user" | "assistant";
+  content: string;
+}
+
+/** What a conversation asks of the sampler; what is absent is the model's own default. */
+interface SamplingSettings {
+  temperature?: number;
+  top_p?: number;
+  top_k?: number;
+  min_p?: number;
+  seed?: number;
+  max_tokens?: number;
+  frequency_penalty?: number;
+  presence_penalty?: number;
+  repetition_penalty?: number;
+  stop?: string[];
+}
+
+type AnswerState = "waiting" | "streaming" | "done" | "length" | "stopped" | "failed";
+
+/** One question or answer as it is kept. Times are milliseconds since 1970. */
+interface MessageRecord {
+  id: string;
+  conversation: string;
+  parent: string | null;
+  role: "user" | "assistant";
+  text: string;
+  time: number;
+  state?: AnswerState;
+  model?: string | null;
+  tokens?: number | null;
+  rate?: number | null;
+  fed?: number | null;
+  experts?: ExpertTriple[];
+}
+
+/** A conversation without its messages. `chosen`: a message's id ("" for the beginning) → the id of the child that is shown. */
+interface ConversationRecord {
+  id: string;
+  title: string;
+  created: number;
+  updated: number;
+  model: string | null;
+  system: string;
+  sampling: SamplingSettings;
+  chosen: Record<string, string>;
+  deleted: number | null;
+}
+
+interface Alert {
+  error: import("/api.js").ApiError;
+  refused: boolean;
+  retry: (() => void) | null;
+}
+
+/** A value of canonical JSON (docs/spec/canonical.md). */
+type Canonical = null | boolean | number | string | Canonical[] | { [name: string]: Canonical };
