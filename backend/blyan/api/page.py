@@ -18,7 +18,7 @@ from blyan.api.route import Contents, Route, get
 from blyan.primitives.errors import NotFound
 
 _conditional: Final = ("If-None-Match",)
-_comments: Final = re.compile(rb"^[ \t]*(?:/\*.*?\*/[ \t]*\n|//[^\n]*\n)", re.DOTALL | re.MULTILINE)
+_comments: Final = re.compile(rb"^[ \t]*(?:/\*(?:(?!\*/).)*\*/[ \t]*\n|//[^\n]*\n)", re.DOTALL | re.MULTILINE)
 _types: Final = {
     ".html": "text/html",
     ".js": "text/javascript",
