@@ -8,14 +8,14 @@ import { state } from "/state.js";
 
 export function closeDialog() {
   // Closed by the browser before it is gone: so the focus returns to where it came from.
-  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
+  for (const dialog of document.querySelectorAll(/** @type {"dialog"} */ ("#app dialog"))) dialog.close();
   state.dialog = null;
   redraw();
 }
 
 /** Opens what was drawn: a template can only say that a dialog is there. */
 export function showDialogs() {
-  for (const dialog of document.querySelectorAll("dialog")) if (!dialog.open) dialog.showModal();
+  for (const dialog of document.querySelectorAll(/** @type {"dialog"} */ ("#app dialog"))) if (!dialog.open) dialog.showModal();
 }
 
 /** @param {string} title @param {unknown} body @param {string} name */
