@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from blyan.api import blobs, chain, entries, experts, health, ollama, openai, page
+from blyan.api import blobs, chain, entries, experts, health, ollama, ollama_models, openai, page
 from blyan.api.middleware import add_security_headers, faults_as_json, known_host_and_origin
 from blyan.api.state import node_key
 from blyan.node.node import Node
@@ -31,6 +31,13 @@ def build_app(node: Node) -> web.Application:
     app.router.add_post("/api/chat", ollama.chat)
     app.router.add_post("/api/embed", ollama.embed)
     app.router.add_post("/api/embeddings", ollama.embeddings)
+    app.router.add_post("/api/create", ollama_models.create)
+    app.router.add_post("/api/copy", ollama_models.copy)
+    app.router.add_delete("/api/delete", ollama_models.delete)
+    app.router.add_post("/api/pull", ollama_models.pull)
+    app.router.add_post("/api/push", ollama_models.push)
+    app.router.add_route("HEAD", "/api/blobs/{digest}", ollama_models.has_blob)
+    app.router.add_post("/api/blobs/{digest}", ollama_models.put_blob)
     app.router.add_get("/network/experts", experts.experts)
     app.router.add_get("/chain/joint", chain.joint)
     app.router.add_get("/chain/{name}/checkpoint", chain.checkpoint)

@@ -19,6 +19,7 @@ from aiohttp import web
 from blyan import __version__
 from blyan.api.chat import embedding, generation, sampling_of
 from blyan.api.errors import json_response, status_of
+from blyan.api.model_text import told_of
 from blyan.api.state import node_of
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.loading import LoadedModel
@@ -40,7 +41,7 @@ def faults_as_ollama(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Fault as fault:
-            return json_response(_error(fault), status=status_of(fault))
+            return json_response(error_of(fault), status=status_of(fault))
 
     return wrapped
 
@@ -67,17 +68,12 @@ async def ps(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.StreamResponse:
     """What one model is."""
     node = node_of(request)
-    model = await _model(node, model_name(await _body(request)))
+    model = await _model(node, model_name(await body_of(request)))
     manifest, config = model.manifest, model.manifest.config
     architecture = config.family
-    template = model.tokenizer.chat_template if model.tokenizer is not None else None
-    generation_defaults = manifest.generation
     return json_response(
         {
-            "license": manifest.license,
-            "modelfile": f"FROM {model.name}\n",
-            "parameters": f"temperature {generation_defaults.temperature}\ntop_p {generation_defaults.top_p}",
-            "template": template or "",
+            **told_of(model),
             "modified_at": _card(node, model)["modified_at"],
             "details": _details(model),
             "capabilities": ["completion", "embedding"] if model.tokenizer is not None else ["completion"],
@@ -102,13 +98,13 @@ async def show(request: web.Request) -> web.StreamResponse:
 @faults_as_ollama
 async def generate(request: web.Request) -> web.StreamResponse:
     """Continue a prompt, by default through the chat template."""
-    return await _answered(request, parse_generate(await _body(request)))
+    return await _answered(request, parse_generate(await body_of(request)))
 
 
 @faults_as_ollama
 async def chat(request: web.Request) -> web.StreamResponse:
     """Answer a conversation."""
-    return await _answered(request, parse_chat(await _body(request)))
+    return await _answered(request, parse_chat(await body_of(request)))
 
 
 @faults_as_ollama
@@ -126,7 +122,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse:
     node = node_of(request)
     began = node.sources.monotonic()
-    asked = parse_embed(await _body(request), single=single)
+    asked = parse_embed(await body_of(request), single=single)
     model = await _model(node, asked.model)
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     vectors: list[list[float]] = []
@@ -232,7 +228,7 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
     except Fault as fault:
         if not response.prepared:
             raise
-        await send(_error(fault))
+        await send(error_of(fault))
     await response.write_eof()
     return response
 
@@ -303,7 +299,7 @@ def _tokenizer_of(model: LoadedModel) -> Tokenizer:
     return model.tokenizer
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
+async def body_of(request: web.Request) -> dict[str, Any]:
     """The JSON body, whatever its Content-Type: `curl -d` says it is a form. Other sites are kept out by Origin."""
     try:
         value = orjson.loads(await request.read())
@@ -314,7 +310,8 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _error(fault: Fault) -> dict[str, str]:
+def error_of(fault: Fault) -> dict[str, str]:
+    """A fault as this dialect says it."""
     return {"error": fault.message}
 
 
