@@ -20,6 +20,7 @@ from blyan.api.state import node_of
 from blyan.node.creating import create_of_files
 from blyan.node.model_changes import copy_model, create_from, remove_model
 from blyan.node.node import Node
+from blyan.node.pulling import pull_model
 from blyan.primitives import limits
 from blyan.primitives.errors import (
     Denied,
@@ -59,7 +60,7 @@ async def copy(request: web.Request) -> web.StreamResponse:
         with node.changing() as ground:
             copy_model(ground, source, destination)
 
-    await asyncio.to_thread(_not_found_as_ollama, work, source)
+    await asyncio.to_thread(_not_found_as_ollama, work)
     node.adopt(destination, await asyncio.to_thread(node.loaded, destination))
     return web.Response()
 
@@ -77,12 +78,25 @@ async def delete(request: web.Request) -> web.StreamResponse:
     before = node.models.get(name)
     node.adopt(name, None)  # before the chain says so, or who lists models would find one that the chain has not
     try:
-        await asyncio.to_thread(_not_found_as_ollama, work, name)
+        await asyncio.to_thread(_not_found_as_ollama, work)
     except BaseException:
         node.adopt(name, before)
         raise
     node.adopt(name, await asyncio.to_thread(node.loaded, name))
     return web.Response()
+
+
+@faults_as_ollama
+async def pull(request: web.Request) -> web.StreamResponse:
+    """A model that a configured directory or peer has."""
+    node = _writing(request)
+    asked = parse_pull(await body_of(request))
+
+    def work(say: Say) -> None:
+        with node.changing() as ground:
+            pull_model(ground, node.config.models, asked.model, say)
+
+    return await _told(request, node, asked.model, asked.stream, work)
 
 
 @faults_as_ollama
@@ -161,7 +175,7 @@ async def _told(
 
     async def changed() -> None:
         try:
-            await asyncio.to_thread(_not_found_as_ollama, lambda: work(say), name)
+            await asyncio.to_thread(_not_found_as_ollama, lambda: work(say))
             node.adopt(name, await asyncio.to_thread(node.loaded, name))
         finally:
             statuses.put_nowait(None)
@@ -207,13 +221,12 @@ def _retrieve(change: asyncio.Task[None]) -> None:
         change.exception()
 
 
-def _not_found_as_ollama(work: Callable[[], None], name: str) -> None:
+def _not_found_as_ollama(work: Callable[[], None]) -> None:
     """Clients look for these words."""
     try:
         work()
     except NotFound as fault:
-        if fault.message.startswith("model "):
-            missing = fault.detail.get("model", name)
+        if (missing := fault.detail.get("model")) is not None:
             raise NotFound(f"model {missing!r} not found", detail=fault.detail, hint=fault.hint) from None
         raise
 
@@ -230,11 +243,3 @@ def _writing(request: web.Request) -> Node:
             hint="ask on the machine of the node: nobody signs in here yet",
         )
     return node
-
-
-@faults_as_ollama
-async def pull(request: web.Request) -> web.StreamResponse:
-    """A model that a configured directory or peer has."""
-    _writing(request)
-    asked = parse_pull(await body_of(request))
-    raise NotFound(f"model {asked.model!r}: expected models.directories or models.peers in node.toml, found neither")
