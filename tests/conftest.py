@@ -9,6 +9,7 @@ import datetime as dt
 import fcntl
 import hashlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,6 +23,9 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # No test may look for a model on the internet.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A shell that starts this in the background has it ignore Ctrl-C, and every process of a test with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds by mark; a test with several gets the largest. Unmarked tests keep the limit in pyproject.toml.

@@ -145,8 +145,8 @@ async def test_errors_are_text_with_a_status(client: TestClient) -> None:
     ):
         with pytest.raises(ollama.ResponseError, match=said):
             await theirs.generate("random", "x", options=options)
-    with pytest.raises(ollama.ResponseError, match="format: expected none"):
-        await theirs.generate("random", "x", format="json")
+    response = await client.post("/api/generate", json={"model": "random", "prompt": "x", "format": "yaml"})
+    assert "format: expected a schema" in (await response.json())["error"]
     with pytest.raises(ollama.ResponseError, match="expected a tokenizer"):
         await theirs.generate("bare", "x")
     response = await client.post("/api/chat", data=b"{", headers={"Content-Type": "application/json"})

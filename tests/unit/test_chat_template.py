@@ -42,6 +42,19 @@ def test_a_template_renders_messages_and_special_tokens(renderer: TemplateRender
     )
 
 
+def test_an_unfinished_answer_ends_the_prompt_where_its_text_ends(renderer: TemplateRenderer) -> None:
+    """Nothing of the template stands after it, no generation prompt, and its own white space stays."""
+    begun = [*MESSAGES, {"role": "assistant", "content": " so far "}]
+    assert renderer.render(GOOD, begun, {}, continue_final=True) == "[user]hello[assistant]so far "
+    assert renderer.render(plain_template, begun, {}, continue_final=True).endswith("Assistant:  so far ")
+
+
+def test_a_template_that_changes_the_last_message_cannot_be_continued(renderer: TemplateRenderer) -> None:
+    """It says so, rather than continue something else."""
+    with pytest.raises(InvalidInput, match="continue_final_message"):
+        renderer.render("{{ messages[0].content }}", [*MESSAGES, *MESSAGES], {}, continue_final=True)
+
+
 @pytest.mark.parametrize(
     "template",
     [

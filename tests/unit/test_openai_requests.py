@@ -50,11 +50,12 @@ def test_text_parts_are_joined_and_developer_is_system() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"tools": [{"type": "function"}]},
-        {"response_format": {"type": "json_object"}},
+        {"tools": [{"type": "custom", "custom": {"name": "x"}}]},
+        {"functions": [{"name": "x"}]},
         {"unheard_of": 1},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         {"messages": [{"role": "user", "content": "x", "tool_calls": []}]},
+        {"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "x"}}]},
     ],
 )
 def test_what_is_not_provided_is_refused(changes: dict[str, Any]) -> None:
@@ -88,6 +89,8 @@ def test_what_is_not_provided_is_refused(changes: dict[str, Any]) -> None:
         {"seed": 1 << 63},
         {"blyan": {"experts": 1}},
         {"blyan": {"other": True}},
+        {"continue_final_message": True},
+        {"continue_final_message": True, "messages": [{"role": "assistant", "content": ""}]},
     ],
 )
 def test_malformed_chat_requests_are_refused(changes: dict[str, Any]) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, decoders
+from tokenizers import Regex, decoders, models
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from blyan.model.tokenizer import Tokenizer, encode_payload, parse_payload
+from blyan.model.tokenizer import TextStream, Tokenizer, encode_payload, parse_payload
 from blyan.primitives.errors import ContextLengthExceeded, UnsupportedModel
 from checkpoints import save_byte_tokenizer
 
@@ -85,3 +85,11 @@ def test_a_panic_inside_the_library_is_that_tokenizers_fault(tmp_path: Path, par
     x = tokenizer.encode("x", add_special=False, tokens_max=10)
     with pytest.raises(UnsupportedModel, match="tokenizer: expected token ids"):
         tokenizer.decode(x * 40)
+
+
+def test_a_stream_that_continues_a_text_keeps_the_space_before_its_first_word() -> None:
+    """Sentencepiece decoders drop it at the beginning of a text; after other tokens it counts."""
+    inner = LibraryTokenizer(models.WordLevel({"\u2581a": 0, "\u2581b": 1}, unk_token="\u2581a"))
+    inner.decoder = decoders.Metaspace()
+    assert TextStream(inner).feed(1) == "b"
+    assert TextStream(inner, [0]).feed(1) == " b"

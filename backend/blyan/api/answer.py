@@ -26,11 +26,10 @@ from blyan.inference.session import (
     TokenReport,
     answer_tokens_max,
 )
-from blyan.model.generate import Candidate
 from blyan.model.loading import LoadedModel
 from blyan.node.node import Node
 from blyan.primitives.errors import Fault, InternalError
-from blyan.wire.openai import AnswerOptions, ChatRequest, CompletionRequest
+from blyan.wire.openai import AnswerOptions
 
 _log = logging.getLogger(__name__)
 
@@ -184,135 +183,3 @@ def _usage(finished: Sequence[Finished], choices: int) -> dict[str, int]:
     prompt = sum(one.prompt_tokens for one in finished[::choices])
     completion = sum(one.completion_tokens for one in finished)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-class ChatDialect:
-    """`chat.completion` bodies."""
-
-    def __init__(self, asked: ChatRequest, model: LoadedModel, node: Node) -> None:
-        self.options = asked.options
-        self._asked = asked
-        self._model = model
-        self._id = f"chatcmpl-{node.sources.entropy(12).hex()}"
-        self._created = node.sources.now()
-
-    def opening(self) -> dict[str, Any] | None:
-        """The role comes in a chunk of its own."""
-        return {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-
-    def piece(self, index: int, delta: Delta, finish: str | None) -> dict[str, Any]:
-        """A streamed choice."""
-        content = {"content": delta.text} if finish is None else {}
-        return {
-            "index": index,
-            "delta": content,
-            "logprobs": self._logprobs(delta.tokens) if finish is None else None,
-            "finish_reason": finish,
-        }
-
-    def choice(self, index: int, gathered: Gathered) -> dict[str, Any]:
-        """A whole choice."""
-        assert gathered.finished is not None, "called at the end"
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": gathered.text, "refusal": None},
-            "logprobs": self._logprobs(gathered.tokens),
-            "finish_reason": gathered.finished.reason,
-        }
-
-    def envelope(self, *, chunk: bool) -> dict[str, Any]:
-        """The body around choices."""
-        return {
-            "id": self._id,
-            "object": "chat.completion.chunk" if chunk else "chat.completion",
-            "created": self._created,
-            "model": self._model.name,
-        }
-
-    def _logprobs(self, tokens: Sequence[TokenReport]) -> dict[str, Any] | None:
-        if not self._asked.logprobs:
-            return None
-        return {
-            "content": [
-                self._named(report.token, report.logprob or 0.0)
-                | {"top_logprobs": [self._named(candidate.token, candidate.logprob) for candidate in report.top]}
-                for report in tokens
-            ],
-            "refusal": None,
-        }
-
-    def _named(self, token: int, logprob: float) -> dict[str, Any]:
-        assert self._model.tokenizer is not None, "chat needs a tokenizer"
-        raw = self._model.tokenizer.token_bytes(token)
-        return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}
-
-
-class CompletionDialect:
-    """`text_completion` bodies."""
-
-    def __init__(self, asked: CompletionRequest, model: LoadedModel, node: Node) -> None:
-        self.options = asked.options
-        self._asked = asked
-        self._model = model
-        self._id = f"cmpl-{node.sources.entropy(12).hex()}"
-        self._created = node.sources.now()
-
-    def opening(self) -> dict[str, Any] | None:
-        """None in this dialect."""
-        return None
-
-    def piece(self, index: int, delta: Delta, finish: str | None) -> dict[str, Any]:
-        """A streamed choice."""
-        return {
-            "index": index,
-            "text": delta.text,
-            "logprobs": self._logprobs(delta.tokens) if delta.tokens else None,
-            "finish_reason": finish,
-        }
-
-    def choice(self, index: int, gathered: Gathered) -> dict[str, Any]:
-        """A whole choice."""
-        assert gathered.finished is not None, "called at the end"
-        return {
-            "index": index,
-            "text": gathered.text,
-            "logprobs": self._logprobs(gathered.tokens),
-            "finish_reason": gathered.finished.reason,
-        }
-
-    def envelope(self, *, chunk: bool) -> dict[str, Any]:
-        """The body around choices; the same for both."""
-        del chunk
-        return {"id": self._id, "object": "text_completion", "created": self._created, "model": self._model.name}
-
-    def _logprobs(self, tokens: Sequence[TokenReport]) -> dict[str, Any] | None:
-        if self._asked.logprobs is None:
-            return None
-        return {
-            "tokens": [self._token_text(report.token) for report in tokens],
-            "token_logprobs": [report.logprob for report in tokens],
-            "top_logprobs": [
-                self._named_candidates(report.top) if report.logprob is not None else None for report in tokens
-            ],
-            "text_offset": [report.text_at for report in tokens],
-        }
-
-    def _named_candidates(self, candidates: Sequence[Candidate]) -> dict[str, float]:
-        """By text, as the dialect has it; a second token of the same text goes by its id, so that none is lost."""
-        named: dict[str, float] = {}
-        for candidate in candidates:
-            text = self._token_text(candidate.token)
-            named[f"token_id:{candidate.token}" if text in named else text] = candidate.logprob
-        return named
-
-    def _token_text(self, token: int) -> str:
-        """The token as text; bytes that are no whole characters as `bytes:\\x..`, ids where there is no tokenizer."""
-        if self._asked.tokens_as_ids or self._model.tokenizer is None:
-            return f"token_id:{token}"
-        raw = self._model.tokenizer.token_bytes(token)
-        if not raw:  # an id that the tokenizer does not name: vocabularies are padded
-            return f"token_id:{token}"
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

@@ -7,11 +7,10 @@ loaded or unloaded: weights lie in files that the kernel maps.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import orjson
 from aiohttp import web
@@ -20,17 +19,19 @@ from blyan import __version__
 from blyan.api.chat import embedding, generation, sampling_of
 from blyan.api.errors import json_response, status_of
 from blyan.api.model_text import told_of
+from blyan.api.ollama_lines import Lines, nanoseconds, time_text
 from blyan.api.state import node_of
+from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.loading import LoadedModel
+from blyan.model.thinking import can_think
 from blyan.model.tokenizer import Tokenizer
+from blyan.model.tools import tool_format_of
 from blyan.node.node import Node
 from blyan.primitives.errors import Fault, InvalidInput, NotFound
 from blyan.wire.ollama import OllamaRequest, model_name, parse_chat, parse_embed, parse_generate
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_nanoseconds: Final = 1_000_000_000
 
 
 def faults_as_ollama(handler: Handler) -> Handler:
@@ -76,7 +77,7 @@ async def show(request: web.Request) -> web.StreamResponse:
             **told_of(model),
             "modified_at": _card(node, model)["modified_at"],
             "details": _details(model),
-            "capabilities": ["completion", "embedding"] if model.tokenizer is not None else ["completion"],
+            "capabilities": _capabilities(model),
             "model_info": {
                 "general.architecture": architecture,
                 "general.parameter_count": config.parameters,
@@ -139,7 +140,7 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
         count += found.tokens
     if single:
         return json_response({"embedding": vectors[0]})
-    spent = round((node.sources.monotonic() - began) * _nanoseconds)
+    spent = round((node.sources.monotonic() - began) * nanoseconds)
     return json_response(
         {
             "model": asked.model,
@@ -151,55 +152,13 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
     )
 
 
-class _Lines:
-    """How one answer words its lines."""
-
-    def __init__(self, node: Node, asked: OllamaRequest) -> None:
-        self._node = node
-        self._asked = asked
-        self.began = node.sources.monotonic()
-        self.first: float | None = None  # when the first token came
-
-    def line(self, text: str) -> dict[str, Any]:
-        """One piece of the answer."""
-        if self.first is None:
-            self.first = self._node.sources.monotonic()
-        return self._head() | self._said(text) | {"done": False}
-
-    def last(self, text: str, finished: Finished, context: list[int]) -> dict[str, Any]:
-        """The end, with counts and durations; `text` is the whole answer where nothing was streamed."""
-        now = self._node.sources.monotonic()
-        first = now if self.first is None else self.first
-        body = self._head() | self._said(text) | {"done": True, "done_reason": finished.reason}
-        if not self._asked.chat:
-            body["context"] = context
-        return body | {
-            "total_duration": round((now - self.began) * _nanoseconds),
-            "load_duration": 0,
-            "prompt_eval_count": finished.prompt_tokens,
-            "prompt_eval_duration": round((first - self.began) * _nanoseconds),
-            "eval_count": finished.completion_tokens,
-            "eval_duration": round((now - first) * _nanoseconds),
-        }
-
-    def nothing_asked(self) -> dict[str, Any]:
-        """The answer to a request without a prompt, by which clients load and unload."""
-        return self._head() | self._said("") | {"done": True, "done_reason": "load" if self._asked.keep else "unload"}
-
-    def _head(self) -> dict[str, Any]:
-        return {"model": self._asked.options.model, "created_at": _time(self._node.sources.now())}
-
-    def _said(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}} if self._asked.chat else {"response": text}
-
-
 async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamResponse:
     node = node_of(request)
-    lines = _Lines(node, asked)
     model = await _model(node, asked.options.model)
+    lines = Lines(node, asked, model.tokenizer)
     if not asked.messages and asked.prompt is None:
         return json_response(lines.nothing_asked())
-    wanted = await asyncio.to_thread(_wanted, node, model, asked)
+    wanted, form = await asyncio.to_thread(_wanted, node, model, asked)
     answer_tokens_max(model, wanted)
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
 
@@ -208,7 +167,7 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
             await response.prepare(request)
         await response.write(orjson.dumps(body) + b"\n")
 
-    text, context = "", list(wanted.prompt)
+    context, reader = list(wanted.prompt), form.reader()
     try:
         async with generation(node.scheduler, model, wanted) as events:
             async for event in events:
@@ -216,12 +175,11 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
                     raise event.fault
                 if isinstance(event, Delta):
                     context += [report.token for report in event.tokens]
-                    text += event.text
-                    line = lines.line(event.text)
-                    if asked.options.stream and event.text:
+                    line = lines.line(reader.feed(event.text), event.tokens)
+                    if line is not None:
                         await send(line)
                 elif isinstance(event, Finished):
-                    last = lines.last("" if asked.options.stream else text, event, context)
+                    last = lines.last(reader.finish(), event, context)
                     if not asked.options.stream:
                         return json_response(last)
                     await send(last)
@@ -233,24 +191,43 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
     return response
 
 
-def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> GenerationRequest:
+def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[GenerationRequest, AnswerForm]:
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     defaults = model.manifest.defaults
     stops = (*asked.options.stop, *defaults.stop)
     if asked.prompt is not None:
         added = tokenizer.encode(asked.prompt, add_special=True, tokens_max=longest)
+        form = answer_form(model, None, None, asked.format, "format")
     else:
-        text = tokenizer.chat_prompt(
-            node.renderer, defaults.conversation(asked.messages, continued=bool(asked.context))
-        )
+        want_thinking(model, tokenizer, asked.thinking, "think")
+        tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
+        messages = defaults.conversation(asked.messages, continued=bool(asked.context))
+        text = tokenizer.chat_prompt(node.renderer, messages, tools=tools, thinking=asked.thinking)
+        form = answer_form(model, text, asked.tools, asked.format, "format")
         added = tokenizer.encode(text, add_special=False, tokens_max=longest)
         stops = (*stops, *tokenizer.chat_stops)
     prompt = (*asked.context, *added)
-    request = GenerationRequest(prompt, sampling_of(asked.options, model, node), asked.tokens_max, stop=stops)
+    request = GenerationRequest(
+        prompt,
+        sampling_of(asked.options, model, node),
+        asked.tokens_max,
+        stop=stops,
+        top=asked.top_logprobs,
+        grammar=form.grammar,
+        shown=form.shown,
+    )
     context = asked.context_max or defaults.context_max or longest
     room = max(min(context, longest) - len(prompt), 0)
     wanted = defaults.tokens_max if asked.tokens_max is None else asked.tokens_max
-    return replace(request, tokens_max=room if wanted is None else min(wanted, room))
+    return replace(request, tokens_max=room if wanted is None else min(wanted, room)), form
+
+
+def _capabilities(model: LoadedModel) -> list[str]:
+    if model.tokenizer is None:
+        return ["completion"]
+    template = model.tokenizer.chat_template
+    tools = ["tools"] if tool_format_of(template) else []
+    return ["completion", "embedding", *tools, *(["thinking"] if can_think(template) else [])]
 
 
 async def _model(node: Node, name: str) -> LoadedModel:
@@ -273,7 +250,7 @@ def _card(node: Node, model: LoadedModel) -> dict[str, Any]:
     return {
         "name": f"{model.name}:latest",
         "model": f"{model.name}:latest",
-        "modified_at": _time(version_.time),
+        "modified_at": time_text(version_.time),
         "size": sum(block.length for block in model.manifest.blocks.values()),
         "digest": model.manifest_id,
         "details": _details(model),
@@ -313,7 +290,3 @@ async def body_of(request: web.Request) -> dict[str, Any]:
 def error_of(fault: Fault) -> dict[str, str]:
     """A fault as this dialect says it."""
     return {"error": fault.message}
-
-
-def _time(seconds: int) -> str:
-    return dt.datetime.fromtimestamp(seconds, tz=dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -17,14 +17,17 @@ from aiohttp import web
 
 from blyan.api import answer
 from blyan.api.chat import embedding, sampling_of
+from blyan.api.dialects import ChatDialect, CompletionDialect
 from blyan.api.errors import error_body, json_response
 from blyan.api.state import node_of
+from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.embedding import want_embeddable
 from blyan.inference.session import GenerationRequest
 from blyan.model.loading import LoadedModel
 from blyan.model.tokenizer import Tokenizer
 from blyan.node.node import Node
 from blyan.primitives.errors import InvalidInput, NotFound
+from blyan.wire.fields import naming_parameter
 from blyan.wire.openai import (
     AnswerOptions,
     ChatRequest,
@@ -40,11 +43,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     node = node_of(request)
     asked = parse_chat(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.options.model)
-    prompt = await asyncio.to_thread(_chat_prompt, node, model, asked)
+    prompt, form = await asyncio.to_thread(_chat_prompt, node, model, asked)
+    first = _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs)
     wanted = _choices(
-        _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs), asked.options
+        replace(first, grammar=form.grammar, shown=form.shown, continues=asked.continue_final), asked.options
     )
-    dialect = answer.ChatDialect(asked, model, node)
+    dialect = ChatDialect(asked, model, node, form)
     if asked.options.stream:
         return await answer.stream(request, node, model, dialect, wanted)
     return await answer.whole(node, model, dialect, wanted)
@@ -63,7 +67,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
             _generation(asked.options, model, node, prompt, asked.tokens_max, asked.logprobs or 0, asked), asked.options
         )
     ]
-    dialect = answer.CompletionDialect(asked, model, node)
+    dialect = CompletionDialect(asked, model, node)
     if asked.options.stream:
         return await answer.stream(request, node, model, dialect, wanted)
     return await answer.whole(node, model, dialect, wanted)
@@ -140,10 +144,24 @@ async def _json_object(request: web.Request) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[int, ...]:
+def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[tuple[int, ...], AnswerForm]:
     tokenizer = _tokenizer_of(model)
-    text = tokenizer.chat_prompt(node.renderer, model.manifest.defaults.conversation(asked.messages))
-    return tuple(tokenizer.encode(text, add_special=False, tokens_max=model.manifest.config.context_length))
+    tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
+    with naming_parameter():
+        want_thinking(model, tokenizer, asked.thinking, "reasoning_effort")
+    text = tokenizer.chat_prompt(
+        node.renderer,
+        model.manifest.defaults.conversation(asked.messages),
+        tools=tools,
+        continue_final=asked.continue_final,
+        thinking=asked.thinking,
+    )
+    with naming_parameter():
+        form = answer_form(model, text, asked.tools, asked.format, "response_format")
+        if form.grammar is not None and asked.options.ignore_eos:
+            raise InvalidInput("ignore_eos: expected false where an answer has a form, found true")
+    longest = model.manifest.config.context_length
+    return tuple(tokenizer.encode(text, add_special=False, tokens_max=longest)), form
 
 
 def _completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tuple[int, ...]:

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from blyan.model.generate import Candidate, Step, generate
+from blyan.model.grammar import Grammar
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
 from blyan.primitives.errors import ContextLengthExceeded, Fault, InvalidInput
+
+_before_tokens_max = 16  # tokens of the prompt that decide how the first one after them reads
 
 FinishReason: TypeAlias = Literal["stop", "length"]
 
@@ -29,6 +32,9 @@ class GenerationRequest:
     top: int = 0  # candidates reported per token
     echo: bool = False
     ignore_eos: bool = False
+    grammar: Grammar | None = None  # that the answer follows
+    shown: tuple[str, ...] = ()  # special tokens that are part of the text
+    continues: bool = False  # the output goes on with the prompt's text, so a leading space of it counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +154,9 @@ def run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
 def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
     tokens_max = answer_tokens_max(model, request)
     eos = frozenset[int]() if request.ignore_eos else frozenset(model.manifest.generation.eos)
-    stream = model.tokenizer.stream() if model.tokenizer else None
+    before = request.prompt[-_before_tokens_max:] if request.continues else ()
+    stream = model.tokenizer.stream(before, request.shown) if model.tokenizer else None
+    constraint = request.grammar.begin() if request.grammar is not None else None
     output = _Output(request.stop)
     echoed = len(request.prompt) if request.echo else 0
     steps = generate(
@@ -160,6 +168,7 @@ def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
         stop_tokens=eos,
         top=request.top,
         echo=request.echo,
+        constraint=constraint,
     )
     if not request.echo and tokens_max == 0:
         yield Finished("length", len(request.prompt), 0)
@@ -181,7 +190,7 @@ def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
         ready = output.add(text) if generated else _pass_through(output, text)
         if ready or output.experts:
             yield output.delta(ready)
-        if ended or output.stopped:
+        if ended or output.stopped or (constraint is not None and constraint.ended):
             reason = "stop"
             break
     if stream is not None and not output.stopped:

@@ -26,6 +26,9 @@ plain_template: Final = (
 )
 plain_stops: Final = ("\nUser:", "\nSystem:")  # or a model that only continues text plays the other part too
 
+# Private-use characters, which no template looks for: where the prompt ends whose last message is continued.
+_end_mark: Final = "\ue000blyan:end\ue001"
+
 _answer_bytes_max = 8 * limits.rendered_prompt_bytes_max  # JSON escapes make a character up to six bytes, plus slack
 
 
@@ -39,35 +42,56 @@ class TemplateRenderer:
         self._worker: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # held while a rendering is under way
 
-    def render(self, template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, str]) -> str:
-        """The prompt for `messages` with the generation prompt added.
-
-        `InvalidInput` if the template refuses them or takes too long, `Unavailable` if the worker is busy or dies.
-        """
-        assert self._now is not None, "a clock came with the renderer"
-        answer = self._ask(template, messages, variables, _local(self._now()), check=False)
-        if "error" in answer:
-            raise InvalidInput(f"chat template refused the messages: {answer['error']}")
-        return str(answer["text"])
-
-    def check(self, template: str) -> None:
-        """Compile a template and render a message with it; `InvalidInput` if it is none, or breaks the limits."""
-        answer = self._ask(template, [{"role": "user", "content": "hello"}], {}, 0, check=True)
-        if "error" in answer:
-            raise InvalidInput(f"chat template: expected one that compiles and stays small, found {answer['error']}")
-
-    def _ask(
+    def render(
         self,
         template: str,
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, str],
-        now: int,
         *,
-        check: bool,
-    ) -> dict[str, Any]:
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_final: bool = False,
+        thinking: bool | None = None,
+    ) -> str:
+        """The prompt for `messages`, which may use `tools`, with the generation prompt added.
+
+        With `continue_final` it ends where the last message's text ends. `thinking` turns the model's thinking on or
+        off where the template lets it.
+
+        `InvalidInput` if the template refuses them or takes too long, `Unavailable` if the worker is busy or dies.
+        """
+        assert self._now is not None, "a clock came with the renderer"
+        if continue_final:
+            messages = [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + _end_mark}]
+        given: dict[str, Any] = {**variables, "messages": list(messages), "tools": list(tools) or None}
+        given["add_generation_prompt"] = not continue_final
+        if thinking is not None:
+            given["enable_thinking"] = thinking
+        answer = self._ask(template, given, _local(self._now()), check=False)
+        if "error" in answer:
+            raise InvalidInput(f"chat template refused the messages: {answer['error']}")
+        text = str(answer["text"])
+        if not continue_final:
+            return text
+        end = text.rfind(_end_mark)
+        if end < 0:
+            raise InvalidInput(
+                "continue_final_message: expected a chat template that ends with the last message as it stands, "
+                "found one that changes it",
+                hint="ask again without continue_final_message",
+            )
+        return text[:end]
+
+    def check(self, template: str) -> None:
+        """Compile a template and render a message with it; `InvalidInput` if it is none, or breaks the limits."""
+        given = {"messages": [{"role": "user", "content": "hello"}], "tools": None}
+        answer = self._ask(template, given, 0, check=True)
+        if "error" in answer:
+            raise InvalidInput(f"chat template: expected one that compiles and stays small, found {answer['error']}")
+
+    def _ask(self, template: str, variables: Mapping[str, Any], now: int, *, check: bool) -> dict[str, Any]:
         # None for what transformers passes and a chat here has not: many templates ask whether it `is none`
-        given = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": True}
-        request = {"template": template, "check": check, "now": now, "variables": {**variables, **given}}
+        given = {"add_generation_prompt": True, **variables, "documents": None}
+        request = {"template": template, "check": check, "now": now, "variables": given}
         line = json.dumps(request).encode("ascii") + b"\n"
         if not self._lock.acquire(timeout=self._seconds_max):
             raise Unavailable(

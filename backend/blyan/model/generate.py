@@ -16,6 +16,7 @@ from torch import Tensor
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.gate import Routing
+from blyan.model.grammar import Constraint
 from blyan.model.kv_cache import KVCache
 from blyan.model.sampler import History, sample
 from blyan.model.sampling import Sampling
@@ -72,10 +73,12 @@ def generate(
     stop_tokens: frozenset[int] = frozenset(),
     top: int = 0,
     echo: bool = False,
+    constraint: Constraint | None = None,
 ) -> Iterator[Step | None]:
     """Yield the prompt's own steps if `echo`, then up to `tokens_max` chosen ones; the last may be a stop token.
 
-    `top` most likely candidates come with each step, as the model scores them, before penalties and temperature. None
+    `top` most likely candidates come with each step, as the model scores them, before penalties, `constraint` and
+    temperature. The token with which the constraint ends is the last. None
     means that work was done and there is nothing to report yet: a long prompt is computed in runs, so that others get
     their turn between them. The caller has checked that prompt and answer fit the context.
     """
@@ -108,10 +111,15 @@ def generate(
     history = History(prompt)
     for position in range(len(prompt), len(prompt) + tokens_max):
         scores = _scores(weights, config, hidden[-1])
-        token = sample(history.reshaped(scores, sampling), sampling, uniform(sampling.seed, position))
+        reshaped = history.reshaped(scores, sampling)
+        possible = reshaped if constraint is None else constraint.allowed(reshaped)
+        token = sample(possible, sampling, uniform(sampling.seed, position))
         history.take(token)
+        if constraint is not None:
+            constraint.take(token)
         yield _step(scores, token, top, take_used())
-        if token in stop_tokens or position + 1 == len(prompt) + tokens_max:
+        ended = token in stop_tokens or (constraint is not None and constraint.ended)
+        if ended or position + 1 == len(prompt) + tokens_max:
             return
         hidden = forward_locally(weights, config, [token], cache, count)
 

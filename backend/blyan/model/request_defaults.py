@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from blyan.model.sampling import Sampling
 from blyan.primitives import limits
@@ -75,8 +75,8 @@ class RequestDefaults:
             )
 
     def conversation(
-        self, messages: Sequence[Mapping[str, str]], *, continued: bool = False
-    ) -> list[Mapping[str, str]]:
+        self, messages: Sequence[Mapping[str, Any]], *, continued: bool = False
+    ) -> list[Mapping[str, Any]]:
         """The request's messages after what the model brings; a system message stays first.
 
         `continued`: an earlier answer's tokens come before these messages, and in them what the model brings.

@@ -6,7 +6,7 @@ it. Models without a tokenizer are legal: they take and give token ids only.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers.decoders import DecodeStream
 
 from blyan.model.chat_template import TemplateRenderer, plain_stops, plain_template
+from blyan.model.grammar import GrammarVocabulary
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import ContextLengthExceeded, UnsupportedModel
 
@@ -51,6 +52,7 @@ class Tokenizer:
     chat_template: str | None
     special: Mapping[str, str]
     token_bytes_max: int  # no token stands for more bytes of text
+    vocabulary: GrammarVocabulary
     _inner: tokenizers.Tokenizer
 
     def encode(self, text: str, *, add_special: bool, tokens_max: int) -> list[int]:
@@ -77,9 +79,13 @@ class Tokenizer:
         with _native("token ids that this model's tokenizer can decode"):
             return self._inner.decode(list(tokens), skip_special_tokens=True)
 
-    def stream(self) -> TextStream:
-        """A decoder that is fed one token at a time."""
-        return TextStream(self._inner)
+    def stream(self, after: Sequence[int] = (), shown: Collection[str] = ()) -> TextStream:
+        """A decoder that is fed one token at a time; `after` stands before them, and decides about a leading space.
+
+        `shown` are special tokens whose text is not left out.
+        """
+        found = {self._inner.token_to_id(text): text for text in shown}
+        return TextStream(self._inner, after, {token: text for token, text in found.items() if token is not None})
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes one token stands for, also where they are no whole character; a special token's is its name."""
@@ -92,10 +98,23 @@ class Tokenizer:
                 return bytes(_byte_of[character] for character in piece)
         return piece.encode("utf-8")
 
-    def chat_prompt(self, renderer: TemplateRenderer, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The text that asks this model to answer `messages`, by a plain template where it has none of its own."""
+    def chat_prompt(
+        self,
+        renderer: TemplateRenderer,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_final: bool = False,
+        thinking: bool | None = None,
+    ) -> str:
+        """The text that asks this model to answer `messages`, by a plain template where it has none of its own.
+
+        With `continue_final` it ends with the last message's text, which the model goes on with.
+        """
         template = plain_template if self.chat_template is None else self.chat_template
-        return renderer.render(template, messages, self.special)
+        return renderer.render(
+            template, messages, self.special, tools=tools, continue_final=continue_final, thinking=thinking
+        )
 
     @property
     def chat_stops(self) -> tuple[str, ...]:
@@ -106,13 +125,18 @@ class Tokenizer:
 class TextStream:
     """Token ids to text as they come; an unfinished UTF-8 character waits for its next bytes, and for `finish`."""
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    def __init__(
+        self, inner: tokenizers.Tokenizer, after: Sequence[int] = (), shown: Mapping[int, str] | None = None
+    ) -> None:
         self._inner = inner
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._shown = shown or {}
+        self._stream = DecodeStream(ids=list(after), skip_special_tokens=True)
         self._waiting: list[int] = []
 
     def feed(self, token: int) -> str:
         """The text that this token completes, perhaps none."""
+        if token in self._shown:
+            return self.finish() + self._shown[token]
         self._waiting.append(token)
         with _native("token ids that this model's tokenizer can decode"):
             text = self._stream.step(self._inner, token) or ""
@@ -171,7 +195,7 @@ def parse_payload(raw: bytes, vocab_size: int) -> Tokenizer:
     if largest >= vocab_size:
         raise UnsupportedModel(f"tokenizer.json: expected token ids below vocab_size {vocab_size}, found {largest}")
     longest = max((len(piece.encode()) for piece in inner.get_vocab(with_added_tokens=True)), default=1)
-    return Tokenizer(held.chat_template, held.special, longest, inner)
+    return Tokenizer(held.chat_template, held.special, longest, GrammarVocabulary(inner, vocab_size), inner)
 
 
 def _byte_table() -> dict[str, int]:

@@ -13,7 +13,9 @@ from typing import Any, Final, cast
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, UnsupportedParameter
 from blyan.wire.fields import as_dict, as_list, boolean, brief, integer, naming_parameter, number, stop_strings
+from blyan.wire.messages import parse_calls
 from blyan.wire.openai import AnswerOptions
+from blyan.wire.tools import AnswerFormat, ToolChoice, parse_choice, parse_schema, parse_tools
 
 _informative: Final = frozenset(
     "num_keep num_batch num_gpu main_gpu use_mmap num_thread numa low_vram vocab_only use_mlock penalize_newline "
@@ -32,15 +34,11 @@ _sampled: Final = frozenset(
     "num_ctx".split()
 )
 _nothing: Final[Mapping[str, tuple[object, ...]]] = {
-    "format": (None, ""),
     "images": (None, []),
-    "tools": (None, []),
     "suffix": (None, ""),
     "template": (None, ""),
-    "think": (None, False),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
 }
+_both: Final = {"format", "keep_alive", "options", "stream", "think", "logprobs", "top_logprobs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +48,16 @@ class OllamaRequest:
     options: AnswerOptions
     tokens_max: int | None  # None: as the model says, or as many as fit
     context_max: int | None  # `num_ctx`: prompt and answer together
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Mapping[str, Any], ...]
     prompt: str | None  # raw text, not to be put into the chat template
     context: tuple[int, ...]  # tokens of an earlier answer that this one continues
     chat: bool
     keep: bool  # False: the caller asks to unload the model
+    format: AnswerFormat | None = None
+    tools: ToolChoice | None = None
+    thinking: bool | None = None  # None: as the model's template has it
+    logprobs: bool = False
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,10 @@ class EmbedRequest:
 def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
     """Check a generate request; the fault's detail names the parameter."""
     with naming_parameter():
-        _known(body, {"model", "prompt", "system", "context", "raw", "stream", "options", "keep_alive"})
+        _known(body, {"model", "prompt", "system", "context", "raw"} | _both)
         prompt = _text(body, "prompt")
         system, raw = _text(body, "system"), boolean(body, "raw")
-        messages: list[Mapping[str, str]] = []
+        messages: list[Mapping[str, Any]] = []
         if prompt and not raw:
             messages = [{"role": "system", "content": system}] if system else []
             messages.append({"role": "user", "content": prompt})
@@ -86,7 +89,7 @@ def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
 def parse_chat(body: Mapping[str, Any]) -> OllamaRequest:
     """Check a chat request; the fault's detail names the parameter."""
     with naming_parameter():
-        _known(body, {"model", "messages", "stream", "options", "keep_alive"})
+        _known(body, {"model", "messages", "tools"} | _both)
         messages = as_list(body.get("messages", []))
         if messages is None or len(messages) > limits.messages_max:
             raise InvalidInput(f"messages: expected at most {limits.messages_max}, found {brief(body.get('messages'))}")
@@ -116,7 +119,7 @@ def model_name(body: Mapping[str, Any]) -> str:
 
 def _request(
     body: Mapping[str, Any],
-    messages: list[Mapping[str, str]],
+    messages: list[Mapping[str, Any]],
     prompt: str | None,
     context: tuple[int, ...],
     *,
@@ -155,7 +158,26 @@ def _request(
         context=context,
         chat=chat,
         keep=body.get("keep_alive") not in (0, "0", "0s"),
+        format=_format(body.get("format")),
+        tools=parse_choice(parse_tools(body.get("tools")), None, parallel=True),
+        thinking=_thinking(body.get("think")),
+        logprobs=boolean(body, "logprobs"),
+        top_logprobs=integer(body, "top_logprobs", 0, limits.logprobs_max) or 0,
     )
+
+
+def _thinking(value: object) -> bool | None:
+    """True, false, or how much: that is the model's own affair."""
+    if value not in (None, True, False, "low", "medium", "high"):
+        raise InvalidInput(f"think: expected true, false, low, medium or high, found {brief(value)}")
+    return None if value is None else value is not False
+
+
+def _format(value: object) -> AnswerFormat | None:
+    """`json`, or a schema."""
+    if value in (None, ""):
+        return None
+    return AnswerFormat() if value == "json" else AnswerFormat(parse_schema(value, "format"))
 
 
 def _known(body: Mapping[str, Any], own: set[str]) -> None:
@@ -166,19 +188,25 @@ def _known(body: Mapping[str, Any], own: set[str]) -> None:
             raise UnsupportedParameter(f"{name[:80]}: expected a known field, found {brief(value)}")
 
 
-def _message(message: object) -> Mapping[str, str]:
+def _message(message: object) -> Mapping[str, Any]:
     given = as_dict(message)
     if given is None:
         raise InvalidInput(f"messages: expected objects, found {brief(message)}")
     role, content = given.get("role"), given.get("content", "")
-    if role not in ("system", "user", "assistant"):
-        raise InvalidInput(f"messages: expected role system, user or assistant, found {brief(role)}")
-    extra = sorted(name for name, value in given.items() if name not in ("role", "content") and value)
+    if role not in ("system", "user", "assistant", "tool"):
+        raise InvalidInput(f"messages: expected role system, user, assistant or tool, found {brief(role)}")
+    own = {"assistant": {"tool_calls"}, "tool": {"tool_name", "name"}}.get(role, set[str]())
+    extra = sorted(name for name, value in given.items() if name not in {"role", "content"} | own and value)
     if extra:
         raise UnsupportedParameter(f"messages: expected no {extra[0][:80]} (not provided here)")
     if not isinstance(content, str):
         raise InvalidInput(f"messages: expected content as text, found {brief(content)}")
-    return {"role": role, "content": content}
+    parsed: dict[str, Any] = {"role": role, "content": content}
+    calls = parse_calls(given.get("tool_calls"))
+    if calls:
+        parsed["tool_calls"] = calls
+    name = given.get("tool_name", given.get("name"))
+    return parsed | ({"name": name} if isinstance(name, str) else {})
 
 
 def _text(body: Mapping[str, Any], name: str) -> str:

@@ -2,8 +2,8 @@
 
 Field by field as the API reference of `/v1/chat/completions` and `/v1/completions` has it. A parameter that would
 change the answer and is not provided here is refused when it asks for something, never ignored. Extensions: `top_k`,
-`min_p`, `repetition_penalty`, `ignore_eos`, `return_token_ids`, `return_tokens_as_token_ids`, and `blyan:
-{"experts": true}`.
+`min_p`, `repetition_penalty`, `ignore_eos`, `continue_final_message`, `return_token_ids`,
+`return_tokens_as_token_ids`, and `blyan: {"experts": true}`.
 """
 
 from __future__ import annotations
@@ -26,25 +26,23 @@ from blyan.wire.fields import (
     object_of,
     stop_strings,
 )
+from blyan.wire.messages import parse_message
+from blyan.wire.tools import AnswerFormat, ToolChoice, parse_choice, parse_response_format, parse_tools
 
 # parameter → the values that ask for nothing
 _harmless: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1, None),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
-    "reasoning_effort": (None, "none"),
     "web_search_options": (None,),
-    "parallel_tool_calls": (None, True, False),
 }
 # parameters that only inform the server
 _informative: Final = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
+_efforts: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 _common: Final = frozenset(
     "model stream stream_options temperature top_p top_k min_p seed stop n frequency_penalty presence_penalty "
     "repetition_penalty logit_bias ignore_eos return_token_ids blyan".split()
@@ -79,10 +77,14 @@ class ChatRequest:
     """`POST /v1/chat/completions`."""
 
     options: AnswerOptions
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Mapping[str, Any], ...]  # as chat templates have them
     tokens_max: int | None
     logprobs: bool
     top_logprobs: int
+    tools: ToolChoice | None = None
+    format: AnswerFormat | None = None
+    thinking: bool | None = None  # None: as the model's template has it
+    continue_final: bool = False  # the last message is an unfinished answer: go on with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,8 @@ def parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
 
 
 def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
-    own = {"messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"}
+    own = {"messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "continue_final_message"}
+    own |= {"tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"}
     options = _options(body, own)
     messages = as_list(body.get("messages"))
     if messages is None or not 0 < len(messages) <= limits.messages_max:
@@ -145,15 +148,25 @@ def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
     top = integer(body, "top_logprobs", 0, limits.logprobs_max)
     if top is not None and not logprobs:
         raise InvalidInput("top_logprobs: expected logprobs true with it, found none")
+    parsed = tuple(parse_message(message) for message in messages)
+    continue_final = boolean(body, "continue_final_message")
+    if continue_final and (parsed[-1]["role"] != "assistant" or not parsed[-1]["content"]):
+        found = parsed[-1]["role"] if parsed[-1]["content"] else "no text"
+        raise InvalidInput(f"continue_final_message: expected text of the assistant as the last message, found {found}")
     newer, older = (
         integer(body, name, 1, limits.canonical_integer_max) for name in ("max_completion_tokens", "max_tokens")
     )
+    parallel = True if body.get("parallel_tool_calls") is None else boolean(body, "parallel_tool_calls")
     return ChatRequest(
         options,
-        tuple(_message(message) for message in messages),
+        parsed,
         newer if newer is not None else older,
         logprobs,
         top or 0,
+        parse_choice(parse_tools(body.get("tools")), body.get("tool_choice"), parallel=parallel),
+        parse_response_format(body.get("response_format")),
+        _thinking(body.get("reasoning_effort")),
+        continue_final,
     )
 
 
@@ -175,8 +188,8 @@ def _parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
 def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
     for name, value in body.items():
         if name in _harmless:
-            # `True == 1`: compare kinds as well
-            if not any(value == fine and isinstance(value, bool) == isinstance(fine, bool) for fine in _harmless[name]):
+            # `True == 1`: no flag is harmless here
+            if not any(value == fine and not isinstance(value, bool) for fine in _harmless[name]):
                 raise UnsupportedParameter(f"{name}: expected none (not provided here), found {brief(value)}")
         elif name not in _common | _informative | own:
             raise UnsupportedParameter(f"{name[:80]}: expected a known parameter, found {brief(value)}")
@@ -208,30 +221,11 @@ def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
     )
 
 
-def _message(message: object) -> Mapping[str, str]:
-    if not isinstance(message, dict):
-        raise InvalidInput(f"message: expected an object, found {brief(message)}")
-    given = cast("dict[str, Any]", message)
-    role, content = given.get("role"), given.get("content")
-    if role not in ("system", "developer", "user", "assistant"):
-        raise InvalidInput(f"message role: expected system, developer, user or assistant, found {brief(role)}")
-    extra = sorted(set(given) - {"role", "content", "name", "refusal"})
-    if extra:
-        raise UnsupportedParameter(
-            f"message {extra[0][:80]}: expected none (not provided here), found {brief(given[extra[0]])}"
-        )
-    if isinstance(content, list):
-        content = "".join(_text_part(part) for part in cast("list[Any]", content))
-    if not isinstance(content, str):
-        raise InvalidInput(f"message content: expected text, found {brief(content)}")
-    return {"role": "system" if role == "developer" else role, "content": content}
-
-
-def _text_part(part: object) -> str:
-    given = as_dict(part)
-    if given is not None and given.get("type") == "text" and isinstance(given.get("text"), str):
-        return given["text"]
-    raise UnsupportedParameter(f"message content: expected parts of type text, found {brief(part)}")
+def _thinking(effort: object) -> bool | None:
+    """Whether to think; how long is the model's own affair."""
+    if effort not in (None, *_efforts):
+        raise InvalidInput(f"reasoning_effort: expected {', '.join(_efforts)}, found {brief(effort)}")
+    return None if effort is None else effort != "none"
 
 
 def _prompts(prompt: object, name: str = "prompt") -> tuple[str | tuple[int, ...], ...]:
