@@ -200,7 +200,9 @@ async def _told(
         if not stream:
             return json_response(_success)
         await response.prepare(request)
-    await response.write(orjson.dumps(_success if fault is None else error_of(fault)) + b"\n")
+    # the code and hint are for our own command line: a stream has no status to say whose fault it was
+    last = _success if fault is None else {**error_of(fault), "code": fault.code, "hint": fault.hint}
+    await response.write(orjson.dumps(last) + b"\n")
     await response.write_eof()
     return response
 

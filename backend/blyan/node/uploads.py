@@ -108,7 +108,8 @@ class Uploads:
         made = self.folder / _made
         for path in [*_inside(self.folder), *_inside(made)]:
             with suppress(FileNotFoundError):
-                if path != made and path.stat(follow_symlinks=False).st_mtime < oldest:
+                unfinished = path.name.startswith(durable.temporary_prefix)  # somebody writes it, or a start removes it
+                if path != made and not unfinished and path.stat(follow_symlinks=False).st_mtime < oldest:
                     durable.remove_tree(path)
 
     def _path(self, digest: str) -> Path:
