@@ -10,7 +10,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import orjson
 from aiohttp import web
@@ -30,6 +30,8 @@ from blyan.model.tools import tool_format_of
 from blyan.node.node import Node
 from blyan.primitives.errors import Fault, InvalidInput, NotFound
 from blyan.wire.ollama import OllamaRequest, model_name, parse_chat, parse_embed, parse_generate
+
+_last_second: Final = 253_402_300_799  # of the year 9999
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -59,9 +61,10 @@ async def tags(request: web.Request) -> web.Response:
 
 
 async def ps(request: web.Request) -> web.Response:
-    """The same: what can be asked is mapped, and stays so."""
+    """Those that were asked within their keep-alive."""
     node = node_of(request)
-    cards = [_card(node, model) | {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0} for model in _loaded(node)]
+    kept = [(model, until) for model in _loaded(node) if (until := node.kept.until(model.name)) is not None]
+    cards = [_card(node, model) | {"expires_at": _end_text(until), "size_vram": 0} for model, until in kept]
     return json_response({"models": cards})
 
 
@@ -125,6 +128,7 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
     began = node.sources.monotonic()
     asked = parse_embed(await body_of(request), single=single)
     model = await _model(node, asked.model)
+    node.kept.asked(model.name, asked.keep)
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     vectors: list[list[float]] = []
     count = 0
@@ -155,6 +159,7 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
 async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamResponse:
     node = node_of(request)
     model = await _model(node, asked.options.model)
+    node.kept.asked(model.name, asked.keep)
     lines = Lines(node, asked, model.tokenizer)
     if not asked.messages and asked.prompt is None:
         return json_response(lines.nothing_asked())
@@ -268,6 +273,10 @@ def _details(model: LoadedModel) -> dict[str, Any]:
         "parameter_size": f"{manifest.config.parameters / 1e6:.1f}M",
         "quantization_level": stored,
     }
+
+
+def _end_text(seconds: float) -> str:
+    return time_text(int(seconds)) if seconds < _last_second else "9999-12-31T23:59:59Z"
 
 
 def _tokenizer_of(model: LoadedModel) -> Tokenizer:

@@ -21,6 +21,7 @@ from blyan.model.weights import naming
 from blyan.node.catalogue import manifest_of
 from blyan.node.config import NodeConfig
 from blyan.node.indexing import catch_up, open_index
+from blyan.node.kept import KeptModels
 from blyan.node.uploads import Uploads
 from blyan.node.verified import remember_verified
 from blyan.node.writer import WritableGround
@@ -59,6 +60,7 @@ class Node:
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer(sources.now)
         self.scheduler = Scheduler()
+        self.kept = KeptModels(sources.now)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
         self._closing = threading.Event()
         self._changing = threading.Lock()  # held while models are made or taken away
