@@ -35,6 +35,7 @@ const state = {
 };
 let generation = null; // AbortController of the answer that streams now
 let frame = null;
+let sheet = null; // the module of the dialog, once it was needed
 
 const app = document.getElementById("app");
 const promptBox = () => document.getElementById("prompt");
@@ -51,10 +52,10 @@ function view() {
     cursor: state.focused,
     inspected: state.pointed ?? state.focused,
   };
-  return html`${headerView(state, { onPick: pickModel, onNewChat: newChat, onLanguage: switchLanguage, onTheme: switchTheme })}
+  return html`${headerView(state, { onPick: pickModel, onNewChat: newChat, onLanguage: switchLanguage, onTheme: switchTheme, onStory: showStory })}
     <main class="chat">
       <div class="scroll" id="scroll">
-        ${conversationView({ ...state, isBusy }, { onAsk: ask, onShow: showTurn })}
+        ${conversationView({ ...state, isBusy }, { onAsk: ask, onShow: showTurn, onExperts: showExperts })}
         ${alertView(state.alert, { onDismiss: dismissAlert })}
         <div id="end"></div>
       </div>
@@ -65,7 +66,7 @@ function view() {
     </main>
     ${state.model === null && state.report === null
       ? html``
-      : panelView(panel, { onPoint: pointAt, onFocus: focusOn, onRetry: () => loadBlocks(state.model.id) })}`;
+      : panelView(panel, { onPoint: pointAt, onFocus: focusOn, onOpen: showProof, onRetry: () => loadBlocks(state.model.id) })}`;
 }
 
 function draw() {
@@ -83,6 +84,7 @@ function draw() {
 /** Draws once per frame, however many tokens arrive. */
 function redraw() {
   frame ??= requestAnimationFrame(draw);
+  sheet?.redraw();
 }
 
 function asApiError(failure) {
@@ -224,6 +226,28 @@ function editDraft() {
 function showTurn(turn) {
   state.shown = turn;
   redraw();
+}
+
+/** What only this page has lies in a dialog whose code is loaded when it is first wanted. */
+async function withSheet(show) {
+  try {
+    sheet ??= await import("/sheet.js");
+  } catch {
+    return fail(new ApiError({ code: "unreachable", message: "" }), null);
+  }
+  show(sheet);
+}
+
+function showExperts(turn) {
+  withSheet(({ openExperts }) => openExperts(state.model, state.report?.blocks ?? [], turn));
+}
+
+function showProof(block) {
+  withSheet(({ openProof }) => openProof(state.model, block));
+}
+
+function showStory() {
+  withSheet(({ openStory }) => openStory(state.model, state.report?.blocks ?? []));
 }
 
 function dismissAlert() {

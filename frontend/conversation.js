@@ -31,7 +31,7 @@ function remarks(turn) {
   return words;
 }
 
-function turnView(turn, { isShown, onShow }) {
+function turnView(turn, { isShown, onShow, onExperts }) {
   const waiting = turn.state === "waiting";
   // No white space inside `.text`: it is pre-wrap, so the template's own would be shown.
   return html`<article class="message user" data-testid="message-user">
@@ -49,14 +49,17 @@ function turnView(turn, { isShown, onShow }) {
             ${isShown || turn.work.expertsUsed === 0
               ? nothing
               : html`<button type="button" class="link" data-testid="show-experts" @click=${() => onShow(turn)}>${t("turn.show")}</button>`}
+            ${turn.work.expertsUsed === 0
+              ? nothing
+              : html`<button type="button" class="link" data-testid="expert-map" @click=${() => onExperts(turn)}>${t("experts.open")}</button>`}
           </p>`}
     </article>`;
 }
 
 /** The list of turns. It is a live region that speaks when an answer is whole, not at every token: hence aria-busy. */
-export function conversationView({ turns, shown, model, isBusy }, { onAsk, onShow }) {
+export function conversationView({ turns, shown, model, isBusy }, { onAsk, onShow, onExperts }) {
   return html`<div class="log" role="log" aria-live="polite" aria-label=${t("chat.log")} aria-busy=${isBusy ? "true" : "false"}>
-    ${turns.length === 0 ? emptyView(model, onAsk) : turns.map((turn) => turnView(turn, { isShown: turn === shown, onShow }))}
+    ${turns.length === 0 ? emptyView(model, onAsk) : turns.map((turn) => turnView(turn, { isShown: turn === shown, onShow, onExperts }))}
   </div>`;
 }
 

@@ -8,6 +8,7 @@ const icon = (shape) =>
   html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false">${shape}</svg>`;
 const SUN = svg`<circle cx="12" cy="12" r="4"/><path d="M12 2.5v3M12 18.5v3M2.5 12h3M18.5 12h3M5.3 5.3l2.1 2.1M16.6 16.6l2.1 2.1M5.3 18.7l2.1-2.1M16.6 7.4l2.1-2.1"/>`;
 const MOON = svg`<path d="M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5z"/>`;
+const BOOK = svg`<path d="M12 6.5C9.800 5 6.800 4.500 3.500 5v13.500c3.300-.5 6.300 0 8.500 1.500 2.200-1.500 5.200-2 8.500-1.500V5c-3.300-.5-6.300 0-8.500 1.500zM12 6.500V20"/>`;
 const PLUS = svg`<path d="M12 5v14M5 12h14"/>`;
 
 function picker(models, selected, onPick) {
@@ -34,7 +35,7 @@ function modelFacts({ blyan }) {
 }
 
 /** `model` is null while the node has not answered, or has none. */
-export function headerView({ models, model, isLoading }, { onPick, onNewChat, onLanguage, onTheme }) {
+export function headerView({ models, model, isLoading }, { onPick, onNewChat, onLanguage, onTheme, onStory }) {
   const dark = theme() === "dark";
   const themeLabel = t(dark ? "theme.toLight" : "theme.toDark");
   const other = language() === "en" ? "ko" : "en";
@@ -50,6 +51,11 @@ export function headerView({ models, model, isLoading }, { onPick, onNewChat, on
       ${model ? modelFacts(model) : nothing}
     </div>
     <div class="tools">
+      ${model
+        ? html`<button type="button" class="button tool" data-testid="story" aria-label=${t("story.open.label")} title=${t("story.open.label")} @click=${onStory}>
+            ${icon(BOOK)}<span class="tool-word">${t("story.open")}</span>
+          </button>`
+        : nothing}
       <button type="button" class="button tool" data-testid="new-chat" aria-label=${t("chat.new")} title=${t("chat.new")} @click=${onNewChat}>
         ${icon(PLUS)}<span class="tool-word">${t("chat.new")}</span>
       </button>

@@ -62,6 +62,12 @@ const en = {
   "block.subtiles": "Bad subtiles",
   "cell.label": "{name}: {state}, {tokens} tokens",
   "cell.name": "layer {layer}, expert {expert}",
+  "experts.open": "Expert map",
+  "story.open": "Story",
+  "story.open.label": "The model's story: origin, licence, versions",
+  "grid.open": "A click or Enter checks the block's proof.",
+  "block.entry": "Entry",
+  "block.entry.at": "number {index}",
   "error.title": "This did not work",
   "error.unreachable": "The node cannot be reached",
   "error.unreachable.message": "Nothing was lost. Check that the node is still running, then try again.",
@@ -137,6 +143,12 @@ const ko = {
   "block.subtiles": "손상된 서브타일",
   "cell.label": "{name}: {state}, 토큰 {tokens}개",
   "cell.name": "층 {layer}, 전문가 {expert}",
+  "experts.open": "전문가 지도",
+  "story.open": "이야기",
+  "story.open.label": "모델의 이야기: 출처, 라이선스, 버전",
+  "grid.open": "클릭하거나 Enter를 누르면 블록의 증명을 확인합니다.",
+  "block.entry": "항목",
+  "block.entry.at": "{index}번",
   "error.title": "요청을 처리하지 못했습니다",
   "error.unreachable": "노드에 연결할 수 없습니다",
   "error.unreachable.message": "잃은 것은 없습니다. 노드가 실행 중인지 확인한 뒤 다시 시도하세요.",
@@ -169,6 +181,15 @@ export function language() {
 export function toggleLanguage() {
   current = current === "en" ? "ko" : "en";
   remember("lang", current);
+}
+
+/**
+ * More words, of a part of the page that is loaded when it is needed.
+ * @param {Record<string, Record<string, string>>} words by language, then by key
+ */
+export function addWords(words) {
+  Object.assign(en, words.en);
+  Object.assign(ko, words.ko);
 }
 
 /** The words for `key`, with `{name}` replaced by `values.name`. A missing key is our mistake, and throws. */

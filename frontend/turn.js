@@ -14,6 +14,7 @@ export class Turn {
   text = "";
   state = "waiting";
   work = new ExpertWork();
+  promptTokens = null;
   completionTokens = null;
   #firstTokenMs = null;
   #lastTokenMs = null;
@@ -36,7 +37,10 @@ export class Turn {
   /** Takes one chunk of the stream; `nowMs` is a monotonic clock. */
   absorb(chunk, nowMs) {
     if (chunk.blyan?.experts) this.work.add(chunk.blyan.experts);
-    if (chunk.usage) this.completionTokens = chunk.usage.completion_tokens;
+    if (chunk.usage) {
+      this.promptTokens = chunk.usage.prompt_tokens;
+      this.completionTokens = chunk.usage.completion_tokens;
+    }
     const choice = chunk.choices?.[0];
     if (choice?.delta?.content) {
       this.text += choice.delta.content;

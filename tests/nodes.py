@@ -15,11 +15,13 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from blyan.api.app import build_app
 from blyan.model.hf_import import read_checkpoint
+from blyan.node import builtin
 from blyan.node.config import read_config
 from blyan.node.importing import import_checkpoint
 from blyan.node.node import Node, Sources
 from blyan.node.quantizing import QuantizationRequest
 from blyan.node.writer import WritableGround, opened
+from blyan.primitives.ids import PayloadId
 from running_node import RunningNode
 
 SEED = bytes(range(32))
@@ -39,6 +41,12 @@ def import_into(data_dir: Path, folder: Path, name: str, request: QuantizationRe
     """Import a checkpoint as `blyan model import` does."""
     with writing(data_dir) as ground:
         return import_checkpoint(ground, read_checkpoint(folder), name, lambda _done, _total: None, request).published
+
+
+def install_builtin(data_dir: Path) -> PayloadId:
+    """A data directory with the built-in model, as `blyan init` makes it, without a process; its manifest's id."""
+    with writing(data_dir) as ground:
+        return builtin.install(ground).model.manifest
 
 
 @contextlib.contextmanager

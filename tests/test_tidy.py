@@ -110,6 +110,11 @@ def test_every_configuration_key_stands_in_the_document_and_the_other_way_round(
     assert_tidy(tidy_documents.differences(found, written, "the key", "docs/configuration.md"))
 
 
+def test_every_metric_stands_in_the_document_and_the_other_way_round() -> None:
+    written = tidy_documents.documented(read("docs/metrics.md"))
+    assert_tidy(tidy_documents.differences(tidy_documents.metrics(PACKAGE), written, "the metric", "docs/metrics.md"))
+
+
 # The rules themselves
 
 
@@ -286,6 +291,11 @@ def test_dead_links_paths_and_commands_are_noticed(tmp_path: Path) -> None:
 def test_error_codes_are_found_in_classes_and_calls() -> None:
     text = 'class A:\n    code: ClassVar[str] = "a"\nclass B:\n    code = "b"\nfault(code="c")\ncode = "none"\n'
     assert tidy_documents.error_codes([source(text)]) == {"a", "b", "c"}
+
+
+def test_metrics_are_found_by_their_kinds() -> None:
+    text = 'Counter("blyan_a_total", "")\nGaugeMetricFamily("blyan_b", "")\nprint("blyan_c")\nGauge(name, "")\n'
+    assert tidy_documents.metrics([source(text)]) == {"blyan_a_total", "blyan_b"}
 
 
 def test_configuration_keys_follow_the_dataclasses() -> None:

@@ -66,6 +66,18 @@ def error_codes(sources: Iterable[Source]) -> set[str]:
     return codes
 
 
+def metrics(sources: Iterable[Source]) -> set[str]:
+    """The first argument of every call that makes a metric of prometheus_client."""
+    kinds = {f"{kind}{family}" for kind in ("Counter", "Gauge", "Histogram") for family in ("", "MetricFamily")}
+    return {
+        call.args[0].value
+        for source in sources
+        for call in ast.walk(source.tree)
+        if isinstance(call, ast.Call) and dotted(call.func) in kinds and call.args
+        if isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)
+    }
+
+
 def configuration_keys(config: Source) -> set[str]:
     """`section.key` for each field of the dataclasses in node/config.py.
 

@@ -1,19 +1,12 @@
 """The command line, typed as a user would: data on stdout, progress on stderr, exit codes as documented."""
 
-import http.server
 import json
 import os
-import pty
-import select
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
@@ -96,6 +89,8 @@ def test_chains_verify_and_a_flipped_bit_in_an_entry_exits_7(imported: Path, tmp
         (["chat", "hi", "--model", "none"], 3, "found no such model"),
         (["chat", "hi", "--node", "http://127.0.0.1:1"], 6, "expected a list of models"),
         (["chat", "hi", "--node", "ftp://x"], 2, "expected an http URL"),
+        (["chat", "hi", "--temperature", "hot"], 2, "--temperature: temperature: expected a number, found 'hot'"),
+        (["chat", "hi", "--max-tokens", "0"], 2, "expected 1 to"),
         (["up", "--listen", "foo"], 2, "expected HOST:PORT"),
         (["up", "--listen", ""], 2, "expected HOST:PORT"),
         (["up", "--listen", "0.0.0.0:1"], 4, "expected a loopback address"),
@@ -233,140 +228,3 @@ def test_listing_and_chain_commands_do_not_load_torch(imported: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, str(imported)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-class Answers(http.server.BaseHTTPRequestHandler):
-    """A node that sends what it was told to, and notes what it was asked."""
-
-    events: ClassVar[list[bytes]] = []
-    asked: ClassVar[list[Any]] = []
-    models: ClassVar[object] = {"data": [{"id": "far"}]}
-    pause_seconds: ClassVar[float] = 0
-
-    def do_GET(self) -> None:
-        self._send(json.dumps(self.models).encode())
-
-    def do_POST(self) -> None:
-        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"])
-        self._send(b"".join(b"data: " + event + b"\n\n" for event in self.events))
-        time.sleep(self.pause_seconds)
-
-    def _send(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing on stderr."""
-
-
-@pytest.fixture
-def far() -> Iterator[type[Answers]]:
-    answers = type("TheseAnswers", (Answers,), {"asked": [], "events": [saying("fine"), b"[DONE]"]})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
-        server.daemon_threads = True
-        answers.url = f"http://127.0.0.1:{server.server_port}"  # pyright: ignore[reportAttributeAccessIssue]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield answers
-        server.shutdown()
-
-
-def saying(text: str) -> bytes:
-    return json.dumps({"choices": [{"delta": {"content": text}}]}).encode()
-
-
-def ask(far: Any, *arguments: str, typed: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
-    command = [sys.executable, "-m", "blyan", "chat", *arguments, "--node", far.url]
-    return subprocess.run(command, input=typed, capture_output=True, timeout=30, check=False)
-
-
-def test_what_a_model_says_cannot_command_the_terminal(far: type[Answers]) -> None:
-    """Escape sequences, bells, C1 and carriage returns go; tabs, line ends and Korean stay; errors likewise."""
-    far.events = [saying("a\x1b]0;title\x07b\x9b2J\r\tc\n\ud800한"), b"[DONE]"]
-    assert ask(far, "hi").stdout.decode() == "a]0;titleb2J\tc\n한\n"
-    far.events = [json.dumps({"error": {"message": "bad\x1b[2J", "code": "x"}}).encode()]
-    assert b"\x1b" not in ask(far, "hi").stderr
-
-
-@pytest.mark.parametrize(
-    "events",
-    [
-        [b"{}"],
-        [b"[]"],
-        [b'{"choices": 3}'],
-        [b'{"choices": [{}]}'],
-        [b'{"choices": [{"delta": {"content": 3}}]}'],
-        [b"{"],
-        [b'{"error": "x"}'],
-        [b'{"error": null}'],
-        [],
-    ],
-)
-def test_an_answer_that_is_none_is_the_nodes_fault(far: type[Answers], events: list[bytes]) -> None:
-    """Exit 6 and no traceback, also where the stream ends without saying so."""
-    far.events = events
-    done = ask(far, "hi")
-    assert done.returncode == 6
-    assert done.stderr.startswith(b"blyan: ")
-    assert b"Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("models", [[], {"data": [3]}, {"data": 3}, {"data": [{"id": 3}]}])
-def test_a_model_list_that_is_none_is_the_nodes_fault(far: type[Answers], models: object) -> None:
-    """Exit 6 and no traceback."""
-    far.models = models
-    done = ask(far, "hi")
-    assert (done.returncode, b"Traceback" in done.stderr) == (6, False)
-
-
-def test_lines_of_a_pipe_are_turns_and_stdout_is_the_answers_alone(far: type[Answers]) -> None:
-    """No prompt signs; the conversation goes along; an empty line ends it."""
-    done = ask(far, typed="one\n둘\n\nthree\n".encode())
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"fine\nfine\n", b"")
-    assert [[message["content"] for message in messages] for messages in far.asked] == [["one"], ["one", "fine", "둘"]]
-    done = ask(far, typed=b"\xff\n")
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert b"expected UTF-8" in done.stderr
-
-
-def on_a_terminal(far: Any) -> tuple["subprocess.Popen[bytes]", int]:
-    """`blyan chat` on a pseudo-terminal."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "blyan", "chat", "--node", far.url],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    return process, ours
-
-
-def shown(terminal: int, word: bytes) -> None:
-    """Read until the terminal shows the word."""
-    seen = b""
-    while word not in seen:
-        assert select.select([terminal], [], [], 10)[0], f"expected {word!r}, found {seen!r}"
-        seen += os.read(terminal, 4096)
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_ctrl_c_ends_a_chat_at_once(far: type[Answers], streaming: bool) -> None:
-    """At the prompt and in the middle of an answer: 130, without Enter."""
-    far.pause_seconds = 20
-    far.events = [saying("beginning")]
-    process, terminal = on_a_terminal(far)
-    try:
-        shown(terminal, b"> ")
-        if streaming:
-            os.write(terminal, b"question\n")
-            shown(terminal, b"beginning")
-        started = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
-        assert time.monotonic() - started < 2
-    finally:
-        process.kill()
-        process.wait()
-        os.close(terminal)

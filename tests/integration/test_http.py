@@ -83,6 +83,16 @@ async def test_experts_that_worked_are_reported_on_request(client: TestClient) -
     assert sum(count for _, _, count in streamed) == positions * 9
 
 
+async def test_each_block_names_the_entry_that_names_it(client: TestClient) -> None:
+    """So that whoever wants its proof needs no search."""
+    grid = await (await client.get("/network/experts", params={"model": "random"})).json()
+    numbers = [block["entry"] for block in grid["blocks"]]
+    assert max(numbers) < grid["checkpoint"]["size"]
+    for block in grid["blocks"][::7]:
+        proof = await (await client.get("/chain/parameter/proof", params={"index": block["entry"]})).json()
+        assert proof["entry"]["payload"]["id"] == block["payload"]
+
+
 async def test_without_asking_no_extension_is_sent(client: TestClient) -> None:
     """Clients of the plain dialect see the plain dialect."""
     body = await (await client.post("/v1/chat/completions", json=chat())).json()
@@ -243,7 +253,8 @@ async def test_refusals_have_status_code_and_both_values(
         response = await client.post("/v1/chat/completions", json=body | {"stream": stream})
         error = (await response.json())["error"]
         assert (response.status, error["code"]) == (status, code)
-        assert set(error) == {"message", "type", "param", "code", "detail", "hint"}
+        assert set(error) == {"message", "type", "param", "code", "detail", "hint", "request_id"}
+        assert error["request_id"] == response.headers["X-Request-Id"]
         assert "expected" in error["message"]
         assert "found" in error["message"]
 
@@ -333,7 +344,7 @@ async def test_models_and_health(client: TestClient) -> None:
     assert (await client.get("/livez")).status == 200
     assert (await client.get("/readyz")).status == 200
     verbose = await (await client.get("/readyz?verbose")).json()
-    assert verbose == {"ready": True, "checks": {"models": "ok"}, "found_at_start": []}
+    assert verbose == {"ready": True, "checks": {"models": "ok", "shutdown": "ok"}, "found_at_start": []}
     assert (await client.get("/readyz?exclude=nothing")).status == 400
     assert (await client.get("/network/experts")).status == 400
     assert (await client.get("/network/experts?model=none")).status == 404

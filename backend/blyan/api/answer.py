@@ -15,7 +15,8 @@ import orjson
 from aiohttp import web
 
 from blyan.api.chat import generation
-from blyan.api.errors import error_body, json_response
+from blyan.api.errors import json_response, named_error_body
+from blyan.api.sending import send_piece
 from blyan.inference.session import (
     Delta,
     Embedded,
@@ -86,7 +87,7 @@ async def whole(
     finished: list[Finished] = []
     for index, request in enumerate(wanted):
         gathered = Gathered()
-        async with generation(node.scheduler, model, request) as events:
+        async with generation(node, model, request) as events:
             async for event in events:
                 gathered.take(_unless_failed(event))
         assert gathered.finished is not None, "events end with Finished"
@@ -116,11 +117,11 @@ async def stream(
             opening = dialect.opening()
             if opening is not None:
                 await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
-        await response.write(b"data: " + orjson.dumps(body) + b"\n\n")
+        await send_piece(request, response, b"data: " + orjson.dumps(body) + b"\n\n")
 
     async def send_all() -> None:
         for index, one in enumerate(wanted):
-            async with generation(node.scheduler, model, one) as events:
+            async with generation(node, model, one) as events:
                 async for event in events:
                     known = _unless_failed(event)
                     await send(_chunk(dialect, index, known))
@@ -130,7 +131,7 @@ async def stream(
             await send(
                 dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(finished, dialect.options.choices)}
             )
-        await response.write(b"data: [DONE]\n\n")
+        await send_piece(request, response, b"data: [DONE]\n\n")
 
     try:
         await send_all()
@@ -142,7 +143,7 @@ async def stream(
         if not isinstance(reason, Fault):
             _log.exception("a streamed answer failed")
         fault = reason if isinstance(reason, Fault) else InternalError(f"internal error: {type(reason).__name__}")
-        await send(error_body(fault))
+        await send(named_error_body(fault))
     await response.write_eof()
     return response
 

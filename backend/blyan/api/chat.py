@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
+from blyan.api.counting import counted
 from blyan.inference.embedding import embed, want_embeddable
 from blyan.inference.scheduler import Scheduler
 from blyan.inference.session import Embedded, Event, Failed, Finished, GenerationRequest, Turn, answer_tokens_max, run
@@ -45,26 +46,28 @@ def sampling_of(options: AnswerOptions, model: LoadedModel, node: Node) -> Sampl
 
 @asynccontextmanager
 async def generation(
-    scheduler: Scheduler, model: LoadedModel, request: GenerationRequest
+    node: Node, model: LoadedModel, request: GenerationRequest
 ) -> AsyncGenerator[AsyncIterator[Event], None]:
     """Events of one generation, the last one `Finished` or `Failed`; leaving the context cancels what is left.
 
-    Checks lengths before it queues.
+    Checks lengths before it queues. What it took and gave is counted when the context is left.
     """
     answer_tokens_max(model, request)
-    async with _submitted(scheduler, run(model, request)) as events:
-        yield events
+    with counted(node.metrics, node.sources.monotonic, echoed=len(request.prompt) if request.echo else 0) as count:
+        async with _submitted(node.scheduler, run(model, request)) as events:
+            yield count.watched(events)
 
 
-async def embedding(scheduler: Scheduler, model: LoadedModel, tokens: Sequence[int]) -> Embedded:
+async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Embedded:
     """One vector; cancelled when the caller goes."""
     want_embeddable(model, tokens)
-    async with _submitted(scheduler, embed(model, tokens)) as events:
-        async for event in events:
-            if isinstance(event, Embedded):
-                return event
-            if isinstance(event, Failed):
-                raise event.fault
+    with counted(node.metrics, node.sources.monotonic) as count:
+        async with _submitted(node.scheduler, embed(model, tokens)) as events:
+            async for event in count.watched(events):
+                if isinstance(event, Embedded):
+                    return event
+                if isinstance(event, Failed):
+                    raise event.fault
     raise Unavailable("embedding: expected a vector, found none")
 
 

@@ -12,10 +12,12 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from blyan.node.tracing import current_trace
 from blyan.primitives import errors
 
 # most specific first; the first class that matches gives status and OpenAI error type
 _statuses: Final[Mapping[type[errors.Fault], tuple[int, str]]] = {
+    errors.RequestTimeout: (408, "invalid_request_error"),
     errors.PayloadTooLarge: (413, "invalid_request_error"),
     errors.InvalidInput: (400, "invalid_request_error"),
     errors.NotFound: (404, "not_found_error"),
@@ -49,11 +51,24 @@ def error_body(fault: errors.Fault) -> dict[str, Any]:
     }
 
 
-def error_response(fault: errors.Fault) -> web.Response:
-    """A complete response for a fault that comes before any body was sent."""
-    status = status_of(fault)
+def named_error_body(fault: errors.Fault) -> dict[str, Any]:
+    """The JSON body of a fault that ends a request: with the request's id, by which the log is searched."""
+    body, trace = error_body(fault), current_trace()
+    if trace is not None:
+        body["error"]["request_id"] = trace.identity
+    return body
+
+
+def error_response(fault: errors.Fault, *, status: int | None = None, path: str = "") -> web.Response:
+    """A complete response for a fault that comes before any body was sent, in the dialect of the path."""
+    body = ollama_error(fault) if path.startswith("/api/") else named_error_body(fault)
     headers = {"Retry-After": str(_retry_after_seconds)} if isinstance(fault, errors.Unavailable) else None
-    return json_response(error_body(fault), status=status, headers=headers)
+    return json_response(body, status=status or status_of(fault), headers=headers)
+
+
+def ollama_error(fault: errors.Fault) -> dict[str, str]:
+    """The Ollama dialect's body of a fault."""
+    return {"error": fault.message}
 
 
 def json_response(

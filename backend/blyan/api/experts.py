@@ -10,8 +10,9 @@ from blyan.api.errors import json_response
 from blyan.api.state import node_of
 from blyan.model.manifest import BlockReference, read_manifest
 from blyan.model.parts import part_position
+from blyan.node.catalogue import no_such_model
 from blyan.node.node import Node
-from blyan.primitives.errors import InvalidInput, NotFound
+from blyan.primitives.errors import InvalidInput
 
 
 async def experts(request: web.Request) -> web.Response:
@@ -22,7 +23,7 @@ async def experts(request: web.Request) -> web.Response:
         raise InvalidInput("model: expected a name in the query, found none")
     version = node.ground.chains.state.current(name)
     if version is None:
-        raise NotFound(f"model {name[:128]!r}: expected one of {', '.join(sorted(node.models))}, found no such model")
+        raise no_such_model(name, node.models)
     manifest = read_manifest(node.ground.store, version.manifest)
     return json_response(
         {
@@ -35,12 +36,12 @@ async def experts(request: web.Request) -> web.Response:
             },
             "moe_layers": list(manifest.config.moe_layers),
             "experts": manifest.config.experts,
-            "blocks": [_block(node, part, block) for part, block in manifest.blocks.items()],
+            "blocks": [_block(node, name, part, block) for part, block in manifest.blocks.items()],
         }
     )
 
 
-def _block(node: Node, part: str, block: BlockReference) -> dict[str, Any]:
+def _block(node: Node, model: str, part: str, block: BlockReference) -> dict[str, Any]:
     layer, expert = (None, None) if part == "tokenizer" else part_position(part)
     state, fault = node.ground.store.state(block.payload)
     return {
@@ -49,6 +50,7 @@ def _block(node: Node, part: str, block: BlockReference) -> dict[str, Any]:
         "expert": expert,
         "payload": block.payload,
         "bytes": block.length,
+        "entry": node.ground.chains.state.first_named(model, part, block.payload),
         "state": state,
         "bad_subtiles": fault.detail.get("bad_subtiles", []) if fault else [],
         "file": str(node.ground.store.path(block.payload).relative_to(node.ground.folder)),

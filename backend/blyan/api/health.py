@@ -9,6 +9,7 @@ from aiohttp import web
 
 from blyan.api.errors import json_response
 from blyan.api.state import node_of
+from blyan.api.traffic import traffic_key
 from blyan.primitives.errors import Fault, InvalidInput
 
 
@@ -19,7 +20,10 @@ async def livez(_: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """200 if every check passes, else 503; `verbose` lists them, `exclude=NAME` leaves one out."""
-    checks: dict[str, Callable[[], None]] = {"models": node_of(request).ready}
+    checks: dict[str, Callable[[], None]] = {
+        "models": node_of(request).ready,
+        "shutdown": request.app[traffic_key].want_open,
+    }
     excluded = set(request.query.getall("exclude", []))
     if not excluded <= set(checks):
         raise InvalidInput(f"exclude: expected some of {sorted(checks)}, found {sorted(excluded)}")

@@ -7,7 +7,7 @@ its own name. The Origin check stops that page's plain cross-site POSTs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,12 +15,20 @@ from aiohttp import web
 
 from blyan.api.errors import error_response
 from blyan.api.state import node_of
-from blyan.node.config import HttpConfig
+from blyan.api.traffic import traffic_key
+from blyan.node.logs import fields_attribute
+from blyan.node.metrics import Metrics
+from blyan.node.tracing import Trace, begin_trace, current_trace
 from blyan.primitives.errors import Denied, Fault, InternalError, InvalidInput, NotFound, PayloadTooLarge
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _log = logging.getLogger(__name__)
+_requests_log = logging.getLogger("blyan.requests")
+# templates of routes that are always answered and, if they go well, logged at level debug alone: health and page
+quiet_key: Final = web.AppKey("quiet", frozenset[str])
+_left: Final = 499  # the caller left before the answer (nginx's number for it)
+_known_methods: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _begun: Final = web.RequestKey("begun", bool)  # headers of the response went out
 _safe_methods: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _loopback_names: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -40,8 +48,73 @@ _headers: Final = {
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler: runs before any response's headers go out, streams included."""
     request[_begun] = True
+    harden(response)
+    trace = current_trace()
+    if trace is not None:
+        response.headers["X-Request-Id"] = trace.identity
+
+
+def harden(response: web.StreamResponse) -> None:
+    """Add the security headers that every response has."""
     for name, value in _headers.items():
         response.headers.setdefault(name, value)
+    response.headers["Server"] = "blyan"  # not the versions of what it is made of
+
+
+@web.middleware
+async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id, count it, and write its line into the log when it has ended.
+
+    The line names the route, never the path or the query, which hold what the caller wrote.
+    """
+    node = node_of(request)
+    given = request.headers.getall("X-Request-Id", [])
+    trace = begin_trace(given[0] if len(given) == 1 else None, node.sources.entropy(8))
+    began, status = node.sources.monotonic(), _left
+    node.metrics.in_flight.inc()
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        node.metrics.in_flight.dec()
+        seconds = node.sources.monotonic() - began
+        _account(node.metrics, trace, request, status, seconds)
+
+
+def route_of(request: web.Request) -> str:
+    """The template of the route, `unmatched` for a path or method that none has."""
+    resource = request.match_info.route.resource
+    return "unmatched" if resource is None else resource.canonical
+
+
+def _account(metrics: Metrics, trace: Trace, request: web.Request, status: int, seconds: float) -> None:
+    method = request.method if request.method in _known_methods else "other"
+    route = route_of(request)
+    metrics.requests.labels(method, route, str(status)).inc()
+    metrics.request_seconds.labels(method, route).observe(seconds)
+    quiet = status < 400 and request.app[quiet_key].issuperset({route})
+    fields: dict[str, str | int | float] = {"method": method, "route": route, "status": status}
+    fields["duration_ms"] = round(seconds * 1000, 3)
+    if trace.outcome:
+        fields |= {
+            "prompt_tokens": trace.prompt_tokens,
+            "completion_tokens": trace.completion_tokens,
+            "outcome": trace.outcome,
+        }
+    _requests_log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={fields_attribute: fields})
+
+
+@web.middleware
+async def admitted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what is too much, or comes while the node ends; health is answered always."""
+    if route_of(request) in request.app[quiet_key]:
+        return await handler(request)
+    twice = next((name for name in request.query if len(request.query.getall(name)) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"query: expected each name once, found {twice[:80]!r} again")
+    with request.app[traffic_key].admitted():
+        return await handler(request)
 
 
 @web.middleware
@@ -57,7 +130,8 @@ async def faults_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except Exception as reason:  # noqa: BLE001 - request boundary: our own mistake is this request's 500, and logged
         if _begun in request:
             ours = None if isinstance(reason, Fault) else reason
-            _log.error("%s %s: cut off: %s", request.method, request.path[:200], reason, exc_info=ours)
+            why = reason.code if isinstance(reason, Fault) else type(reason).__name__
+            _log.error("%s: an answer that had begun is cut off: %s", route_of(request), why, exc_info=ours)
             raise ConnectionResetError("a response that has begun cannot become an error") from None
         return _error_answer(request, reason)
 
@@ -65,43 +139,46 @@ async def faults_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 @web.middleware
 async def known_host_and_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Deny requests that were sent to another name, or that another site's page sends."""
-    hosts = request.headers.getall("Host", [])
-    if len(hosts) != 1:  # `request.host` would take this machine's own name, which may be a loopback name
-        raise Denied(f"Host: expected one such header, found {len(hosts)}")
-    host = hosts[0].lower()
-    name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-    if name not in _own_names(node_of(request).config.http):
-        raise Denied(f"Host: expected a name of this node, found {hosts[0][:200]!r}", hint="see http.allowed_hosts")
+    http = node_of(request).config.http
+    host = want_known_host(request, http.address[0], http.allowed_hosts)
     origin = request.headers.get("Origin")
     if request.method not in _safe_methods and origin is not None and _origin_host(origin) != host:
         raise Denied(f"Origin: expected {host!r}, found {origin[:200]!r}")
     return await handler(request)
 
 
+def want_known_host(request: web.Request, listen: str, allowed: Iterable[str]) -> str:
+    """The request's Host in lower case; `Denied` if it is no name of the node, `listen` and `allowed` among them."""
+    hosts = request.headers.getall("Host", [])
+    if len(hosts) != 1:  # `request.host` would take this machine's own name, which may be a loopback name
+        raise Denied(f"Host: expected one such header, found {len(hosts)}")
+    host = hosts[0].lower()
+    name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+    if name not in _loopback_names | {each.lower() for each in (listen, f"[{listen}]", *allowed)}:
+        raise Denied(f"Host: expected a name of this node, found {hosts[0][:200]!r}", hint="see http.allowed_hosts")
+    return host
+
+
 def _error_answer(request: web.Request, reason: Exception) -> web.Response:
+    path = request.path
     if isinstance(reason, Fault):
-        return error_response(reason)
+        return error_response(reason, path=path)
     if isinstance(reason, web.HTTPRequestEntityTooLarge):
-        return error_response(PayloadTooLarge(f"body: {reason.text}"))
+        return error_response(PayloadTooLarge(f"body: {reason.text}"), path=path)
     if isinstance(reason, web.HTTPNotFound):
-        return error_response(NotFound(f"route: expected a known path, found {request.method} {request.path[:200]}"))
+        return error_response(NotFound(f"route: expected a known path, found {request.method} {path[:200]}"), path=path)
     if isinstance(reason, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(reason.allowed_methods))
-        response = error_response(InvalidInput(f"method: expected {allowed}, found {request.method}"))
-        response.set_status(405)
+        fault = InvalidInput(f"method: expected {allowed}, found {request.method[:40]}")
+        response = error_response(fault, status=405, path=path)
         response.headers["Allow"] = allowed
         return response
-    if isinstance(reason, web.HTTPException):  # aiohttp's own answers
+    if isinstance(reason, web.HTTPException) and reason.status >= 400:  # aiohttp's own answers, in our shape
+        return error_response(InvalidInput(f"request: {reason.reason}"), status=reason.status, path=path)
+    if isinstance(reason, web.HTTPException):
         raise reason
-    _log.error("%s %s failed", request.method, request.path[:200], exc_info=reason)
-    return error_response(InternalError(f"internal error: {type(reason).__name__}"))
-
-
-def _own_names(http: HttpConfig) -> frozenset[str]:
-    """Names that a Host header may say, in lower case."""
-    listen, _ = http.address
-    configured = {listen, f"[{listen}]", *http.allowed_hosts}
-    return _loopback_names | {name.lower() for name in configured}
+    _log.error("%s failed", route_of(request), exc_info=reason)
+    return error_response(InternalError(f"internal error: {type(reason).__name__}"), path=path)
 
 
 def _origin_host(origin: str) -> str | None:

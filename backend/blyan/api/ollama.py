@@ -10,16 +10,18 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
 
 from blyan import __version__
+from blyan.api.body import json_object
 from blyan.api.chat import embedding, generation, sampling_of
-from blyan.api.errors import json_response, status_of
+from blyan.api.errors import error_response, json_response, ollama_error
 from blyan.api.model_text import told_of
 from blyan.api.ollama_lines import Lines, nanoseconds, time_text
+from blyan.api.sending import send_piece
 from blyan.api.state import node_of
 from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
@@ -44,7 +46,7 @@ def faults_as_ollama(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Fault as fault:
-            return json_response(error_of(fault), status=status_of(fault))
+            return error_response(fault, path=request.path)
 
     return wrapped
 
@@ -139,7 +141,7 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
             tokens = await asyncio.to_thread(
                 functools.partial(tokenizer.encode, text, add_special=True, tokens_max=longest)
             )
-        found = await embedding(node.scheduler, model, tokens)
+        found = await embedding(node, model, tokens)
         vectors.append(list(found.vector))
         count += found.tokens
     if single:
@@ -170,11 +172,11 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
     async def send(body: dict[str, Any]) -> None:
         if not response.prepared:
             await response.prepare(request)
-        await response.write(orjson.dumps(body) + b"\n")
+        await send_piece(request, response, orjson.dumps(body) + b"\n")
 
     context, reader = list(wanted.prompt), form.reader()
     try:
-        async with generation(node.scheduler, model, wanted) as events:
+        async with generation(node, model, wanted) as events:
             async for event in events:
                 if isinstance(event, Failed):
                     raise event.fault
@@ -191,7 +193,7 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
     except Fault as fault:
         if not response.prepared:
             raise
-        await send(error_of(fault))
+        await send(ollama_error(fault))
     await response.write_eof()
     return response
 
@@ -287,15 +289,4 @@ def _tokenizer_of(model: LoadedModel) -> Tokenizer:
 
 async def body_of(request: web.Request) -> dict[str, Any]:
     """The JSON body, whatever its Content-Type: `curl -d` says it is a form. Other sites are kept out by Origin."""
-    try:
-        value = orjson.loads(await request.read())
-    except orjson.JSONDecodeError as reason:
-        raise InvalidInput(f"body: expected JSON, found {reason}") from None
-    if not isinstance(value, dict):
-        raise InvalidInput(f"body: expected a JSON object, found {type(value).__name__}")
-    return cast("dict[str, Any]", value)
-
-
-def error_of(fault: Fault) -> dict[str, str]:
-    """A fault as this dialect says it."""
-    return {"error": fault.message}
+    return await json_object(request)

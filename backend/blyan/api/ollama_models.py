@@ -14,8 +14,9 @@ from typing import Any, Final, TypeAlias
 import orjson
 from aiohttp import web
 
-from blyan.api.errors import json_response
-from blyan.api.ollama import body_of, error_of, faults_as_ollama
+from blyan.api.body import json_object
+from blyan.api.errors import json_response, ollama_error
+from blyan.api.ollama import faults_as_ollama
 from blyan.api.state import node_of
 from blyan.node.creating import create_of_files
 from blyan.node.model_changes import copy_model, create_from, remove_model
@@ -46,7 +47,7 @@ _success: Final[Status] = {"status": "success"}
 async def create(request: web.Request) -> web.StreamResponse:
     """A model of another model or of uploaded files."""
     node = _writing(request)
-    asked = parse_create(await body_of(request))
+    asked = parse_create(await json_object(request))
     return await _told(request, node, asked.model, asked.stream, lambda say: _create(node, asked, say))
 
 
@@ -54,7 +55,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def copy(request: web.Request) -> web.StreamResponse:
     """The same model under another name too."""
     node = _writing(request)
-    source, destination = parse_copy(await body_of(request))
+    source, destination = parse_copy(await json_object(request))
 
     def work() -> None:
         with node.changing() as ground:
@@ -69,7 +70,7 @@ async def copy(request: web.Request) -> web.StreamResponse:
 async def delete(request: web.Request) -> web.StreamResponse:
     """Retire a model: it is neither listed nor served from now on."""
     node = _writing(request)
-    name = parse_delete(await body_of(request))
+    name = parse_delete(await json_object(request))
 
     def work() -> None:
         with node.changing() as ground:
@@ -90,7 +91,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
 async def pull(request: web.Request) -> web.StreamResponse:
     """A model that a configured directory or peer has."""
     node = _writing(request)
-    asked = parse_pull(await body_of(request))
+    asked = parse_pull(await json_object(request))
 
     def work(say: Say) -> None:
         with node.changing() as ground:
@@ -102,7 +103,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
 @faults_as_ollama
 async def push(request: web.Request) -> web.StreamResponse:
     """Refused: there is no registry to publish to."""
-    await body_of(request)
+    await json_object(request)
     raise UnsupportedParameter(
         "push: expected none (there is no registry here that takes models)",
         hint="another node pulls from this one: see models.peers in docs/configuration.md",
@@ -201,7 +202,7 @@ async def _told(
             return json_response(_success)
         await response.prepare(request)
     # the code and hint are for our own command line: a stream has no status to say whose fault it was
-    last = _success if fault is None else {**error_of(fault), "code": fault.code, "hint": fault.hint}
+    last = _success if fault is None else {**ollama_error(fault), "code": fault.code, "hint": fault.hint}
     await response.write(orjson.dumps(last) + b"\n")
     await response.write_eof()
     return response

@@ -10,12 +10,12 @@ import asyncio
 import base64
 import struct
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-import orjson
 from aiohttp import web
 
 from blyan.api import answer
+from blyan.api.body import json_object
 from blyan.api.chat import embedding, sampling_of
 from blyan.api.dialects import ChatDialect, CompletionDialect
 from blyan.api.errors import error_body, json_response
@@ -86,7 +86,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
         want_embeddable(model, tokens)  # the last before the first is computed
     data: list[dict[str, Any]] = []
     for index, tokens in enumerate(inputs):
-        found = await embedding(node.scheduler, model, tokens)
+        found = await embedding(node, model, tokens)
         raw = struct.pack(f"<{len(found.vector)}f", *found.vector)
         vector = base64.b64encode(raw).decode() if asked.base64 else list(found.vector)
         data.append({"object": "embedding", "index": index, "embedding": vector})
@@ -134,17 +134,7 @@ async def _json_object(request: web.Request) -> dict[str, Any]:
     """The request's JSON body; only `application/json`, which no cross-site form can send."""
     if request.content_type != "application/json":
         raise InvalidInput(f"Content-Type: expected application/json, found {request.content_type[:80]!r}")
-    try:
-        raw = await request.read()
-    except web.RequestPayloadError as reason:
-        raise InvalidInput(f"body: expected one as its headers say, found {reason}") from None
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as reason:
-        raise InvalidInput(f"body: expected JSON, found {reason}") from None
-    if not isinstance(value, dict):
-        raise InvalidInput(f"body: expected a JSON object, found {type(value).__name__}")
-    return cast("dict[str, Any]", value)
+    return await json_object(request)
 
 
 def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[tuple[int, ...], AnswerForm]:

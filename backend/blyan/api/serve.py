@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from blyan.api.app import build_app
+from blyan.api.door import listen
+from blyan.api.metrics import metrics_served
+from blyan.api.traffic import traffic_key
 from blyan.node import builtin
 from blyan.node.config import NodeConfig
 from blyan.node.data_directory import lock_name, write_holder
@@ -17,40 +21,47 @@ from blyan.node.node import Node, Sources
 from blyan.node.writer import opened
 from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
 
-_shutdown_seconds = 2.0  # for answers under way when the node is asked to stop
+_log = logging.getLogger(__name__)
+_last_words_seconds = 2.0  # for handlers to say that the node ends, after `http.shutdown_seconds`
 
 
 @asynccontextmanager
 async def served(config: NodeConfig, passphrase: Passphrase) -> AsyncGenerator[tuple[Node, str]]:
     """Yield the started node and its URL. `DataDirectoryInUse`, `Denied` or what is wrong with the ground, before that.
 
-    The URL stands in the LOCK file while the node listens, so that other commands find it.
+    When the context is left, requests under way may end within `http.shutdown_seconds`: until then the node listens
+    and refuses new ones with 503, and `/readyz` says why. The URL stands in the LOCK file while the node listens, so
+    that other commands find it.
     """
     host, port = config.http.address
     with opened(config, now=system_seconds, entropy=system_entropy, passphrase=passphrase, new=True) as ground:
         builtin.install_first(ground)
         node = Node(config, ground, Sources(system_seconds, system_monotonic, system_entropy))
-        runner = web.AppRunner(
-            build_app(node), handler_cancellation=True, access_log=None, shutdown_timeout=_shutdown_seconds
-        )
+        app = build_app(node)
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_last_words_seconds)
+        listening: asyncio.Server | None = None
         try:
             node.start()
             await runner.setup()
-            await web.TCPSite(runner, host, port).start()
-            url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
-            write_holder(config.data_dir / lock_name, url)
-            yield node, url
+            listening, taken = await listen(runner, host, port, lambda: node.sources.entropy(8).hex())
+            url = f"http://{f'[{host}]' if ':' in host else host}:{taken}"
+            async with metrics_served(node) as metrics_url:
+                if metrics_url is not None:
+                    _log.info("metrics at %s", metrics_url)
+                write_holder(config.data_dir / lock_name, url)
+                yield node, url
+                await app[traffic_key].drained(config.http.shutdown_seconds)
         finally:
+            if listening is not None:
+                listening.close()
             await _stop(runner, node)
 
 
 async def _stop(runner: web.AppRunner, node: Node) -> None:
-    """Take nobody in, tell all who wait for a generation, let their handlers say so, end the rest.
+    """Tell all who wait for a generation, let their handlers say so, end the rest.
 
     What waits for threads runs in one, because the handlers need the event loop to pass the news on.
     """
-    for site in list(runner.sites):
-        await site.stop()
     await asyncio.to_thread(node.scheduler.close)
     await runner.cleanup()
     await asyncio.to_thread(node.close)

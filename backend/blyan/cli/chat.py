@@ -1,99 +1,244 @@
 """`blyan chat`: talk to a model, through the node that runs on the data directory or, if none does, in this process.
 
-stdout is the answers alone, one line of stdin is one turn. Ctrl-C cancels the conversation wherever it waits.
+stdout is the answers alone. A PROMPT is one question, `-` is all of stdin; lines of a pipe are turns as they stand,
+because what comes from elsewhere may not write files by `/save`. On a terminal there are commands, a history and lines
+that are edited; Ctrl-C stops an answer there, and ends everything else.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
+import signal
 import sys
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
-
-from blyan.cli.output import Output, printable
+from blyan.cli.chat_commands import Commands
+from blyan.cli.conversation import Conversation
+from blyan.cli.history import History
+from blyan.cli.output import Output, json_text, printable
 from blyan.cli.passphrase import passphrase_of
+from blyan.cli.typed import LineReader, as_text, can_edit, editor, is_quoted, read_plain, read_turn
 from blyan.node import data_directory
-from blyan.node.config import read_config
+from blyan.node.config import read_config, state_dir_from_environment
 from blyan.primitives import limits
-from blyan.primitives.errors import Fault, InvalidInput, NotFound, PeerFault, UsageMistake, kind_of
+from blyan.primitives.clock import system_monotonic
+from blyan.primitives.errors import Fault, InvalidInput, UsageMistake
+
+if TYPE_CHECKING:
+    from blyan.cli.chat_client import Answer, ChatClient
+
+_flags = ("temperature", "seed", "max_tokens")
 
 
-def add_commands(verbs: Any, common: argparse.ArgumentParser) -> None:
+def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
     """Register `chat`."""
-    chat = verbs.add_parser("chat", parents=[common], help="talk to a model")
-    chat.add_argument("prompt", metavar="PROMPT", nargs="?", help="one question; without it, a conversation")
+    chat = verbs.add_parser("chat", parents=[common, readable], help="talk to a model")
+    chat.add_argument(
+        "prompt", metavar="PROMPT", nargs="?", help="one question, `-` for all of stdin; without it, a conversation"
+    )
     chat.add_argument(
         "--node", metavar="URL", help="default: the node of the data directory, started here if none runs"
     )
     chat.add_argument("--model", metavar="NAME", help="default: the node's first model")
+    chat.add_argument("--system", metavar="TEXT", default="", help="what the model is told first")
+    chat.add_argument("--temperature", metavar="T", help="0 always takes the likeliest token; default: the model's own")
+    chat.add_argument("--seed", metavar="N", help="the same seed gives the same answer")
+    chat.add_argument("--max-tokens", metavar="N", help="end an answer after so many")
+    chat.add_argument("--verbose", action="store_true", help="tokens and tokens a second after each answer, on stderr")
+    chat.add_argument("--no-history", action="store_true", help="neither read nor keep what is typed")
     chat.set_defaults(run=_chat)
 
 
 def _chat(options: argparse.Namespace, output: Output) -> int:
-    return asyncio.run(_converse(options, output))
+    asked = Conversation("", options.system)
+    for name in _flags:
+        text = getattr(options, name)
+        if text is not None:
+            try:
+                asked.set_text(name, text)
+            except InvalidInput as reason:
+                raise UsageMistake(f"--{name.replace('_', '-')}: {reason.message}") from None
+    try:
+        return asyncio.run(_converse(options, asked, output))
+    except asyncio.CancelledError:  # by `_Interrupts`
+        raise KeyboardInterrupt from None
 
 
-async def _converse(options: argparse.Namespace, output: Output) -> int:
+async def _converse(options: argparse.Namespace, conversation: Conversation, output: Output) -> int:
+    import aiohttp  # what only parses a command line does not need it
+
+    from blyan.cli.chat_client import ChatClient
+
+    question = options.prompt if options.prompt != "-" else _all_of_stdin()
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(_node_url(options))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        model = options.model or await _first_model(session, url)
-        messages: list[dict[str, str]] = []
-        one_question = options.prompt is not None
-        if not one_question and sys.stdin.isatty():
-            output.note(f"{model} at {url}; an empty line or Ctrl-D ends")
-        while True:
-            question = options.prompt if one_question else await _ask()
-            if not question:
-                return 0
-            messages.append({"role": "user", "content": question})
-            answer = ""
-            async for piece in _stream(session, url, model, messages):
-                sys.stdout.write(printable(piece))
-                sys.stdout.flush()
-                answer += piece
-            sys.stdout.write("\n")
-            messages.append({"role": "assistant", "content": answer})
-            if one_question:
-                return 0
+        client = ChatClient(session, url, system_monotonic)
+        models = [options.model] if options.model and question else await client.models()
+        conversation.model = options.model or models[0]
+        chat = _Chat(client, Commands(conversation, models, output, verbose=options.verbose), output)
+        if question is not None:
+            if question:
+                await chat.ask(question)
+        elif sys.stdin.isatty():
+            with _Interrupts() as interrupts:
+                await chat.talk(interrupts, History(None if options.no_history else state_dir_from_environment()))
+        else:
+            while (line := await read_plain("")) is not None and line.strip():
+                await chat.ask(line.strip())
+    return 0
 
 
-async def _ask() -> str:
-    """The next line of stdin; "" at its end."""
-    if sys.stdin.isatty():
-        sys.stderr.write("> ")
-        sys.stderr.flush()
-    loop = asyncio.get_running_loop()
-    line: asyncio.Future[bytes] = loop.create_future()
+class _Chat:
+    """One conversation with one node."""
 
-    def read() -> None:
-        # without a buffer, whose lock this thread would still hold while the interpreter ends
+    def __init__(self, client: ChatClient, commands: Commands, output: Output) -> None:
+        self._client = client
+        self._commands = commands
+        self._output = output
+
+    async def ask(self, question: str) -> None:
+        """One turn; of one that fails nothing stays in the conversation."""
+        held = self._commands.conversation.messages
+        held.append({"role": "user", "content": question})
+        await self.answer()
+
+    async def answer(self) -> None:
+        """The answer to the last message. Cancelled, it stays as far as it came; with no word of it, nothing stays."""
+        from blyan.cli.chat_client import Answer
+
+        conversation, answer, whole = self._commands.conversation, Answer(), False
         try:
-            with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stdin:
-                found = stdin.readline(limits.request_body_bytes_max)
-        except OSError:  # a terminal that went away
-            found = b""
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody asks any more
-            loop.call_soon_threadsafe(_tell, line, found)
+            async for piece in self._client.ask(conversation, answer):
+                if not self._output.as_json:
+                    sys.stdout.write(printable(piece))
+                    sys.stdout.flush()
+            whole = True
+        finally:
+            if answer.text or whole:
+                conversation.messages.append({"role": "assistant", "content": answer.text})
+                if not self._output.as_json:
+                    sys.stdout.write("\n")
+                    sys.stdout.flush()
+            else:
+                conversation.messages.pop()
+        self._report(answer)
 
-    # A daemon, because nothing can end a read of a terminal: one of asyncio's threads would hold up Ctrl-C until Enter.
-    threading.Thread(target=read, daemon=True).start()
-    try:
-        return (await line).decode().strip()
-    except UnicodeDecodeError as reason:
-        raise InvalidInput(f"question: expected UTF-8 text, found {reason.reason} at byte {reason.start}") from None
+    def _report(self, answer: Answer) -> None:
+        pace = answer.tokens_per_second
+        if self._output.as_json:
+            value = {
+                "model": self._commands.conversation.model,
+                "content": answer.text,
+                "finish_reason": answer.finish_reason,
+                "usage": {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens},
+                "seconds_first": answer.seconds_first,
+                "seconds": answer.seconds,
+                "tokens_per_second": pace,
+            }
+            sys.stdout.write(json_text(value) + "\n")
+            sys.stdout.flush()
+        if self._commands.verbose:
+            first = "" if answer.seconds_first is None else f", the first after {answer.seconds_first:.2f} s"
+            speed = "" if pace is None else f", then {pace:.1f} tokens/s"
+            self._output.note(
+                f"{answer.prompt_tokens} tokens in, {answer.completion_tokens} out{first}{speed} "
+                f"({answer.finish_reason})"
+            )
+
+    async def talk(self, interrupts: _Interrupts, history: History) -> None:
+        """Turns from a terminal until its end. A fault ends a turn, not the conversation."""
+        model = self._commands.conversation.model
+        self._output.note(f"{model} at {self._client.url}; /help says what can be typed, Ctrl-D ends")
+        read = editor(history, self._commands.words) if can_edit() else read_plain
+        while True:
+            quoted = _Quoted(read)
+            try:
+                turn = await read_turn(quoted.read)
+            except KeyboardInterrupt:  # Ctrl-C at the prompt of an editor
+                self._output.note("(Ctrl-D or /bye ends)")
+                continue
+            except InvalidInput as fault:
+                self._output.fault(fault)
+                continue
+            if turn is None:
+                return
+            if not turn:
+                continue
+            history.add(turn)
+            try:
+                if turn.startswith("/") and not quoted.found:
+                    following = self._commands.run(turn)
+                    if following == "end":
+                        return
+                    if following == "read":
+                        continue
+                    stopped = await interrupts.during(self.answer())
+                else:
+                    stopped = await interrupts.during(self.ask(turn))
+                if stopped:
+                    self._output.note("(stopped)")
+            except Fault as fault:
+                self._output.fault(fault)
+            except OSError as reason:  # /save and /load
+                self._output.note(f"blyan: {reason.filename or turn}: {reason.strerror or reason}")
 
 
-def _tell(line: asyncio.Future[bytes], found: bytes) -> None:
-    if not line.done():
-        line.set_result(found)
+class _Quoted:
+    """Notes whether the first line of a turn began with quotes."""
+
+    def __init__(self, read: LineReader) -> None:
+        self._read = read
+        self.found: bool | None = None
+
+    async def read(self, prompt: str) -> str | None:
+        """The next line."""
+        line = await self._read(prompt)
+        if self.found is None:
+            self.found = line is not None and is_quoted(line)
+        return line
+
+
+class _Interrupts:
+    """What SIGINT does while people talk: it stops the answer that comes, and with none it ends the command."""
+
+    def __enter__(self) -> _Interrupts:
+        self._answer: asyncio.Task[None] | None = None
+        self._main = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.remove_signal_handler(signal.SIGINT)
+
+    def _interrupt(self) -> None:
+        task = self._answer or self._main
+        assert task is not None, "a coroutine entered this"
+        task.cancel()
+
+    async def during(self, answering: Coroutine[Any, Any, None]) -> bool:
+        """Run it; whether it was stopped."""
+        self._answer = task = asyncio.create_task(answering)
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._answer = None
+            task.cancel()
+        if task.cancelled():
+            return True
+        task.result()
+        return False
+
+
+def _all_of_stdin() -> str:
+    raw = sys.stdin.buffer.read(limits.prompt_bytes_max + 1)
+    if len(raw) > limits.prompt_bytes_max:
+        raise InvalidInput(f"question: expected at most {limits.prompt_bytes_max} bytes on stdin, found more")
+    return as_text(raw).strip()
 
 
 @asynccontextmanager
@@ -113,65 +258,3 @@ async def _node_url(options: argparse.Namespace) -> AsyncGenerator[str, None]:
     config = read_config(options.data_dir, {"http": {"listen": "127.0.0.1:0"}, "storage": {"verify_at_start": False}})
     async with served(config, passphrase_of(config)) as (_, url):
         yield url
-
-
-async def _first_model(session: aiohttp.ClientSession, url: str) -> str:
-    try:
-        async with session.get(f"{url}/v1/models") as response:
-            body = await response.json()
-    except (aiohttp.ClientError, ValueError) as reason:
-        raise PeerFault(f"node {url}: expected a list of models, found {reason}") from None
-    match body:
-        case {"data": []}:
-            raise NotFound(f"node {url}: expected at least one model, found none")
-        case {"data": [{"id": str(name)}, *_]}:
-            return name
-        case _:
-            raise PeerFault(f"node {url}: expected a list of models, found {str(body)[:200]}")
-
-
-async def _stream(
-    session: aiohttp.ClientSession, url: str, model: str, messages: list[dict[str, str]]
-) -> AsyncIterator[str]:
-    body = {"model": model, "messages": messages, "stream": True}
-    timeout = aiohttp.ClientTimeout(total=limits.request_seconds_max, connect=10)
-    try:
-        async with session.post(f"{url}/v1/chat/completions", json=body, timeout=timeout) as response:
-            if response.status != 200:
-                raise _fault_of(await response.json(content_type=None))
-            async for line in response.content:
-                if line.strip() == b"data: [DONE]":
-                    return
-                if line.startswith(b"data: "):
-                    yield _piece(json.loads(line.removeprefix(b"data: ")))
-    except (aiohttp.ClientError, TimeoutError, ValueError) as reason:
-        raise PeerFault(f"node {url}: expected an answer, found {type(reason).__name__} {reason}") from None
-    raise PeerFault(f"node {url}: expected the end of the answer, found the end of the connection")
-
-
-def _piece(event: Any) -> str:
-    """The text of one streamed event; the fault that it reports, or `PeerFault` if it is no event."""
-    match event:
-        case {"error": _}:
-            raise _fault_of(event)
-        case {"choices": []}:  # usage
-            return ""
-        case {"choices": [{"delta": {"content": str(text)}}]}:
-            return text
-        case {"choices": [{"delta": {"content": None}}]}:
-            return ""
-        case {"choices": [{"delta": {}}]}:
-            return ""
-        case _:
-            raise PeerFault(f"answer: expected a chat completion chunk, found {str(event)[:200]}")
-
-
-def _fault_of(body: Any) -> Fault:
-    """The node's error as the fault it was there, so that the exit code says the same."""
-    match body:
-        case {"error": {"message": str(message), **error}}:
-            hint = str(error["hint"]) if error.get("hint") else None
-        case _:
-            return PeerFault(f"answer: expected an error body, found {str(body)[:200]}")
-    kind = kind_of(str(error.get("code")))
-    return (PeerFault if kind is Fault else kind)(message, hint=hint)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import logging
 import os
@@ -14,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from blyan import __version__
-from blyan.cli import blob, chain, chat, db, keys, model, up
 from blyan.cli.output import Output
+from blyan.cli.parser import parse
 from blyan.node.config import data_dir_from_environment
 from blyan.primitives import errors
 
@@ -32,15 +30,6 @@ _exit_codes: Final[tuple[tuple[type[errors.Fault], int], ...]] = (
 _not_allowed: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse with our first line: what was wrong comes before the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"blyan: {message}\n\n")
-        self.print_usage(sys.stderr)
-        sys.exit(2)
-
-
 def entry() -> NoReturn:
     """Run the command line of this process."""
     sys.exit(main(sys.argv[1:]))
@@ -48,7 +37,7 @@ def entry() -> NoReturn:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="blyan: %(message)s", stream=sys.stderr)
     as_json = bool(getattr(options, "json", False))
     output = Output(as_json)
@@ -73,26 +62,3 @@ def main(arguments: Sequence[str]) -> int:
 def _failed(fault: errors.Fault, output: Output) -> int:
     output.fault(fault)
     return next((code for kind, code in _exit_codes if isinstance(fault, kind)), 1)
-
-
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        default=argparse.SUPPRESS,
-        help="where the node keeps everything (default: $BLYAN_DATA_DIR or ./.blyan)",
-    )
-    readable = argparse.ArgumentParser(add_help=False)
-    readable.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="data as JSON on stdout")
-    parser = _Parser(prog="blyan", description="Blyan: verified Mixture-of-Experts models.", parents=[common, readable])
-    parser.add_argument("--version", action="version", version=f"blyan {__version__}")
-    verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    up.add_commands(verbs, common)
-    chat.add_commands(verbs, common)
-    model.add_commands(verbs, common, readable)
-    blob.add_commands(verbs, common, readable)
-    chain.add_commands(verbs, common, readable)
-    db.add_commands(verbs, common, readable)
-    keys.add_commands(verbs, common, readable)
-    return parser

@@ -12,7 +12,7 @@ from blyan.cli.output import Output, byte_size, short_count, table
 from blyan.cli.passphrase import passphrase_of
 from blyan.model.manifest import Manifest
 from blyan.model.quantization import int4_groups, methods, schemes
-from blyan.node.catalogue import manifest_of, manifests_of
+from blyan.node.catalogue import manifest_of, manifests_of, no_such_model
 from blyan.node.config import read_config
 from blyan.node.data_directory import Ground, open_ground
 from blyan.node.verified import forget_verified, last_verified, remember_verified
@@ -183,8 +183,7 @@ def _verify_model(ground: Ground, name: str, checked: dict[PayloadId, bool], out
     """Every version of one model: its manifest, that the chain names its blocks, and each block's bytes."""
     versions = ground.chains.state.models.get(name)
     if versions is None:
-        known = ", ".join(sorted(ground.chains.state.models)) or "none"
-        raise NotFound(f"model {name!r}: expected one of {known}, found no such model")
+        raise no_such_model(name, ground.chains.state.models)
     bad: list[Fault] = []
     for version in versions:
         label = f"{name} {version.version}"

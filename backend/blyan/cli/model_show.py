@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-from pathlib import Path
 from typing import Any, Final
 
 from blyan.chain.state import ModelVersion
@@ -13,10 +12,10 @@ from blyan.model.footprint import cache_bytes, footprint_of
 from blyan.model.manifest import Manifest
 from blyan.model.parts import expert_part
 from blyan.model.quantization import Quantization
-from blyan.node.catalogue import manifest_of
+from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.data_directory import Ground, open_ground
+from blyan.node.machine import memory
 from blyan.node.verified import last_verified
-from blyan.primitives.errors import NotFound
 
 _micro: Final = 1_000_000
 _grid_columns: Final = 64
@@ -93,7 +92,7 @@ def plan(options: argparse.Namespace, output: Output) -> int:
     version, manifest = _model(ground, options.name)
     config, bytes_of = manifest.config, footprint_of(manifest)
     per_token = cache_bytes(config, manifest.dtype, 1)
-    total, available = _memory()
+    total, available = memory()
     room = max(0, available - bytes_of.weights) // per_token
     lengths = sorted({min(each, config.context_length) for each in (2_048, 8_192, 32_768, config.context_length)})
     fits = room > 0
@@ -161,8 +160,7 @@ def when(seconds: int) -> str:
 def _model(ground: Ground, name: str) -> tuple[ModelVersion, Manifest]:
     version = ground.chains.state.current(name)
     if version is None:
-        known = ", ".join(sorted(ground.chains.state.models)) or "none"
-        raise NotFound(f"model {name[:128]!r}: expected one of {known}, found no such model")
+        raise no_such_model(name, ground.chains.state.models)
     return version, manifest_of(ground, version)
 
 
@@ -212,13 +210,3 @@ def _grid(ground: Ground, manifest: Manifest) -> list[str]:
         label = str(first) if first == last else f"{first}–{last}"
         lines.append(f"{label.rjust(width)}  {row}")
     return lines
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes of memory, and of what can be had now, as the kernel estimates it."""
-    found = {"MemTotal": 0, "MemAvailable": 0}
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name in found:
-            found[name] = int(rest.split()[0]) * 1024
-    return found["MemTotal"], found["MemAvailable"]

@@ -11,8 +11,9 @@ from typing import Any, Final
 from blyan.primitives.clock import Monotonic, system_monotonic
 from blyan.primitives.errors import Fault
 
-# C0 but tab and line feed, DEL, C1; and lone surrogates, which no encoding can print
-_unprintable: Final = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+# C0 but tab and line feed, DEL, C1; what turns the direction of everything after it (U+202A to U+202E, U+2066 to
+# U+2069); line and paragraph separators; and lone surrogates, which no encoding can print
+_unprintable: Final = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
 _redraw_seconds: Final = 0.1
 _line_seconds: Final = 10.0  # between two lines where nothing can be redrawn
@@ -23,6 +24,12 @@ def printable(text: str) -> str:
     return _unprintable.sub("", text)
 
 
+def json_text(value: object) -> str:
+    """One line of JSON in which those characters are escaped too: C1 commands a terminal, and JSON may hold it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _unprintable.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 class Output:
     """One command's mouth."""
 
@@ -31,7 +38,7 @@ class Output:
 
     def data(self, value: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: str) -> None:
         """The command's result: `value` with --json, else `text`."""
-        sys.stdout.write((json.dumps(value, ensure_ascii=False) if self.as_json else text) + "\n")
+        sys.stdout.write((json_text(value) if self.as_json else printable(text)) + "\n")
 
     def note(self, text: str) -> None:
         """A line of progress."""
@@ -49,7 +56,7 @@ class Output:
             self.note(f"  try: {fault.hint}")
         if self.as_json:
             body = {"error": {"code": fault.code, "message": fault.message, "detail": fault.detail, "hint": fault.hint}}
-            sys.stdout.write(json.dumps(body, ensure_ascii=False) + "\n")
+            sys.stdout.write(json_text(body) + "\n")
 
 
 class ProgressLine:

@@ -13,6 +13,7 @@ from typing import Any
 from blyan.cli.output import Output, byte_size
 from blyan.cli.passphrase import passphrase_of
 from blyan.node.config import NodeConfig, read_config
+from blyan.node.logs import logging_as
 from blyan.node.writer import opened
 from blyan.primitives.clock import system_entropy, system_seconds
 from blyan.primitives.errors import InvalidInput, UsageMistake
@@ -52,7 +53,8 @@ def _up(options: argparse.Namespace, output: Output) -> int:
         _ = config.http.address  # refuse a bad address before anything is loaded
     except InvalidInput as reason:
         raise UsageMistake(reason.message, hint=reason.hint) from None
-    asyncio.run(_serve(config, output, browser=not options.no_browser))
+    with logging_as(config.log, config.data_dir):
+        asyncio.run(_serve(config, output, browser=not options.no_browser))
     return 0
 
 
@@ -69,7 +71,7 @@ async def _serve(config: NodeConfig, output: Output, *, browser: bool) -> None:
             # not waited for: a browser may stay in the foreground as long as its window
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         await stopped.wait()
-        output.note("stopping")
+        output.note(f"stopping; answers under way have {config.http.shutdown_seconds} s, a second signal ends at once")
 
 
 def _stop_on_signal() -> asyncio.Event:

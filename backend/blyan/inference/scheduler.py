@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
 from blyan.inference.session import Event, Failed, Turn, Working
@@ -25,6 +26,7 @@ class Ticket:
 
     turns: Iterator[Turn]
     emit: Callable[[Event], None]  # called in the compute thread
+    context: Context = field(default_factory=copy_context)  # of whoever submits: its log lines name the request
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
@@ -40,6 +42,7 @@ class Scheduler:
         self._queued: deque[Ticket] = deque()
         self._wake = threading.Condition()  # guards _queued and _closing
         self._closing = False
+        self._running_count = 0
         self._thread = threading.Thread(target=self._work, name="blyan-compute", daemon=True)
         self._thread.start()
 
@@ -59,6 +62,11 @@ class Scheduler:
             self._wake.notify()
         return ticket
 
+    def depth(self) -> tuple[int, int]:
+        """How many generations run and how many wait, now."""
+        with self._wake:
+            return self._running_count, sum(not queued.cancelled.is_set() for queued in self._queued)
+
     def close(self) -> None:
         """End the thread after the step under way; generations still running get `Failed`."""
         with self._wake:
@@ -70,6 +78,7 @@ class Scheduler:
         running: deque[Ticket] = deque()
         while True:
             with self._wake:
+                self._running_count = len(running)
                 while not self._queued and not running and not self._closing:
                     self._wake.wait()
                 if self._closing:
@@ -78,6 +87,7 @@ class Scheduler:
                     break
                 while self._queued and len(running) < self._running_max:
                     running.append(self._queued.popleft())
+                self._running_count = len(running)
             ticket = running.popleft()
             if not ticket.cancelled.is_set() and self._step(ticket):
                 running.append(ticket)
@@ -87,9 +97,9 @@ class Scheduler:
     def _step(self, ticket: Ticket) -> bool:
         """Compute one turn and deliver its event; False when there are no more."""
         try:
-            turn = next(ticket.turns, None)
+            turn = ticket.context.run(next, ticket.turns, None)
         except BaseException as reason:  # noqa: BLE001 - whatever one generation raises, a native panic too, is its end alone
-            turn = Failed(_as_fault(reason))
+            turn = Failed(ticket.context.run(_as_fault, reason))
         if isinstance(turn, Working):
             return True
         return turn is not None and self._emit(ticket, turn) and not isinstance(turn, Failed)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from blyan.chain.state import ModelVersion, State
 from blyan.model.manifest import Manifest, read_manifest
 from blyan.node.data_directory import Ground
-from blyan.primitives.errors import IntegrityFault
+from blyan.primitives.errors import IntegrityFault, NotFound
+from blyan.primitives.nearest import did_you_mean
 
 
 def manifests_of(ground: Ground) -> Mapping[str, tuple[ModelVersion, Manifest]]:
@@ -21,6 +22,16 @@ def manifest_of(ground: Ground, version: ModelVersion) -> Manifest:
     manifest = read_manifest(ground.store, version.manifest)
     check_against_chain(ground.chains.state, version, manifest)
     return manifest
+
+
+def no_such_model(name: str, known: Iterable[str]) -> NotFound:
+    """What to raise for a name that no model has, with the nearest that one has."""
+    names = sorted(known)
+    return NotFound(
+        f"model {name[:128]!r}: expected one of {', '.join(names) or 'none'}, found no such model"
+        f"{did_you_mean(name, names)}",
+        hint="`blyan model list` shows what this node has",
+    )
 
 
 def check_against_chain(state: State, version: ModelVersion, manifest: Manifest) -> None:

@@ -6,23 +6,34 @@ with defaults; an unknown key or a value of the wrong kind is refused, with a su
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
+import logging
 import os
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, TypeAlias, cast
 
 from blyan.network.peers import parse_peer
 from blyan.primitives import limits
-from blyan.primitives.errors import Denied, InvalidInput
+from blyan.primitives.errors import Denied, Fault, InvalidInput
+from blyan.primitives.nearest import did_you_mean
 from blyan.storage import durable
 from blyan.storage.space import SpaceLimits
 
-_prefix = "BLYAN_"
-_not_sections = frozenset({"DATA_DIR"})
+# What is done with a value that does not fit: its section, its key if that is known, and what is wrong with it.
+Refusal: TypeAlias = Callable[[str, str | None, InvalidInput], None]
+
+file_name: Final = "node.toml"
+_prefix: Final = "BLYAN_"
+_not_sections: Final = frozenset({"DATA_DIR", "TEST_INSTALL", "WHEELS"})  # the last two are read by scripts and tests
+# Kubernetes puts these into every container where a service is called `blyan…`.
+_of_kubernetes: Final = re.compile(
+    r"(^|_)SERVICE_HOST$|(^|_)SERVICE_PORT(_\w+)?$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$"
+)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +42,72 @@ class HttpConfig:
 
     listen: str = "127.0.0.1:8645"  # HOST:PORT, port 0 for a free one
     allowed_hosts: tuple[str, ...] = ()  # further Host names that are answered (DNS rebinding is not)
+    shutdown_seconds: int = 10  # how long answers under way may go on when the node is asked to stop
+
+    def __post_init__(self) -> None:
+        if self.shutdown_seconds > limits.request_seconds_max:
+            most = f"{limits.request_seconds_max:g}"
+            raise InvalidInput(f"http.shutdown_seconds: expected 0 to {most}, found {self.shutdown_seconds}")
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port; `Denied` off loopback, because nothing authenticates callers yet."""
-        host, separator, port = self.listen.rpartition(":")
-        host = host.strip("[]")
-        if not separator or not port.isdecimal() or int(port) > 65_535:
-            raise InvalidInput(f"http.listen: expected HOST:PORT, found {self.listen!r}")
-        try:
-            loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            loopback = False
+        host, port, loopback = _host_and_port("http.listen", self.listen)
         if not loopback:
             raise Denied(
                 f"http.listen: expected a loopback address, found {host!r}",
                 hint="this version has no sign-in; put a reverse proxy with authentication before 127.0.0.1",
             )
-        return host, int(port)
+        return host, port
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """The door of `/metrics`, apart from the API's."""
+
+    listen: str = ""  # HOST:PORT, port 0 for a free one; empty: no such door
+    allow_remote: bool = False  # also listen where other machines reach it
+
+    def __post_init__(self) -> None:
+        _ = self.address  # which refuses what does not fit
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port, None if there is no such door; `Denied` off loopback unless that is allowed."""
+        if not self.listen:
+            return None
+        host, port, loopback = _host_and_port("metrics.listen", self.listen)
+        if not loopback and not self.allow_remote:
+            raise Denied(
+                f"metrics.listen: expected a loopback address, found {host!r}",
+                hint="anybody who reaches it reads the metrics; metrics.allow_remote = true allows that",
+            )
+        return host, port
+
+
+_log_levels = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What a running node says of its work."""
+
+    format: str = "text"  # or json: one object a line
+    level: str = "info"  # debug, info, warning, error
+    file: bool = False  # also to logs/node.log in the data directory
+    file_bytes_max: int = 16 * limits.MIB  # then a new file is begun
+    files_kept: int = 4  # older ones
+
+    def __post_init__(self) -> None:
+        if self.format not in ("text", "json"):
+            raise InvalidInput(f"log.format: expected text or json, found {self.format[:80]!r}")
+        if self.level not in _log_levels:
+            raise InvalidInput(f"log.level: expected one of {', '.join(_log_levels)}, found {self.level[:80]!r}")
+        if not limits.KIB <= self.file_bytes_max <= limits.GIB or not 1 <= self.files_kept <= limits.log_files_max:
+            raise InvalidInput(
+                f"log.file_bytes_max, log.files_kept: expected {limits.KIB} to {limits.GIB} and 1 to "
+                f"{limits.log_files_max}, found {self.file_bytes_max} and {self.files_kept}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +190,8 @@ class NodeConfig:
     storage: StorageConfig = field(default_factory=StorageConfig)
     keys: KeysConfig = field(default_factory=KeysConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
 
 _sections: dict[str, type[Any]] = {
@@ -139,7 +200,26 @@ _sections: dict[str, type[Any]] = {
     "storage": StorageConfig,
     "keys": KeysConfig,
     "models": ModelsConfig,
+    "metrics": MetricsConfig,
+    "log": LogConfig,
 }
+
+
+def sections() -> Mapping[str, type[Any]]:
+    """Section → the class that holds its settings, their kinds and their defaults."""
+    return _sections
+
+
+def _host_and_port(key: str, listen: str) -> tuple[str, int, bool]:
+    """Host, port, and whether only this machine reaches it."""
+    host, separator, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not separator or not port.isdecimal() or int(port) > 65_535:
+        raise InvalidInput(f"{key}: expected HOST:PORT, found {listen!r}")
+    try:
+        return host, int(port), host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host, int(port), False
 
 
 def data_dir_from_environment() -> Path:
@@ -147,44 +227,130 @@ def data_dir_from_environment() -> Path:
     return Path(os.environ.get("BLYAN_DATA_DIR") or ".blyan")
 
 
+def state_dir_from_environment() -> Path | None:
+    """Where this user's `blyan` keeps what is worth keeping and no configuration (XDG); None without a home."""
+    chosen, home = os.environ.get("XDG_STATE_HOME", ""), os.environ.get("HOME", "")
+    if Path(chosen).is_absolute():
+        return Path(chosen) / "blyan"
+    return Path(home) / ".local/state/blyan" if Path(home).is_absolute() else None
+
+
+def process_environment() -> Mapping[str, str]:
+    """The environment of this process."""
+    return os.environ
+
+
 def read_config(
     data_dir: Path, flags: Mapping[str, Mapping[str, Any]] | None = None, environment: Mapping[str, str] | None = None
 ) -> NodeConfig:
-    """Merge file, environment and flags; `InvalidInput` names the origin, key and value that does not fit."""
+    """Merge file, environment and flags; `InvalidInput` names the origin, key and value that does not fit.
+
+    A variable that looks like ours and is none is said in the log.
+    """
     merged: dict[str, dict[str, Any]] = {name: {} for name in _sections}
-    path = data_dir / "node.toml"
+    path = data_dir / file_name
     if path.is_file():
-        try:
-            values = tomllib.loads(durable.read_limited(path, limits.config_file_bytes_max).decode("utf-8"))
-        except (ValueError, OSError) as reason:
-            raise InvalidInput(f"{path}: expected TOML, found {reason}") from None
-        _merge(merged, values, str(path), from_text=False)
-    _merge(merged, _from_environment(os.environ if environment is None else environment), "environment", from_text=True)
-    _merge(merged, flags or {}, "flags", from_text=False)
+        merge(merged, read_file(path), str(path), from_text=False)
+    given = os.environ if environment is None else environment
+    for sentence in unread_variables(given):
+        _log.warning("%s", sentence)
+    merge(merged, from_environment(given), "environment", from_text=True)
+    merge(merged, flags or {}, "flags", from_text=False)
     return NodeConfig(data_dir=data_dir, **{name: _sections[name](**values) for name, values in merged.items()})
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def read_file(path: Path) -> dict[str, Any]:
+    """What a configuration file says; `InvalidInput` if it is no TOML."""
+    try:
+        return tomllib.loads(durable.read_limited(path, limits.config_file_bytes_max).decode("utf-8"))
+    except (ValueError, OSError) as reason:
+        raise InvalidInput(f"{path}: expected TOML, found {reason}") from None
+
+
+def variable_of(section: str, key: str) -> str:
+    """The environment variable of a setting."""
+    return f"{_prefix}{section.upper()}__{key.upper()}"
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Section → key → text of every variable of the form `BLYAN_SECTION__KEY`."""
     values: dict[str, dict[str, str]] = {}
     for name, text in environment.items():
-        if not name.startswith(_prefix) or name.removeprefix(_prefix) in _not_sections or "__" not in name:
-            continue
-        section, key = name.removeprefix(_prefix).lower().split("__", 1)
-        values.setdefault(section, {})[key] = text
+        if name.startswith(_prefix) and name.removeprefix(_prefix) not in _not_sections and "__" in name:
+            section, key = name.removeprefix(_prefix).lower().split("__", 1)
+            values.setdefault(section, {})[key] = text
     return values
 
 
-def _merge(merged: dict[str, dict[str, Any]], values: Mapping[str, Any], origin: str, *, from_text: bool) -> None:
+def unread_variables(environment: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that begins like one of ours and is read by nobody.
+
+    `InvalidInput` for one that is a setting but for its underscores: whoever set it believes that it holds.
+    """
+    settings = {
+        f"{section}{f.name}".replace("_", ""): variable_of(section, f.name)
+        for section, kind in _sections.items()
+        for f in fields(kind)
+    }
+    found: list[str] = []
+    for name in sorted(environment):
+        rest = name.removeprefix(_prefix)
+        if rest == name or rest in _not_sections or "__" in name or _of_kubernetes.search(rest):
+            continue
+        meant = settings.get(rest.replace("_", "").lower())
+        if meant is not None:
+            raise InvalidInput(
+                f"environment: expected {meant}, found {name}",
+                hint="between section and key stand two underscores: BLYAN_SECTION__KEY",
+            )
+        known = [*settings.values(), *(f"{_prefix}{other}" for other in _not_sections)]
+        found.append(f"environment: {name[:128]} is read by nobody{did_you_mean(name, known)}")
+    return found
+
+
+def _refuse(_section: str, _key: str | None, reason: InvalidInput) -> None:
+    raise reason
+
+
+def merge(
+    merged: dict[str, dict[str, Any]],
+    values: Mapping[str, Any],
+    origin: str,
+    *,
+    from_text: bool,
+    refuse: Refusal = _refuse,
+) -> None:
+    """Put one origin's values over those before it, each of the kind that its setting has."""
     for section, entries in values.items():
         if section not in _sections or not isinstance(entries, Mapping):
-            raise InvalidInput(
-                f"{origin}: expected a section of {sorted(_sections)}, found {section!r}{_like(section, _sections)}"
-            )
+            message = f"{origin}: expected a section of {sorted(_sections)}, found {section!r}"
+            refuse(section, None, InvalidInput(message + did_you_mean(section, _sections)))
+            continue
         known = {f.name: str(f.type) for f in fields(_sections[section])}
         for key, value in cast("Mapping[str, Any]", entries).items():
             if key not in known:
-                raise InvalidInput(f"{origin}: expected a key of [{section}], found {key!r}{_like(key, known)}")
-            merged[section][key] = _convert(value, known[key], f"{origin}: {section}.{key}", from_text)
+                message = f"{origin}: expected a key of [{section}], found {key!r}"
+                refuse(section, key, InvalidInput(message + did_you_mean(key, known)))
+                continue
+            try:
+                merged[section][key] = _convert(value, known[key], f"{origin}: {section}.{key}", from_text)
+            except InvalidInput as reason:
+                refuse(section, key, reason)
+
+
+def faults_of(section: str, values: Mapping[str, Any]) -> list[Fault]:
+    """What is wrong with these settings of a section beyond their kinds: ranges, addresses, files that they name."""
+    kind = _sections[section]
+    try:
+        made = kind(**values)
+        for name, member in vars(kind).items():
+            if isinstance(member, property):
+                getattr(made, name)
+        if isinstance(made, KeysConfig):
+            made.passphrase()
+    except Fault as reason:
+        return [reason]
+    return []
 
 
 def _convert(value: Any, kind: str, what: str, from_text: bool) -> Any:
@@ -211,8 +377,3 @@ def _from_text(text: str, kind: str) -> Any:
     if kind == "bool":
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     return text.split(",") if kind == "tuple[str, ...]" else text
-
-
-def _like(found: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(found, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -10,10 +10,9 @@ from blyan.chain.state import ModelVersion
 from blyan.model.hf_export import export_directory
 from blyan.model.tokenizer import decode_payload
 from blyan.model.weights import ModelWeights
-from blyan.node.catalogue import manifest_of
+from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.data_directory import Ground
 from blyan.primitives import limits
-from blyan.primitives.errors import NotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +28,7 @@ def export_model(ground: Ground, name: str, folder: Path, progress: Callable[[in
     """Write the newest version of a model to `folder`, every block verified; `NotFound` if there is no such model."""
     version = ground.chains.state.current(name)
     if version is None:
-        known = ", ".join(sorted(ground.chains.state.models)) or "none"
-        raise NotFound(f"model {name[:128]!r}: expected one of {known}, found no such model")
+        raise no_such_model(name, ground.chains.state.models)
     manifest = manifest_of(ground, version)
     weights = ModelWeights(manifest, ground.store)
     tokenizer = None

@@ -18,15 +18,16 @@ from blyan.inference.scheduler import Scheduler
 from blyan.model.chat_template import TemplateRenderer
 from blyan.model.loading import LoadedModel, load_model
 from blyan.model.weights import naming
-from blyan.node.catalogue import manifest_of
+from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.config import NodeConfig
 from blyan.node.indexing import catch_up, open_index
 from blyan.node.kept import KeptModels
+from blyan.node.metrics import Metrics
 from blyan.node.uploads import Uploads
 from blyan.node.verified import remember_verified
 from blyan.node.writer import WritableGround
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
-from blyan.primitives.errors import Fault, InternalError, NotFound, Unavailable
+from blyan.primitives.errors import Fault, InternalError, Unavailable
 from blyan.storage.index import EntryIndex
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Node:
         self.scheduler = Scheduler()
         self.kept = KeptModels(sources.now)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
+        self.metrics = Metrics(self)
         self._closing = threading.Event()
         self._changing = threading.Lock()  # held while models are made or taken away
         self._verifier = threading.Thread(target=self._verify_experts, name="blyan-verify", daemon=True)
@@ -81,11 +83,7 @@ class Node:
         """The model of that name; `NotFound`, or the reason why it is refused."""
         found = self.models.get(name)
         if found is None:
-            known = ", ".join(sorted(self.models)) or "none"
-            raise NotFound(
-                f"model {name[:128]!r}: expected one of {known}, found no such model",
-                hint="`blyan model list` shows what this node has",
-            )
+            raise no_such_model(name, self.models)
         if isinstance(found, RefusedModel):
             found = self.models[name] = self._load(name)  # it may have been repaired since
         if isinstance(found, RefusedModel):

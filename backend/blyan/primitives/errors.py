@@ -92,6 +92,12 @@ class PayloadTooLarge(InvalidInput):
     code = "payload_too_large"
 
 
+class RequestTimeout(InvalidInput):
+    """A body that did not come in time."""
+
+    code = "request_timeout"
+
+
 class NotFound(Fault):
     """The named thing does not exist here."""
 

@@ -88,6 +88,24 @@ tool_call_bytes_max: Final = 256 << 10  # of one call's arguments
 generations_running_max: Final = 4
 generations_queued_max: Final = 64
 request_seconds_max: Final = 600.0
+streamed_event_bytes_max: Final = 4 * MIB  # of an answer, as the command line reads it
+saved_chat_bytes_max: Final = 4 * MIB
+history_bytes_max: Final = MIB
+history_entries_max: Final = 1_000
+requests_in_flight_max: Final = 256
+connections_max: Final = 1_024
+header_line_bytes_max: Final = 8 * KIB
+headers_max: Final = 128
+idle_connection_seconds_max: Final = 75.0  # also from the connection's first byte to the end of its first headers
+body_seconds_max: Final = 30.0
+body_depth_max: Final = 64
+small_body_bytes_max: Final = 64 * KIB  # of requests that name things
+send_seconds_max: Final = 60.0  # for one piece of an answer: a reader that stands still gives its place up
+
+# logs
+log_message_chars_max: Final = 4 * KIB
+log_frames_max: Final = 64
+log_files_max: Final = 100
 compute_threads_max: Final = 1_024
 
 # models made, uploaded and fetched
@@ -116,7 +134,10 @@ assert tile_bytes == 4 * MIB
 assert tile_bytes < peer_body_bytes_max
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max
 assert 3 * (checkpoint_bytes_max + 6 * log_tile_width * 70) + joint_bytes_max < archive_header_bytes_max // 2
+assert saved_chat_bytes_max <= request_body_bytes_max  # what is loaded can be sent
 assert entry_bytes_max < 1 << 16  # entry bundles carry a u16 length (C2SP tlog-tiles)
 assert payload_bytes_max <= canonical_integer_max
+assert generations_running_max + generations_queued_max < requests_in_flight_max < connections_max
+assert small_body_bytes_max < request_body_bytes_max
 assert rendered_prompt_bytes_max < template_memory_bytes_max
 assert tensor_header_bytes_max % data_alignment_bytes == 0

@@ -71,6 +71,7 @@ class BlobStore(BlobFolder):
         super().__init__(folder, limit or SpaceLimits())
         self._verified: dict[PayloadId, tuple[Identity, VerifiedBlob]] = {}
         self._corrupt: dict[PayloadId, tuple[Identity, BlockCorrupt]] = {}
+        self.bytes_verified = 0  # hashed and found whole since this store was opened
         self._writable = writable
         self._lock = threading.Lock()  # held while a blob is verified and while the two tables change
         if writable:
@@ -196,6 +197,11 @@ class BlobStore(BlobFolder):
             return "corrupt", bad[1]
         return "unverified", None
 
+    @property
+    def corrupt_count(self) -> int:
+        """Blobs that were found corrupt and not whole since."""
+        return len(self._corrupt)
+
     def sweep(self, keep: Collection[PayloadId], *, dry_run: bool = False) -> list[Swept]:
         """Remove every blob that is neither in `keep` nor pinned. What is mapped stays mapped until it is let go.
 
@@ -242,6 +248,7 @@ class BlobStore(BlobFolder):
             raise
         self._corrupt.pop(payload, None)
         self._verified[payload] = (identity_of(found), blob)
+        self.bytes_verified += len(blob.mapping)
         return blob
 
     @cached_property

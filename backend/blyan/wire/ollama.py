@@ -181,7 +181,7 @@ def _request(
 
 def _thinking(value: object) -> bool | None:
     """True, false, or how much: that is the model's own affair."""
-    if value not in (None, True, False, "low", "medium", "high"):
+    if value is not None and type(value) is not bool and value not in ("low", "medium", "high"):  # 1 == True
         raise InvalidInput(f"think: expected true, false, low, medium or high, found {brief(value)}")
     return None if value is None else value is not False
 

@@ -134,9 +134,10 @@ def _tool(item: object) -> Tool:
 
 def _named(tools: tuple[Tool, ...], functions: Sequence[object]) -> tuple[Tool, ...]:
     names = [(as_dict(function) or {}).get("name") for function in functions]
-    held: dict[object, Tool] = {tool.name: tool for tool in tools}
-    unknown = next((name for name in names if name not in held), None)
-    if unknown is not None or not names:
+    held = {tool.name: tool for tool in tools}
+    found = tuple(held[name] for name in names if isinstance(name, str) and name in held)
+    if not names or len(found) < len(names):
         known = ", ".join(tool.name for tool in tools) or "none"
+        unknown = next((name for name in names if not isinstance(name, str) or name not in held), None)
         raise InvalidInput(f"tool_choice: expected one of tools ({known}), found {brief(unknown)}")
-    return tuple(held[name] for name in names)
+    return found

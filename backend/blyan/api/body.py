@@ -1,0 +1,61 @@
+"""Reading a JSON body within limits: its bytes, the time that they take, and how deep it goes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import orjson
+from aiohttp import web
+
+from blyan.primitives import limits
+from blyan.primitives.errors import InvalidInput, PayloadTooLarge, RequestTimeout
+
+
+async def json_object(request: web.Request, *, bytes_max: int = limits.request_body_bytes_max) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    `PayloadTooLarge` before more than `bytes_max` are held, unpacked ones if it is compressed; `RequestTimeout` if it
+    is not whole in `body_seconds_max`; `InvalidInput` for anything that is no object, or nested too deep.
+    """
+    try:
+        value: object = orjson.loads(await read_body(request, bytes_max=bytes_max))
+    except orjson.JSONDecodeError as reason:
+        raise InvalidInput(f"body: expected JSON, found {reason}") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"body: expected a JSON object, found {type(value).__name__}")
+    _want_flat(cast("dict[str, Any]", value))
+    return cast("dict[str, Any]", value)
+
+
+async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
+    """The bytes of a body; the faults of `json_object`."""
+    if request.content_length is not None and request.content_length > bytes_max:
+        raise PayloadTooLarge(f"body: expected at most {bytes_max} bytes, found {request.content_length}")
+    taken = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_seconds_max):
+            async for chunk in request.content.iter_any():
+                taken += chunk
+                if len(taken) > bytes_max:
+                    raise PayloadTooLarge(f"body: expected at most {bytes_max} bytes, found more")
+    except web.RequestPayloadError as reason:
+        raise InvalidInput(f"body: expected one as its headers say, found {reason}") from None
+    except TimeoutError:
+        raise RequestTimeout(
+            f"body: expected it whole within {limits.body_seconds_max:g} s, found {len(taken)} bytes"
+        ) from None
+    return bytes(taken)
+
+
+def _want_flat(value: dict[str, Any]) -> None:
+    level: list[object] = [value]
+    for _ in range(limits.body_depth_max):
+        deeper: list[object] = []
+        for each in level:
+            inner = cast("dict[str, object]", each).values() if isinstance(each, dict) else cast("list[object]", each)
+            deeper += [found for found in inner if isinstance(found, dict | list)]
+        if not deeper:
+            return
+        level = deeper
+    raise InvalidInput(f"body: expected at most {limits.body_depth_max} levels of lists and objects, found more")

@@ -1,0 +1,161 @@
+"""What `blyan chat` asks of a node: its models, and answers piece by piece as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import aiohttp
+
+from blyan.cli.conversation import Conversation
+from blyan.primitives import limits
+from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import Fault, NotFound, PeerFault, kind_of
+from blyan.wire.fields import as_dict, as_list
+
+_connect_seconds: Final = 10.0
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer as far as it has come."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds_first: float | None = None  # until its first piece
+    seconds: float = 0.0  # until its end
+    _began: float = field(default=0.0)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of what came after the first token; None where there is too little to tell."""
+        if self.seconds_first is None or self.completion_tokens < 2 or self.seconds <= self.seconds_first:
+            return None
+        return (self.completion_tokens - 1) / (self.seconds - self.seconds_first)
+
+
+class EventLines:
+    """Lines of a stream, however its bytes are cut."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now; `PeerFault` for one that never ends."""
+        self._held += data
+        *lines, rest = self._held.split(b"\n")
+        if len(rest) > limits.streamed_event_bytes_max:
+            raise PeerFault(f"answer: expected lines of at most {limits.streamed_event_bytes_max} bytes, found more")
+        self._held = rest
+        return [bytes(line).removesuffix(b"\r") for line in lines]
+
+
+class ChatClient:
+    """One node, over HTTP."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, now: Monotonic) -> None:
+        self._session = session
+        self.url = url
+        self._now = now
+
+    async def models(self) -> list[str]:
+        """Names, at least one."""
+        timeout = aiohttp.ClientTimeout(total=limits.request_seconds_max, connect=_connect_seconds)
+        try:
+            async with self._session.get(f"{self.url}/v1/models", timeout=timeout) as response:
+                body = await _limited_json(response)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as reason:
+            raise PeerFault(
+                f"node {self.url}: expected a list of models, found {str(reason) or type(reason).__name__}"
+            ) from None
+        found = as_list((as_dict(body) or {}).get("data"))
+        names = [(as_dict(each) or {}).get("id") for each in found or []]
+        if found is None or not all(isinstance(name, str) for name in names):
+            raise PeerFault(f"node {self.url}: expected a list of models, found {str(body)[:200]}")
+        if not names:
+            raise NotFound(f"node {self.url}: expected at least one model, found none", hint="run `blyan init`")
+        return cast("list[str]", names)
+
+    async def ask(self, conversation: Conversation, answer: Answer) -> AsyncGenerator[str, None]:
+        """Yield the pieces of the next answer and fill `answer` while they come; a fault is raised where it came."""
+        began = self._now()
+        timeout = aiohttp.ClientTimeout(total=limits.request_seconds_max, connect=_connect_seconds)
+        url = f"{self.url}/v1/chat/completions"
+        try:
+            async with self._session.post(url, json=conversation.request(), timeout=timeout) as response:
+                if response.status != 200:
+                    raise _fault_of(await _limited_json(response))
+                lines = EventLines()
+                async for data in response.content.iter_any():
+                    for line in lines.feed(data):
+                        if line == b"data: [DONE]":
+                            return
+                        if not line.startswith(b"data: "):
+                            continue
+                        piece = _take(json.loads(line.removeprefix(b"data: ")), answer)
+                        answer.seconds = self._now() - began
+                        if piece:
+                            if answer.seconds_first is None:
+                                answer.seconds_first = answer.seconds
+                            answer.text += piece
+                            yield piece
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as reason:
+            raise PeerFault(f"node {self.url}: expected an answer, found {type(reason).__name__} {reason}") from None
+        raise PeerFault(f"node {self.url}: expected the end of the answer, found the end of the connection")
+
+
+async def _limited_json(response: aiohttp.ClientResponse) -> Any:
+    """A body of bounded length as JSON, None if it is none."""
+    raw = b""
+    async for data in response.content.iter_any():
+        raw += data
+        if len(raw) > limits.request_body_bytes_max:
+            raise ValueError(f"more than {limits.request_body_bytes_max} bytes")
+    return json.loads(raw)
+
+
+def _take(event: Any, answer: Answer) -> str:
+    """The text of one streamed event; the fault that it reports, or `PeerFault` if it is no event."""
+    match event:
+        case {"error": _}:
+            raise _fault_of(event)
+        case {"choices": [], **rest}:
+            match rest.get("usage"):
+                case {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}:
+                    answer.prompt_tokens, answer.completion_tokens = prompt, completion
+                case _:
+                    pass
+            return ""
+        case {"choices": [{"delta": {"content": str(text)}, **choice}]}:
+            _finish(choice, answer)
+            return text
+        case {"choices": [{"delta": {"content": None}, **choice}]}:
+            _finish(choice, answer)
+            return ""
+        case {"choices": [{"delta": {"content": _}}]}:
+            raise PeerFault(f"answer: expected a chat completion chunk, found {str(event)[:200]}")
+        case {"choices": [{"delta": {}, **choice}]}:
+            _finish(choice, answer)
+            return ""
+        case _:
+            raise PeerFault(f"answer: expected a chat completion chunk, found {str(event)[:200]}")
+
+
+def _finish(choice: dict[str, Any], answer: Answer) -> None:
+    if isinstance(choice.get("finish_reason"), str):
+        answer.finish_reason = choice["finish_reason"]
+
+
+def _fault_of(body: Any) -> Fault:
+    """The node's error as the fault it was there, so that the exit code says the same."""
+    match body:
+        case {"error": {"message": str(message), **error}}:
+            hint = str(error["hint"]) if error.get("hint") else None
+        case _:
+            return PeerFault(f"answer: expected an error body, found {str(body)[:200]}")
+    kind = kind_of(str(error.get("code")))
+    return (PeerFault if kind is Fault else kind)(message, hint=hint)

@@ -1,0 +1,104 @@
+"""What a node counts, for Prometheus. Names and meanings: docs/metrics.md, which a test holds equal to this module.
+
+Labels come from lists of ours (route templates, outcomes, chains): nothing that a stranger sends becomes a label value.
+What has a state elsewhere (queue, store, models, chains) is read when somebody asks, not counted along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from blyan import __version__
+
+if TYPE_CHECKING:
+    from blyan.node.node import Node
+
+disable_created_metrics()  # else a `_created` series beside each counter and histogram, which nobody asks for
+_request_buckets: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_first_token_buckets: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_between_buckets: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+
+
+class Metrics:
+    """The counters of one node. Methods may be called from any thread."""
+
+    def __init__(self, node: Node) -> None:
+        self._registry = registry = CollectorRegistry(auto_describe=False)
+        self.requests = Counter(
+            "blyan_http_requests_total", "Requests answered.", ("method", "route", "status"), registry=registry
+        )
+        self.request_seconds = Histogram(
+            "blyan_http_request_seconds",
+            "From the headers of a request to the end of its answer.",
+            ("method", "route"),
+            buckets=_request_buckets,
+            registry=registry,
+        )
+        self.in_flight = Gauge("blyan_http_requests_in_flight", "Requests under way.", registry=registry)
+        self.tokens = Counter("blyan_tokens_total", "Tokens read and written.", ("kind",), registry=registry)
+        self.generations = Counter(
+            "blyan_generations_total", "Generations by their end.", ("outcome",), registry=registry
+        )
+        self.first_token_seconds = Histogram(
+            "blyan_time_to_first_token_seconds",
+            "From the submission of a generation to its first token, the wait included.",
+            buckets=_first_token_buckets,
+            registry=registry,
+        )
+        self.between_tokens_seconds = Histogram(
+            "blyan_inter_token_seconds",
+            "Between two tokens of one generation.",
+            buckets=_between_buckets,
+            registry=registry,
+        )
+        build = Gauge("blyan_build_info", "1, with the version as a label.", ("version",), registry=registry)
+        build.labels(__version__).set(1)
+        registry.register(_State(node))
+        ProcessCollector(registry=registry)
+        self._prompt, self._completion = self.tokens.labels("prompt"), self.tokens.labels("completion")
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """Everything as text, and its media type: OpenMetrics for who accepts it, else Prometheus' own format."""
+        encode, kind = choose_encoder(accept)
+        return encode(self._registry), kind
+
+    def generated(self, outcome: str, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+        """Count one generation that ended."""
+        self.generations.labels(outcome).inc()
+        self._prompt.inc(prompt_tokens)
+        self._completion.inc(completion_tokens)
+
+
+class _State(Collector):
+    """What is read from the node when metrics are asked for."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        """The present state."""
+        node = self._node
+        running, waiting = node.scheduler.depth()
+        yield GaugeMetricFamily("blyan_generations_running", "Generations that compute in turn.", value=running)
+        yield GaugeMetricFamily("blyan_generations_waiting", "Generations in the queue.", value=waiting)
+        store = node.ground.store
+        yield CounterMetricFamily(
+            "blyan_bytes_verified_total", "Bytes of blocks hashed and found whole.", value=store.bytes_verified
+        )
+        yield GaugeMetricFamily("blyan_blocks_corrupt", "Blocks found corrupt.", value=store.corrupt_count)
+        refused = len(node.refused())
+        models = GaugeMetricFamily("blyan_models", "Models of the chain.", labels=("state",))
+        models.add_metric(("ready",), len(node.models) - refused)
+        models.add_metric(("refused",), refused)
+        yield models
+        chains = GaugeMetricFamily("blyan_chain_entries", "Entries below the checkpoint.", labels=("chain",))
+        for name, log in node.ground.chains.logs.items():
+            chains.add_metric((name,), log.checkpoint.size)
+        yield chains

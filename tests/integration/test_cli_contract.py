@@ -1,0 +1,232 @@
+"""What every command keeps: exit codes, --json on all that reads, help, documents, and a quick start."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blyan.cli.completion import commands
+from blyan.cli.parser import build
+from blyan.node.data_directory import lock
+from fakes import SlowNode
+from nodes import command, install_builtin, running
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What reads, with arguments that make it answer here.
+READS = {
+    "model list": [],
+    "model show": ["blyan-genesis"],
+    "model plan": ["blyan-genesis"],
+    "model verify": ["--all"],
+    "doctor": [],
+    "config show": ["--origin"],
+    "config check": [],
+    "blob list": [],
+    "blob verify": ["--all"],
+    "blob usage": [],
+    "blob sweep": ["--dry-run"],
+    "chain status": [],
+    "chain verify": [],
+    "chain prove": ["meta", "0"],
+    "chain find": ["--model", "blyan-genesis"],
+    "db check": [],
+    "keys show": [],
+}
+# What reads from a running node.
+ASKS = {"chat": ["12 + 34"], "node status": []}
+# What makes, changes or serves something, or prints a script. Some of them know --json too.
+WRITES = frozenset(
+    "up,init,model import,model export,model copy,model remove,model create,blob pin,blob unpin,chain snapshot,"
+    "chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,keys rotate,"
+    "completion".split(",")
+)
+LEAVES = [each.path for each in commands(build()) if not each.verbs]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("contract") / "data"
+    install_builtin(folder)
+    return folder
+
+
+def test_every_command_is_known_to_read_or_to_write() -> None:
+    """A new one that reads joins the test below."""
+    assert set(LEAVES) <= {*READS, *ASKS, *WRITES}
+
+
+@pytest.mark.parametrize("path", sorted(READS))
+def test_what_reads_speaks_json(data: Path, path: str) -> None:
+    """One JSON value on stdout, nothing beside it, and the same exit code as without."""
+    done = command(*path.split(), *READS[path], "--json", data_dir=data)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) is not None
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_what_asks_a_running_node_speaks_json(tmp_path: Path) -> None:
+    """Its state, and an answer."""
+    with running(tmp_path / "data") as node:
+        status = json.loads(command("node", "status", "--json", data_dir=node.data_dir).stdout)
+        assert (status["ready"], status["pid"], status["url"]) == (True, node.pid, node.url)
+        assert status["models"] == [{"name": "blyan-genesis", "state": "ready"}]
+        assert "blyan-genesis" in command("node", "status", "--node", node.url).stdout
+        done = command("chat", "12 + 34", "--temperature", "0", "--json", data_dir=node.data_dir)
+        answer = json.loads(done.stdout)
+        assert (answer["content"], answer["finish_reason"]) == ("12 + 34 = 46", "stop")
+        assert answer["usage"]["completion_tokens"] > 2
+        assert node.stop() == 0  # Ctrl-C is how a node is told to stop
+
+
+def broken_config(tmp_path: Path) -> list[str | Path]:
+    (tmp_path / "node.toml").write_text("[htp]\n")
+    return ["config", "check", tmp_path / "node.toml"]
+
+
+def damaged_chain(tmp_path: Path) -> list[str | Path]:
+    install_builtin(tmp_path / "d")
+    (bundle,) = (tmp_path / "d/chain/parameter/tile/entries").rglob("*.p/*")
+    raw = bytearray(bundle.read_bytes())
+    raw[50] ^= 1
+    bundle.write_bytes(raw)
+    return ["chain", "verify", "--data-dir", tmp_path / "d"]
+
+
+CODES: list[tuple[int, str, Callable[[Path], list[str | Path]]]] = [
+    (0, "", lambda _: ["config", "check"]),
+    (1, "did you mean 'http'", broken_config),
+    (2, "did you mean 'model'", lambda _: ["modle"]),
+    (3, "did you mean 'blyan-genesis'", lambda _: ["model", "show", "blyan-gensis"]),
+    (4, "expected a loopback address", lambda _: ["up", "--listen", "0.0.0.0:1"]),
+    (6, "expected a list of models", lambda _: ["chat", "hi", "--node", "http://127.0.0.1:1"]),
+    (6, "expected one that runs", lambda _: ["node", "status"]),
+    (7, "chain/parameter", damaged_chain),
+]
+
+
+@pytest.mark.parametrize(("code", "words", "arguments"), CODES)
+def test_every_exit_code_has_a_command_that_ends_with_it(
+    data: Path, tmp_path: Path, code: int, words: str, arguments: Callable[[Path], list[str | Path]]
+) -> None:
+    """Those of the documented list that one process alone can reach; a traceback is none of them."""
+    given = arguments(tmp_path)
+    done = command(*given, data_dir=None if "--data-dir" in given else data)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_data_directory_in_use_exits_75(data: Path) -> None:
+    """It names who has it."""
+    with lock(data):
+        done = command("blob", "unpin", "0" * 64, data_dir=data)
+    assert (done.returncode, str(os.getpid()) in done.stderr) == (75, True)
+
+
+def test_an_interrupted_command_exits_130() -> None:
+    """By SIGINT, without a traceback."""
+    with SlowNode(["begun"]) as slow:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "blyan", "chat", "hi", "--node", slow.url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.read(5) == b"begun"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (130, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "guess"),
+    [
+        (["modle", "list"], "model"),
+        (["model", "lst"], "list"),
+        (["model", "list", "--jsno"], "--json"),
+        (["chat", "hi", "--modell=x"], "--model"),
+        (["chain", "prove", "metta", "0"], "meta"),
+        (["model", "import", "x", "--quantize", "int9"], "int8"),
+    ],
+)
+def test_a_word_that_is_none_is_answered_with_the_nearest(arguments: list[str], guess: str) -> None:
+    """Commands, options and values; usage of the command that was meant, exit 2."""
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"(did you mean '{guess}'?)" in done.stderr
+    assert "--help` says more" in done.stderr
+
+
+def test_a_beginning_of_an_option_is_not_taken_for_it() -> None:
+    """It would be another one's once that begins alike."""
+    assert command("chat", "hi", "--mod", "x").returncode == 2
+
+
+@pytest.mark.parametrize("path", ["", *LEAVES])
+def test_every_command_says_what_it_does(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every option and argument that has a name to explain has a help text, and --help prints them."""
+    parser = build()
+    for word in path.split():
+        parser = parser.verbs()[word]
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for option in parser.options():
+        assert option in printed
+    options = [action for action in parser.everything() if action.option_strings]
+    unexplained = [action.option_strings[0] for action in options if not action.help]
+    assert set(unexplained) <= {"--chain", "--model", "--layer", "--expert", "--author", "--limit"}
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_command_stands_in_the_document(path: str) -> None:
+    """In a row of docs/cli.md that names its group."""
+    *group, verb = path.split()
+    rows = [line for line in (ROOT / "docs/cli.md").read_text().splitlines() if line.startswith("| `blyan ")]
+    assert any(f"blyan {' '.join(group)}" in row and verb in row.replace("\\|", " ").replace("`", " ") for row in rows)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["completion", "bash"], ["config", "show"]])
+def test_what_needs_no_model_starts_without_torch(arguments: list[str], tmp_path: Path) -> None:
+    """Importing either takes longer than everything else they do."""
+    script = (
+        "import sys\nfrom blyan.cli.main import main\n"
+        "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as ended:\n    code = ended.code\n"
+        "loaded = {'torch', 'aiohttp', 'prompt_toolkit', 'transformers'} & sys.modules.keys()\n"
+        "sys.exit(code or ', '.join(loaded) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """On stdout, as data."""
+    import blyan
+
+    assert command("--version").stdout == f"blyan {blyan.__version__}\n"
+
+
+def listing(folder: Path) -> dict[str, Any]:
+    """Every file with its time and size."""
+    return {str(each): (each.stat().st_mtime_ns, each.stat().st_size) for each in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.slow
+def test_what_reads_changes_nothing(data: Path) -> None:
+    """Not a byte and not a time; `model verify` alone notes when it found everything whole."""
+    before = listing(data)
+    for path in ("doctor", "config show", "config check", "model show", "chain status", "blob usage"):
+        command(*path.split(), *READS[path], data_dir=data)
+    assert listing(data) == before
