@@ -67,7 +67,7 @@ async def test_the_official_client_lists_shows_and_chats(client: TestClient) -> 
     asked = {"model": "random", "messages": messages, "max_tokens": 12, "temperature": 0}
     other = await (await client.post("/v1/chat/completions", json=asked)).json()
     assert other["choices"][0]["message"]["content"] == whole.message.content
-    assert [model.model for model in (await theirs.ps()).models] == ["bare:latest", "random:latest"]
+    assert [model.model for model in (await theirs.ps()).models] == ["random:latest"]
 
 
 async def test_generate_takes_prompts_raw_text_and_an_earlier_context(client: TestClient) -> None:
@@ -130,6 +130,27 @@ async def test_a_request_without_a_prompt_loads_and_unloads(client: TestClient) 
         for path in ("/api/generate", "/api/chat"):
             answer = await (await client.post(path, json={"model": "random"} | body)).json()
             assert (answer["done"], answer["done_reason"]) == (True, reason)
+
+
+async def test_ps_names_what_was_asked_for_as_long_as_it_is_to_be_kept(client: TestClient) -> None:
+    """Five minutes if nothing is said; both doors count; 0 lets go, a negative number is for ever."""
+    theirs = official(client)
+
+    async def loaded() -> dict[str, str]:
+        found = await (await client.get("/api/ps")).json()
+        return {model["name"]: model["expires_at"] for model in found["models"]}
+
+    assert await loaded() == {}
+    await client.post("/v1/completions", json={"model": "bare", "prompt": [1], "max_tokens": 1})
+    assert await loaded() == {"bare:latest": "2023-11-14T22:18:20Z"}
+    await theirs.generate("random", "x", options=GREEDY, keep_alive="1h1m")
+    await theirs.generate("bare", keep_alive=0)
+    assert await loaded() == {"random:latest": "2023-11-14T23:14:20Z"}
+    await theirs.embed("random", "x", keep_alive=-1)
+    assert await loaded() == {"random:latest": "9999-12-31T23:59:59Z"}
+    for wrong in ("soon", "5 m", "5mm", True, [], "1e3"):
+        answer = await client.post("/api/generate", json={"model": "random", "keep_alive": wrong})
+        assert (answer.status, "keep_alive" in (await answer.json())["error"]) == (400, True)
 
 
 async def test_errors_are_text_with_a_status(client: TestClient) -> None:

@@ -38,10 +38,9 @@ def test_the_document_is_valid_openapi(app: web.Application) -> None:
 def test_every_route_stands_in_the_document_and_the_other_way_round(app: web.Application) -> None:
     """HEAD is answered wherever GET is and not written out."""
     served = {
-        (route.method.lower(), route.resource.canonical)
-        for route in app.router.routes()
-        if route.resource is not None and route.method != "HEAD"
+        (route.method.lower(), route.resource.canonical) for route in app.router.routes() if route.resource is not None
     }
+    served -= {("head", path) for method, path in served if method == "get"}
     written = {(method, path) for path, item in document(app)["paths"].items() for method in item}
     assert served == written
 

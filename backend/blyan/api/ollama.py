@@ -10,7 +10,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
@@ -19,6 +19,7 @@ from blyan import __version__
 from blyan.api.body import json_object
 from blyan.api.chat import embedding, generation, sampling_of
 from blyan.api.errors import error_response, json_response, ollama_error
+from blyan.api.model_text import told_of
 from blyan.api.ollama_lines import Lines, nanoseconds, time_text
 from blyan.api.sending import send_piece
 from blyan.api.state import node_of
@@ -31,6 +32,8 @@ from blyan.model.tools import tool_format_of
 from blyan.node.node import Node
 from blyan.primitives.errors import Fault, InvalidInput, NotFound
 from blyan.wire.ollama import OllamaRequest, model_name, parse_chat, parse_embed, parse_generate
+
+_last_second: Final = 253_402_300_799  # of the year 9999
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -60,9 +63,10 @@ async def tags(request: web.Request) -> web.Response:
 
 
 async def ps(request: web.Request) -> web.Response:
-    """The same: what can be asked is mapped, and stays so."""
+    """Those that were asked within their keep-alive."""
     node = node_of(request)
-    cards = [_card(node, model) | {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0} for model in _loaded(node)]
+    kept = [(model, until) for model in _loaded(node) if (until := node.kept.until(model.name)) is not None]
+    cards = [_card(node, model) | {"expires_at": _end_text(until), "size_vram": 0} for model, until in kept]
     return json_response({"models": cards})
 
 
@@ -70,17 +74,12 @@ async def ps(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.StreamResponse:
     """What one model is."""
     node = node_of(request)
-    model = await _model(node, model_name(await _body(request)))
+    model = await _model(node, model_name(await body_of(request)))
     manifest, config = model.manifest, model.manifest.config
     architecture = config.family
-    template = model.tokenizer.chat_template if model.tokenizer is not None else None
-    generation_defaults = manifest.generation
     return json_response(
         {
-            "license": manifest.license,
-            "modelfile": f"FROM {model.name}\n",
-            "parameters": f"temperature {generation_defaults.temperature}\ntop_p {generation_defaults.top_p}",
-            "template": template or "",
+            **told_of(model),
             "modified_at": _card(node, model)["modified_at"],
             "details": _details(model),
             "capabilities": _capabilities(model),
@@ -105,13 +104,13 @@ async def show(request: web.Request) -> web.StreamResponse:
 @faults_as_ollama
 async def generate(request: web.Request) -> web.StreamResponse:
     """Continue a prompt, by default through the chat template."""
-    return await _answered(request, parse_generate(await _body(request)))
+    return await _answered(request, parse_generate(await body_of(request)))
 
 
 @faults_as_ollama
 async def chat(request: web.Request) -> web.StreamResponse:
     """Answer a conversation."""
-    return await _answered(request, parse_chat(await _body(request)))
+    return await _answered(request, parse_chat(await body_of(request)))
 
 
 @faults_as_ollama
@@ -129,8 +128,9 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse:
     node = node_of(request)
     began = node.sources.monotonic()
-    asked = parse_embed(await _body(request), single=single)
+    asked = parse_embed(await body_of(request), single=single)
     model = await _model(node, asked.model)
+    node.kept.asked(model.name, asked.keep)
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     vectors: list[list[float]] = []
     count = 0
@@ -161,6 +161,7 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
 async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamResponse:
     node = node_of(request)
     model = await _model(node, asked.options.model)
+    node.kept.asked(model.name, asked.keep)
     lines = Lines(node, asked, model.tokenizer)
     if not asked.messages and asked.prompt is None:
         return json_response(lines.nothing_asked())
@@ -276,12 +277,16 @@ def _details(model: LoadedModel) -> dict[str, Any]:
     }
 
 
+def _end_text(seconds: float) -> str:
+    return time_text(int(seconds)) if seconds < _last_second else "9999-12-31T23:59:59Z"
+
+
 def _tokenizer_of(model: LoadedModel) -> Tokenizer:
     if model.tokenizer is None:
         raise InvalidInput(f"model {model.name}: expected a tokenizer, found none")
     return model.tokenizer
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
+async def body_of(request: web.Request) -> dict[str, Any]:
     """The JSON body, whatever its Content-Type: `curl -d` says it is a form. Other sites are kept out by Origin."""
     return await json_object(request)

@@ -27,7 +27,7 @@ from blyan.model.loading import LoadedModel
 from blyan.model.tokenizer import Tokenizer
 from blyan.node.node import Node
 from blyan.primitives.errors import InvalidInput, NotFound
-from blyan.wire.fields import naming_parameter
+from blyan.wire.fields import keep_seconds, naming_parameter
 from blyan.wire.openai import (
     AnswerOptions,
     ChatRequest,
@@ -43,6 +43,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     node = node_of(request)
     asked = parse_chat(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.options.model)
+    node.kept.asked(model.name, keep_seconds(None))
     prompt, form = await asyncio.to_thread(_chat_prompt, node, model, asked)
     first = _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs)
     wanted = _choices(
@@ -59,6 +60,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     node = node_of(request)
     asked = parse_completion(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.options.model)
+    node.kept.asked(model.name, keep_seconds(None))
     prompts = await asyncio.to_thread(lambda: [_completion_prompt(model, prompt) for prompt in asked.prompts])
     wanted = [
         choice
@@ -78,6 +80,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     node = node_of(request)
     asked = parse_embedding(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.model)
+    node.kept.asked(model.name, keep_seconds(None))
     inputs = await asyncio.to_thread(lambda: [_completion_prompt(model, text) for text in asked.inputs])
     for tokens in inputs:
         want_embeddable(model, tokens)  # the last before the first is computed

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from blyan.api import blobs, chain, document, entries, experts, health, ollama, openai, schemas
+from blyan.api import blobs, chain, document, entries, experts, health, ollama, ollama_models, openai, schemas
 from blyan.api.route import Route, get, json_of, octets, ollama_post, openai_post, plain
+from blyan.api.route import ollama as ollama_route
 from blyan.primitives import limits
 from blyan.wire import ollama_schema, openai_schema
 from blyan.wire.schema import integer, text
@@ -47,6 +48,13 @@ routes: Final[tuple[Route, ...]] = (
     ollama_post(
         "/api/embeddings", ollama.embeddings, ollama_schema.embeddings_request, ollama_schema.embeddings_answer
     ),
+    ollama_post("/api/create", ollama_models.create, streams=True),
+    ollama_post("/api/copy", ollama_models.copy),
+    ollama_route("DELETE", "/api/delete", ollama_models.delete),
+    ollama_post("/api/pull", ollama_models.pull, streams=True),
+    ollama_post("/api/push", ollama_models.push),
+    ollama_route("HEAD", "/api/blobs/{digest}", ollama_models.has_blob),
+    ollama_route("POST", "/api/blobs/{digest}", ollama_models.put_blob),
     get(
         "/network/experts",
         experts.experts,

@@ -1,4 +1,4 @@
-"""`blyan model import|export|list|verify`; `show` and `plan` are `model_show`."""
+"""`blyan model import|export|list|verify`; `show` and `plan` are `model_show`, what changes models `model_change`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from blyan.cli import model_change
 from blyan.cli.model_show import plan, quantization_fields, quantization_line, show, when
 from blyan.cli.output import Output, byte_size, short_count, table
 from blyan.cli.passphrase import passphrase_of
@@ -53,6 +54,7 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     verified.add_argument("name", metavar="NAME", nargs="?")
     verified.add_argument("--all", action="store_true", help="every model")
     verified.set_defaults(run=_verify)
+    model_change.add_commands(commands, common, readable)
 
 
 def _import(options: argparse.Namespace, output: Output) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
+from blyan.network.peers import parse_peer
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, Fault, InvalidInput
 from blyan.primitives.nearest import did_you_mean
@@ -166,6 +167,20 @@ class KeysConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelsConfig:
+    """Where models may be pulled from; nothing is, where nothing is named."""
+
+    directories: tuple[str, ...] = ()  # folders that hold checkpoint folders, each named as its model will be
+    peers: tuple[str, ...] = ()  # http://HOST:PORT#KEY: other nodes, with the key of the sequencer that is trusted
+
+    def __post_init__(self) -> None:
+        if len(self.peers) > limits.peers_max or len(self.directories) > limits.peers_max:
+            raise InvalidInput(f"models: expected at most {limits.peers_max} peers and directories, found more")
+        for text in self.peers:
+            parse_peer(text)
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """Everything that can be set."""
 
@@ -174,6 +189,7 @@ class NodeConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     keys: KeysConfig = field(default_factory=KeysConfig)
+    models: ModelsConfig = field(default_factory=ModelsConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -183,6 +199,7 @@ _sections: dict[str, type[Any]] = {
     "compute": ComputeConfig,
     "storage": StorageConfig,
     "keys": KeysConfig,
+    "models": ModelsConfig,
     "metrics": MetricsConfig,
     "log": LogConfig,
 }

@@ -57,13 +57,17 @@ def import_checkpoint(
     progress: Progress,
     request: QuantizationRequest | None = None,
     say: Callable[[str], None] = lambda _sentence: None,
+    finish: Callable[[Manifest], Manifest] = lambda manifest: manifest,
 ) -> Imported:
-    """Cut a checked Hugging Face checkpoint into blocks and publish it under `name`; `say` gets what goes on."""
+    """Cut a checked Hugging Face checkpoint into blocks and publish it under `name`; `say` gets what goes on.
+
+    `finish` has the last word on the manifest before it is published.
+    """
     _want_name(name)
     with ImportJournal(ground.folder, name, _subject(checkpoint, request)) as journal:
         journal.keep(lambda block: _held(ground.store, block))
         resumed = len(journal.done)
-        manifest = store_checkpoint(ground.store, checkpoint, name, progress, request, say, journal)
+        manifest = finish(store_checkpoint(ground.store, checkpoint, name, progress, request, say, journal))
         published = publish(ground, manifest)
         journal.remove()
     return Imported(published, manifest, resumed)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +20,10 @@ from blyan.model.loading import LoadedModel, load_model
 from blyan.model.weights import naming
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.config import NodeConfig
-from blyan.node.indexing import open_index
+from blyan.node.indexing import catch_up, open_index
+from blyan.node.kept import KeptModels
 from blyan.node.metrics import Metrics
+from blyan.node.uploads import Uploads
 from blyan.node.verified import remember_verified
 from blyan.node.writer import WritableGround
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
@@ -57,14 +61,18 @@ class Node:
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer(sources.now)
         self.scheduler = Scheduler()
+        self.kept = KeptModels(sources.now)
+        self.uploads = Uploads(ground.folder, ground.store, sources.now)
         self.metrics = Metrics(self)
         self._closing = threading.Event()
+        self._changing = threading.Lock()  # held while models are made or taken away
         self._verifier = threading.Thread(target=self._verify_experts, name="blyan-verify", daemon=True)
 
     def start(self) -> None:
         """Load every model of the chain and begin to verify the rest of its blocks in the background."""
         if self.config.compute.threads:
             torch.set_num_threads(self.config.compute.threads)
+        self.uploads.sweep(starting=True)
         self.index = open_index(self.ground.folder, self.ground.chains)
         for name in sorted(self.ground.chains.state.models):
             self.models[name] = self._load(name)
@@ -81,6 +89,39 @@ class Node:
         if isinstance(found, RefusedModel):
             raise found.reason
         return found
+
+    @contextmanager
+    def changing(self) -> Generator[WritableGround, None, None]:
+        """The right to change which models there are, for one thread at a time; `Unavailable` while another has it."""
+        if not self._changing.acquire(blocking=False):
+            raise Unavailable(
+                "models: expected nobody else changing them, found a change under way",
+                hint="try again when it has ended",
+            )
+        try:
+            self.want_open()
+            yield self.ground
+        finally:
+            self._changing.release()
+
+    def want_open(self) -> None:
+        """`Unavailable` once the node is closing: what takes long asks now and then."""
+        if self._closing.is_set():
+            raise Unavailable("node: expected it running, found it shutting down", hint="ask again when it has started")
+
+    def loaded(self, name: str) -> LoadedModel | RefusedModel | None:
+        """A model as the chain has it now, for `adopt`; None if it is offered no more."""
+        if self.index is not None:
+            catch_up(self.index, self.ground.chains)
+        return None if self.ground.chains.state.current(name) is None else self._load(name)
+
+    def adopt(self, name: str, model: LoadedModel | RefusedModel | None) -> None:
+        """Serve a model from now on, or no more. Answers that are under way keep the one they began with.
+
+        For the thread of the event loop: whoever reads `models` there sees all of a change or nothing.
+        """
+        others = {other: each for other, each in self.models.items() if other != name}
+        self.models = others if model is None else {**others, name: model}
 
     def refused(self) -> dict[str, Fault]:
         """The models that cannot be served, with the reason: refused when loaded, or damaged in the trunk since."""
@@ -99,6 +140,8 @@ class Node:
         """Stop computing and end what was started."""
         self._closing.set()
         self.scheduler.close()
+        with self._changing:  # a change under way has seen it, and left things as a crash may leave them
+            pass
         self.renderer.close()
         if self._verifier.is_alive():
             self._verifier.join()

@@ -69,8 +69,9 @@ def publish(ground: WritableGround, manifest: Manifest) -> Published:
         if index_of(same).payload_id == current.manifest:
             ground.store.put([same])  # repairs a damaged manifest as putting the blocks again did them
             return Published(current, len(manifest.blocks), length, changed=False)
-        if version_key(manifest.version) <= version_key(current.version):
-            manifest = replace(manifest, version=_next_minor(current.version))
+    newest_version = state.newest_version(manifest.name)  # also of a name that was retired
+    if newest_version is not None and version_key(manifest.version) <= version_key(newest_version):
+        manifest = replace(manifest, version=_next_minor(newest_version))
     tip = ground.chains.newest("meta")
     drafts: list[Draft] = []
     for part, block in manifest.blocks.items():

@@ -108,6 +108,19 @@ log_frames_max: Final = 64
 log_files_max: Final = 100
 compute_threads_max: Final = 1_024
 
+# models made, uploaded and fetched
+modelfile_chars_max: Final = 2 * MIB
+licenses_max: Final = 16
+upload_files_max: Final = checkpoint_shards_max + 64
+uploads_max: Final = 2 * upload_files_max  # that wait to be used
+upload_bytes_max: Final = payload_bytes_max
+uploads_running_max: Final = 8
+upload_age_seconds_max: Final = 24 * 3_600
+peers_max: Final = 64
+peer_body_bytes_max: Final = 16 * MIB  # what a peer may answer at once; payloads come in ranges of a tile
+peer_seconds_max: Final = 60.0  # for one answer
+peer_attempts_max: Final = 4
+
 # files of the node
 config_file_bytes_max: Final = 64 * KIB
 schema_file_bytes_max: Final = KIB
@@ -118,6 +131,7 @@ key_memory_bytes_max: Final = GIB
 key_passes_max: Final = 16
 
 assert tile_bytes == 4 * MIB
+assert tile_bytes < peer_body_bytes_max
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max
 assert 3 * (checkpoint_bytes_max + 6 * log_tile_width * 70) + joint_bytes_max < archive_header_bytes_max // 2
 assert saved_chat_bytes_max <= request_body_bytes_max  # what is loaded can be sent

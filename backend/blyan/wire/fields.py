@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput
+
+_unit_seconds: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3_600.0}
+_duration: Final = re.compile(r"(?P<sign>-?)(?:\d{1,9}|(?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h)){1,4})")
+_counts: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
 
 
 @contextmanager
@@ -69,6 +74,21 @@ def number(body: Mapping[str, Any], name: str) -> float | None:
     if value is not None and type(value) not in (int, float):
         raise InvalidInput(f"{name}: expected a number, found {brief(value)}")
     return None if value is None else float(value)
+
+
+def keep_seconds(value: object) -> float:
+    """Ollama's `keep_alive`: seconds, or text such as `5m` or `1h30m`; negative is for ever, five minutes if unsaid."""
+    if value is None or value == "":
+        return 300.0
+    if isinstance(value, str):
+        found = _duration.fullmatch(value)
+        if found is None:
+            raise InvalidInput(f"keep_alive: expected seconds or a duration such as 5m, found {brief(value)}")
+        seconds = sum(float(count) * _unit_seconds[unit or "s"] for count, unit in _counts.findall(value))
+        return math.inf if found["sign"] else seconds
+    if type(value) not in (int, float) or not math.isfinite(cast("float", value)):
+        raise InvalidInput(f"keep_alive: expected seconds or a duration such as 5m, found {brief(value)}")
+    return math.inf if cast("float", value) < 0 else float(cast("float", value))
 
 
 def as_list(value: object) -> list[Any] | None:

@@ -12,7 +12,17 @@ from typing import Any, Final, cast
 
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, UnsupportedParameter
-from blyan.wire.fields import as_dict, as_list, boolean, brief, integer, naming_parameter, number, stop_strings
+from blyan.wire.fields import (
+    as_dict,
+    as_list,
+    boolean,
+    brief,
+    integer,
+    keep_seconds,
+    naming_parameter,
+    number,
+    stop_strings,
+)
 from blyan.wire.messages import parse_calls
 from blyan.wire.openai import AnswerOptions
 from blyan.wire.tools import AnswerFormat, ToolChoice, parse_choice, parse_schema, parse_tools
@@ -52,7 +62,7 @@ class OllamaRequest:
     prompt: str | None  # raw text, not to be put into the chat template
     context: tuple[int, ...]  # tokens of an earlier answer that this one continues
     chat: bool
-    keep: bool  # False: the caller asks to unload the model
+    keep: float  # seconds that the model is to stay loaded; 0 asks to unload it
     format: AnswerFormat | None = None
     tools: ToolChoice | None = None
     thinking: bool | None = None  # None: as the model's template has it
@@ -68,6 +78,7 @@ class EmbedRequest:
     texts: tuple[str, ...]
     truncate: bool
     single: bool
+    keep: float  # seconds that the model is to stay loaded
 
 
 def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
@@ -106,7 +117,9 @@ def parse_embed(body: Mapping[str, Any], *, single: bool) -> EmbedRequest:
         if body.get("dimensions") is not None:
             raise UnsupportedParameter(f"dimensions: expected none, found {brief(body['dimensions'])}")
         truncate = True if body.get("truncate") is None else boolean(body, "truncate")
-        return EmbedRequest(model_name(body), tuple(cast("list[str]", texts)), truncate, single)
+        return EmbedRequest(
+            model_name(body), tuple(cast("list[str]", texts)), truncate, single, keep_seconds(body.get("keep_alive"))
+        )
 
 
 def model_name(body: Mapping[str, Any]) -> str:
@@ -157,7 +170,7 @@ def _request(
         prompt=prompt,
         context=context,
         chat=chat,
-        keep=body.get("keep_alive") not in (0, "0", "0s"),
+        keep=keep_seconds(body.get("keep_alive")),
         format=_format(body.get("format")),
         tools=parse_choice(parse_tools(body.get("tools")), None, parallel=True),
         thinking=_thinking(body.get("think")),

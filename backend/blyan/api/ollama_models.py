@@ -1,0 +1,248 @@
+"""Ollama's routes that change which models there are: `/api/create|copy|delete|pull|push` and `/api/blobs/{digest}`.
+
+They change this node's chains, so they answer only on loopback, under loopback names. Work runs in a thread, one change
+at a time, beside answers under way; who leaves in the middle stops it, and what was stored stays for the next try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import orjson
+from aiohttp import web
+
+from blyan.api.body import json_object
+from blyan.api.errors import json_response, ollama_error
+from blyan.api.ollama import faults_as_ollama
+from blyan.api.state import node_of
+from blyan.node.creating import create_of_files
+from blyan.node.model_changes import copy_model, create_from, remove_model
+from blyan.node.node import Node
+from blyan.node.pulling import pull_model
+from blyan.primitives import limits
+from blyan.primitives.errors import (
+    Denied,
+    Fault,
+    InternalError,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    UnsupportedParameter,
+)
+from blyan.wire.ollama_create import CreateRequest, digest_of, parse_copy, parse_create, parse_delete, parse_pull
+
+Status: TypeAlias = dict[str, Any]
+Say: TypeAlias = Callable[[Status], None]  # raises `Unavailable` to stop the work: nobody listens any more
+
+_loopback_names: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_chunk_bytes: Final = limits.MIB
+_chunk_seconds_max: Final = 60.0
+_success: Final[Status] = {"status": "success"}
+
+
+@faults_as_ollama
+async def create(request: web.Request) -> web.StreamResponse:
+    """A model of another model or of uploaded files."""
+    node = _writing(request)
+    asked = parse_create(await json_object(request))
+    return await _told(request, node, asked.model, asked.stream, lambda say: _create(node, asked, say))
+
+
+@faults_as_ollama
+async def copy(request: web.Request) -> web.StreamResponse:
+    """The same model under another name too."""
+    node = _writing(request)
+    source, destination = parse_copy(await json_object(request))
+
+    def work() -> None:
+        with node.changing() as ground:
+            copy_model(ground, source, destination)
+
+    await asyncio.to_thread(_not_found_as_ollama, work)
+    node.adopt(destination, await asyncio.to_thread(node.loaded, destination))
+    return web.Response()
+
+
+@faults_as_ollama
+async def delete(request: web.Request) -> web.StreamResponse:
+    """Retire a model: it is neither listed nor served from now on."""
+    node = _writing(request)
+    name = parse_delete(await json_object(request))
+
+    def work() -> None:
+        with node.changing() as ground:
+            remove_model(ground, name)
+
+    before = node.models.get(name)
+    node.adopt(name, None)  # before the chain says so, or who lists models would find one that the chain has not
+    try:
+        await asyncio.to_thread(_not_found_as_ollama, work)
+    except BaseException:
+        node.adopt(name, before)
+        raise
+    node.adopt(name, await asyncio.to_thread(node.loaded, name))
+    return web.Response()
+
+
+@faults_as_ollama
+async def pull(request: web.Request) -> web.StreamResponse:
+    """A model that a configured directory or peer has."""
+    node = _writing(request)
+    asked = parse_pull(await json_object(request))
+
+    def work(say: Say) -> None:
+        with node.changing() as ground:
+            pull_model(ground, node.config.models, asked.model, say)
+
+    return await _told(request, node, asked.model, asked.stream, work)
+
+
+@faults_as_ollama
+async def push(request: web.Request) -> web.StreamResponse:
+    """Refused: there is no registry to publish to."""
+    await json_object(request)
+    raise UnsupportedParameter(
+        "push: expected none (there is no registry here that takes models)",
+        hint="another node pulls from this one: see models.peers in docs/configuration.md",
+    )
+
+
+@faults_as_ollama
+async def has_blob(request: web.Request) -> web.StreamResponse:
+    """Whether an uploaded file waits to be used."""
+    digest = digest_of(request.match_info["digest"])
+    if not await asyncio.to_thread(_writing(request).uploads.has, digest):
+        raise NotFound(f"blob sha256:{digest}: expected an uploaded one, found none")
+    return web.Response()
+
+
+@faults_as_ollama
+async def put_blob(request: web.Request) -> web.StreamResponse:
+    """Take a file that a model will be created of; 400 where its bytes are not what its digest says."""
+    node = _writing(request)
+    digest = digest_of(request.match_info["digest"])
+    if await asyncio.to_thread(node.uploads.has, digest):
+        async for _ in request.content.iter_chunked(_chunk_bytes):  # or the client would find its connection cut
+            pass
+        return web.Response()
+    upload = await asyncio.to_thread(node.uploads.begin, digest)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(_chunk_seconds_max):
+                    chunk = await request.content.read(_chunk_bytes)
+            except TimeoutError:
+                raise InvalidInput(f"upload: expected bytes within {_chunk_seconds_max:g} s, found none") from None
+            if not chunk:
+                break
+            await asyncio.to_thread(upload.write, chunk)
+        await asyncio.to_thread(upload.finish)
+    finally:
+        await asyncio.to_thread(upload.__exit__, None, None, None)
+    return web.Response(status=201)
+
+
+def _create(node: Node, asked: CreateRequest, say: Say) -> None:
+    with node.changing() as ground:
+        if asked.recipe.base is not None:
+            say({"status": f"using existing model {asked.recipe.base}"})
+            create_from(ground, node.renderer, asked.model, asked.recipe)
+        else:
+
+            def progress(done: int, total: int) -> None:
+                say({"status": "converting model", "total": total, "completed": done})
+
+            sources = node.sources
+            create_of_files(ground, node.uploads, node.renderer, asked.model, asked.recipe, progress, sources.monotonic)
+        say({"status": "writing manifest"})
+
+
+async def _told(
+    request: web.Request, node: Node, name: str, stream: bool, work: Callable[[Say], None]
+) -> web.StreamResponse:
+    """Run `work` in a thread, send what it says, then serve the model; without `stream` only how it ended."""
+    loop = asyncio.get_running_loop()
+    statuses: asyncio.Queue[Status | None] = asyncio.Queue()
+    left = threading.Event()
+
+    def say(status: Status) -> None:
+        node.want_open()
+        if left.is_set():
+            raise Unavailable("models: expected somebody to wait for the change, found that the caller left")
+        loop.call_soon_threadsafe(statuses.put_nowait, status)
+
+    async def changed() -> None:
+        try:
+            await asyncio.to_thread(_not_found_as_ollama, lambda: work(say))
+            node.adopt(name, await asyncio.to_thread(node.loaded, name))
+        finally:
+            statuses.put_nowait(None)
+
+    # its own task: a caller that leaves cancels this handler, and not a model that is on the chain already
+    change = asyncio.create_task(changed())
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+    try:
+        while (status := await statuses.get()) is not None:
+            if stream:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(orjson.dumps(status) + b"\n")
+        fault = await _fault_of(change)
+    except BaseException:
+        left.set()
+        change.add_done_callback(_retrieve)
+        raise
+    if not response.prepared:
+        if fault is not None:
+            raise fault
+        if not stream:
+            return json_response(_success)
+        await response.prepare(request)
+    # the code and hint are for our own command line: a stream has no status to say whose fault it was
+    last = _success if fault is None else {**ollama_error(fault), "code": fault.code, "hint": fault.hint}
+    await response.write(orjson.dumps(last) + b"\n")
+    await response.write_eof()
+    return response
+
+
+async def _fault_of(change: asyncio.Task[None]) -> Fault | None:
+    try:
+        await change
+    except Fault as fault:
+        return fault
+    except OSError as reason:
+        return InternalError(f"models: expected the change to reach the disk, found {reason.strerror or reason}")
+    return None
+
+
+def _retrieve(change: asyncio.Task[None]) -> None:
+    """Nobody waits for it any more: what it raises is that it was left."""
+    if not change.cancelled():
+        change.exception()
+
+
+def _not_found_as_ollama(work: Callable[[], None]) -> None:
+    """Clients look for these words."""
+    try:
+        work()
+    except NotFound as fault:
+        if (missing := fault.detail.get("model")) is not None:
+            raise NotFound(f"model {missing!r} not found", detail=fault.detail, hint=fault.hint) from None
+        raise
+
+
+def _writing(request: web.Request) -> Node:
+    """The node, for a caller that may change it: on loopback, by a loopback name. `Denied` for any other."""
+    node = node_of(request)
+    _ = node.config.http.address  # which is loopback or refused
+    host = request.headers.get("Host", "").lower()
+    name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+    if name not in _loopback_names:
+        raise Denied(
+            f"Host: expected a loopback name on routes that change models, found {host[:200]!r}",
+            hint="ask on the machine of the node: nobody signs in here yet",
+        )
+    return node
