@@ -19,9 +19,10 @@ from torch import Tensor
 
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.config import ModelConfig
-from blyan.model.hf_config import config_from_hf, integer, number, want
+from blyan.model.hf_config import asked_in_vain, config_from_hf
 from blyan.model.hf_files import read_json
 from blyan.model.hf_tokenizer import tokenizer_payload
+from blyan.model.hf_values import integer, number, want
 from blyan.model.manifest import GenerationDefaults
 from blyan.model.parts import Part, parts_of
 from blyan.primitives import limits
@@ -95,7 +96,7 @@ def read_checkpoint(folder: Path) -> HfCheckpoint:
     if payload is not None:
         tokenizer_module.parse_payload(payload, config.vocab_size)
     files, dtype = _check_tensors(folder, config)
-    notes = tuple(_not_honoured(generation_raw))
+    notes = (*asked_in_vain(raw), *_not_honoured(generation_raw))
     return HfCheckpoint(folder, config, dtype, payload, generation, _license(folder), files, notes)
 
 

@@ -14,8 +14,8 @@ from typing import Any, cast
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.added_tokens import with_added_tokens
 from blyan.model.chat_template import TemplateRenderer
-from blyan.model.hf_config import want
 from blyan.model.hf_files import read_bytes, read_json, read_text
+from blyan.model.hf_values import want
 from blyan.model.sentencepiece import parse_model, special_tokens, tokenizer_json
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, UnsupportedModel
