@@ -50,6 +50,7 @@ def test_a_quantized_family_computes_what_its_export_computes(tmp_path: Path, fa
     ours = load_model(ground.store, published.model.manifest)
     exported = export_model(ground, "random", tmp_path / "out", lambda _done, _total: None)
     assert exported.dequantized == (scheme != "bf16")
+    assert exported.rounded == ("bf16" if scheme == "bf16" else None)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     prompt = torch.randint(0, reference.config.vocab_size, (40,), generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():

@@ -23,6 +23,7 @@ class Exported:
     version: ModelVersion
     length: int  # bytes of weights
     dequantized: bool  # the weights are what quantised ones stand for, not those of the checkpoint
+    rounded: str | None  # the type that every weight was rounded to at import, if one was asked for
 
 
 def export_model(ground: Ground, name: str, folder: Path, progress: Callable[[int, int], None]) -> Exported:
@@ -47,5 +48,6 @@ def export_model(ground: Ground, name: str, folder: Path, progress: Callable[[in
         lambda part: weights.dense_part(part.name),
         progress,
     )
-    altered = manifest.quantization is not None and manifest.quantization.scheme != "bf16"
-    return Exported(version, length, altered)
+    scheme = None if manifest.quantization is None else manifest.quantization.scheme
+    rounded = scheme if scheme == "bf16" else None
+    return Exported(version, length, dequantized=scheme is not None and rounded is None, rounded=rounded)
