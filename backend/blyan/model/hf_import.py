@@ -1,7 +1,7 @@
 """Reading a Hugging Face checkpoint directory: configuration, tokenizer, weights part by part.
 
 `read_checkpoint` looks at everything (fields, names, shapes, dtypes) before a caller writes anything; `tensor` then
-reads one at a time through `safetensors`. No pickle, no code, no network. Unsupported: refused with the
+reads one at a time (`hf_shards`). No pickle, no code, no network. Unsupported: refused with the
 field's name and value.
 """
 
@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-import safetensors
-from safetensors import SafetensorError
 from torch import Tensor
 
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.config import ModelConfig
 from blyan.model.hf_config import asked_in_vain, config_from_hf
 from blyan.model.hf_files import read_json
+from blyan.model.hf_shards import Shard, shard_names
 from blyan.model.hf_tokenizer import tokenizer_payload
 from blyan.model.hf_values import integer, number, want
 from blyan.model.manifest import GenerationDefaults
@@ -28,7 +27,6 @@ from blyan.model.parts import Part, parts_of
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
 
-_shard_name = re.compile(r"[A-Za-z0-9._-]{1,200}\.safetensors")
 _embedding, _output = "model.embed_tokens.weight", "lm_head.weight"
 _asks_for_nothing: Final[Mapping[str, tuple[object, ...]]] = {
     "bad_words_ids": ([],),
@@ -73,14 +71,18 @@ class HfCheckpoint:
     tokenizer: bytes | None  # a tokenizer payload
     generation: GenerationDefaults
     license: str
-    files: Mapping[str, str]  # checkpoint tensor name → shard file name
+    shards: Mapping[str, Shard]  # checkpoint tensor name → where it lies
     notes: tuple[str, ...] = ()  # sentences: what of it is not honoured
 
     def tensor(self, part: Part, name: str) -> Tensor:
         """Read one tensor of a part, mapped for as long as it is held."""
         wanted = part.checkpoint_name(name)
-        with _opened(self.folder / self.files[wanted]) as shard:
-            return shard.get_tensor(wanted)
+        return self.shards[wanted].tensor(wanted)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """File names of its shards."""
+        return frozenset(shard.path.name for shard in self.shards.values())
 
 
 def read_checkpoint(folder: Path) -> HfCheckpoint:
@@ -95,9 +97,9 @@ def read_checkpoint(folder: Path) -> HfCheckpoint:
     payload = tokenizer_payload(folder)
     if payload is not None:
         tokenizer_module.parse_payload(payload, config.vocab_size)
-    files, dtype = _check_tensors(folder, config)
+    shards, dtype = _check_tensors(folder, config)
     notes = (*asked_in_vain(raw), *_not_honoured(generation_raw))
-    return HfCheckpoint(folder, config, dtype, payload, generation, _license(folder), files, notes)
+    return HfCheckpoint(folder, config, dtype, payload, generation, _license(folder), shards, notes)
 
 
 def _generation(
@@ -129,76 +131,46 @@ def _not_honoured(generation: Mapping[str, Any]) -> Iterator[str]:
             yield f"generation_config.json: {name} {value!r} is not honoured"
 
 
-def _check_tensors(folder: Path, config: ModelConfig) -> tuple[dict[str, str], str]:
-    """Compare names, shapes and dtypes of all shards with what the architecture needs; return files and the dtype."""
+def _check_tensors(folder: Path, config: ModelConfig) -> tuple[dict[str, Shard], str]:
+    """Compare names, shapes and dtypes of all shards with what the architecture needs; return places and the dtype."""
     expected = {
         part.checkpoint_name(tensor): shape for part in parts_of(config) for tensor, shape in part.shapes.items()
     }
-    files: dict[str, str] = {}
-    tied: list[str] = []  # shards that hold an output matrix all the same
+    found: dict[str, Shard] = {}
+    tied: list[Shard] = []  # shards that hold an output matrix all the same
     dtypes: dict[str, str] = {}
-    for file in _shards(folder):
-        with _opened(folder / file) as shard:
-            for name in shard.keys():  # noqa: SIM118 - safe_open is no mapping
-                if _recomputed.fullmatch(name):
-                    continue
-                if name == _output and config.tied_embeddings:
-                    tied.append(file)
-                    continue
-                piece = shard.get_slice(name)
-                found = tuple(piece.get_shape())
-                if name not in expected or name in files:
-                    raise UnsupportedModel(f"tensor {name}: expected none of that name (twice), found one in {file}")
-                if found != expected[name]:
-                    raise UnsupportedModel(f"tensor {name}: expected shape {expected[name]}, found {found}")
-                files[name] = file
-                dtypes.setdefault(piece.get_dtype(), name)
-    missing = sorted(set(expected) - set(files))
+    for file in shard_names(folder):
+        shard = Shard.opened(folder / file)
+        for name, place in shard.places.items():
+            if _recomputed.fullmatch(name):
+                continue
+            if name == _output and config.tied_embeddings:
+                tied.append(shard)
+                continue
+            if name not in expected or name in found:
+                raise UnsupportedModel(f"tensor {name}: expected none of that name (twice), found one in {file}")
+            if place.shape != expected[name]:
+                raise UnsupportedModel(f"tensor {name}: expected shape {expected[name]}, found {place.shape}")
+            found[name] = shard
+            dtypes.setdefault(place.dtype, name)
+    missing = sorted(set(expected) - set(found))
     if missing:
         raise UnsupportedModel(f"tensor {missing[0]}: expected one, found none ({len(missing)} missing)")
     if len(dtypes) != 1 or next(iter(dtypes)) not in ("F32", "F16", "BF16"):
         raise UnsupportedModel(f"dtype: expected F32, F16 or BF16 for all tensors, found {dtypes}")
-    for file in tied:
-        _want_equal(folder / files[_embedding], folder / file)
-    return files, next(iter(dtypes))
+    for shard in tied:
+        _want_equal(found[_embedding], shard)
+    return found, next(iter(dtypes))
 
 
-def _want_equal(embeddings: Path, output: Path) -> None:
+def _want_equal(embeddings: Shard, output: Shard) -> None:
     """Refuse a checkpoint that says its embeddings are tied and holds another output matrix."""
-    with _opened(embeddings) as one, _opened(output) as other:
-        first, second = one.get_tensor(_embedding), other.get_tensor(_output)
-        if first.dtype != second.dtype or not first.equal(second):
-            raise UnsupportedModel(
-                f"tensor {_output}: expected the values of {_embedding} (tie_word_embeddings is true), found others"
-            )
-
-
-def _shards(folder: Path) -> list[str]:
-    """`model.safetensors` where it is, as `transformers` has it: an index beside it is one that was left behind."""
-    if (folder / "model.safetensors").is_file():
-        return ["model.safetensors"]
-    index_path = folder / "model.safetensors.index.json"
-    if not index_path.is_file():
-        raise NotFound(f"checkpoint: expected {folder / 'model.safetensors'} or an index of shards, found neither")
-    weight_map: Any = read_json(index_path, limits.index_json_bytes_max).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise UnsupportedModel(f"weight_map: expected an object, found {type(weight_map).__name__}")
-    names = sorted({str(name) for name in cast("dict[str, Any]", weight_map).values()})
-    if not 0 < len(names) <= limits.checkpoint_shards_max:
-        raise UnsupportedModel(f"weight_map: expected 1 to {limits.checkpoint_shards_max} shards, found {len(names)}")
-    for name in names:
-        if not _shard_name.fullmatch(name) or ".." in name:
-            raise UnsupportedModel(f"weight_map: expected plain .safetensors file names, found {name[:120]!r}")
-        if not (folder / name).is_file():
-            raise NotFound(f"checkpoint: expected shard {folder / name}, found none")
-    return names
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safetensors.safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as reason:
-        raise UnsupportedModel(f"{path}: expected a safetensors file, found {reason}") from None
+    first, second = embeddings.places[_embedding], output.places[_output]
+    same = (first.dtype, first.shape) == (second.dtype, second.shape)
+    if not same or not embeddings.tensor(_embedding).equal(output.tensor(_output)):
+        raise UnsupportedModel(
+            f"tensor {_output}: expected the values of {_embedding} (tie_word_embeddings is true), found others"
+        )
 
 
 def _license(folder: Path) -> str:

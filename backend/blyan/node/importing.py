@@ -203,7 +203,7 @@ def _held(store: BlobStore, block: BlockReference) -> bool:
 def _subject(checkpoint: HfCheckpoint, request: QuantizationRequest | None) -> dict[str, canonical.Canonical]:
     """What makes two imports the same: the files, as they are now, and what is done to them."""
     shards: dict[str, canonical.Canonical] = {}
-    for file in sorted(set(checkpoint.files.values())):
+    for file in sorted(checkpoint.files):
         found = (checkpoint.folder / file).stat()
         shards[file] = [found.st_dev, found.st_ino, found.st_size, str(found.st_mtime_ns), str(found.st_ctime_ns)]
     return {

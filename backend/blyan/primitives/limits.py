@@ -57,6 +57,7 @@ manifest_parts_max: Final = 200_000
 tokenizer_payload_bytes_max: Final = 64 * MIB
 token_text_bytes_max: Final = 4 * KIB
 config_json_bytes_max: Final = MIB
+shard_header_bytes_max: Final = 100_000_000  # of safetensors itself
 index_json_bytes_max: Final = 64 * MIB
 checkpoint_shards_max: Final = 4_096
 layers_max: Final = 1_024
