@@ -23,6 +23,11 @@ def printable(text: str) -> str:
     return _unprintable.sub("", text)
 
 
+def _encodable(text: str) -> str:
+    """The text with lone surrogates, which names of files may hold, as escapes; they are JSON's escapes too."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class Output:
     """One command's mouth."""
 
@@ -31,7 +36,7 @@ class Output:
 
     def data(self, value: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: str) -> None:
         """The command's result: `value` with --json, else `text`."""
-        sys.stdout.write((json.dumps(value, ensure_ascii=False) if self.as_json else text) + "\n")
+        sys.stdout.write(_encodable(json.dumps(value, ensure_ascii=False) if self.as_json else text) + "\n")
 
     def note(self, text: str) -> None:
         """A line of progress."""
@@ -49,7 +54,7 @@ class Output:
             self.note(f"  try: {fault.hint}")
         if self.as_json:
             body = {"error": {"code": fault.code, "message": fault.message, "detail": fault.detail, "hint": fault.hint}}
-            sys.stdout.write(json.dumps(body, ensure_ascii=False) + "\n")
+            sys.stdout.write(_encodable(json.dumps(body, ensure_ascii=False)) + "\n")
 
 
 class ProgressLine:
