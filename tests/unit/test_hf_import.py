@@ -317,17 +317,3 @@ def test_a_tied_checkpoint_with_another_output_matrix_is_refused(folder: Path) -
     edit_tensors(folder, **{"lm_head.weight": tensors["model.embed_tokens.weight"] + 1})
     with pytest.raises(UnsupportedModel, match=r"lm_head\.weight: expected the values of model\.embed_tokens\.weight"):
         read_checkpoint(folder)
-
-
-def test_what_a_generation_config_asks_in_vain_is_said(folder: Path) -> None:
-    """And a kind that is none is refused."""
-    (folder / "generation_config.json").write_text(
-        json.dumps({"repetition_penalty": 1.05, "num_beams": 1, "no_repeat_ngram_size": 3, "max_new_tokens": 9})
-    )
-    said = " ".join(read_checkpoint(folder).notes)
-    assert "repetition_penalty 1.05" in said
-    assert "no_repeat_ngram_size 3" in said
-    assert "num_beams" not in said
-    (folder / "generation_config.json").write_text(json.dumps({"do_sample": "yes"}))
-    with pytest.raises(UnsupportedModel, match="do_sample"):
-        read_checkpoint(folder)

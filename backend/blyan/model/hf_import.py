@@ -8,10 +8,9 @@ field's name and value.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
 
 from torch import Tensor
 
@@ -19,38 +18,15 @@ from blyan.model import tokenizer as tokenizer_module
 from blyan.model.config import ModelConfig
 from blyan.model.hf_config import asked_in_vain, config_from_hf
 from blyan.model.hf_files import read_json
+from blyan.model.hf_generation import read_generation
 from blyan.model.hf_shards import Shard, shard_names
 from blyan.model.hf_tokenizer import tokenizer_payload
-from blyan.model.hf_values import integer, number, want
 from blyan.model.manifest import GenerationDefaults
 from blyan.model.parts import Part, parts_of
 from blyan.primitives import limits
-from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
+from blyan.primitives.errors import NotFound, UnsupportedModel
 
 _embedding, _output = "model.embed_tokens.weight", "lm_head.weight"
-_asks_for_nothing: Final[Mapping[str, tuple[object, ...]]] = {
-    "bad_words_ids": ([],),
-    "begin_suppress_tokens": ([],),
-    "constraints": ([],),
-    "diversity_penalty": (0, 0.0),
-    "encoder_repetition_penalty": (1, 1.0),
-    "epsilon_cutoff": (0, 0.0),
-    "eta_cutoff": (0, 0.0),
-    "exponential_decay_length_penalty": (),
-    "force_words_ids": ([],),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
-    "min_new_tokens": (0,),
-    "min_p": (0, 0.0),
-    "no_repeat_ngram_size": (0,),
-    "num_beams": (1,),
-    "penalty_alpha": (0, 0.0),
-    "repetition_penalty": (1, 1.0),
-    "sequence_bias": ({},),
-    "stop_strings": ([],),
-    "suppress_tokens": ([],),
-    "typical_p": (1, 1.0),
-}
 _recomputed = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 # YAML: plain or quoted, alone or as the first of a list in brackets or of one with dashes
@@ -72,6 +48,7 @@ class HfCheckpoint:
     generation: GenerationDefaults
     license: str
     shards: Mapping[str, Shard]  # checkpoint tensor name → where it lies
+    generation_extras: str = ""  # as the manifest has it
     notes: tuple[str, ...] = ()  # sentences: what of it is not honoured
 
     def tensor(self, part: Part, name: str) -> Tensor:
@@ -91,44 +68,15 @@ def read_checkpoint(folder: Path) -> HfCheckpoint:
         raise NotFound(f"checkpoint: expected {folder / 'config.json'}, found none")
     raw = read_json(folder / "config.json", limits.config_json_bytes_max)
     config = config_from_hf(raw)
-    generation_path = folder / "generation_config.json"
-    generation_raw = read_json(generation_path, limits.config_json_bytes_max) if generation_path.is_file() else {}
-    generation = _generation(generation_raw, raw, config)
+    generation = read_generation(folder, raw, config)
     payload = tokenizer_payload(folder)
     if payload is not None:
         tokenizer_module.parse_payload(payload, config.vocab_size)
     shards, dtype = _check_tensors(folder, config)
-    notes = (*asked_in_vain(raw), *_not_honoured(generation_raw))
-    return HfCheckpoint(folder, config, dtype, payload, generation, _license(folder), shards, notes)
-
-
-def _generation(
-    generation: Mapping[str, Any], config_raw: Mapping[str, Any], config: ModelConfig
-) -> GenerationDefaults:
-    eos: Any = generation.get("eos_token_id", config_raw.get("eos_token_id"))
-    tokens = cast("list[Any]", [] if eos is None else eos if isinstance(eos, list) else [eos])
-    for token in tokens:
-        want(type(token) is int and 0 <= token < config.vocab_size, "eos_token_id", token, "token ids of the model")
-    sampled = generation.get("do_sample")
-    want(sampled is None or isinstance(sampled, bool), "do_sample", sampled, "true or false")
-    greedy = sampled is False
-    try:
-        return GenerationDefaults(
-            eos=tuple(tokens),
-            temperature=0.0 if greedy else number(generation, "temperature", 1.0),
-            top_p=number(generation, "top_p", 1.0),
-            top_k=integer(generation, "top_k", 0),
-        )
-    except InvalidInput as reason:
-        raise UnsupportedModel(f"generation_config.json: {reason.message}") from None
-
-
-def _not_honoured(generation: Mapping[str, Any]) -> Iterator[str]:
-    """Sentences about what a generation_config.json asks for beside what a request can say here."""
-    for name, values in _asks_for_nothing.items():
-        value = generation.get(name)
-        if value is not None and value not in values:
-            yield f"generation_config.json: {name} {value!r} is not honoured"
+    notes = (*asked_in_vain(raw), *generation.notes)
+    return HfCheckpoint(
+        folder, config, dtype, payload, generation.defaults, _license(folder), shards, generation.extras, notes
+    )
 
 
 def _check_tensors(folder: Path, config: ModelConfig) -> tuple[dict[str, Shard], str]:

@@ -5,6 +5,7 @@ Architecture, every part → payload id, tokenizer, generation defaults, origin.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -24,6 +25,7 @@ from blyan.storage.blob_store import BlobStore
 
 media: Final = "application/vnd.blyan.manifest+json"
 _format: Final = "blyan/manifest/1"
+_optional: Final = frozenset({"quantization", "generation_extras"})
 _nested: Final = {"RopeScaling | None": RopeScaling}
 
 
@@ -62,6 +64,7 @@ class Manifest:
     license: str
     source: str
     quantization: Quantization | None = None  # None: every tensor is stored as it came
+    generation_extras: str = ""  # what else the checkpoint says of generation, kept for export (`extras_text`)
 
     def __post_init__(self) -> None:
         expected = {part.name for part in parts_of(self.config)}
@@ -71,7 +74,11 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The canonical bytes, which are the payload."""
-        stored = {} if self.quantization is None else {"quantization": encode_record(self.quantization, sparse=True)}
+        stored: dict[str, canonical.Canonical] = {}
+        if self.quantization is not None:
+            stored["quantization"] = encode_record(self.quantization, sparse=True)
+        if self.generation_extras:
+            stored["generation_extras"] = self.generation_extras
         return canonical.encode(
             {
                 **stored,
@@ -97,8 +104,8 @@ class Manifest:
 def parse_manifest(raw: bytes) -> Manifest:
     """Parse a manifest payload; `InvalidInput` (or `UnsupportedModel`) says what was expected."""
     value = canonical.decode_object(raw, bytes_max=limits.manifest_bytes_max)
-    expected = {f.name for f in fields(Manifest)} - {"config", "quantization"} | {"format", "architecture"}
-    if set(value) - {"quantization"} != expected or value["format"] != _format:
+    expected = {f.name for f in fields(Manifest)} - {"config", *_optional} | {"format", "architecture"}
+    if set(value) - _optional != expected or value["format"] != _format:
         raise InvalidInput(f"manifest: expected format {_format} with fields {sorted(expected)}, found {sorted(value)}")
     parts = value["parts"]
     if not isinstance(parts, dict) or len(cast("dict[str, Any]", parts)) > limits.manifest_parts_max:
@@ -114,6 +121,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         license=_text(value["license"], re.compile(r"[ -~]{0,128}"), "license"),
         source=_text(value["source"], re.compile(r"[ -~]{0,256}"), "source"),
         quantization=_parse_quantization(value),
+        generation_extras=_parse_extras(value),
     )
 
 
@@ -121,6 +129,40 @@ def _parse_quantization(value: Mapping[str, object]) -> Quantization | None:
     if "quantization" not in value:
         return None
     return parse_record(Quantization, value["quantization"], "manifest quantization", sparse=True)
+
+
+def extras_text(extras: Mapping[str, Any]) -> str:
+    """Fields of a `generation_config.json` as a manifest carries them; `InvalidInput` for too many.
+
+    They may hold floats, which canonical values cannot: a text of JSON in one spelling, empty for no fields.
+    """
+    text = json.dumps(extras, allow_nan=False, separators=(",", ":"), sort_keys=True) if extras else ""
+    if len(text) > limits.generation_extras_bytes_max:
+        raise InvalidInput(f"expected at most {limits.generation_extras_bytes_max} bytes of fields, found {len(text)}")
+    return text
+
+
+def parse_extras(text: str) -> dict[str, Any]:
+    """The fields that `extras_text` wrote; `InvalidInput` for any other text."""
+    try:
+        extras = json.loads(text) if text else {}
+        same = isinstance(extras, dict) and extras_text(cast("dict[str, Any]", extras)) == text
+    except (ValueError, RecursionError):
+        same = False
+        extras = {}
+    if not same:
+        raise InvalidInput(f"manifest generation_extras: expected an object of JSON, found {text[:80]!r}")
+    return cast("dict[str, Any]", extras)
+
+
+def _parse_extras(value: Mapping[str, object]) -> str:
+    if "generation_extras" not in value:
+        return ""
+    text = value["generation_extras"]
+    if not isinstance(text, str) or not 0 < len(text) <= limits.generation_extras_bytes_max:
+        raise InvalidInput(f"manifest generation_extras: expected text, found {str(text)[:80]!r}")
+    parse_extras(text)
+    return text
 
 
 def read_manifest(store: BlobStore, manifest_id: PayloadId) -> Manifest:

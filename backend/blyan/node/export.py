@@ -8,6 +8,7 @@ from pathlib import Path
 
 from blyan.chain.state import ModelVersion
 from blyan.model.hf_export import export_directory
+from blyan.model.manifest import parse_extras
 from blyan.model.tokenizer import decode_payload
 from blyan.model.weights import ModelWeights
 from blyan.node.catalogue import manifest_of
@@ -43,6 +44,7 @@ def export_model(ground: Ground, name: str, folder: Path, progress: Callable[[in
         manifest.config,
         manifest.dtype,
         manifest.generation,
+        parse_extras(manifest.generation_extras),
         tokenizer,
         manifest.license,
         lambda part: weights.dense_part(part.name),

@@ -106,6 +106,7 @@ def store_checkpoint(
         license=checkpoint.license,
         source=f"huggingface:{_printable(checkpoint.folder.resolve().name)}",
         quantization=plan,
+        generation_extras=checkpoint.generation_extras,
     )
     if quantizer is None:
         return manifest

@@ -54,6 +54,7 @@ found_entries_max: Final = 1_024
 # models
 manifest_bytes_max: Final = 16 * MIB
 manifest_parts_max: Final = 200_000
+generation_extras_bytes_max: Final = 16 * KIB
 tokenizer_payload_bytes_max: Final = 64 * MIB
 token_text_bytes_max: Final = 4 * KIB
 config_json_bytes_max: Final = MIB
