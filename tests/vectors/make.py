@@ -48,6 +48,7 @@ from blyan.storage.blob_store import BlobStore
 from blyan.storage.tile import index_of, subtile_path, subtile_slice
 from blyan.wire.framing import Message, WireTensor, encode
 from vectors.blocks import block_vectors
+from vectors.origins import origin_vectors
 
 FOLDER = Path(__file__).parent
 KEY = Key.from_seed(bytes(range(32)))
@@ -352,6 +353,7 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "tensor_block": block_vectors,
     "tile": tile_vectors,
     "entries": entry_vectors,
+    "origins": origin_vectors,
     "proofs": proof_vectors,
     "checkpoint": checkpoint_vectors,
     "manifest": manifest_vectors,

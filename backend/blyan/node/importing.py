@@ -223,4 +223,5 @@ def _want_name(name: str) -> None:
 
 
 def _printable(text: str) -> str:
-    return "".join(character if " " <= character <= "~" else "?" for character in text)[:200]
+    """As a manifest and an entry have it."""
+    return "".join(character if " " <= character <= "~" and character not in '"\\' else "?" for character in text)[:200]
