@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from blyan.model.hf_card import front_matter, read_license
 from blyan.model.hf_import import HfCheckpoint, read_checkpoint
 from blyan.model.parts import Part, parts_of
 from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
@@ -88,7 +89,7 @@ def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
     checkpoint = read_checkpoint(folder)
     defaults = checkpoint.generation
     assert (defaults.eos, defaults.temperature, defaults.top_p, defaults.top_k) == ((256, 3), 0.6, 0.95, 20)
-    assert checkpoint.license == "apache-2.0"
+    assert checkpoint.license.identifier == "apache-2.0"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,11 @@ def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
         ("---\nlicense: [mit, apache-2.0]\n---\n", "mit"),
         ('---\nlicense: [ "mit" ]\n---\n', "mit"),
         ("---\r\nlicense: mit\r\n---\r\n", "mit"),
-        ("---\nlicense: other\nlicense_name: qwen\n---", "other"),
+        ("---\nlicense: other\nlicense_name: qwen\n---", "LicenseRef-qwen"),
+        ("---\nlicense: other\n---", "other"),
+        ("---\nlicense_name: 'Tongyi  Qianwen (v1)'\nlicense: other\n---", "LicenseRef-Tongyi-Qianwen-v1"),
+        ("---\nlicense: mit\nlicense_name: qwen\n---", "mit"),
+        ("---\nlicense: other\nlicense_name: '?'\n---", "other"),
         ("---\nlicense:\n---\n", ""),
         ("---\nlicense:\nlanguage: en\n---\nlicense: mit\n", ""),
         ("---\nlicense: see, below\n---\n", ""),
@@ -115,7 +120,20 @@ def test_generation_defaults_and_licence_are_honoured(folder: Path) -> None:
 def test_the_licence_is_what_the_front_matter_of_the_card_says(folder: Path, card: str, expected: str) -> None:
     """Quoted, plain or the first of a list; nothing of what stands outside."""
     (folder / "README.md").write_bytes(card.encode())
-    assert read_checkpoint(folder).license == expected
+    assert read_license(folder).identifier == expected
+
+
+def test_the_link_of_a_licence_is_kept_and_written_again(folder: Path) -> None:
+    """With its name, as a card says them."""
+    link = "https://example.org/LICENSE%20A"
+    said = f"---\nlicense: other\nlicense_name: tongyi-qianwen\nlicense_link: {link}\n---\n"
+    (folder / "README.md").write_text(said)
+    found = read_license(folder)
+    assert (found.identifier, found.link) == ("LicenseRef-tongyi-qianwen", link)
+    assert front_matter(found.identifier, found.link) == said
+    (folder / "README.md").write_text(said.replace(link, "two words"))
+    assert read_license(folder).link == ""
+    assert front_matter("mit", "") == "---\nlicense: mit\n---\n"
 
 
 @pytest.mark.parametrize(

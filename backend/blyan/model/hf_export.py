@@ -42,21 +42,21 @@ def export_directory(
     generation: GenerationDefaults,
     extras: Mapping[str, Any],
     tokenizer: TokenizerFields | None,
-    license_id: str,
+    card: str,
     part_tensors: PartTensors,
     progress: Callable[[int, int], None],
 ) -> int:
     """Write the directory, which must be absent or empty (`export_folder`); return the bytes of its weights.
 
-    `extras` are fields of generation_config.json beside the defaults, as the checkpoint had them.
+    `extras` are fields of generation_config.json beside the defaults, as the checkpoint had them; `card` is README.md.
     """
     with export_folder(folder) as scratch:
         _write_json(scratch / "config.json", hf_config(config, dtype, generation, extras))
         _write_json(scratch / "generation_config.json", dict(extras) | _generation(generation))
         if tokenizer is not None:
             _write_tokenizer(scratch, tokenizer, config.context_length)
-        if license_id:
-            (scratch / "README.md").write_text(f"---\nlicense: {license_id}\n---\n", encoding="utf-8")
+        if card:
+            (scratch / "README.md").write_text(card, encoding="utf-8")
         return _write_weights(scratch, config, part_tensors, progress)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.config import ModelConfig
+from blyan.model.hf_card import License, read_license
 from blyan.model.hf_config import asked_in_vain, config_from_hf
 from blyan.model.hf_files import read_json
 from blyan.model.hf_generation import read_generation
@@ -29,13 +30,6 @@ from blyan.primitives.errors import NotFound, UnsupportedModel
 _embedding, _output = "model.embed_tokens.weight", "lm_head.weight"
 _recomputed = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
-# YAML: plain or quoted, alone or as the first of a list in brackets or of one with dashes
-_license_said = re.compile(
-    r"""^license:[ \t]*(?:(?P<bracket>\[\s*)|\n[ \t]*-[ \t]+)?(?P<quote>["']?)"""
-    r"""(?P<id>[A-Za-z0-9][A-Za-z0-9.+-]{0,63})(?P=quote)(?(bracket)\s*[,\]]|(?:[ \t]+\#.*)?$)""",
-    re.MULTILINE,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class HfCheckpoint:
@@ -46,7 +40,7 @@ class HfCheckpoint:
     dtype: str
     tokenizer: bytes | None  # a tokenizer payload
     generation: GenerationDefaults
-    license: str
+    license: License
     shards: Mapping[str, Shard]  # checkpoint tensor name → where it lies
     generation_extras: str = ""  # as the manifest has it
     notes: tuple[str, ...] = ()  # sentences: what of it is not honoured
@@ -75,7 +69,7 @@ def read_checkpoint(folder: Path) -> HfCheckpoint:
     shards, dtype = _check_tensors(folder, config)
     notes = (*asked_in_vain(raw), *generation.notes)
     return HfCheckpoint(
-        folder, config, dtype, payload, generation.defaults, _license(folder), shards, generation.extras, notes
+        folder, config, dtype, payload, generation.defaults, read_license(folder), shards, generation.extras, notes
     )
 
 
@@ -119,15 +113,3 @@ def _want_equal(embeddings: Shard, output: Shard) -> None:
         raise UnsupportedModel(
             f"tensor {_output}: expected the values of {_embedding} (tie_word_embeddings is true), found others"
         )
-
-
-def _license(folder: Path) -> str:
-    """The SPDX id in the front matter of the model card, if there is one; the first where it lists several."""
-    card = folder / "README.md"
-    if not card.is_file() or card.stat().st_size > limits.config_json_bytes_max:
-        return ""
-    lines = [line.rstrip() for line in card.read_text("utf-8-sig", "replace").split("\n")]
-    if lines[0] != "---" or "---" not in lines[1:]:
-        return ""
-    said = _license_said.search("\n".join(lines[1 : lines.index("---", 1)]))
-    return said["id"] if said else ""

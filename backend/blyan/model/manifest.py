@@ -25,7 +25,8 @@ from blyan.storage.blob_store import BlobStore
 
 media: Final = "application/vnd.blyan.manifest+json"
 _format: Final = "blyan/manifest/1"
-_optional: Final = frozenset({"quantization", "generation_extras"})
+_optional: Final = frozenset({"quantization", "generation_extras", "license_link"})
+license_link_pattern: Final = re.compile(r"[!-~]{1,256}")
 _nested: Final = {"RopeScaling | None": RopeScaling}
 
 
@@ -65,6 +66,7 @@ class Manifest:
     source: str
     quantization: Quantization | None = None  # None: every tensor is stored as it came
     generation_extras: str = ""  # what else the checkpoint says of generation, kept for export (`extras_text`)
+    license_link: str = ""  # where the licence's text is, as the model card says it
 
     def __post_init__(self) -> None:
         expected = {part.name for part in parts_of(self.config)}
@@ -79,6 +81,8 @@ class Manifest:
             stored["quantization"] = encode_record(self.quantization, sparse=True)
         if self.generation_extras:
             stored["generation_extras"] = self.generation_extras
+        if self.license_link:
+            stored["license_link"] = self.license_link
         return canonical.encode(
             {
                 **stored,
@@ -122,6 +126,9 @@ def parse_manifest(raw: bytes) -> Manifest:
         source=_text(value["source"], re.compile(r"[ -~]{0,256}"), "source"),
         quantization=_parse_quantization(value),
         generation_extras=_parse_extras(value),
+        license_link=_text(value["license_link"], license_link_pattern, "license_link")
+        if "license_link" in value
+        else "",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blyan.chain.state import ModelVersion
+from blyan.model.hf_card import front_matter
 from blyan.model.hf_export import export_directory
 from blyan.model.manifest import parse_extras
 from blyan.model.tokenizer import decode_payload
@@ -46,7 +47,7 @@ def export_model(ground: Ground, name: str, folder: Path, progress: Callable[[in
         manifest.generation,
         parse_extras(manifest.generation_extras),
         tokenizer,
-        manifest.license,
+        front_matter(manifest.license, manifest.license_link) if manifest.license else "",
         lambda part: weights.dense_part(part.name),
         progress,
     )

@@ -103,10 +103,11 @@ def store_checkpoint(
         parts=blocks,
         tokenizer=tokenizer_block,
         generation=checkpoint.generation,
-        license=checkpoint.license,
+        license=checkpoint.license.identifier,
         source=f"huggingface:{_printable(checkpoint.folder.resolve().name)}",
         quantization=plan,
         generation_extras=checkpoint.generation_extras,
+        license_link=checkpoint.license.link,
     )
     if quantizer is None:
         return manifest
