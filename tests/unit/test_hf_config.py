@@ -118,7 +118,7 @@ def test_generation_fields_in_config_json_are_said_where_they_ask_for_something(
     [
         ({"num_key_value_heads": 3}, "num_key_value_heads: expected a divisor of the 4 heads, found 3"),
         ({"num_experts": 0}, "num_experts: expected an integer from 1 to 4096, found 0"),
-        ({"num_experts_per_tok": 5}, "num_experts_per_tok: expected at most 4, found 5"),
+        ({"num_experts_per_tok": 5}, "num_experts_per_tok: expected at most the 4 experts, found 5"),
         ({"head_dim": 15}, "head_dim: expected an even number (rotary halves), found 15"),
         ({"moe_intermediate_size": 0}, "moe_intermediate_size: expected an integer from 1 to"),
         ({"rms_norm_eps": 2}, "rms_norm_eps: expected between 0 and 1, found 2.0"),
