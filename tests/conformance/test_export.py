@@ -142,3 +142,16 @@ def test_a_real_sentencepiece_tokenizer_survives_import_and_export(tmp_path: Pat
         assert ids == [1, *theirs.encode(text)]
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "</s>")
+
+
+def test_generation_fields_that_are_not_honoured_come_back_too(tmp_path: Path) -> None:
+    """With the beginning and filling tokens, in both files."""
+    save_random_checkpoint(tmp_path / "hf", bos_token_id=5, pad_token_id=6)
+    said = {"bos_token_id": 5, "pad_token_id": 6, "eos_token_id": 7, "max_new_tokens": 99, "repetition_penalty": 1.05}
+    (tmp_path / "hf" / "generation_config.json").write_text(json.dumps(said))
+    import_into(tmp_path / "data", tmp_path / "hf", "random")
+    out = exported(tmp_path)
+    found = json.loads((out / "generation_config.json").read_text())
+    assert said.items() <= found.items()
+    config = json.loads((out / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (5, 7, 6)

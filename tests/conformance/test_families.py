@@ -20,6 +20,7 @@ from nodes import import_into
 pytestmark = pytest.mark.oracle
 
 TOLERANCE = 1e-4  # of teacher-forced log-probabilities in fp32
+BF16_TOLERANCES = {"mixtral": 0.01, "qwen2_moe": 0.01, "qwen3_moe": 0.01, "olmoe": 0.01}  # nats, at every position
 
 
 def imported(folder: Path, **options: Any) -> tuple[Any, LoadedModel]:
@@ -53,28 +54,29 @@ def test_a_family_computes_what_transformers_computes(tmp_path: Path, case: str)
     assert len(set(greedy)) >= 20, "a model that repeats itself would show little"
 
 
-@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"])
-def test_a_family_in_bf16_stays_within_its_tolerance(tmp_path: Path, family: str) -> None:
-    """At nine of ten positions every log-probability within 0.15 nat of transformers in bf16, at the others 0.75;
-    at the nine its choice where its margin exceeds 0.3.
+@pytest.mark.parametrize("family", BF16_TOLERANCES)
+def test_a_family_in_bf16_stays_within_its_tolerance(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With weights times 4: at every position every log-probability within the family's tolerance of transformers in
+    bf16, and its choice wherever its first exceeds its second by more than twice that, which is nearly everywhere.
 
-    The others are where a token goes to another expert because two gate scores are equal but for rounding. Where both
-    sides use the same kernels all bits are equal; which kernels they use depends on the processor.
+    Both sides round the same sums in the same order, so that measured differences are 0. oneDNN is off: it chooses its
+    kernels by processor and by shape, and one bit more or less in a gate sends a token to another expert.
     """
-    tolerance, apart_max = 0.15, 0.75
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    tolerance = BF16_TOLERANCES[family]
     width = "intermediate_size" if family in ("mixtral", "olmoe") else "moe_intermediate_size"
     # transformers multiplies half-precision experts only in rows of 16 bytes
-    reference, ours = imported(tmp_path, family=family, dtype="bfloat16", scale=1.0, **{width: 56})
+    reference, ours = imported(tmp_path, family=family, dtype="bfloat16", scale=4.0, **{width: 56})
     prompt = prompt_of(reference, 300)
     with torch.inference_mode():
         expected = reference(torch.tensor([prompt])).logits[0].float().log_softmax(-1)
         hidden = forward_locally(ours.weights, ours.manifest.config, prompt, None)
         found = logits(ours.weights, ours.manifest.config, hidden).float().log_softmax(-1)
-    apart = (expected - found).abs().amax(-1)  # [T]
-    assert float(apart.max()) <= apart_max
-    near = apart <= tolerance
-    assert int(near.sum()) >= 0.9 * len(prompt)
+    assert float((expected - found).abs().max()) <= tolerance
     best = expected.topk(2)
-    clear = near & (best.values[:, 0] - best.values[:, 1] > 2 * tolerance)
-    assert int(clear.sum()) >= 10, "enough positions with a clear choice"
+    clear = best.values[:, 0] - best.values[:, 1] > 2 * tolerance
+    assert int(clear.sum()) >= 0.9 * len(prompt), "nearly every position has a clear choice"
     assert torch.equal(best.indices[clear, 0], found.argmax(-1)[clear])
+    assert len(set(found.argmax(-1).tolist())) >= 100, "a model that repeats itself would show little"

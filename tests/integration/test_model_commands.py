@@ -126,3 +126,15 @@ def test_a_read_only_directory_can_be_shown_and_verified(data_dir: Path) -> None
     (data_dir / "verified").write_text("in the way")
     assert command("model", "verify", "plain", data_dir=data_dir).returncode == 0
     assert command("model", "show", "plain", data_dir=data_dir).returncode == 0
+
+
+def test_an_export_says_that_weights_were_rounded_at_import(tmp_path: Path) -> None:
+    """A checkpoint of F32 that was imported as bf16 does not come back bit for bit."""
+    save_random_checkpoint(tmp_path / "hf", vocab_size=260)
+    done = command("model", "import", tmp_path / "hf", "--name", "m", "--quantize", "bf16", data_dir=tmp_path / "data")
+    assert done.returncode == 0, done.stderr
+    told = command("model", "export", "m", tmp_path / "one", data_dir=tmp_path / "data").stdout
+    assert "rounded to bf16 at import" in told
+    assert "as imported" not in told
+    exported = json_of("model", "export", "m", tmp_path / "two", data_dir=tmp_path / "data")
+    assert (exported["dequantized"], exported["rounded"]) == (False, "bf16")

@@ -171,6 +171,29 @@ def test_a_retired_model_is_gone_and_its_name_may_come_back_with_a_higher_versio
     assert [version.version for version in state.models["m"]] == ["1.2.0"]
 
 
+@pytest.mark.parametrize(
+    ("found", "changed"),
+    [
+        (b'"license":"MIT"', b'"license":""'),
+        (b'"license":"MIT"', b'"license":"M\\"T"'),
+        (b'"license":"MIT"', b'"licence":"MIT"'),
+        (b'"license":"MIT"', b'"license":1'),
+        (b'"source":"x y"', b'"source":""'),
+        (b'"source":"x y"', b'"source":"x\\\\y"'),
+        (b'"source":"x y"', b'"source":"' + b"x" * 257 + b'"'),
+    ],
+)
+def test_a_model_entry_says_licence_and_source_in_one_way(found: bytes, changed: bytes) -> None:
+    """In plain characters, and not at all rather than empty."""
+    body = ModelBody("m", "1.0.0", "qwen3_moe", 1, PART, "MIT", "x y")
+    raw = entry(body=body, nonce=1, parents=(PART,)).encode()
+    assert parse_entry(raw) == parse_plainly(raw)
+    assert parse_entry(raw).body == body
+    assert found in raw
+    with pytest.raises(MalformedEntry):
+        parse_entry(raw.replace(found, changed))
+
+
 def test_state_knows_the_newest_block_of_each_part() -> None:
     """Trunk, expert and tokenizer entries fold into (model, part)."""
     state = accepted()

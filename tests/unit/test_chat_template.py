@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from blyan.model.chat_template import TemplateRenderer, plain_template
-from blyan.primitives.errors import InvalidInput, Unavailable
+from blyan.primitives.errors import InvalidInput, Unavailable, UnsupportedModel
 from checkpoints import save_byte_tokenizer
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -53,6 +53,38 @@ def test_a_template_that_changes_the_last_message_cannot_be_continued(renderer: 
     """It says so, rather than continue something else."""
     with pytest.raises(InvalidInput, match="continue_final_message"):
         renderer.render("{{ messages[0].content }}", [*MESSAGES, *MESSAGES], {}, continue_final=True)
+
+
+REACHING = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ messages.__class__.__name__ }}",
+    "{{ messages.append(1) }}",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'x' as y %}",
+    "{% from 'x' import y %}",
+    "{% extends 'x' %}",
+    "{% if messages | length > 99 %}{% include 'x' %}{% endif %}",
+]
+
+
+@pytest.mark.parametrize("template", REACHING)
+def test_a_template_that_reaches_out_of_its_sandbox_is_refused_at_once(
+    renderer: TemplateRenderer, template: str
+) -> None:
+    """When it is checked, and in a chat without blaming the messages."""
+    with pytest.raises(InvalidInput, match="expected one that stays within its sandbox, found SecurityError"):
+        renderer.check(template)
+    with pytest.raises(UnsupportedModel, match="expected one that stays within its sandbox") as caught:
+        renderer.render(template, MESSAGES, {})
+    assert "messages" not in caught.value.message
+    assert "the model's template is to blame" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no system') }}", "{{ messages[7].content }}", GOOD])
+def test_a_template_that_refuses_these_messages_passes(renderer: TemplateRenderer, template: str) -> None:
+    """What it makes of one message is its own affair."""
+    renderer.check(template)
 
 
 @pytest.mark.parametrize(

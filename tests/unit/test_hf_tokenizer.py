@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from blyan.model.hf_import import read_checkpoint
 from blyan.model.tokenizer import parse_payload
-from blyan.primitives.errors import UnsupportedModel
+from blyan.primitives.errors import InvalidInput, UnsupportedModel
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 
 
@@ -125,4 +125,83 @@ def test_a_list_of_templates_without_a_default_is_refused(folder: Path) -> None:
     settings["chat_template"] = [{"name": "tool_use", "template": "t"}]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(UnsupportedModel, match="one named default"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "field"),
+    [
+        ("tokenizer_config.json", {"bos_token": "\ud800"}, "bos_token"),
+        ("tokenizer_config.json", {"chat_template": "a\ud800"}, "chat_template"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"260": {"content": "\udfff", "special": True}}},
+            "added_tokens_decoder.260.content",
+        ),
+        ("tokenizer_config.json", {"extra_special_tokens": ["\udfff"]}, "extra_special_tokens"),
+        ("special_tokens_map.json", {"pad_token": {"content": "\ud800"}}, "pad_token.content"),
+        ("added_tokens.json", {"\ud800": 259}, "a name"),
+        ("config.json", {"torch_dtype": "\ud800"}, "torch_dtype"),
+        ("config.json", {"\ud800": 1}, "a name"),
+        ("generation_config.json", {"stop_strings": ["\ud800"]}, "stop_strings"),
+    ],
+)
+def test_text_that_is_no_unicode_is_refused_with_file_and_field(
+    folder: Path, file: str, changes: dict[str, Any], field: str
+) -> None:
+    """JSON can spell half of a character; whole ones pass."""
+    path = folder / file
+    said = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(said | changes))
+    with pytest.raises(InvalidInput, match=f"{file}: {field}: expected Unicode text, found "):
+        read_checkpoint(folder)
+
+
+def test_whole_characters_may_be_spelled_as_escapes(folder: Path) -> None:
+    """A pair of surrogates is one."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": "\U0001f600"}))
+    assert "ud83d" in path.read_text()
+    assert "\U0001f600".encode() in (read_checkpoint(folder).tokenizer or b"")
+
+
+def test_lone_surrogates_in_other_files_are_refused_too(folder: Path) -> None:
+    """By who reads them."""
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    whole["added_tokens"][0]["content"] = "\ud800"
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    with pytest.raises(UnsupportedModel, match=r"tokenizer"):
+        read_checkpoint(folder)
+    (folder / "chat_template.jinja").write_bytes(b"\xed\xa0\x80")
+    with pytest.raises(InvalidInput, match=r"chat_template\.jinja: expected UTF-8"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("value", [True, "yes"])
+@pytest.mark.parametrize("name", ["split_special_tokens", "add_prefix_space"])
+def test_settings_by_which_transformers_gets_other_ids_are_refused(folder: Path, name: str, value: object) -> None:
+    """By name."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {name: value}))
+    with pytest.raises(UnsupportedModel, match=name):
+        read_checkpoint(folder)
+    path.write_text(json.dumps(settings | {name: False}))
+    read_checkpoint(folder)
+
+
+def test_a_prefix_that_the_tokenizer_adds_itself_may_be_said(folder: Path) -> None:
+    """And denying it is refused."""
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    whole["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [whole["pre_tokenizer"] | {"add_prefix_space": True}],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"add_prefix_space": True}))
+    read_checkpoint(folder)
+    path.write_text(json.dumps(settings | {"add_prefix_space": False}))
+    with pytest.raises(UnsupportedModel, match="add_prefix_space: expected true"):
         read_checkpoint(folder)

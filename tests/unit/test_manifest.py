@@ -132,3 +132,21 @@ def test_parameters_are_counted_as_stored() -> None:
     stored = sum(math.prod(shape) for part in parts_of(CONFIG) for shape in part.shapes.values())
     assert CONFIG.parameters == stored
     assert CONFIG.active_parameters == stored - CONFIG.expert_parameters
+
+
+def test_what_a_manifest_may_leave_out_is_read_again_and_checked() -> None:
+    """Generation fields that are carried, and the link of the licence; neither where there is none."""
+    full = manifest(generation_extras='{"min_p":0.1,"pad_token_id":3}', license_link="https://example.org/L")
+    assert parse_manifest(full.encode()) == full
+    assert not {b"generation_extras", b"license_link"} & set(manifest().encode().split(b'"'))
+    for found, changed in (
+        (b'"https://example.org/L"', b'"two words"'),
+        (b'"https://example.org/L"', b'""'),
+        (b'"{\\"min_p\\":0.1,\\"pad_token_id\\":3}"', b'""'),
+        (b'"{\\"min_p\\":0.1,\\"pad_token_id\\":3}"', b'"{}"'),
+        (b'\\"min_p\\":0.1,', b'\\"min_p\\":0.1, '),
+    ):
+        raw = full.encode()
+        assert found in raw
+        with pytest.raises(InvalidInput):
+            parse_manifest(raw.replace(found, changed))

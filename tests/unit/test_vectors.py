@@ -19,7 +19,7 @@ from blyan.chain import snapshot
 from blyan.chain.archive import import_archive
 from blyan.chain.chains import Chains
 from blyan.chain.checkpoint import parse_checkpoint
-from blyan.chain.entries import parse_entry, reserved
+from blyan.chain.entries import parse_entry, parse_plainly, reserved
 from blyan.chain.joint import parse_joint
 from blyan.chain.proofs import check_consistency, check_inclusion
 from blyan.model.manifest import parse_manifest
@@ -203,6 +203,30 @@ def test_a_retirement() -> None:
     state = bytes.fromhex(held["snapshot"])
     loaded = snapshot.load(state)
     assert (loaded.models, loaded.retired) == ({}, {"m": "1.2.3"})
+    assert snapshot.encode(loaded) == state
+    assert payload_of(state) == held["state_root"]
+
+
+def test_model_entries_with_licence_and_source() -> None:
+    """Each is read as it was signed, by template and plainly, and the state keeps what they say."""
+    held = vector("origins")
+    said: list[tuple[str | None, str | None]] = []
+    for raw in (each.encode() for each in held["entries"][1:]):
+        entry = parse_entry(raw)
+        entry.verify_signature()
+        assert parse_plainly(raw) == entry
+        assert entry.encode() == raw
+        body = json.loads(raw)["body"]
+        said.append((body.get("license"), body.get("source")))
+    assert said == [
+        (None, None),
+        ("Apache-2.0", "huggingface:Qwen3-30B-A3B"),
+        ("LicenseRef-x", None),
+        (None, "a: b/c (d)"),
+    ]
+    state = bytes.fromhex(held["snapshot"])
+    loaded = snapshot.load(state)
+    assert [(each.license or None, each.source or None) for each in loaded.models["m"]] == said
     assert snapshot.encode(loaded) == state
     assert payload_of(state) == held["state_root"]
 

@@ -49,6 +49,7 @@ from blyan.storage.tile import index_of, subtile_path, subtile_slice
 from blyan.wire.framing import Message, WireTensor, encode
 from vectors.blocks import block_vectors
 from vectors.models import request_defaults_vectors, retirement_vectors
+from vectors.origins import origin_vectors
 
 FOLDER = Path(__file__).parent
 KEY = Key.from_seed(bytes(range(32)))
@@ -354,6 +355,7 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "tile": tile_vectors,
     "entries": entry_vectors,
     "retirement": retirement_vectors,
+    "origins": origin_vectors,
     "proofs": proof_vectors,
     "checkpoint": checkpoint_vectors,
     "manifest": manifest_vectors,

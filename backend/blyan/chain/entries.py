@@ -10,9 +10,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Final, Literal, TypeAlias, cast
 
+from blyan.chain.bodies import (
+    Body as Body,
+)
+from blyan.chain.bodies import (
+    DatasetBody as DatasetBody,
+)
+from blyan.chain.bodies import (
+    ExpertBody as ExpertBody,
+)
+from blyan.chain.bodies import (
+    GenesisBody as GenesisBody,
+)
+from blyan.chain.bodies import (
+    ModelBody as ModelBody,
+)
+from blyan.chain.bodies import (
+    RetirementBody as RetirementBody,
+)
+from blyan.chain.bodies import (
+    RotationBody as RotationBody,
+)
+from blyan.chain.bodies import (
+    TokenizerBody as TokenizerBody,
+)
+from blyan.chain.bodies import (
+    TrunkBody as TrunkBody,
+)
 from blyan.chain.merkle import entry_id_of
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import InvalidInput, MalformedEntry
@@ -28,94 +55,12 @@ version_pattern = re.compile(r"(?:0|[1-9][0-9]{0,5})(?:\.(?:0|[1-9][0-9]{0,5})){
 network_pattern = re.compile(r"[a-z0-9-]{1,64}")
 _media_pattern = re.compile(r"[a-z0-9./+-]{1,128}")
 license_pattern = re.compile(r"[A-Za-z0-9.+-]{1,64}")
+model_license_pattern = re.compile(r"[A-Za-z0-9.+() -]{1,128}")  # an SPDX expression
+source_pattern = re.compile(r"[ !#-\[\]-~]{1,256}")
 _signature_pattern = re.compile(r"[0-9a-f]{128}")
 _names: Final = frozenset({"v", "network", "chain", "type", "author", "nonce", "parents", "body", "time", "sig"})
 _names_with_payload: Final = _names | {"payload"}
 
-
-@dataclass(frozen=True, slots=True)
-class GenesisBody:
-    """The first entry of the meta chain: names the one key that may write until governance says more."""
-
-    protocol: int
-
-
-@dataclass(frozen=True, slots=True)
-class RotationBody:
-    """From this entry on another key is the sequencer's; `proof` shows that whoever holds that key agrees."""
-
-    key: PublicKey
-    proof: str  # 128 hex digits: the new key's signature of kind `rotation`
-
-    @classmethod
-    def agreed(cls, network: str, old: PublicKey, new: Key) -> RotationBody:
-        """The body that hands `network` over from `old` to the holder of `new`."""
-        return cls(new.public, new.sign("rotation", _rotation_bytes(network, old, new.public)).hex())
-
-    def verify_proof(self, network: str, old: PublicKey) -> None:
-        """Raise `IntegrityFault` unless the new key signed this very rotation."""
-        verify(self.key, "rotation", _rotation_bytes(network, old, self.key), bytes.fromhex(self.proof))
-
-
-def _rotation_bytes(network: str, old: PublicKey, new: PublicKey) -> bytes:
-    return canonical.encode({"network": network, "old": old, "new": new})
-
-
-@dataclass(frozen=True, slots=True)
-class ModelBody:
-    """A model at one version; the payload is its manifest, the parameter chain to `parameter_size` holds its parts."""
-
-    name: str
-    version: str
-    family: str
-    parameter_size: int
-    parameter_root: str
-
-
-@dataclass(frozen=True, slots=True)
-class RetirementBody:
-    """A model that is not offered any more: all its versions up to `version`, which is its newest."""
-
-    name: str
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class TrunkBody:
-    """Weights of a model that are not a routed expert: `embed`, `layer.N` or `head`."""
-
-    model: str
-    part: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertBody:
-    """Weights of one routed expert."""
-
-    model: str
-    layer: int
-    expert: int
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerBody:
-    """A tokenizer and its chat template."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetBody:
-    """A dataset: the payload holds its records."""
-
-    name: str
-    license: str  # SPDX id
-    records: int
-
-
-Body: TypeAlias = (
-    GenesisBody | RotationBody | ModelBody | RetirementBody | TrunkBody | ExpertBody | TokenizerBody | DatasetBody
-)
 
 # type of entry → its chain, its body, whether it names a payload
 _types: Final[Mapping[str, tuple[ChainName, type[Body], bool]]] = {
@@ -200,7 +145,7 @@ class Entry:
             "author": self.author,
             "nonce": self.nonce,
             "parents": list(self.parents),
-            "body": asdict(self.body),
+            "body": _body_value(self.body),
             "time": self.time,
         }
         if self.payload is not None:
@@ -210,6 +155,11 @@ class Entry:
                 "media": self.payload.media,
             }
         return value
+
+
+def _body_value(body: Body) -> dict[str, canonical.Canonical]:
+    """The fields of a body; one that may be left out is where it says nothing, so that one body has one spelling."""
+    return {each.name: value for each in fields(body) if (value := getattr(body, each.name)) != each.default}
 
 
 def parse_entry(raw: bytes) -> Entry:
@@ -265,11 +215,11 @@ def _parse(given: Mapping[str, Any]) -> Entry:
 
 
 def _parse_body(body_type: type[Body], value: object) -> Body:
-    readers = _body_readers[body_type]
-    if not isinstance(value, dict) or cast("dict[str, Any]", value).keys() != readers.keys():
-        raise MalformedEntry(f"entry body: expected fields {sorted(readers)}")
-    given = cast("dict[str, Any]", value)
-    return body_type(*[read(given[name], name) for name, read in readers.items()])
+    readers, needed = _body_readers[body_type], _needed[body_type]
+    given = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    if not needed <= given.keys() <= readers.keys() or not isinstance(value, dict):
+        raise MalformedEntry(f"entry body: expected fields {sorted(needed)}")
+    return body_type(**{name: readers[name](each, name) for name, each in given.items()})
 
 
 def _parse_payload(value: object) -> PayloadReference:
@@ -299,23 +249,33 @@ _patterns: Final[Mapping[str, re.Pattern[str]]] = {
     "version": version_pattern,
     "proof": _signature_pattern,
     "license": license_pattern,
+    "model license": model_license_pattern,
+    "source": source_pattern,
 }
 _parsers: Final[Mapping[str, Callable[[object], str]]] = {"parameter_root": entry_id, "key": public_key}
 
 
-def _reader_of(name: str, annotation: str) -> _Reader:
+def _pattern_of(body_type: type[Body], name: str) -> re.Pattern[str]:
+    of_this_type = _patterns.get(f"{_type_of_body[body_type]} {name}")
+    return of_this_type or _patterns.get(name, name_pattern)
+
+
+def _reader_of(body_type: type[Body], name: str, annotation: str) -> _Reader:
     if annotation == "int":
         return _count
     if name in _parsers:
         parse = _parsers[name]
         return lambda value, _what: parse(value)
-    pattern = _patterns.get(name, name_pattern)
+    pattern = _pattern_of(body_type, name)
     return lambda value, what: _text(value, pattern, what)
 
 
 _body_readers: Final[Mapping[type[Body], Mapping[str, _Reader]]] = {
-    body: {field.name: _reader_of(field.name, str(field.type)) for field in fields(body)}
+    body: {field.name: _reader_of(body, field.name, str(field.type)) for field in fields(body)}
     for _, body, _ in _types.values()
+}
+_needed: Final[Mapping[type[Body], frozenset[str]]] = {
+    body: frozenset(field.name for field in fields(body) if field.default is MISSING) for _, body, _ in _types.values()
 }
 
 
@@ -337,10 +297,14 @@ def _template_of(kind: str) -> _Template:
     def spelled(name: str) -> str:
         if counts[name]:
             return count
-        return hexadecimal if name in _parsers else f'"({_patterns.get(name, name_pattern).pattern})"'
+        return hexadecimal if name in _parsers else f'"({_pattern_of(body_type, name).pattern})"'
 
     names = sorted(counts)
-    body = ",".join(f'"{name}":{spelled(name)}' for name in names)
+    assert names[0] in _needed[body_type], "what may be left out brings its comma before it"
+    pieces = [f'{"," if name != names[0] else ""}"{name}":{spelled(name)}' for name in names]
+    body = "".join(
+        piece if name in _needed[body_type] else f"(?:{piece})?" for name, piece in zip(names, pieces, strict=True)
+    )
     parents = f'((?:"[0-9a-f]{{64}}"(?:,"[0-9a-f]{{64}}"){{0,{limits.entry_parents_max - 1}}})?)'
     payload = f',"payload":\\{{"bytes":([1-9][0-9]{{0,9}}),"id":{hexadecimal},"media":"({_media_pattern.pattern})"\\}}'
     pattern = (
@@ -366,7 +330,9 @@ def _read_template(raw: bytes) -> Entry | None:
     if match is None:
         return None
     found = match.groups()
-    fields_of_body: list[Any] = [int(found[group]) if is_count else found[group] for group, is_count in template.body]
+    fields_of_body: list[Any] = [
+        int(found[group]) if is_count else found[group] or "" for group, is_count in template.body
+    ]
     network, nonce, parents = found[len(fields_of_body) + 1 : len(fields_of_body) + 4]
     payload = PayloadReference(PayloadId(found[-4]), int(found[-5]), found[-3]) if template.has_payload else None
     return Entry(

@@ -18,8 +18,10 @@ from blyan.chain.entries import (
     ChainName,
     chain_names,
     license_pattern,
+    model_license_pattern,
     name_pattern,
     network_pattern,
+    source_pattern,
     version_pattern,
 )
 from blyan.chain.merkle import Subtrees
@@ -57,10 +59,15 @@ def _said(state: State, sections: Sequence[tuple[str, int]]) -> dict[str, Any]:
         "former": list(state.former),
         "sizes": dict(state.sizes),
         "nonces": sorted([chain, author, nonce] for (chain, author), nonce in state.nonces.items()),
-        "models": [asdict(each) for _, versions in sorted(state.models.items()) for each in versions],
+        "models": [_model_value(each) for _, versions in sorted(state.models.items()) for each in versions],
         "datasets": [asdict(each) for _, versions in sorted(state.datasets.items()) for each in versions],
         "sections": [[name, length] for name, length in sections],
     }
+
+
+def _model_value(model: ModelVersion) -> dict[str, Any]:
+    """Its fields; what its entry does not say is left out."""
+    return {name: value for name, value in asdict(model).items() if value or name not in _unsaid}
 
 
 def load(buffer: bytes | mmap | memoryview) -> State:
@@ -104,7 +111,7 @@ def _load(view: memoryview) -> State:
     if (state.network is None) != (state.sequencer is None):
         raise InvalidInput("sequencer: expected one where there is a network and none elsewhere, found the other")
     for each in _list(header["models"], "models"):
-        model = ModelVersion(**_version(each, _model, "models"))
+        model = ModelVersion(**_version(each, _model, "models", _unsaid))
         state.models.setdefault(model.name, []).append(model)
     state.retired = dict(_retirement(each) for each in _list(header.get("retired", []), "retired"))
     for each in _list(header["datasets"], "datasets"):
@@ -188,9 +195,12 @@ def _retirement(value: object) -> tuple[str, str]:
 _Reader: TypeAlias = Callable[[object, str], Any]
 
 
-def _version(value: object, readers: Mapping[str, _Reader], what: str) -> dict[str, Any]:
-    given = _object(value, readers, what)
-    return {name: read(given[name], f"{what} {name}") for name, read in readers.items()}
+def _version(
+    value: object, readers: Mapping[str, _Reader], what: str, unsaid: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    there = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    given = _object(cast("object", value), readers.keys() - (unsaid - there.keys()), what)
+    return {name: readers[name](each, f"{what} {name}") for name, each in given.items()}
 
 
 def _text(pattern: re.Pattern[str]) -> _Reader:
@@ -240,7 +250,10 @@ _model: Final[Mapping[str, _Reader]] = {
     "parameter_size": _count,
     "parameter_root": parse_hex64,
     "time": _count,
+    "license": _text(model_license_pattern),
+    "source": _text(source_pattern),
 }
+_unsaid: Final = frozenset({"license", "source"})  # what entries may leave out
 _dataset: Final[Mapping[str, _Reader]] = {
     "name": _text(name_pattern),
     "license": _text(license_pattern),

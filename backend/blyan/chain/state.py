@@ -45,6 +45,8 @@ class ModelVersion:
     parameter_size: int  # entries of the parameter chain that it builds on
     parameter_root: str
     time: int
+    license: str = ""  # as the entry says it, if it does
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,9 @@ class State:
             case ModelBody() as body:
                 assert entry.payload is not None, "parse_entry requires a model's payload"
                 said = (body.name, body.version, body.family, entry.payload.payload, identity)
-                version = ModelVersion(*said, body.parameter_size, body.parameter_root, entry.time)
+                version = ModelVersion(
+                    *said, body.parameter_size, body.parameter_root, entry.time, body.license, body.source
+                )
                 self.models.setdefault(body.name, []).append(version)
             case RetirementBody() as body:
                 del self.models[body.name]

@@ -118,8 +118,13 @@ def _export(options: argparse.Namespace, output: Output) -> int:
         "folder": str(options.folder),
         "bytes": exported.length,
         "dequantized": exported.dequantized,
+        "rounded": exported.rounded,
     }
-    how = ", multiplied out from what is stored quantised" if exported.dequantized else ", bit for bit as imported"
+    how = ", bit for bit as imported"
+    if exported.dequantized:
+        how = ", multiplied out from what is stored quantised"
+    elif exported.rounded:
+        how = f", bit for bit as stored: rounded to {exported.rounded} at import"
     output.data(
         value, f"{value['name']} {value['version']}: {byte_size(exported.length)} of weights in {options.folder}{how}"
     )

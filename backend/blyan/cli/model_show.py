@@ -49,6 +49,7 @@ def show(options: argparse.Namespace, output: Output) -> int:
         "dtype": manifest.dtype,
         "quantization": None if manifest.quantization is None else quantization_fields(manifest.quantization),
         "license": manifest.license,
+        "license_link": manifest.license_link,
         "source": manifest.source,
         "manifest": version.manifest,
         "bytes": {
@@ -76,7 +77,7 @@ def show(options: argparse.Namespace, output: Output) -> int:
         *([["cost", quantization_line(manifest.quantization)]] if manifest.quantization is not None else []),
         ["bytes", f"{byte_size(bytes_of.weights)}: {parts}"],
         ["memory", f"{byte_size(bytes_of.weights + full)} with a full context, {byte_size(bytes_of.weights)} without"],
-        ["licence", manifest.license or "none recorded"],
+        ["licence", " ".join(filter(None, [manifest.license or "none recorded", manifest.license_link]))],
         ["source", manifest.source or "none recorded"],
         ["manifest", version.manifest],
         ["blocks", f"{len(manifest.blocks) - len(missing)} of {len(manifest.blocks)} here"],

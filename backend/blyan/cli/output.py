@@ -27,7 +27,12 @@ def printable(text: str) -> str:
 def json_text(value: object) -> str:
     """One line of JSON in which those characters are escaped too: C1 commands a terminal, and JSON may hold it."""
     text = json.dumps(value, ensure_ascii=False)
-    return _unprintable.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _unprintable.sub(lambda found: f"\\u{ord(found[0]):04x}", _encodable(text))
+
+
+def _encodable(text: str) -> str:
+    """The text with lone surrogates, which names of files may hold, as escapes; they are JSON's escapes too."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Output:
@@ -38,7 +43,7 @@ class Output:
 
     def data(self, value: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: str) -> None:
         """The command's result: `value` with --json, else `text`."""
-        sys.stdout.write((json_text(value) if self.as_json else printable(text)) + "\n")
+        sys.stdout.write((json_text(value) if self.as_json else printable(_encodable(text))) + "\n")
 
     def note(self, text: str) -> None:
         """A line of progress."""

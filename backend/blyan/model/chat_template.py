@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from blyan.primitives import limits
 from blyan.primitives.clock import UnixSeconds
-from blyan.primitives.errors import InvalidInput, Unavailable
+from blyan.primitives.errors import InvalidInput, Unavailable, UnsupportedModel
 
 plain_template: Final = (
     "{{ bos_token }}{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endfor %}"
@@ -57,7 +57,8 @@ class TemplateRenderer:
         With `continue_final` it ends where the last message's text ends. `thinking` turns the model's thinking on or
         off where the template lets it.
 
-        `InvalidInput` if the template refuses them or takes too long, `Unavailable` if the worker is busy or dies.
+        `InvalidInput` if the template refuses them or takes too long, `UnsupportedModel` if it reaches out of its
+        sandbox, `Unavailable` if the worker is busy or dies.
         """
         assert self._now is not None, "a clock came with the renderer"
         if continue_final:
@@ -67,6 +68,11 @@ class TemplateRenderer:
         if thinking is not None:
             given["enable_thinking"] = thinking
         answer = self._ask(template, given, _local(self._now()), check=False)
+        if answer.get("forbidden"):
+            raise UnsupportedModel(
+                f"chat template: expected one that stays within its sandbox, found {answer['error']}",
+                hint="the model's template is to blame, not the messages: import the model again with another one",
+            )
         if "error" in answer:
             raise InvalidInput(f"chat template refused the messages: {answer['error']}")
         text = str(answer["text"])
@@ -85,6 +91,8 @@ class TemplateRenderer:
         """Compile a template and render a message with it; `InvalidInput` if it is none, or breaks the limits."""
         given = {"messages": [{"role": "user", "content": "hello"}], "tools": None}
         answer = self._ask(template, given, 0, check=True)
+        if answer.get("forbidden"):
+            raise InvalidInput(f"chat template: expected one that stays within its sandbox, found {answer['error']}")
         if "error" in answer:
             raise InvalidInput(f"chat template: expected one that compiles and stays small, found {answer['error']}")
 

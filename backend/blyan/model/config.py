@@ -60,10 +60,13 @@ class ModelConfig:
         ):
             value = getattr(self, name)
             _require(type(value) is int and 1 <= value <= top, name, value, f"an integer from 1 to {top}")
-        _require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads ({self.heads})")
+        _require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of the {self.heads} heads")
         _require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "an even number (rotary halves)")
         _require(
-            self.experts_per_token <= self.experts, "experts_per_token", self.experts_per_token, f"<= {self.experts}"
+            self.experts_per_token <= self.experts,
+            "experts_per_token",
+            self.experts_per_token,
+            f"at most the {self.experts} experts",
         )
         for name in ("moe_layers", "window_layers"):
             listed = getattr(self, name)
@@ -134,4 +137,7 @@ class ModelConfig:
 
 def _require(holds: bool, field: str, found: object, expected: str) -> None:
     if not holds:
-        raise UnsupportedModel(f"{field}: expected {expected}, found {found!r}")
+        raise UnsupportedModel(
+            f"{field}: expected {expected}, found {found!r}",
+            detail={"field": field, "expected": expected, "found": repr(found)[:200]},
+        )

@@ -40,27 +40,33 @@ def export_directory(
     config: ModelConfig,
     dtype: str,
     generation: GenerationDefaults,
+    extras: Mapping[str, Any],
     tokenizer: TokenizerFields | None,
-    license_id: str,
+    card: str,
     part_tensors: PartTensors,
     progress: Callable[[int, int], None],
 ) -> int:
-    """Write the directory, which must be absent or empty (`export_folder`); return the bytes of its weights."""
+    """Write the directory, which must be absent or empty (`export_folder`); return the bytes of its weights.
+
+    `extras` are fields of generation_config.json beside the defaults, as the checkpoint had them; `card` is README.md.
+    """
     with export_folder(folder) as scratch:
-        _write_json(scratch / "config.json", hf_config(config, dtype, generation))
-        _write_json(scratch / "generation_config.json", _generation(generation))
+        _write_json(scratch / "config.json", hf_config(config, dtype, generation, extras))
+        _write_json(scratch / "generation_config.json", dict(extras) | _generation(generation))
         if tokenizer is not None:
             _write_tokenizer(scratch, tokenizer, config.context_length)
-        if license_id:
-            (scratch / "README.md").write_text(f"---\nlicense: {license_id}\n---\n", encoding="utf-8")
+        if card:
+            (scratch / "README.md").write_text(card, encoding="utf-8")
         return _write_weights(scratch, config, part_tensors, progress)
 
 
-def hf_config(config: ModelConfig, dtype: str, generation: GenerationDefaults) -> dict[str, Any]:
+def hf_config(
+    config: ModelConfig, dtype: str, generation: GenerationDefaults, extras: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The `config.json` that `hf_config.config_from_hf` reads as this very configuration."""
     said: dict[str, Any] = {
         "architectures": [_architectures[config.family]],
-        "bos_token_id": None,
+        "bos_token_id": (extras or {}).get("bos_token_id"),
         "dtype": _torch_names[dtype],
         "eos_token_id": _one_or_all(generation.eos),
         "hidden_act": "silu",
@@ -72,7 +78,7 @@ def hf_config(config: ModelConfig, dtype: str, generation: GenerationDefaults) -
         "num_experts_per_tok": config.experts_per_token,
         "num_hidden_layers": config.layers,
         "num_key_value_heads": config.kv_heads,
-        "pad_token_id": None,
+        "pad_token_id": (extras or {}).get("pad_token_id"),
         "rms_norm_eps": config.rms_eps,
         "rope_parameters": _rope(config),
         "tie_word_embeddings": config.tied_embeddings,

@@ -6,6 +6,7 @@ and not at the first chat.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, cast
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.added_tokens import with_added_tokens
 from blyan.model.chat_template import TemplateRenderer
-from blyan.model.hf_config import want
 from blyan.model.hf_files import read_bytes, read_json, read_text
+from blyan.model.hf_values import want
 from blyan.model.sentencepiece import parse_model, special_tokens, tokenizer_json
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, UnsupportedModel
@@ -34,6 +35,7 @@ def tokenizer_payload(folder: Path) -> bytes | None:
         text, special = tokenizer_json(model, add_begin=begin, add_end=end), special_tokens(model)
     else:
         return None
+    _want_same_ids(settings, text)
     template = _chat_template(folder, settings)
     map_path = folder / "special_tokens_map.json"
     older = read_json(map_path, limits.config_json_bytes_max) if map_path.is_file() else {}
@@ -42,6 +44,39 @@ def tokenizer_payload(folder: Path) -> bytes | None:
         if content is not None:
             special[name] = content
     return tokenizer_module.encode_payload(with_added_tokens(text, folder, settings, older), template, special)
+
+
+def _want_same_ids(settings: Mapping[str, Any], text: str) -> None:
+    """Refuse settings by which `transformers` would get other ids than `tokenizer.json`, which is what runs here."""
+    split = settings.get("split_special_tokens")
+    want(split in (None, False), "tokenizer_config.json: split_special_tokens", split, "false")
+    prefixed = _flag(settings, "add_prefix_space", _adds_prefix(text))
+    want(
+        prefixed == _adds_prefix(text),
+        "tokenizer_config.json: add_prefix_space",
+        settings.get("add_prefix_space"),
+        f"{str(not prefixed).lower()}, as tokenizer.json has it",
+    )
+
+
+def _adds_prefix(text: str) -> bool:
+    """Whether a `tokenizer.json` puts a space before the first word."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return False  # the library says what is wrong with it
+    waiting: list[Any] = [whole.get("normalizer"), whole.get("pre_tokenizer")] if isinstance(whole, dict) else []
+    while waiting:
+        each = waiting.pop()
+        if not isinstance(each, dict):
+            continue
+        step = cast("dict[str, Any]", each)
+        inner = step.get("normalizers") or step.get("pretokenizers")
+        waiting += cast("list[Any]", inner) if isinstance(inner, list) else []
+        scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space") else "never")
+        if step.get("type") == "Prepend" or (step.get("type") in ("ByteLevel", "Metaspace") and scheme != "never"):
+            return True
+    return False
 
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:

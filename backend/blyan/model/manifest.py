@@ -5,6 +5,7 @@ Architecture, every part → payload id, tokenizer, generation and request defau
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -25,7 +26,8 @@ from blyan.storage.blob_store import BlobStore
 
 media: Final = "application/vnd.blyan.manifest+json"
 _format: Final = "blyan/manifest/1"
-_optional: Final = frozenset({"quantization", "defaults"})
+_optional: Final = frozenset({"quantization", "defaults", "generation_extras", "license_link"})
+license_link_pattern: Final = re.compile(r"[!-~]{1,256}")
 _nested: Final = {"RopeScaling | None": RopeScaling}
 
 
@@ -65,6 +67,8 @@ class Manifest:
     source: str
     quantization: Quantization | None = None  # None: every tensor is stored as it came
     defaults: RequestDefaults = nothing_said
+    generation_extras: str = ""  # what else the checkpoint says of generation, kept for export (`extras_text`)
+    license_link: str = ""  # where the licence's text is, as the model card says it
 
     def __post_init__(self) -> None:
         expected = {part.name for part in parts_of(self.config)}
@@ -79,6 +83,10 @@ class Manifest:
             stored["quantization"] = encode_record(self.quantization, sparse=True)
         if self.defaults != nothing_said:
             stored["defaults"] = encode_record(self.defaults, sparse=True)
+        if self.generation_extras:
+            stored["generation_extras"] = self.generation_extras
+        if self.license_link:
+            stored["license_link"] = self.license_link
         return canonical.encode(
             {
                 **stored,
@@ -122,6 +130,10 @@ def parse_manifest(raw: bytes) -> Manifest:
         source=_text(value["source"], re.compile(r"[ -~]{0,256}"), "source"),
         quantization=_parse_quantization(value),
         defaults=_parse_defaults(value),
+        generation_extras=_parse_extras(value),
+        license_link=_text(value["license_link"], license_link_pattern, "license_link")
+        if "license_link" in value
+        else "",
     )
 
 
@@ -139,6 +151,40 @@ def _parse_defaults(value: Mapping[str, object]) -> RequestDefaults:
     if said == nothing_said:
         raise InvalidInput("manifest defaults: expected them left out where they say nothing, found an empty record")
     return said
+
+
+def extras_text(extras: Mapping[str, Any]) -> str:
+    """Fields of a `generation_config.json` as a manifest carries them; `InvalidInput` for too many.
+
+    They may hold floats, which canonical values cannot: a text of JSON in one spelling, empty for no fields.
+    """
+    text = json.dumps(extras, allow_nan=False, separators=(",", ":"), sort_keys=True) if extras else ""
+    if len(text) > limits.generation_extras_bytes_max:
+        raise InvalidInput(f"expected at most {limits.generation_extras_bytes_max} bytes of fields, found {len(text)}")
+    return text
+
+
+def parse_extras(text: str) -> dict[str, Any]:
+    """The fields that `extras_text` wrote; `InvalidInput` for any other text."""
+    try:
+        extras = json.loads(text) if text else {}
+        same = isinstance(extras, dict) and extras_text(cast("dict[str, Any]", extras)) == text
+    except (ValueError, RecursionError):
+        same = False
+        extras = {}
+    if not same:
+        raise InvalidInput(f"manifest generation_extras: expected an object of JSON, found {text[:80]!r}")
+    return cast("dict[str, Any]", extras)
+
+
+def _parse_extras(value: Mapping[str, object]) -> str:
+    if "generation_extras" not in value:
+        return ""
+    text = value["generation_extras"]
+    if not isinstance(text, str) or not 0 < len(text) <= limits.generation_extras_bytes_max:
+        raise InvalidInput(f"manifest generation_extras: expected text, found {str(text)[:80]!r}")
+    parse_extras(text)
+    return text
 
 
 def read_manifest(store: BlobStore, manifest_id: PayloadId) -> Manifest:

@@ -80,4 +80,7 @@ def check_rotary(head_dim: int, scaling: RopeScaling | None) -> None:
 
 def _require(holds: bool, field: str, found: object, expected: str) -> None:
     if not holds:
-        raise UnsupportedModel(f"rotary scaling {field}: expected {expected}, found {found!r}")
+        raise UnsupportedModel(
+            f"rotary scaling {field}: expected {expected}, found {found!r}",
+            detail={"field": field, "expected": expected, "found": repr(found)[:200]},
+        )

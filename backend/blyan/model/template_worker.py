@@ -8,7 +8,6 @@ Imports neither torch nor anything of the node.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import math
@@ -20,8 +19,9 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
-from jinja2.nodes import Node
+from jinja2.nodes import Extends, FromImport, Import, Include, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -77,6 +77,13 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
+def _compile(environment: ImmutableSandboxedEnvironment, source: str) -> Template:
+    """The template; `SecurityError` for one that reads others, for there are none and may be none."""
+    for node in environment.parse(source).find_all((Include, Import, FromImport, Extends)):
+        raise SecurityError(f"line {node.lineno} asks for another template ({type(node).__name__.lower()})")
+    return environment.from_string(source)
+
+
 def _render(environment: ImmutableSandboxedEnvironment, kept: dict[str, Template], request: Mapping[str, Any]) -> str:
     _set_time(environment, request["now"])
     source = request["template"]
@@ -84,7 +91,7 @@ def _render(environment: ImmutableSandboxedEnvironment, kept: dict[str, Template
     if template is None:
         if len(kept) >= _compiled_kept_max:
             kept.clear()
-        template = kept[source] = environment.from_string(source)
+        template = kept[source] = _compile(environment, source)
     pieces: list[str] = []
     rendered_bytes = 0
     for piece in template.generate(**request["variables"]):
@@ -96,10 +103,17 @@ def _render(environment: ImmutableSandboxedEnvironment, kept: dict[str, Template
 
 
 def _check(environment: ImmutableSandboxedEnvironment, request: Mapping[str, Any]) -> str:
-    """Compile, and render once: what it makes of the messages is its own affair, but it must stay within the limits."""
-    environment.from_string(request["template"])
-    with contextlib.suppress(*_of_the_messages):
+    """Compile, and render once: what it makes of the messages is its own affair, but it must stay within the limits.
+
+    Nor may it reach out of its sandbox: no messages can be to blame for that.
+    """
+    _compile(environment, request["template"])
+    try:
         _render(environment, {}, request)
+    except SecurityError:
+        raise
+    except _of_the_messages:
+        return ""
     return ""
 
 
@@ -135,7 +149,10 @@ def main() -> None:
             answer = {"text": rendered}
         # A foreign template may fail in any way Python can; each is its author's, and this process is disposable.
         except (Exception, RecursionError, MemoryError) as reason:  # noqa: BLE001 - any failure is the answer
-            answer = {"error": f"{type(reason).__name__}: {str(reason)[:300]}"}
+            answer = {
+                "error": f"{type(reason).__name__}: {str(reason)[:300]}",
+                "forbidden": isinstance(reason, SecurityError),
+            }
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

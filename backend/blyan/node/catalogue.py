@@ -36,8 +36,12 @@ def no_such_model(name: str, known: Iterable[str]) -> NotFound:
 
 def check_against_chain(state: State, version: ModelVersion, manifest: Manifest) -> None:
     """Raise `IntegrityFault` unless entry and manifest agree and each block stands among the entries built upon."""
-    said = (version.name, version.version, version.family)
-    found = (manifest.name, manifest.version, manifest.config.family)
+    said = [version.name, version.version, version.family]
+    found = [manifest.name, manifest.version, manifest.config.family]
+    for ours, theirs in ((version.license, manifest.license), (version.source, manifest.source)):
+        if ours:  # entries of before say neither
+            said.append(ours)
+            found.append(theirs)
     if said != found:
         raise IntegrityFault(f"manifest {version.manifest}: expected {said} as the chain says, found {found}")
     for part, block in manifest.blocks.items():

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blyan.chain.state import ModelVersion
+from blyan.model.hf_card import front_matter
 from blyan.model.hf_export import export_directory
+from blyan.model.manifest import parse_extras
 from blyan.model.tokenizer import decode_payload
 from blyan.model.weights import ModelWeights
 from blyan.node.catalogue import manifest_of, no_such_model
@@ -22,6 +24,7 @@ class Exported:
     version: ModelVersion
     length: int  # bytes of weights
     dequantized: bool  # the weights are what quantised ones stand for, not those of the checkpoint
+    rounded: str | None  # the type that every weight was rounded to at import, if one was asked for
 
 
 def export_model(ground: Ground, name: str, folder: Path, progress: Callable[[int, int], None]) -> Exported:
@@ -40,10 +43,12 @@ def export_model(ground: Ground, name: str, folder: Path, progress: Callable[[in
         manifest.config,
         manifest.dtype,
         manifest.generation,
+        parse_extras(manifest.generation_extras),
         tokenizer,
-        manifest.license,
+        front_matter(manifest.license, manifest.license_link) if manifest.license else "",
         lambda part: weights.dense_part(part.name),
         progress,
     )
-    altered = manifest.quantization is not None and manifest.quantization.scheme != "bf16"
-    return Exported(version, length, altered)
+    scheme = None if manifest.quantization is None else manifest.quantization.scheme
+    rounded = scheme if scheme == "bf16" else None
+    return Exported(version, length, dequantized=scheme is not None and rounded is None, rounded=rounded)

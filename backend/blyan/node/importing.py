@@ -107,9 +107,12 @@ def store_checkpoint(
         parts=blocks,
         tokenizer=tokenizer_block,
         generation=checkpoint.generation,
-        license=checkpoint.license,
+        license=checkpoint.license.identifier,
         source=f"huggingface:{_printable(checkpoint.folder.resolve().name)}",
         quantization=plan,
+        defaults=checkpoint.requests,
+        generation_extras=checkpoint.generation_extras,
+        license_link=checkpoint.license.link,
     )
     if quantizer is None:
         return manifest
@@ -207,7 +210,7 @@ def _held(store: BlobStore, block: BlockReference) -> bool:
 def _subject(checkpoint: HfCheckpoint, request: QuantizationRequest | None) -> dict[str, canonical.Canonical]:
     """What makes two imports the same: the files, as they are now, and what is done to them."""
     shards: dict[str, canonical.Canonical] = {}
-    for file in sorted(set(checkpoint.files.values())):
+    for file in sorted(checkpoint.files):
         found = (checkpoint.folder / file).stat()
         shards[file] = [found.st_dev, found.st_ino, found.st_size, str(found.st_mtime_ns), str(found.st_ctime_ns)]
     return {
@@ -226,4 +229,5 @@ def _want_name(name: str) -> None:
 
 
 def _printable(text: str) -> str:
-    return "".join(character if " " <= character <= "~" else "?" for character in text)[:200]
+    """As a manifest and an entry have it."""
+    return "".join(character if " " <= character <= "~" and character not in '"\\' else "?" for character in text)[:200]

@@ -18,6 +18,8 @@ from blyan.chain.entries import (
     PayloadReference,
     TokenizerBody,
     TrunkBody,
+    model_license_pattern,
+    source_pattern,
 )
 from blyan.chain.proofs import range_root
 from blyan.chain.sequencer import Draft
@@ -83,7 +85,9 @@ def publish(ground: WritableGround, manifest: Manifest) -> Published:
         newest = ground.sequencer.submit(drafts[begin : begin + limits.submit_drafts_max]).result()[-1]
     stored = ground.store.put([manifest.encode()])
     parent, size, root = _parameters(ground, newest)
-    body = ModelBody(manifest.name, manifest.version, manifest.config.family, size, root)
+    license_id = manifest.license if model_license_pattern.fullmatch(manifest.license) else ""
+    source = manifest.source if source_pattern.fullmatch(manifest.source) else ""  # others cannot stand in an entry
+    body = ModelBody(manifest.name, manifest.version, manifest.config.family, size, root, license_id, source)
     reference = PayloadReference(stored.payload, stored.length, manifest_module.media)
     ground.sequencer.submit([Draft(body, (parent,), reference)]).result()
     version = state.current(manifest.name)

@@ -28,8 +28,8 @@ _mmap.argtypes = [
 ]
 
 
-def map_private(handle: int, length: int) -> mmap.mmap:
-    """The first `length` bytes (at least 1) of the open file, at a page boundary; the caller may close `handle`.
+def map_private(handle: int, length: int, offset: int = 0) -> mmap.mmap:
+    """`length` bytes (at least 1) of the open file from `offset`, a multiple of pages; the caller may close `handle`.
 
     Writable, because torch wants a writable buffer, but what is written stays in this process. The pages are unmapped
     when the returned object and every memoryview and tensor over it are gone. `OSError` with the errno of mmap(2).
@@ -40,7 +40,7 @@ def map_private(handle: int, length: int) -> mmap.mmap:
     pages = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | _map_noreserve, prot=_protection)
     address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
     flags = mmap.MAP_PRIVATE | _map_noreserve | _map_fixed
-    if _mmap(address, length, _protection, flags, handle, 0) != address:
+    if _mmap(address, length, _protection, flags, handle, offset) != address:
         number = ctypes.get_errno()
         pages.close()
         raise OSError(number, os.strerror(number))
