@@ -14,31 +14,15 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from blyan.chain.bodies import (
-    Body as Body,
-)
-from blyan.chain.bodies import (
-    DatasetBody as DatasetBody,
-)
-from blyan.chain.bodies import (
-    ExpertBody as ExpertBody,
-)
-from blyan.chain.bodies import (
-    GenesisBody as GenesisBody,
-)
-from blyan.chain.bodies import (
-    ModelBody as ModelBody,
-)
-from blyan.chain.bodies import (
-    RetirementBody as RetirementBody,
-)
-from blyan.chain.bodies import (
-    RotationBody as RotationBody,
-)
-from blyan.chain.bodies import (
-    TokenizerBody as TokenizerBody,
-)
-from blyan.chain.bodies import (
-    TrunkBody as TrunkBody,
+    Body,
+    DatasetBody,
+    ExpertBody,
+    GenesisBody,
+    ModelBody,
+    RetirementBody,
+    RotationBody,
+    TokenizerBody,
+    TrunkBody,
 )
 from blyan.chain.merkle import entry_id_of
 from blyan.primitives import canonical, limits
