@@ -148,12 +148,22 @@ function footer(turn, isLast) {
     </p>`;
 }
 
+/** Open while the model still thinks; after that it is there for who wants it. @param {Turn} turn */
+function thoughtView(turn) {
+  if (turn.thought === "") return nothing;
+  return html`<details class="thought" data-testid="thought" ?open=${turn.isOpen && turn.text === ""}>
+    <summary>${t("turn.thought")}</summary>
+    <p dir="auto">${turn.thought}</p>
+  </details>`;
+}
+
 /** @param {Turn} turn @param {boolean} isLast */
 export function answerView(turn, isLast) {
   turn.markdown.update(turn.text, !turn.isOpen);
   const waiting = html`<p class="waiting"><span class="sr-only">${t("turn.waiting")}</span><i></i><i></i><i></i></p>`;
   return html`<article class="message assistant" data-testid="message-assistant" data-state=${turn.state} data-id=${turn.id}>
     <h2 class="sr-only">${t("turn.answer")}</h2>
+    ${thoughtView(turn)}
     <div class="md" data-testid="answer-text">${markdownView(turn.markdown)}</div>
     ${turn.state === "waiting" ? waiting : nothing} ${turn.isOpen ? nothing : footer(turn, isLast)}
   </article>`;

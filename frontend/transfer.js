@@ -120,6 +120,7 @@ function message(value, where, conversation) {
     tokens: count(value.tokens, `${where}.tokens`),
     rate: count(value.rate, `${where}.rate`),
     fed: count(value.fed, `${where}.fed`),
+    thought: value.thought === undefined ? "" : text(value.thought, `${where}.thought`, TEXT_CHARS_MAX),
     experts: triples(value.experts, `${where}.experts`),
   };
 }

@@ -12,6 +12,8 @@ export class Turn {
   /** @type {"assistant"} */
   role = "assistant";
   text = "";
+  /** What the model thought before it answered. */
+  thought = "";
   /** @type {AnswerState} */
   state = "waiting";
   work = new ExpertWork();
@@ -49,6 +51,7 @@ export class Turn {
     const turn = new Turn({ ...record, parent: record.parent ?? "", model: record.model ?? null });
     const state = record.state ?? "done";
     turn.text = record.text;
+    turn.thought = record.thought ?? "";
     turn.state = state === "waiting" || state === "streaming" ? "failed" : state;
     turn.completionTokens = record.tokens ?? null;
     turn.rate = record.rate ?? null;
@@ -60,9 +63,9 @@ export class Turn {
 
   /** @returns {MessageRecord} */
   get record() {
-    const { id, conversation, parent, role, text, time, state, model, completionTokens, rate, fedTokens, work } = this;
+    const { id, conversation, parent, role, text, thought, time, state, model, completionTokens, rate, fedTokens, work } = this;
     const experts = work.triples();
-    return { id, conversation, parent, role, text, time, state, model, tokens: completionTokens, rate, fed: fedTokens, experts };
+    return { id, conversation, parent, role, text, thought, time, state, model, tokens: completionTokens, rate, fed: fedTokens, experts };
   }
 
   get isOpen() {
@@ -93,8 +96,10 @@ export class Turn {
     if (chunk.blyan?.experts) this.work.add(chunk.blyan.experts);
     if (chunk.usage) this.#count(chunk.usage.prompt_tokens, chunk.usage.completion_tokens);
     const choice = chunk.choices?.[0];
-    if (typeof choice?.delta?.content === "string" && choice.delta.content !== "") {
-      this.text += choice.delta.content;
+    const { content, reasoning_content: thought } = choice?.delta ?? {};
+    if (content || thought) {
+      this.text += content ?? "";
+      this.thought += thought ?? "";
       this.state = "streaming";
       this.#firstTokenMs ??= nowMs;
       this.#lastTokenMs = nowMs;

@@ -61,7 +61,7 @@ type ExpertTriple = [number, number, number];
 
 /** One chunk of a streamed answer, as far as the page reads it. */
 interface ChatChunk {
-  choices?: { delta?: { content?: string | null }; finish_reason?: string | null }[];
+  choices?: { delta?: { content?: string | null; reasoning_content?: string | null }; finish_reason?: string | null }[];
   usage?: { prompt_tokens: number; completion_tokens: number } | null;
   blyan?: { experts?: ExpertTriple[] };
   error?: ApiErrorBody;
@@ -100,6 +100,7 @@ interface MessageRecord {
   model?: string | null;
   tokens?: number | null;
   rate?: number | null;
+  thought?: string;
   fed?: number | null;
   experts?: ExpertTriple[];
 }

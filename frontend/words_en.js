@@ -26,6 +26,7 @@ export const en = {
   "send": "Send",
   "stop": "Stop",
   "turn.you": "You",
+  "turn.thought": "What it thought",
   "turn.waiting": "Waiting for the first word",
   "turn.stopped": "Stopped",
   "turn.length": "Cut off at the length limit",

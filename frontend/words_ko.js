@@ -27,6 +27,7 @@ export const ko = {
   "send": "보내기",
   "stop": "중지",
   "turn.you": "나",
+  "turn.thought": "생각한 내용",
   "turn.waiting": "첫 단어를 기다리는 중",
   "turn.stopped": "중지됨",
   "turn.length": "길이 제한에서 잘림",

@@ -28,6 +28,22 @@ def user_texts(page: Page) -> list[str]:
     return page.locator('[data-testid="message-user"] .text').all_inner_texts()
 
 
+def test_a_thought_stands_folded_beside_the_answer(page: Page, node: RunningNode) -> None:
+    """As text, kept with the conversation, and no part of what is sent back."""
+    open_page(page, node.url)
+    thinking = {"choices": [{"index": 0, "delta": {"reasoning_content": "<b>so</b>\nso"}, "finish_reason": None}]}
+    answer_with(page, thinking, *text_chunks("42"), times=1)
+    ask(page, "?")
+    for _ in range(2):
+        thought = page.get_by_test_id("thought")
+        expect(thought).not_to_have_attribute("open", "")
+        thought.locator("summary").click()
+        expect(thought.locator("p")).to_have_text("<b>so</b> so")
+        expect(page.get_by_test_id("answer-text")).to_have_text("42")
+        page.reload()
+        expect(page.get_by_test_id("answer-text")).to_have_text("42")
+
+
 def test_an_edited_question_makes_a_branch(page: Page, node: RunningNode, sent: list[dict[str, Any]]) -> None:
     """The former question and its answer stay one click away, also after a reload."""
     open_page(page, node.url)

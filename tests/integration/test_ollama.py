@@ -87,6 +87,19 @@ async def test_generate_takes_prompts_raw_text_and_an_earlier_context(client: Te
     assert (system.prompt_eval_count or 0) > (templated.prompt_eval_count or 0)
 
 
+async def test_a_request_s_own_template_stands_in_place_of_the_model_s(client: TestClient) -> None:
+    """Go's or Jinja's; what it cannot say is refused by name."""
+    theirs = official(client)
+    own = await theirs.generate("random", "hello", system="S", options=GREEDY)
+    raw = await theirs.generate("random", "[S] hello!", raw=True, options=GREEDY)
+    for template in ("[{{ .System }}] {{ .Prompt }}!", "[{{ messages[0].content }}] {{ messages[1].content }}!"):
+        found = await theirs.generate("random", "hello", system="S", template=template, options=GREEDY)
+        assert found.prompt_eval_count == len("[S] hello!")
+        assert found.response == raw.response != own.response
+    with pytest.raises(ollama.ResponseError, match="template"):
+        await theirs.generate("random", "hello", template="{{ .Tools }}")
+
+
 async def test_lines_are_json_each_with_a_time_and_the_last_with_durations(client: TestClient) -> None:
     """Streaming is the default; nanoseconds."""
     lines = await lines_of(client, "/api/generate", {"model": "random", "prompt": "x", "options": GREEDY})

@@ -25,6 +25,7 @@ from blyan.api.sending import send_piece
 from blyan.api.state import node_of
 from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
+from blyan.model.given_template import given_template
 from blyan.model.loading import LoadedModel
 from blyan.model.thinking import can_think
 from blyan.model.tokenizer import Tokenizer
@@ -206,6 +207,10 @@ def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[Gener
         added = tokenizer.encode(asked.prompt, add_special=True, tokens_max=longest)
         form = answer_form(model, None, None, asked.format, "format")
     else:
+        if asked.template:
+            template = given_template(node.renderer, tokenizer, asked.template)
+            tokenizer = replace(tokenizer, chat_template=template)
+            model = replace(model, tokenizer=tokenizer)
         want_thinking(model, tokenizer, asked.thinking, "think")
         tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
         messages = defaults.conversation(asked.messages, continued=bool(asked.context))

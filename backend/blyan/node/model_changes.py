@@ -16,8 +16,8 @@ from blyan.chain.sequencer import Draft
 from blyan.chain.state import ModelVersion
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.chat_template import TemplateRenderer
+from blyan.model.given_template import given_template
 from blyan.model.go_template import is_jinja
-from blyan.model.go_to_jinja import translated
 from blyan.model.manifest import BlockReference, GenerationDefaults, Manifest
 from blyan.model.request_defaults import RequestDefaults, Said
 from blyan.node.catalogue import manifest_of
@@ -182,28 +182,13 @@ def _with_template(ground: WritableGround, renderer: TemplateRenderer, manifest:
     """A tokenizer payload with another chat template: Jinja as it is, a Go template translated."""
     if manifest.tokenizer is None:
         raise InvalidInput(f"template: expected a model with a tokenizer, found that {manifest.name} has none")
-    if len(template.encode("utf-8", "replace")) > limits.chat_template_bytes_max:
-        raise InvalidInput(f"template: expected at most {limits.chat_template_bytes_max} bytes, found more")
     raw = ground.store.read(manifest.tokenizer.payload, bytes_max=limits.tokenizer_payload_bytes_max)
     held = tokenizer_module.decode_payload(raw)
-    jinja, written = template, ""
-    if not is_jinja(template):
-        tokenizer = tokenizer_module.parse_payload(raw, manifest.config.vocab_size)
-        jinja, written = _beginning(tokenizer) + translated(template), template
-    renderer.check(jinja)
+    tokenizer = tokenizer_module.parse_payload(raw, manifest.config.vocab_size)
+    jinja, written = given_template(renderer, tokenizer, template), "" if is_jinja(template) else template
     stored = ground.store.put([tokenizer_module.encode_payload(held.tokenizer_json, jinja, held.special)])
     return replace(
         manifest,
         tokenizer=BlockReference(stored.payload, stored.length),
         defaults=replace(manifest.defaults, template=written),
     )
-
-
-def _beginning(tokenizer: tokenizer_module.Tokenizer) -> str:
-    """What a Go template leaves to the tokenizer: the token that begins every text, where there is one.
-
-    Rendered prompts are encoded without it, because Jinja templates write it themselves.
-    """
-    begin = tokenizer.special.get("bos_token", "")
-    tokens = tokenizer.encode("", add_special=True, tokens_max=4) if begin else []
-    return "{{ bos_token }}" if tokens and tokenizer.token_bytes(tokens[0]) == begin.encode() else ""

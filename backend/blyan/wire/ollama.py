@@ -7,7 +7,7 @@ something; those that tune another program's memory or threads only inform. Name
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from blyan.primitives import limits
@@ -46,7 +46,6 @@ _sampled: Final = frozenset(
 _nothing: Final[Mapping[str, tuple[object, ...]]] = {
     "images": (None, []),
     "suffix": (None, ""),
-    "template": (None, ""),
 }
 _both: Final = {"format", "keep_alive", "options", "stream", "think", "logprobs", "top_logprobs"}
 
@@ -68,6 +67,7 @@ class OllamaRequest:
     thinking: bool | None = None  # None: as the model's template has it
     logprobs: bool = False
     top_logprobs: int = 0
+    template: str = ""  # in place of the model's own; empty: that one
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class EmbedRequest:
 def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
     """Check a generate request; the fault's detail names the parameter."""
     with naming_parameter():
-        _known(body, {"model", "prompt", "system", "context", "raw"} | _both)
+        _known(body, {"model", "prompt", "system", "template", "context", "raw"} | _both)
         prompt = _text(body, "prompt")
         system, raw = _text(body, "system"), boolean(body, "raw")
         messages: list[Mapping[str, Any]] = []
@@ -94,7 +94,8 @@ def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
         context = as_list(body.get("context")) or []
         if len(context) > limits.prompt_bytes_max or not all(type(token) is int for token in context):
             raise InvalidInput(f"context: expected token ids, found {brief(body.get('context'))}")
-        return _request(body, messages, prompt if raw and prompt else None, tuple(context), chat=False)
+        asked = _request(body, messages, prompt if raw and prompt else None, tuple(context), chat=False)
+        return replace(asked, template=_text(body, "template"))
 
 
 def parse_chat(body: Mapping[str, Any]) -> OllamaRequest:

@@ -62,7 +62,6 @@ _shared: Final[Mapping[str, Schema]] = {
     # refused unless they ask for nothing
     "images": one_of(None, []),
     "suffix": one_of(None, ""),
-    "template": one_of(None, ""),
 }
 message: Final = fields(
     {
@@ -78,6 +77,7 @@ generate_request: Final = fields(
         **_shared,
         "prompt": optional(text()),
         "system": optional(text()),
+        "template": optional(text()),
         "context": optional(listing(token)),
         "raw": optional(flag),
     },
