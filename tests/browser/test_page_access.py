@@ -99,9 +99,11 @@ def test_a_phone_has_the_history_and_the_experts_in_drawers(page: Page, node: Ru
     page.keyboard.press("Escape")
     expect(page.get_by_test_id("toggle-side")).to_be_focused()
     page.get_by_test_id("toggle-side").click()
+    expect(page.get_by_test_id("history")).to_be_visible()
     page.mouse.click(380, 500)
     expect(page.get_by_test_id("history")).to_be_hidden()
     page.get_by_test_id("toggle-side").click()
+    expect(page.get_by_test_id("history")).to_be_visible()
     page.get_by_test_id("history-open").click()
     expect(page.get_by_test_id("history")).to_be_hidden()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

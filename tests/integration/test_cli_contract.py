@@ -43,8 +43,8 @@ READS = {
 ASKS = {"chat": ["12 + 34"], "node status": []}
 # What makes, changes or serves something, or prints a script. Some of them know --json too.
 WRITES = frozenset(
-    "up,init,model import,model export,model copy,model remove,model create,blob pin,blob unpin,chain snapshot,"
-    "chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,keys rotate,"
+    "up,init,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"
+    "chain snapshot,chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,keys rotate,"
     "completion".split(",")
 )
 LEAVES = [each.path for each in commands(build()) if not each.verbs]

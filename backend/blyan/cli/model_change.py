@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
-import aiohttp
-
 from blyan.cli.output import Output, byte_size
 from blyan.cli.passphrase import passphrase_of
 from blyan.node.config import read_config
@@ -132,6 +130,8 @@ def _changed(
 async def _asked(
     url: str, method: str, path: str, body: Mapping[str, Any], said: Callable[[Mapping[str, Any]], None]
 ) -> None:
+    import aiohttp  # what only parses a command line does not need it
+
     timeout = aiohttp.ClientTimeout(total=None, connect=10)  # a pull takes as long as it takes
     try:
         async with (
