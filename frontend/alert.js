@@ -9,6 +9,7 @@ const TITLES = {
   stream_broken: "error.broken",
   block_corrupt: "error.block_corrupt",
   no_model: "error.none",
+  context_length_exceeded: "error.context",
 };
 
 /** @type {Record<string, import("/i18n.js").WordKey>} */
@@ -16,11 +17,13 @@ const OWN_MESSAGES = {
   unreachable: "error.unreachable.message",
   stream_broken: "error.broken.message",
   no_model: "error.none.message",
+  context_length_exceeded: "error.context.message",
 };
 
 /** What to do next, where the node could not say it. @type {Record<string, import("/i18n.js").WordKey>} */
 const OWN_HINTS = {
   unreachable: "error.next",
+  context_length_exceeded: "error.context.next",
 };
 
 /** @param {Alert} alert */

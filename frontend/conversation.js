@@ -79,7 +79,7 @@ export function composerView() {
         data-testid="prompt"
         rows="1"
         dir="auto"
-        maxlength="32000"
+        maxlength="1000000"
         aria-label=${t("prompt.label")}
         aria-describedby="prompt-keys"
         placeholder=${t("prompt.placeholder")}

@@ -88,7 +88,7 @@ function editForm(question) {
     sendEdited();
   };
   return html`<form class="edit" @submit=${onSubmit}>
-    <textarea id="edit" data-testid="edit-text" dir="auto" maxlength="32000" aria-label=${t("question.edit")} @keydown=${onKey}
+    <textarea id="edit" data-testid="edit-text" dir="auto" maxlength="1000000" aria-label=${t("question.edit")} @keydown=${onKey}
       @compositionend=${sending.onCompositionEnd}></textarea>
     <p class="edit-note quiet-text">${t("question.note")}</p>
     <p class="edit-actions">

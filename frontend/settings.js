@@ -85,7 +85,7 @@ export function settingsView() {
     <p class="quiet-text">${t("settings.about")}</p>
     <label class="field wide">
       <span class="field-name">${t("settings.system")}</span>
-      <textarea name="system" autofocus data-testid="setting-system" rows="4" maxlength="32000" dir="auto" placeholder=${t("settings.systemPlaceholder")}
+      <textarea name="system" autofocus data-testid="setting-system" rows="4" maxlength="1000000" dir="auto" placeholder=${t("settings.systemPlaceholder")}
         .value=${system}></textarea>
     </label>
     <fieldset>

@@ -44,8 +44,8 @@ ASKS = {"chat": ["12 + 34"], "node status": []}
 # What makes, changes or serves something, or prints a script. Some of them know --json too.
 WRITES = frozenset(
     "up,init,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"
-    "chain snapshot,chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,keys rotate,"
-    "completion".split(",")
+    "chain snapshot,chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,"
+    "keys rotate,completion".split(",")
 )
 LEAVES = [each.path for each in commands(build()) if not each.verbs]
 
@@ -230,3 +230,12 @@ def test_what_reads_changes_nothing(data: Path) -> None:
     for path in ("doctor", "config show", "config check", "model show", "chain status", "blob usage"):
         command(*path.split(), *READS[path], data_dir=data)
     assert listing(data) == before
+
+
+@pytest.mark.parametrize("arguments", ["chain find abc", "blob verify abc", "blob pin zz", "chain find --author zz"])
+def test_an_id_that_is_none_is_a_mistake_of_usage(data: Path, arguments: str) -> None:
+    """In words, and as JSON where that was asked for."""
+    done = command(*arguments.split(), data_dir=data)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "expected 64" in done.stderr
+    assert json.loads(command(*arguments.split(), "--json", data_dir=data).stdout)["error"]["message"]

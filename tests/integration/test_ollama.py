@@ -187,6 +187,20 @@ async def test_errors_are_text_with_a_status(client: TestClient) -> None:
     assert (response.status, list(await response.json())) == (400, ["error"])
 
 
+@pytest.mark.parametrize(
+    ("path", "changes"),
+    [
+        ("embeddings", {"prompt": []}),
+        ("embed", {"input": "x", "bogus": 1}),
+        ("generate", {"prompt": "x", "options": "abc"}),
+    ],
+)
+async def test_fields_of_another_kind_are_refused(client: TestClient, path: str, changes: dict[str, Any]) -> None:
+    """And unknown ones."""
+    response = await client.post(f"/api/{path}", json={"model": "random"} | changes)
+    assert (response.status, list(await response.json())) == (400, ["error"])
+
+
 async def test_num_ctx_bounds_prompt_and_answer_together(client: TestClient) -> None:
     """And stop strings, seeds and penalties arrive."""
     theirs = official(client)

@@ -336,3 +336,39 @@ def test_the_synchronous_client_does_the_same(data_dir: Path) -> None:
             await asyncio.to_thread(use)
 
     asyncio.run(use_beside_a_node())
+
+
+@pytest.mark.slow
+async def test_a_caller_who_leaves_in_the_middle_of_a_change_leaves_lists_and_chain_agreeing(
+    client: TestClient,
+) -> None:
+    """Whenever the caller goes, what is listed is what the chain has, and can be asked."""
+    theirs = official(client)
+    for number, pause in enumerate((0.0, 0.002, 0.01, 0.03)):
+        name = f"victim{number}"
+        copying = asyncio.create_task(theirs.copy("base", name))
+        await asyncio.sleep(pause)
+        copying.cancel()
+        await settled(client)
+        if name not in {model.model for model in (await theirs.list()).models if model.model}:
+            await theirs.copy("base", name)
+        leaving = asyncio.create_task(theirs.delete(name))
+        await asyncio.sleep(pause)
+        leaving.cancel()
+        await settled(client)
+
+
+async def settled(client: TestClient) -> None:
+    """Waits for the end of a change; then every model of the chain is listed, in both dialects, and no other."""
+    node = client.app[node_key]
+    for _ in range(200):
+        await asyncio.sleep(0.02)
+        chain = set(node.ground.chains.state.models)
+        openai = await client.get("/v1/models")
+        other = await client.get("/api/tags")
+        assert (openai.status, other.status) == (200, 200)
+        listed = {card["id"] for card in (await openai.json())["data"]}
+        tagged = {card["name"].removesuffix(":latest") for card in (await other.json())["models"]}
+        if listed == tagged == chain == set(node.models):
+            return
+    raise AssertionError(f"expected {chain} to be listed, found {listed} and {tagged}")

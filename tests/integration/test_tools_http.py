@@ -174,6 +174,10 @@ async def test_json_follows_the_schema(client: TestClient) -> None:
             {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "what"}}}},
             "response_format",
         ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}}},
+            "response_format",
+        ),
         ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
         ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools"),
         ({"tools": [WEATHER, WEATHER]}, "tools"),
@@ -266,6 +270,28 @@ async def test_a_thought_is_no_part_of_the_answer(client: TestClient) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         await theirs.chat.completions.create(model="toolless", messages=ASKED, reasoning_effort="low")
     assert refused.value.param == "reasoning_effort"
+
+
+async def test_an_answer_can_be_sent_back_as_it_came(client: TestClient) -> None:
+    """With its thought, by both clients, as their tool loops do; empty fields of newer clients too."""
+    theirs, other = official(client), ollama.AsyncClient(host=str(client.make_url("/")))
+    made: Any = await theirs.chat.completions.create(model="thinker", messages=ASKED, max_tokens=5, seed=1)
+    again: list[Any] = [*ASKED, made.choices[0].message, *ASKED]
+    assert (await theirs.chat.completions.create(model="thinker", messages=again, max_tokens=2)).choices
+    answer = await other.chat("thinker", messages=ASKED, options={"num_predict": 5, "seed": 1})
+    assert (await other.chat("thinker", messages=[*ASKED, answer.message, *ASKED], options={"num_predict": 2})).done
+    message = {"role": "assistant", "content": "x", "annotations": [], "audio": None}
+    body = {"model": "random", "messages": [*ASKED, message, *ASKED], "max_tokens": 1}
+    assert (await client.post("/v1/chat/completions", json=body)).status == 200
+
+
+async def test_every_streamed_choice_says_its_role(client: TestClient) -> None:
+    """Once, before its first piece."""
+    stream: Any = await official(client).chat.completions.create(
+        model="random", messages=ASKED, n=3, max_tokens=2, stream=True
+    )
+    roles = [(choice.index, choice.delta.role) async for chunk in stream for choice in chunk.choices]
+    assert [index for index, role in roles if role == "assistant"] == [0, 1, 2]
 
 
 async def test_ollama_s_log_probabilities_are_the_openai_ones(client: TestClient) -> None:

@@ -54,7 +54,7 @@ def test_text_parts_are_joined_and_developer_is_system() -> None:
         {"functions": [{"name": "x"}]},
         {"unheard_of": 1},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-        {"messages": [{"role": "user", "content": "x", "tool_calls": []}]},
+        {"messages": [{"role": "user", "content": "x", "tool_calls": [{}]}]},
         {"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "x"}}]},
     ],
 )

@@ -40,8 +40,8 @@ class Dialect(Protocol):
 
     options: AnswerOptions
 
-    def opening(self) -> dict[str, Any] | None:
-        """A chunk to send before the first event, if the dialect has one."""
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """A chunk to send before a choice's first event, if the dialect has one."""
         ...
 
     def piece(self, index: int, delta: Delta, finish: str | None) -> dict[str, Any]:
@@ -114,13 +114,16 @@ async def stream(
     async def send(body: dict[str, Any]) -> None:
         if not response.prepared:
             await response.prepare(request)
-            opening = dialect.opening()
+            opening = dialect.opening(0)
             if opening is not None:
                 await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
         await send_piece(request, response, b"data: " + orjson.dumps(body) + b"\n\n")
 
     async def send_all() -> None:
         for index, one in enumerate(wanted):
+            opening = dialect.opening(index) if index else None
+            if opening is not None:
+                await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
             async with generation(node, model, one) as events:
                 async for event in events:
                     known = _unless_failed(event)

@@ -28,9 +28,9 @@ class ChatDialect:
         self._id = f"chatcmpl-{node.sources.entropy(12).hex()}"
         self._created = node.sources.now()
 
-    def opening(self) -> dict[str, Any] | None:
+    def opening(self, index: int) -> dict[str, Any] | None:
         """The role comes in a chunk of its own."""
-        return {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
     def piece(self, index: int, delta: Delta, finish: str | None) -> dict[str, Any]:
         """A streamed choice."""
@@ -115,8 +115,9 @@ class CompletionDialect:
         self._id = f"cmpl-{node.sources.entropy(12).hex()}"
         self._created = node.sources.now()
 
-    def opening(self) -> dict[str, Any] | None:
+    def opening(self, index: int) -> dict[str, Any] | None:
         """None in this dialect."""
+        del index
         return None
 
     def piece(self, index: int, delta: Delta, finish: str | None) -> dict[str, Any]:

@@ -252,7 +252,9 @@ async def _model(node: Node, name: str) -> LoadedModel:
 def _loaded(node: Node) -> list[LoadedModel]:
     refused = node.refused()
     return [
-        model for name, model in sorted(node.models.items()) if isinstance(model, LoadedModel) and name not in refused
+        model
+        for name, model in sorted(node.models.items())
+        if isinstance(model, LoadedModel) and name not in refused and node.ground.chains.state.current(name) is not None
     ]
 
 

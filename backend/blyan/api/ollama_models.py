@@ -40,6 +40,7 @@ Say: TypeAlias = Callable[[Status], None]  # raises `Unavailable` to stop the wo
 _loopback_names: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _chunk_bytes: Final = limits.MIB
 _chunk_seconds_max: Final = 60.0
+_pass_seconds_max: Final = 600.0  # for a body that nobody needs
 _success: Final[Status] = {"status": "success"}
 
 
@@ -61,8 +62,7 @@ async def copy(request: web.Request) -> web.StreamResponse:
         with node.changing() as ground:
             copy_model(ground, source, destination)
 
-    await asyncio.to_thread(_not_found_as_ollama, work)
-    node.adopt(destination, await asyncio.to_thread(node.loaded, destination))
+    await _changed(node, destination, work)
     return web.Response()
 
 
@@ -76,15 +76,20 @@ async def delete(request: web.Request) -> web.StreamResponse:
         with node.changing() as ground:
             remove_model(ground, name)
 
-    before = node.models.get(name)
-    node.adopt(name, None)  # before the chain says so, or who lists models would find one that the chain has not
-    try:
-        await asyncio.to_thread(_not_found_as_ollama, work)
-    except BaseException:
-        node.adopt(name, before)
-        raise
-    node.adopt(name, await asyncio.to_thread(node.loaded, name))
+    await _changed(node, name, work)
     return web.Response()
+
+
+async def _changed(node: Node, name: str, work: Callable[[], None]) -> None:
+    """Change, then serve what the chain says of this name; to its end, though the caller may leave."""
+
+    async def change() -> None:
+        try:
+            await asyncio.to_thread(_not_found_as_ollama, work)
+        finally:
+            node.adopt(name, await asyncio.to_thread(node.loaded, name))
+
+    await asyncio.shield(asyncio.create_task(change()))
 
 
 @faults_as_ollama
@@ -125,9 +130,7 @@ async def put_blob(request: web.Request) -> web.StreamResponse:
     node = _writing(request)
     digest = digest_of(request.match_info["digest"])
     if await asyncio.to_thread(node.uploads.has, digest):
-        async for _ in request.content.iter_chunked(_chunk_bytes):  # or the client would find its connection cut
-            pass
-        return web.Response()
+        return await _already_here(request)
     upload = await asyncio.to_thread(node.uploads.begin, digest)
     try:
         while True:
@@ -143,6 +146,20 @@ async def put_blob(request: web.Request) -> web.StreamResponse:
     finally:
         await asyncio.to_thread(upload.__exit__, None, None, None)
     return web.Response(status=201)
+
+
+async def _already_here(request: web.Request) -> web.Response:
+    """Let the body pass, or the client would find its connection cut; within what an upload may take."""
+    passed = 0
+    try:
+        async with asyncio.timeout(_pass_seconds_max):
+            while chunk := await request.content.read(_chunk_bytes):
+                passed += len(chunk)
+                if passed > limits.upload_bytes_max:
+                    raise InvalidInput(f"upload: expected at most {limits.upload_bytes_max} bytes, found more")
+    except TimeoutError:
+        raise InvalidInput(f"upload: expected its end within {_pass_seconds_max:g} s, found none") from None
+    return web.Response()
 
 
 def _create(node: Node, asked: CreateRequest, say: Say) -> None:

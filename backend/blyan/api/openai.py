@@ -98,15 +98,20 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 async def models(request: web.Request) -> web.Response:
     """Every model of this node's chain, those that are refused with the reason."""
     node = node_of(request)
-    return json_response({"object": "list", "data": [_model_card(node, name) for name in sorted(node.models)]})
+    return json_response({"object": "list", "data": [_model_card(node, name) for name in _offered(node)]})
 
 
 async def model(request: web.Request) -> web.Response:
     """One model."""
     node, name = node_of(request), request.match_info["id"]
-    if name not in node.models:
+    if name not in _offered(node):
         raise NotFound(f"model {name[:128]!r}: expected one of {', '.join(sorted(node.models))}, found no such model")
     return json_response(_model_card(node, name))
+
+
+def _offered(node: Node) -> list[str]:
+    """The models that are served and, while one is taken away, still on the chain."""
+    return [name for name in sorted(node.models) if node.ground.chains.state.current(name) is not None]
 
 
 def _model_card(node: Node, name: str) -> dict[str, Any]:

@@ -37,7 +37,10 @@ def entry() -> NoReturn:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code."""
-    options = parse(arguments)
+    try:
+        options = parse(arguments)
+    except errors.InvalidInput as fault:  # of an id or key
+        return _failed(errors.UsageMistake(fault.message, hint=fault.hint), Output("--json" in arguments))
     logging.basicConfig(level=logging.WARNING, format="blyan: %(message)s", stream=sys.stderr)
     as_json = bool(getattr(options, "json", False))
     output = Output(as_json)

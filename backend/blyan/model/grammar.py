@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from blyan.model.thinking import Thinking, thought_rules
-from blyan.primitives.errors import InvalidInput, NotComputable, UnsupportedModel
+from blyan.primitives.errors import InvalidInput, UnsupportedModel
 
 # A model that is free to write spaces between the values of JSON may never stop doing so.
 _whitespace: Final = r"[ \n\t]{1,32}"
@@ -28,8 +28,9 @@ _any_object: Final[Mapping[str, Any]] = {"type": "object"}
 class Constraint:
     """One answer on its way through a grammar; not shared between threads."""
 
-    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, what: str) -> None:
         self._matcher = matcher
+        self._what = what
 
     def allowed(self, scores: Tensor) -> Tensor:
         """Scores [vocab] with minus infinity for each token that may not come next."""
@@ -50,18 +51,19 @@ class Constraint:
 
     def _want_well(self) -> None:
         if self._matcher.is_error():
-            raise NotComputable(f"grammar: expected to follow it, found {_first_line(self._matcher.get_error())}")
+            raise refused(self._what, self._matcher)
 
 
 class Grammar:
     """A compiled grammar."""
 
-    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, what: str) -> None:
         self._matcher = matcher
+        self._what = what
 
     def begin(self) -> Constraint:
-        """For one answer."""
-        return Constraint(self._matcher.deep_copy())
+        """For one answer; `InvalidInput` where it turns out on the way that the grammar cannot be followed."""
+        return Constraint(self._matcher.deep_copy(), self._what)
 
 
 class GrammarVocabulary:
@@ -80,10 +82,13 @@ class GrammarVocabulary:
         """
         vocabulary = self._vocabulary(ends)
         matcher = llguidance.LLMatcher(vocabulary, source, log_level=0)
-        if matcher.is_error():
-            reason = _first_line(matcher.get_error())
-            raise InvalidInput(f"{what}: expected what a grammar can be made of, found: {reason}")
-        return Grammar(matcher)
+        if not matcher.is_error():
+            first = matcher.deep_copy()
+            first.compute_bitmask()  # some show only here that nothing can follow them
+            if first.is_error() or (first.is_stopped() and not first.is_accepting()):
+                raise refused(what, first)
+            return Grammar(matcher, what)
+        raise refused(what, matcher)
 
     def _vocabulary(self, ends: tuple[int, ...]) -> llguidance.LLTokenizer:
         with self._lock:
@@ -125,6 +130,7 @@ def _style() -> dict[str, Any]:
     return {"whitespace_pattern": _whitespace}
 
 
-def _first_line(text: str) -> str:
-    """What the library says first; the rest is for who debugs it."""
-    return text.split("\n", maxsplit=1)[0][:300]
+def refused(what: str, matcher: llguidance.LLMatcher) -> InvalidInput:
+    """The fault of a parameter of which no grammar can be made, in the library's first line."""
+    reason = matcher.get_error().split("\n", maxsplit=1)[0][:300] or "one that nothing can follow"
+    return InvalidInput(f"{what}: expected what a grammar can be made of, found: {reason}", detail={"param": what})

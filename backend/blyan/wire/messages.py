@@ -11,7 +11,7 @@ from blyan.primitives.errors import InvalidInput, UnsupportedParameter
 from blyan.wire.fields import as_dict, as_list, brief
 
 _roles = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-_own = {"assistant": {"refusal", "tool_calls", "audio", "function_call"}, "tool": {"tool_call_id"}}
+_own = {"assistant": {"refusal", "tool_calls", "reasoning_content"}, "tool": {"tool_call_id"}}
 
 
 def parse_message(message: object) -> Mapping[str, Any]:
@@ -23,7 +23,7 @@ def parse_message(message: object) -> Mapping[str, Any]:
     if not isinstance(role, str) or role not in _roles:
         raise InvalidInput(f"message role: expected {', '.join(_roles)}, found {brief(role)}")
     known = {"role", "content", "name"} | _own.get(role, set())
-    extra = sorted(name for name, value in given.items() if name not in known or (name in _unprovided and value))
+    extra = sorted(name for name, value in given.items() if name not in known and value not in (None, [], ""))
     if extra:
         raise UnsupportedParameter(
             f"message {extra[0][:80]}: expected none (not provided here), found {brief(given[extra[0]])}"
@@ -31,7 +31,7 @@ def parse_message(message: object) -> Mapping[str, Any]:
     calls = parse_calls(given.get("tool_calls"))
     if calls:
         said = "" if given.get("content") is None else parse_content(given["content"])
-        return {"role": "assistant", "content": said, "tool_calls": calls}
+        return {"role": "assistant", "content": said, "tool_calls": calls} | _thought(given, "reasoning_content")
     parsed: dict[str, Any] = {"role": _roles[role], "content": parse_content(given.get("content"))}
     if role == "tool":
         if not isinstance(given.get("tool_call_id"), str):
@@ -39,10 +39,15 @@ def parse_message(message: object) -> Mapping[str, Any]:
         parsed["tool_call_id"] = given["tool_call_id"]
         if isinstance(given.get("name"), str):
             parsed["name"] = given["name"]
-    return parsed
+    return parsed | (_thought(given, "reasoning_content") if role == "assistant" else {})
 
 
-_unprovided = {"audio", "function_call"}
+def _thought(given: Mapping[str, Any], name: str) -> dict[str, str]:
+    """What an earlier answer thought, by the name that templates read (Qwen3's first)."""
+    thought = given.get(name)
+    if not (thought is None or isinstance(thought, str)):
+        raise InvalidInput(f"message {name}: expected text, found {brief(thought)}")
+    return {"reasoning_content": thought} if thought else {}
 
 
 def parse_content(content: object) -> str:

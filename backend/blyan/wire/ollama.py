@@ -112,7 +112,11 @@ def parse_embed(body: Mapping[str, Any], *, single: bool) -> EmbedRequest:
     """Check an embed request; the fault's detail names the parameter."""
     with naming_parameter():
         given = body.get("prompt" if single else "input")
-        texts = [given] if isinstance(given, str) else as_list(given)
+        known = {"model", "name", "prompt" if single else "input", "truncate", "dimensions", "options", "keep_alive"}
+        unknown = sorted(set(body) - known)
+        if unknown:
+            raise UnsupportedParameter(f"{unknown[0][:80]}: expected a known field, found {brief(body[unknown[0]])}")
+        texts = [given] if isinstance(given, str) else None if single else as_list(given)
         if texts is None or len(texts) > limits.prompts_max or not all(isinstance(text, str) for text in texts):
             raise InvalidInput(f"input: expected text or at most {limits.prompts_max} texts, found {brief(given)}")
         if body.get("dimensions") is not None:
@@ -139,7 +143,9 @@ def _request(
     *,
     chat: bool,
 ) -> OllamaRequest:
-    options = as_dict(body.get("options")) or {}
+    options = {} if body.get("options") is None else as_dict(body["options"])
+    if options is None:
+        raise InvalidInput(f"options: expected an object, found {brief(body['options'])}")
     for name, value in options.items():
         if name in _harmless and value not in _harmless[name]:
             raise UnsupportedParameter(f"{name}: expected none (not provided here), found {brief(value)}")
@@ -209,7 +215,7 @@ def _message(message: object) -> Mapping[str, Any]:
     role, content = given.get("role"), given.get("content", "")
     if role not in ("system", "user", "assistant", "tool"):
         raise InvalidInput(f"messages: expected role system, user, assistant or tool, found {brief(role)}")
-    own = {"assistant": {"tool_calls"}, "tool": {"tool_name", "name"}}.get(role, set[str]())
+    own = {"assistant": {"tool_calls", "thinking"}, "tool": {"tool_name", "name"}}.get(role, set[str]())
     extra = sorted(name for name, value in given.items() if name not in {"role", "content"} | own and value)
     if extra:
         raise UnsupportedParameter(f"messages: expected no {extra[0][:80]} (not provided here)")
@@ -219,6 +225,9 @@ def _message(message: object) -> Mapping[str, Any]:
     calls = parse_calls(given.get("tool_calls"))
     if calls:
         parsed["tool_calls"] = calls
+    thought = given.get("thinking")
+    if role == "assistant" and isinstance(thought, str) and thought:
+        parsed["reasoning_content"] = thought
     name = given.get("tool_name", given.get("name"))
     return parsed | ({"name": name} if isinstance(name, str) else {})
 
