@@ -62,6 +62,20 @@ def ask(far: Any, *arguments: str, typed: bytes | None = None) -> "subprocess.Co
     return subprocess.run(command, input=typed, capture_output=True, timeout=30, check=False)
 
 
+def test_a_thought_is_no_part_of_the_answer(far: type[Answers]) -> None:
+    """It goes to stderr where somebody looks, into a field of its own with --json, and an answer cut in it says so."""
+    thinking = json.dumps({"choices": [{"delta": {"reasoning_content": "so\x1b[2J"}}]}).encode()
+    far.events = [thinking, saying("42"), b"[DONE]"]
+    done = ask(far, "hi")
+    assert (done.stdout, b"so" in done.stderr) == (b"42\n", False)
+    assert b"so[2J\n\n" in ask(far, "hi", "--verbose").stderr
+    shown = json.loads(ask(far, "hi", "--json").stdout)
+    assert (shown["content"], shown["thought"]) == ("42", "so\x1b[2J")
+    cut = json.dumps({"choices": [{"delta": {}, "finish_reason": "length"}]}).encode()
+    far.events = [thinking, cut, b"[DONE]"]
+    assert b"cut off while it thought" in ask(far, "hi").stderr
+
+
 def test_what_a_model_says_cannot_command_the_terminal(far: type[Answers]) -> None:
     """Escape sequences, bells, C1 and carriage returns go; tabs, line ends and Korean stay; errors likewise."""
     far.events = [saying("a\x1b]0;title\x07b\x9b2J\r\tc\n\ud800한"), b"[DONE]"]

@@ -112,7 +112,9 @@ class _Chat:
 
         conversation, answer, whole = self._commands.conversation, Answer(), False
         try:
-            async for piece in self._client.ask(conversation, answer):
+            async for piece in self._client.ask(conversation, answer, self._show_thought):
+                if answer.thought and not answer.text.removesuffix(piece) and self._shows_thoughts:
+                    sys.stderr.write("\n\n")
                 if not self._output.as_json:
                     sys.stdout.write(printable(piece))
                     sys.stdout.flush()
@@ -127,12 +129,25 @@ class _Chat:
                 conversation.messages.pop()
         self._report(answer)
 
+    @property
+    def _shows_thoughts(self) -> bool:
+        return not self._output.as_json and (self._commands.verbose or sys.stderr.isatty())
+
+    def _show_thought(self, thought: str) -> None:
+        """On stderr, where it is no part of the answer."""
+        if self._shows_thoughts:
+            sys.stderr.write(printable(thought))
+            sys.stderr.flush()
+
     def _report(self, answer: Answer) -> None:
+        if answer.thought and not answer.text and answer.finish_reason == "length":
+            self._output.note("the model was cut off while it thought: give it more tokens (--max-tokens, /set)")
         pace = answer.tokens_per_second
         if self._output.as_json:
             value = {
                 "model": self._commands.conversation.model,
                 "content": answer.text,
+                "thought": answer.thought,
                 "finish_reason": answer.finish_reason,
                 "usage": {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens},
                 "seconds_first": answer.seconds_first,

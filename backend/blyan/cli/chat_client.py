@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -23,10 +23,11 @@ class Answer:
     """One answer as far as it has come."""
 
     text: str = ""
+    thought: str = ""  # what the model wrote before it answered
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    seconds_first: float | None = None  # until its first piece
+    seconds_first: float | None = None  # until its first piece, of a thought too
     seconds: float = 0.0  # until its end
     _began: float = field(default=0.0)
 
@@ -80,8 +81,13 @@ class ChatClient:
             raise NotFound(f"node {self.url}: expected at least one model, found none", hint="run `blyan init`")
         return cast("list[str]", names)
 
-    async def ask(self, conversation: Conversation, answer: Answer) -> AsyncGenerator[str, None]:
-        """Yield the pieces of the next answer and fill `answer` while they come; a fault is raised where it came."""
+    async def ask(
+        self, conversation: Conversation, answer: Answer, on_thought: Callable[[str], None] = lambda _thought: None
+    ) -> AsyncGenerator[str, None]:
+        """Yield the pieces of the next answer and fill `answer` while they come; a fault is raised where it came.
+
+        What the model thinks before it answers goes to `on_thought`.
+        """
         began = self._now()
         timeout = aiohttp.ClientTimeout(total=limits.request_seconds_max, connect=_connect_seconds)
         url = f"{self.url}/v1/chat/completions"
@@ -96,11 +102,15 @@ class ChatClient:
                             return
                         if not line.startswith(b"data: "):
                             continue
-                        piece = _take(json.loads(line.removeprefix(b"data: ")), answer)
+                        event = json.loads(line.removeprefix(b"data: "))
+                        piece, thought = _take(event, answer), _thought(event)
                         answer.seconds = self._now() - began
+                        if (piece or thought) and answer.seconds_first is None:
+                            answer.seconds_first = answer.seconds
+                        if thought:
+                            answer.thought += thought
+                            on_thought(thought)
                         if piece:
-                            if answer.seconds_first is None:
-                                answer.seconds_first = answer.seconds
                             answer.text += piece
                             yield piece
         except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as reason:
@@ -143,6 +153,14 @@ def _take(event: Any, answer: Answer) -> str:
             return ""
         case _:
             raise PeerFault(f"answer: expected a chat completion chunk, found {str(event)[:200]}")
+
+
+def _thought(event: Any) -> str:
+    match event:
+        case {"choices": [{"delta": {"reasoning_content": str(thought)}}]}:
+            return thought
+        case _:
+            return ""
 
 
 def _finish(choice: dict[str, Any], answer: Answer) -> None:
