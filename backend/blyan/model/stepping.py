@@ -1,0 +1,65 @@
+"""One step of several sequences through a model: the seam between who schedules and who computes.
+
+A scheduler decides which sequences advance by how many positions; a `Stepper` computes exactly that, in one call, and
+keeps keys and values in pages that the scheduler hands out. Two steppers exist: the plain one (`eager_step`), and the
+jitted one (`fused_step`), which is held to it. What one run gives does not depend on the other runs of its step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blyan.model.config import ModelConfig
+
+page_positions: Final = 32  # positions whose keys and values share a page
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """New positions of one sequence, computed in one step: a piece of a prompt, one token, or a draft to verify."""
+
+    tokens: tuple[int, ...]  # [n], at least one, each below the vocabulary's size
+    start: int  # positions before them, whose keys and values lie in the pages already
+    pages: tuple[int, ...]  # in order, enough for positions 0 … start + n - 1; those written are this sequence's alone
+    scored: int = 0  # for how many of the last positions scores are wanted: 0 … n
+    hidden: bool = False  # whether the hidden states of all n positions are wanted
+    reach: int = 0  # how long the sequence is known to become, for rotary scalings that depend on it; 0: not known
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What one run gave."""
+
+    scores: Tensor  # [scored, vocab] fp32, owned by the caller
+    chosen: NDArray[np.int32]  # [moe layers, n, top_k]: the experts of each position, in the order of the layers
+    hidden: Tensor | None = None  # [n, hidden] after the final norm, if it was wanted
+
+
+class Stepper(Protocol):
+    """Computes steps of one model. Not thread-safe: the compute thread's alone."""
+
+    def step(self, runs: Sequence[Run]) -> list[RunResult]:
+        """One result per run, in order. A fault of a block or of the numbers leaves the pages of its runs undefined."""
+        ...
+
+
+class KVPages:
+    """Keys and values of all sequences of one model, in `pages` pages. Memory is taken as pages are first written."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, pages: int) -> None:
+        shape = (config.layers, pages, config.kv_heads, page_positions, config.head_dim)
+        self.keys = torch.empty(shape, dtype=dtype)
+        self.values = torch.empty(shape, dtype=dtype)
+        self.pages = pages
+
+    @staticmethod
+    def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+        """Bytes of one page over all layers, keys and values."""
+        return 2 * config.layers * config.kv_heads * page_positions * config.head_dim * dtype.itemsize
