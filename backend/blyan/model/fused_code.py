@@ -1,0 +1,463 @@
+"""The whole step in jitted code: embeddings to scores, all threads together, without the interpreter in between.
+
+Every thread runs `step`. Work of a phase is taken piece by piece from a shared counter; between phases the threads
+meet, and the last to arrive does what one thread must do alone. Nothing here allocates: tables of addresses and room
+for every intermediate are handed in (`fused_step` lays them out, and says what stands in which column).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from blyan.model.fused_attention import attend_rows
+from blyan.model.fused_rows import (
+    add_bias,
+    add_rounded,
+    add_shared,
+    clip,
+    finite,
+    gated,
+    keep,
+    mix,
+    norm,
+    rotate,
+    route,
+)
+from blyan.model.jit import compiled
+from blyan.model.kernels import panel, product, round_run
+from blyan.model.simd import (
+    eight_bytes,
+    fp32,
+    give_way,
+    load,
+    pause,
+    read_shared,
+    store,
+    take_number,
+    write_shared,
+)
+
+_line = 8  # int64 numbers in a cache line: arrivals, releases, two counters and the others stand on one each
+_PHASE, GO, STOP, SHARED_NUMBERS = 4 * _line, 5 * _line, 6 * _line, 7 * _line
+_panel_bytes = 24576
+_patience = 4096  # looks at a shared number before another thread may have the core
+
+# columns of `dims`
+(
+    LAYERS,
+    HIDDEN,
+    HEADS,
+    KV_HEADS,
+    HEAD_DIM,
+    EXPERTS,
+    TOP_K,
+    VOCAB,
+    NORMALISE,
+    WIDE,
+    QK_NORM,  # 0 none, 1 of a head, 2 of all heads
+    PAGES,
+    INNER,  # of a routed expert
+    ROOM,  # of the widest expert or dense layer
+) = range(14)
+# columns of `trunk`, one row a layer; matrices take five, a bias follows
+INPUT_NORM, POST_NORM, Q_NORM, K_NORM, GATE, WINDOW, MOE, SHARED_GATE, EXTRA_INNER = range(9)
+Q, K, V, O = 9, 15, 21, 27  # noqa: E741 - the output projection's usual letter
+# columns of `experts`
+UP_GATE, UP, DOWN = 0, 5, 10
+# entries of `places`: addresses
+(
+    X,
+    NORMED,
+    QUERIES,
+    NEW_KEYS,
+    NEW_VALUES,
+    ATTENDED,
+    PROJECTED,
+    GATED,
+    RAISED,
+    LOWERED,
+    MIXED,
+    ROUTING,
+    ATTENTION,
+    EMBED,
+    FINAL_NORM,
+    HEAD,
+    KEYS,
+    VALUES,
+    SCORES,
+    SCORE_BYTES,  # room for one thread's scores of one query
+) = range(20)
+
+
+@compiled
+def _meet(shared, phase, threads):
+    """Wait for all threads; True for the last, which must call `_release`."""
+    address = shared.ctypes.data
+    if take_number(address) == (phase + 1) * threads - 1:
+        write_shared(address + (2 + phase % 2) * _line * 8, 0)
+        return True
+    looks = 0
+    while read_shared(address + _line * 8) <= phase:
+        looks += 1
+        pause()
+        if looks > _patience and looks % 64 == 0:
+            give_way()
+    return False
+
+
+@compiled
+def _release(shared, phase):
+    write_shared(shared.ctypes.data + _line * 8, phase + 1)
+
+
+@compiled
+def _pass(shared, phase, threads):
+    """Meet, with nothing to do in between; the next phase."""
+    if _meet(shared, phase, threads):
+        _release(shared, phase)
+    return phase + 1
+
+
+@compiled
+def _next(shared, phase):
+    """The next piece of work of this phase."""
+    return take_number(shared.ctypes.data + (2 + phase % 2) * _line * 8)
+
+
+@compiled
+def _matrix(row, column):
+    return row[column], row[column + 1], row[column + 2], row[column + 3], row[column + 4]
+
+
+@compiled
+def _span(stride):
+    """Outputs of a matrix that make one piece of work."""
+    return max(1, _panel_bytes // (stride * panel)) * panel
+
+
+@compiled
+def _projected(shared, phase, x, inner, rows, table, columns, widths, outs, listed, kind, like):
+    """Products of the same rows with several matrices of one layer, with bias and rounding."""
+    while True:
+        piece = _next(shared, phase)
+        which, found = 0, False
+        for which in range(len(columns)):
+            span = _span(table[columns[which] + 1])
+            pieces = (widths[which] + span - 1) // span
+            if piece < pieces:
+                found = True
+                break
+            piece -= pieces
+        if not found:
+            return
+        width, out, bias = widths[which], outs[which], table[columns[which] + 5]
+        begin = piece * span
+        end = min(begin + span, width)
+        product(x, inner * 4, listed, rows, _matrix(table, columns[which]), inner, begin, end, out, width * 4, kind)
+        for row in range(rows):
+            at = out + (row * width + begin) * 4
+            if bias:
+                add_bias(at, bias + begin // 8 * eight_bytes(like), end - begin, like)
+            else:
+                round_run(at, end - begin, like)
+
+
+@compiled
+def _embedded(shared, phase, dims, floats, trunk, places, rows, like):
+    """Embeddings of the tokens, and the first norm."""
+    hidden = dims[HIDDEN]
+    stride = hidden // 8 * eight_bytes(like)
+    while True:
+        row = _next(shared, phase)
+        if row >= len(rows):
+            return
+        of, to = places[EMBED] + rows[row, 0] * stride, places[X] + row * hidden * 4
+        for part in range(hidden // 8):
+            store(to + part * 32, load(of + part * eight_bytes(like), like), fp32)
+        norm(to, trunk[0, INPUT_NORM], hidden, floats[0], places[NORMED] + row * hidden * 4, like)
+
+
+@compiled
+def _placed(shared, phase, layer, dims, floats, trunk, places, rows, like):
+    """Norms, clipping and rotation of queries and keys; keys and values into their pages."""
+    heads, kv_heads, head_dim = dims[HEADS], dims[KV_HEADS], dims[HEAD_DIM]
+    wide, narrow = heads * head_dim, kv_heads * head_dim
+    head_bytes = 32 * head_dim // 8 * eight_bytes(like)
+    eps, bound = floats[0], floats[1]
+    while True:
+        row = _next(shared, phase)
+        if row >= len(rows):
+            return
+        q, k = places[QUERIES] + row * wide * 4, places[NEW_KEYS] + row * narrow * 4
+        v = places[NEW_VALUES] + row * narrow * 4
+        if dims[QK_NORM] == 2:
+            norm(q, trunk[layer, Q_NORM], wide, eps, q, like)
+            norm(k, trunk[layer, K_NORM], narrow, eps, k, like)
+        if bound > 0:
+            clip(q, wide, bound)
+            clip(k, narrow, bound)
+            clip(v, narrow, bound)
+        if dims[QK_NORM] == 1:
+            for head in range(heads):
+                at = q + head * head_dim * 4
+                norm(at, trunk[layer, Q_NORM], head_dim, eps, at, like)
+            for head in range(kv_heads):
+                at = k + head * head_dim * 4
+                norm(at, trunk[layer, K_NORM], head_dim, eps, at, like)
+        rotate(q, heads, head_dim, rows[row, 1], like)
+        rotate(k, kv_heads, head_dim, rows[row, 1], like)
+        slot = (layer * dims[PAGES] + rows[row, 2]) * kv_heads * head_bytes
+        slot += rows[row, 3] * head_dim // 8 * eight_bytes(like)
+        keep(k, kv_heads, head_dim, places[KEYS] + slot, head_bytes, like)
+        keep(v, kv_heads, head_dim, places[VALUES] + slot, head_bytes, like)
+
+
+@compiled
+def _attended(shared, phase, thread, layer, dims, trunk, places, tasks, tables, like):
+    """Attention of every run, a few rows of one key head at a time."""
+    heads, kv_heads, head_dim = dims[HEADS], dims[KV_HEADS], dims[HEAD_DIM]
+    group = heads // kv_heads
+    head_bytes = 32 * head_dim // 8 * eight_bytes(like)
+    stride = heads * head_dim * 4
+    scale = np.float32(1.0 / math.sqrt(head_dim))
+    scores = places[ATTENTION] + thread * 2 * places[SCORE_BYTES]
+    while True:
+        piece = _next(shared, phase)
+        if piece >= len(tasks) * kv_heads:
+            return
+        task, head = piece // kv_heads, piece % kv_heads
+        first, count, start = tasks[task, 0], tasks[task, 1], tasks[task, 2]
+        offset = first * stride + head * group * head_dim * 4
+        of = layer * dims[PAGES] * kv_heads * head_bytes + head * head_bytes
+        pool = places[KEYS] + of, places[VALUES] + of, kv_heads * head_bytes, tables[tasks[task, 3] :]
+        q, out = places[QUERIES] + offset, places[ATTENDED] + offset
+        window, apart = trunk[layer, WINDOW], places[SCORE_BYTES]
+        attend_rows(q, stride, out, stride, start, count, group, head_dim, scale, window, pool, scores, apart, like)
+
+
+@compiled
+def _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, like):
+    """The residual after attention, the second norm, and the experts of every row."""
+    hidden = dims[HIDDEN]
+    lanes = (dims[EXPERTS] + 7) // 8 * 8
+    while True:
+        row = _next(shared, phase)
+        if row >= len(rows):
+            return
+        at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
+        add_rounded(at, places[PROJECTED] + row * hidden * 4, hidden, like)
+        norm(at, trunk[layer, POST_NORM], hidden, floats[0], to, like)
+        if trunk[layer, MOE] > 0:
+            room, gate = places[ROUTING] + row * lanes * 4, trunk[layer, GATE]
+            picked, given = chosen[trunk[layer, MOE] - 1, row], shares[row]
+            wide, even = dims[WIDE], dims[NORMALISE]
+            route(to, gate, hidden, dims[EXPERTS], dims[TOP_K], even, wide, room, picked, given, like)
+
+
+@compiled
+def _grouped(layer, dims, trunk, rows, chosen, listed, slots, ranges):
+    """Sort pairs (row, expert) by expert. ranges: [experts + 1, 3] of expert, first slot, rows; how many are used."""
+    experts, count = dims[EXPERTS], len(rows)
+    used = first = 0
+    if trunk[layer, MOE] > 0:
+        picks = chosen[trunk[layer, MOE] - 1]
+        for expert in range(experts):
+            ranges[expert, 3] = 0
+        for row in range(count):
+            for rank in range(dims[TOP_K]):
+                ranges[picks[row, rank], 3] += 1
+        for expert in range(experts):
+            taken = ranges[expert, 3]
+            ranges[expert, 3] = first
+            if taken:
+                ranges[used, 0], ranges[used, 1], ranges[used, 2] = expert, first, taken
+                used += 1
+            first += taken
+        for row in range(count):
+            for rank in range(dims[TOP_K]):
+                slot = ranges[picks[row, rank], 3]
+                ranges[picks[row, rank], 3] = slot + 1
+                listed[slot], slots[row, rank] = row, slot
+    if trunk[layer, EXTRA_INNER]:
+        ranges[used, 0], ranges[used, 1], ranges[used, 2] = experts, first, count
+        used += 1
+        for row in range(count):
+            listed[first + row] = row
+    ranges[experts + 1, 0] = used
+    ranges[experts + 1, 1] = first
+
+
+@compiled
+def _piece(piece, dims, experts, layer, column, extra, plain, ranges):
+    """Which expert a piece of work belongs to, and its outputs: (place in `ranges` or -1, begin, end)."""
+    for which in range(ranges[dims[EXPERTS] + 1, 0]):
+        expert = ranges[which, 0]
+        width = extra if expert == dims[EXPERTS] else plain
+        span = _span(experts[layer, expert, column + 1])
+        pieces = (width + span - 1) // span
+        if piece < pieces:
+            return which, piece * span, min((piece + 1) * span, width)
+        piece -= pieces
+    return -1, 0, 0
+
+
+@compiled
+def _raised(shared, phase, layer, dims, trunk, experts, places, listed, ranges, kind, like):
+    """Gate and up products of every expert's rows, and what comes of them."""
+    hidden, extra, stride = dims[HIDDEN], trunk[layer, EXTRA_INNER], places[RAISED] - places[GATED]
+    room = dims[ROOM] * 4  # bytes of a slot
+    while True:
+        piece = _next(shared, phase)
+        which, begin, end = _piece(piece, dims, experts, layer, UP_GATE, extra, dims[INNER], ranges)
+        if which < 0:
+            return
+        expert, first, count = ranges[which, 0], ranges[which, 1], ranges[which, 2]
+        table, of = experts[layer, expert], listed[first : first + count]
+        gate = places[GATED] + first * room
+        x = places[NORMED]
+        product(x, hidden * 4, of, count, _matrix(table, UP_GATE), hidden, begin, end, gate, room, kind)
+        product(x, hidden * 4, of, count, _matrix(table, UP), hidden, begin, end, gate + stride, room, kind)
+        for row in range(count):
+            at = gate + row * room + begin * 4
+            gated(at, at + stride, end - begin, at, like)
+
+
+@compiled
+def _lowered(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, kind):
+    """Down products of every expert's rows."""
+    hidden, extra, room = dims[HIDDEN], trunk[layer, EXTRA_INNER], dims[ROOM] * 4
+    while True:
+        piece = _next(shared, phase)
+        which, begin, end = _piece(piece, dims, experts, layer, DOWN, hidden, hidden, ranges)
+        if which < 0:
+            return
+        expert, first, count = ranges[which, 0], ranges[which, 1], ranges[which, 2]
+        inner = extra if expert == dims[EXPERTS] else dims[INNER]
+        x, out = places[GATED] + first * room, places[LOWERED] + first * hidden * 4
+        matrix = _matrix(experts[layer, expert], DOWN)
+        product(x, room, nothing, count, matrix, inner, begin, end, out, hidden * 4, kind)
+
+
+@compiled
+def _mixed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like):
+    """The residual after the experts, and the next norm."""
+    hidden, top_k = dims[HIDDEN], dims[TOP_K]
+    others = ranges[dims[EXPERTS] + 1, 1]
+    while True:
+        row = _next(shared, phase)
+        if row >= len(rows):
+            return
+        at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
+        more, lowered = places[MIXED] + row * hidden * 4, places[LOWERED]
+        extra = lowered + (others + row) * hidden * 4
+        if trunk[layer, MOE] > 0:
+            picks = chosen[trunk[layer, MOE] - 1, row]
+            mix(lowered, hidden * 4, slots[row], picks[:top_k], shares[row], hidden, dims[WIDE], more, like)
+            if trunk[layer, EXTRA_INNER]:
+                add_shared(more, to, trunk[layer, SHARED_GATE], extra, hidden, like)
+        else:
+            round_run(extra, hidden, like)
+            more = extra
+        add_rounded(at, more, hidden, like)
+        last = layer + 1 == dims[LAYERS]
+        norm(at, places[FINAL_NORM] if last else trunk[layer + 1, INPUT_NORM], hidden, floats[0], to, like)
+
+
+@compiled
+def _scored(shared, phase, dims, places, scored, like):
+    """Scores over the vocabulary of the rows that are asked for."""
+    hidden, vocab = dims[HIDDEN], dims[VOCAB]
+    stride = hidden // 8 * eight_bytes(like)
+    span = _span(stride)
+    while True:
+        begin = _next(shared, phase) * span
+        if begin >= vocab or len(scored) == 0:
+            return
+        end = min(begin + span, vocab)
+        matrix = places[HEAD], stride, 0, 1, hidden
+        x, out = places[NORMED], places[SCORES]
+        product(x, hidden * 4, scored, len(scored), matrix, hidden, begin, end, out, vocab * 4, like)
+        for row in range(len(scored)):
+            round_run(out + (row * vocab + begin) * 4, end - begin, like)
+
+
+@compiled
+def _checked(shared, phase, dims, places, bad):
+    """Note the rows whose scores are not all finite."""
+    while True:
+        row = _next(shared, phase)
+        if row >= len(bad):
+            return
+        bad[row] = 0 if finite(places[SCORES] + row * dims[VOCAB] * 4, dims[VOCAB]) else 1
+
+
+@compiled
+def step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like):
+    """One step, as one of `threads` threads. `work` has room for more than this step's share, which `sizes` tells."""
+    sizes, all_rows, all_tasks, tables, all_scored, all_bad, chosen, shares, slots, listed, ranges = work
+    rows, tasks = all_rows[: sizes[0]], all_tasks[: sizes[1]]
+    scored, bad = all_scored[: sizes[2]], all_bad[: sizes[2]]
+    phase = shared[_PHASE]
+    hidden, wide = dims[HIDDEN], dims[HEADS] * dims[HEAD_DIM]
+    narrow = dims[KV_HEADS] * dims[HEAD_DIM]
+    nothing = listed[:0]
+    count = len(rows)
+    _embedded(shared, phase, dims, floats, trunk, places, rows, like)
+    phase = _pass(shared, phase, threads)
+    for layer in range(dims[LAYERS]):
+        table = trunk[layer]
+        x, outs = places[NORMED], (places[QUERIES], places[NEW_KEYS], places[NEW_VALUES])
+        columns, widths = (Q, K, V), (wide, narrow, narrow)
+        _projected(shared, phase, x, hidden, count, table, columns, widths, outs, nothing, kind, like)
+        phase = _pass(shared, phase, threads)
+        _placed(shared, phase, layer, dims, floats, trunk, places, rows, like)
+        phase = _pass(shared, phase, threads)
+        _attended(shared, phase, thread, layer, dims, trunk, places, tasks, tables, like)
+        phase = _pass(shared, phase, threads)
+        x, out = places[ATTENDED], (places[PROJECTED],)
+        _projected(shared, phase, x, wide, count, table, (O,), (hidden,), out, nothing, kind, like)
+        phase = _pass(shared, phase, threads)
+        _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, like)
+        if _meet(shared, phase, threads):
+            _grouped(layer, dims, trunk, rows, chosen, listed, slots, ranges)
+            _release(shared, phase)
+        phase += 1
+        _raised(shared, phase, layer, dims, trunk, experts, places, listed, ranges, kind, like)
+        phase = _pass(shared, phase, threads)
+        _lowered(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, kind)
+        phase = _pass(shared, phase, threads)
+        _mixed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like)
+        phase = _pass(shared, phase, threads)
+    _scored(shared, phase, dims, places, scored, like)
+    phase = _pass(shared, phase, threads)
+    _checked(shared, phase, dims, places, bad)
+    if _meet(shared, phase, threads):
+        shared[_PHASE] = phase + 1
+        _release(shared, phase)
+
+
+@compiled
+def serve(thread, threads, seen, patience, shared, dims, floats, trunk, experts, places, work, kind, like):
+    """Run every step that is announced after number `seen`, until none comes for a while; the last number seen."""
+    address = shared.ctypes.data + GO * 8
+    while True:
+        looks = 0
+        while read_shared(address) == seen:
+            looks += 1
+            pause()
+            if looks % 64 == 0:
+                give_way()
+            if looks > patience:
+                return seen
+        seen = read_shared(address)
+        if shared[STOP]:
+            return seen
+        step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like)
+
+
+@compiled
+def announce(shared):
+    """Tell the other threads that a step begins."""
+    take_number(shared.ctypes.data + GO * 8)

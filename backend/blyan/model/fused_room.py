@@ -1,0 +1,174 @@
+"""Room for every intermediate of a step in jitted code, and a step's runs laid out in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blyan.model import fused_code as code
+from blyan.model.config import ModelConfig
+from blyan.model.rotary import rotary_table
+from blyan.model.stepping import KVPages, Run, RunResult, page_positions
+from blyan.model.weight_tables import WeightTables
+
+_task_rows: Final = 8  # positions of a run whose attention is one piece of work
+_angle_rows: Final = 1024  # positions whose angles are computed at once
+
+
+class Angles:
+    """Cosines and sines of positions [positions, 2, head_dim] fp32, rounded as the hidden states are."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        self._config, self._dtype = config, dtype
+        self._kept: dict[int, Tensor] = {}  # by the reach that chose the frequencies
+
+    def of(self, start: int, count: int, reach: int) -> tuple[Tensor, int]:
+        """A table and the position of its first row."""
+        scaling = self._config.rope_scaling
+        if scaling is not None and scaling.kind == "dynamic" and reach > scaling.original_context:
+            return self._computed(start, count, reach), start  # every length has frequencies of its own
+        regime = 0
+        if scaling is not None and scaling.kind in ("dynamic", "longrope"):
+            regime = int(reach > scaling.original_context)
+        held = self._kept.get(regime)
+        if held is None or len(held) < start + count:
+            length = -(-(start + count) // _angle_rows) * _angle_rows
+            length = max(length, 0 if held is None else 2 * len(held))
+            held = torch.cat([self._computed(at, _angle_rows, reach) for at in range(0, length, _angle_rows)])
+            self._kept[regime] = held
+        return held, 0
+
+    def _computed(self, start: int, count: int, reach: int) -> Tensor:
+        config = self._config
+        tables = rotary_table(config.head_dim, config.rope_theta, config.rope_scaling, start, count, reach)
+        return torch.stack(tables, dim=1).to(self._dtype).float().contiguous()
+
+
+class Room:
+    """Arrays for a step of at most `rows` rows and `pages` entries of page tables."""
+
+    def __init__(
+        self, config: ModelConfig, kv: KVPages, tables: WeightTables, threads: int, rows: int, pages: int
+    ) -> None:
+        self.rows, self.pages = rows, pages
+        self._config = config
+        shared = int(tables.trunk[:, code.EXTRA_INNER].max())
+        pairs = rows * (config.experts_per_token + 1)
+        widest = max(config.expert_intermediate, shared)
+        norms = {"none": 0, "head": 1, "projection": 2}
+        self.dims = np.zeros(14, np.int64)
+        for column, value in (
+            (code.LAYERS, config.layers),
+            (code.HIDDEN, config.hidden),
+            (code.HEADS, config.heads),
+            (code.KV_HEADS, config.kv_heads),
+            (code.HEAD_DIM, config.head_dim),
+            (code.EXPERTS, config.experts),
+            (code.TOP_K, config.experts_per_token),
+            (code.VOCAB, config.vocab_size),
+            (code.NORMALISE, int(config.normalise_top_k)),
+            (code.WIDE, int(config.facts.wide_routing_weights)),
+            (code.QK_NORM, norms[config.facts.qk_norm]),
+            (code.PAGES, kv.pages),
+            (code.INNER, config.expert_intermediate),
+            (code.ROOM, widest),
+        ):
+            self.dims[column] = value
+        wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        lanes = -(-config.experts // 8) * 8
+        longest = pages * page_positions + 16  # positions of one sequence, with room for a last vector
+        numbers = {
+            code.X: rows * config.hidden,
+            code.NORMED: rows * config.hidden,
+            code.QUERIES: rows * wide,
+            code.NEW_KEYS: rows * narrow,
+            code.NEW_VALUES: rows * narrow,
+            code.ATTENDED: rows * wide,
+            code.PROJECTED: rows * config.hidden,
+            code.GATED: pairs * widest,
+            code.RAISED: pairs * widest,
+            code.LOWERED: pairs * config.hidden,
+            code.MIXED: rows * config.hidden,
+            code.ROUTING: rows * lanes,
+            code.ATTENTION: threads * 2 * longest,
+        }
+        self.places = np.zeros(20, np.int64)
+        self._arrays = {place: np.empty(count + 16, np.float32) for place, count in numbers.items()}
+        for place, array in self._arrays.items():
+            self.places[place] = array.ctypes.data
+        for place, tensor in (
+            (code.EMBED, tables.embed),
+            (code.FINAL_NORM, tables.norm),
+            (code.HEAD, tables.head),
+            (code.KEYS, kv.keys),
+            (code.VALUES, kv.values),
+        ):
+            self.places[place] = tensor.data_ptr()
+        self.places[code.SCORE_BYTES] = longest * 4
+        top_k, moe = config.experts_per_token, max(1, len(config.moe_layers))
+        self.sizes = np.zeros(3, np.int64)
+        self._step_rows = np.zeros((rows, 4), np.int64)
+        self._tasks = np.zeros((rows, 4), np.int64)
+        self._page_tables = np.zeros(pages, np.int64)
+        self._scored = np.zeros(rows, np.int64)
+        self.bad = np.zeros(rows, np.int64)
+        self.chosen = np.zeros((moe, rows, top_k), np.int64)
+        self.work: tuple[Any, ...] = (
+            self.sizes,
+            self._step_rows,
+            self._tasks,
+            self._page_tables,
+            self._scored,
+            self.bad,
+            self.chosen,
+            np.zeros((rows, top_k), np.float32),
+            np.zeros((rows, top_k), np.int64),
+            np.zeros(pairs, np.int64),
+            np.zeros((config.experts + 2, 4), np.int64),
+        )
+
+    def lay_out(self, runs: Sequence[Run], angles: Angles, scores: Tensor) -> list[Tensor]:
+        """Write down a step; what is returned must live until it was computed."""
+        first = tasks = listed = scored = 0
+        alive: list[Tensor] = []
+        row_bytes = 2 * self._config.head_dim * 4
+        for run in runs:
+            count = len(run.tokens)
+            table, begin = angles.of(run.start, count, max(run.reach, run.start + count))
+            alive.append(table)
+            pages = np.array(run.pages, np.int64)
+            positions = np.arange(run.start, run.start + count)
+            rows = self._step_rows[first : first + count]
+            rows[:, 0] = run.tokens
+            rows[:, 1] = table.data_ptr() + (positions - begin) * row_bytes
+            rows[:, 2] = pages[positions // page_positions]
+            rows[:, 3] = positions % page_positions
+            self._page_tables[listed : listed + len(pages)] = pages
+            for at in range(0, count, _task_rows):
+                self._tasks[tasks] = first + at, min(_task_rows, count - at), run.start + at, listed
+                tasks += 1
+            self._scored[scored : scored + run.scored] = np.arange(first + count - run.scored, first + count)
+            first, listed, scored = first + count, listed + len(pages), scored + run.scored
+        self.sizes[:] = first, tasks, scored
+        self.places[code.SCORES] = scores.data_ptr()
+        return alive
+
+    def results(self, runs: Sequence[Run], scores: Tensor) -> list[RunResult]:
+        """What each run gave."""
+        results: list[RunResult] = []
+        first = scored = 0
+        moe, hidden = len(self._config.moe_layers), self._config.hidden
+        for run in runs:
+            count = len(run.tokens)
+            chosen = self.chosen[:moe, first : first + count].astype(np.int32)
+            states = None
+            if run.hidden:
+                found = self._arrays[code.NORMED][first * hidden : (first + count) * hidden]
+                states = torch.from_numpy(found.reshape(count, hidden).copy())
+            results.append(RunResult(scores[scored : scored + run.scored], chosen, states))
+            first, scored = first + count, scored + run.scored
+        return results

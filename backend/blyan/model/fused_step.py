@@ -1,0 +1,147 @@
+"""The jitted stepper: tables of addresses of a model's mapped weights, room for a step, and the threads that compute.
+
+Weights stay where they are mapped; nothing is copied or converted. A file that changed since it was verified is noticed
+after each step and before its results leave. Its numbers are those of the plain path up to the order of sums
+(`tests/unit/test_fused_step.py` says how near), and one row's do not depend on the others, bit for bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from blyan.model import fused_code as code
+from blyan.model.config import ModelConfig
+from blyan.model.fused_room import Angles, Room
+from blyan.model.stepping import KVPages, Run, RunResult
+from blyan.model.weight_tables import WeightTables, kinds
+from blyan.model.weights import ModelWeights
+from blyan.primitives.errors import NotComputable
+
+_dense: Final = (torch.float32, torch.bfloat16, torch.float16)
+_patience: Final = 40_000  # looks for a next step before a thread sleeps: about a millisecond
+
+
+def obstacle(config: ModelConfig, dtype: torch.dtype) -> str | None:
+    """Why a model cannot be stepped here: the vectors need multiples of eight; None for all that is usual."""
+    widths = {
+        "hidden": (config.hidden, 8),
+        "head_dim": (config.head_dim, 16),
+        "expert_intermediate": (config.expert_intermediate, 8),
+        "shared_intermediate": (config.shared_intermediate, 8),
+        "dense_intermediate": (config.dense_intermediate if len(config.moe_layers) < config.layers else 0, 8),
+    }
+    for name, (width, unit) in widths.items():
+        if width % unit:
+            return f"{name}: expected a multiple of {unit}, found {width}"
+    return None if dtype in _dense else f"dtype: expected one of {_dense}, found {dtype}"
+
+
+class FusedStepper:
+    """Computes steps of one model with every expert mapped here. `close` ends its threads."""
+
+    def __init__(self, weights: ModelWeights, config: ModelConfig, kv: KVPages, threads: int) -> None:
+        reason = obstacle(config, kv.keys.dtype)
+        assert reason is None, reason
+        self._weights, self._config, self._kv = weights, config, kv
+        self.threads = threads  # that compute, the caller's included
+        self.shared = np.zeros(code.SHARED_NUMBERS, np.int64)  # through which the threads meet
+        self._like = kinds[kv.keys.dtype]
+        self._tables = WeightTables(weights, config)
+        self._angles = Angles(config, kv.keys.dtype)
+        self._room = Room(config, kv, self._tables, threads, rows=8, pages=64)
+        self._helpers = [_Helper(self, thread) for thread in range(1, threads)]
+
+    def step(self, runs: Sequence[Run]) -> list[RunResult]:
+        """See `stepping.Stepper`."""
+        rows, scored = sum(len(run.tokens) for run in runs), sum(run.scored for run in runs)
+        pages = sum(len(run.pages) for run in runs)
+        if rows > self._room.rows or pages > self._room.pages:
+            self._lay_tables(max(rows, self._room.rows), pages if pages <= self._room.pages else 2 * pages)
+        scores = torch.empty(scored, self._config.vocab_size)
+        while True:
+            alive = self._room.lay_out(runs, self._angles, scores)
+            code.announce(self.shared)
+            for helper in self._helpers:
+                helper.wake()
+            code.step(0, self.threads, *self.arguments())
+            del alive
+            if self._tables.unchanged(self._room.chosen[: len(self._config.moe_layers), :rows]):
+                break
+            self._tables = WeightTables(self._weights, self._config)
+            self._lay_tables(self._room.rows, self._room.pages)
+        if self._room.bad[:scored].any():
+            raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
+        return self._room.results(runs, scores)
+
+    def _lay_tables(self, rows: int, pages: int) -> None:
+        """New room, once no other thread holds the old one."""
+        for helper in self._helpers:
+            helper.rest()
+        self._room = Room(self._config, self._kv, self._tables, self.threads, rows, max(pages, self._room.pages))
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What every thread is called with after its number and how many there are."""
+        room, tables = self._room, self._tables
+        return (
+            self.shared,
+            room.dims,
+            tables.floats,
+            tables.trunk,
+            tables.experts,
+            room.places,
+            room.work,
+            tables.kind,
+            self._like,
+        )
+
+    def close(self) -> None:
+        """End the other threads."""
+        self.shared[code.STOP] = 1
+        code.announce(self.shared)
+        for helper in self._helpers:
+            helper.wake()
+        for helper in self._helpers:
+            helper.join()
+
+
+class _Helper:
+    """One more thread of a stepper: looks out for steps for a while, then sleeps until the next one wakes it."""
+
+    def __init__(self, stepper: FusedStepper, number: int) -> None:
+        self._stepper, self._number = stepper, number
+        self._asleep = False
+        self._awake = threading.Event()
+        self._resting = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"blyan-compute-{number}", daemon=True)
+        self._seen = int(stepper.shared[code.GO])
+        self._thread.start()
+
+    def wake(self) -> None:
+        """A step was announced."""
+        if self._asleep:
+            self._awake.set()
+
+    def rest(self) -> None:
+        """Return when it sleeps, so that the next step finds it with new arguments."""
+        while not self._asleep:
+            self._resting.wait(0.001)
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self._thread.join()
+
+    def _work(self) -> None:
+        stepper = self._stepper
+        shared = stepper.shared
+        while not shared[code.STOP]:
+            self._awake.clear()
+            self._asleep = True
+            if int(shared[code.GO]) == self._seen:
+                self._awake.wait()
+            self._asleep = False
+            self._seen = int(code.serve(self._number, stepper.threads, self._seen, _patience, *stepper.arguments()))

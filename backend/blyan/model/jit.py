@@ -1,0 +1,55 @@
+"""Compiling the fast path: numba without its surprises, and a cache on disk that knows all of its sources.
+
+numba's own cache looks only at the file of the function that is compiled; ours lies in a folder named after every
+kernel source, numba's version and the processor, so that nothing stale is ever run. Without a place to write, code is
+compiled anew by each process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import llvmlite.binding as llvm
+import numba
+from numba.core import config
+
+_here: Final = Path(__file__).parent
+_sources: Final = ("jit.py", "simd.py", "kernels.py", "fused_attention.py", "fused_rows.py", "fused_code.py")
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled when first called, without the interpreter's lock, kept on disk.
+
+    Numbers are IEEE: nothing is reordered, so a sum has one order, which is the one that is written.
+    """
+    if _folder is None:
+        return numba.njit(nogil=True, error_model="numpy")(function)
+    held, config.CACHE_DIR = config.CACHE_DIR, str(_folder)  # type: ignore[attr-defined]
+    try:
+        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    finally:
+        config.CACHE_DIR = held  # type: ignore[attr-defined]
+
+
+def _cache_folder() -> Path | None:
+    """Beside the package's own byte code, or in the user's cache; None where neither can be written."""
+    state = hashlib.sha256(f"{numba.__version__} {llvm.get_host_cpu_name()} ".encode())
+    state.update(repr(sorted(llvm.get_host_cpu_features().items())).encode())
+    for name in _sources:
+        state.update((_here / name).read_bytes())
+    for parent in (_here / "__pycache__", Path.home() / ".cache" / "blyan"):
+        folder = parent / f"jit-{state.hexdigest()[:16]}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except (OSError, RuntimeError):
+            continue
+    return None
+
+
+_folder: Final = _cache_folder()

@@ -1,0 +1,108 @@
+"""Addresses of every tensor of a model, for jitted code: laid out once, held to the mappings that they point into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blyan.model import fused_code as code
+from blyan.model import simd
+from blyan.model.config import ModelConfig
+from blyan.model.parts import expert_part
+from blyan.model.stored_tensors import group_of, scale_suffix
+from blyan.model.weights import ModelWeights
+
+kinds: Final = {
+    torch.float32: simd.fp32,
+    torch.bfloat16: simd.bf16,
+    torch.float16: simd.fp16,
+    torch.int8: simd.int8,
+    torch.float8_e4m3fn: simd.fp8,
+    torch.uint8: simd.int4,
+}
+
+
+class WeightTables:
+    """Addresses of every tensor of a model, and the parts they belong to."""
+
+    def __init__(self, weights: ModelWeights, config: ModelConfig) -> None:
+        self._weights, self._config = weights, config
+        self.kind = simd.fp32
+        self.floats = np.array([config.rms_eps, config.clip_qkv], np.float32)
+        self.trunk = np.zeros((config.layers, code.O + 6), np.int64)
+        self.experts = np.zeros((config.layers, config.experts + 1, 15), np.int64)
+        self._opened: dict[str, Mapping[str, Tensor]] = {}  # held, so that nothing is unmapped
+        self.embed = self._part("embed")["embed_tokens.weight"]
+        head = self._part("head")
+        self.norm = head["norm.weight"]
+        self.head = self.embed if config.tied_embeddings else head["lm_head.weight"]
+        self._trunk_parts = ["embed", "head", *(f"layer.{layer}" for layer in range(config.layers))]
+        moe = {layer: number for number, layer in enumerate(config.moe_layers, 1)}
+        for layer in range(config.layers):
+            self._lay_layer(layer, moe.get(layer, 0))
+        self._expert_names = [[expert_part(layer, e) for e in range(config.experts)] for layer in config.moe_layers]
+
+    def unchanged(self, chosen: NDArray[np.int64]) -> bool:
+        """Whether what was computed with, the experts of `chosen` [moe layers, n, top_k] among it, is what was mapped.
+
+        Raises what `ModelWeights.part` raises for a block that was damaged since.
+        """
+        part, opened = self._weights.part, self._opened
+        if any(part(name) is not opened[name] for name in self._trunk_parts):
+            return False
+        for names, picks in zip(self._expert_names, chosen, strict=True):
+            for expert in set(picks.ravel().tolist()):
+                if part(names[expert]) is not opened[names[expert]]:
+                    return False
+        return True
+
+    def _part(self, name: str) -> Mapping[str, Tensor]:
+        tensors = self._opened[name] = self._weights.part(name)
+        return tensors
+
+    def _lay_layer(self, layer: int, moe: int) -> None:
+        config, names, row = self._config, self._part(f"layer.{layer}"), self.trunk[layer]
+        for column, name in (
+            (code.INPUT_NORM, "input_layernorm.weight"),
+            (code.POST_NORM, "post_attention_layernorm.weight"),
+            (code.Q_NORM, "self_attn.q_norm.weight"),
+            (code.K_NORM, "self_attn.k_norm.weight"),
+            (code.GATE, "mlp.gate.weight"),
+            (code.SHARED_GATE, "mlp.shared_expert_gate.weight"),
+        ):
+            row[column] = names[name].data_ptr() if name in names else 0
+        row[code.WINDOW] = config.window if layer in config.window_layers else 0
+        row[code.MOE] = moe
+        for column, name in ((code.Q, "q_proj"), (code.K, "k_proj"), (code.V, "v_proj"), (code.O, "o_proj")):
+            self._lay_matrix(row, column, names, f"self_attn.{name}")
+            bias = names.get(f"self_attn.{name}.bias")
+            row[column + 5] = 0 if bias is None else bias.data_ptr()
+        if moe:
+            for expert in range(config.experts):
+                self._lay_expert(layer, expert, self._part(expert_part(layer, expert)), "")
+            row[code.EXTRA_INNER] = config.shared_intermediate if config.facts.shared_expert else 0
+            if config.facts.shared_expert:
+                self._lay_expert(layer, config.experts, names, "mlp.shared_expert.")
+        else:
+            row[code.EXTRA_INNER] = config.dense_intermediate
+            self._lay_expert(layer, config.experts, names, "mlp.")
+
+    def _lay_expert(self, layer: int, expert: int, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        row = self.experts[layer, expert]
+        for column, name in ((code.UP_GATE, "gate_proj"), (code.UP, "up_proj"), (code.DOWN, "down_proj")):
+            self._lay_matrix(row, column, tensors, prefix + name)
+
+    def _lay_matrix(self, row: NDArray[np.int64], column: int, tensors: Mapping[str, Tensor], name: str) -> None:
+        matrix, scales = tensors[f"{name}.weight"], tensors.get(f"{name}.weight{scale_suffix}")
+        inner = matrix.shape[1] * (2 if matrix.dtype == torch.uint8 else 1)
+        grouped = matrix.dtype == torch.uint8 and scales is not None
+        groups = scales.shape[1] if grouped and scales is not None else 1
+        group = group_of(inner, groups) if grouped else inner
+        stride = matrix.shape[1] * matrix.itemsize
+        row[column : column + 5] = matrix.data_ptr(), stride, 0 if scales is None else scales.data_ptr(), groups, group
+        self.kind = kinds[matrix.dtype]
