@@ -25,7 +25,7 @@ from blyan.model.fused_rows import (
     rotate,
     route,
 )
-from blyan.model.jit import compiled
+from blyan.model.jit import compiled, entry
 from blyan.model.kernels import panel, product, round_run
 from blyan.model.simd import (
     eight_bytes,
@@ -138,12 +138,12 @@ def _span(stride):
 
 
 @compiled
-def _projected(shared, phase, x, inner, rows, table, columns, widths, outs, listed, kind, like):
-    """Products of the same rows with several matrices of one layer, with bias and rounding."""
+def _projected(shared, phase, x, inner, rows, table, matrices, columns, widths, outs, listed, kind, like):
+    """Products of the same rows with the first `matrices` of a layer's, with bias and rounding."""
     while True:
         piece = _next(shared, phase)
         which, found = 0, False
-        for which in range(len(columns)):
+        for which in range(matrices):
             span = _span(table[columns[which] + 1])
             pieces = (widths[which] + span - 1) // span
             if piece < pieces:
@@ -317,8 +317,9 @@ def _raised(shared, phase, layer, dims, trunk, experts, places, listed, ranges, 
         table, of = experts[layer, expert], listed[first : first + count]
         gate = places[GATED] + first * room
         x = places[NORMED]
-        product(x, hidden * 4, of, count, _matrix(table, UP_GATE), hidden, begin, end, gate, room, kind)
-        product(x, hidden * 4, of, count, _matrix(table, UP), hidden, begin, end, gate + stride, room, kind)
+        for up in range(2):
+            matrix = _matrix(table, UP if up else UP_GATE)
+            product(x, hidden * 4, of, count, matrix, hidden, begin, end, gate + up * stride, room, kind)
         for row in range(count):
             at = gate + row * room + begin * 4
             gated(at, at + stride, end - begin, at, like)
@@ -394,7 +395,7 @@ def _checked(shared, phase, dims, places, bad):
 
 
 @compiled
-def step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like):
+def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like):
     """One step, as one of `threads` threads. `work` has room for more than this step's share, which `sizes` tells."""
     sizes, all_rows, all_tasks, tables, all_scored, all_bad, chosen, shares, slots, listed, ranges = work
     rows, tasks = all_rows[: sizes[0]], all_tasks[: sizes[1]]
@@ -410,14 +411,15 @@ def step(thread, threads, shared, dims, floats, trunk, experts, places, work, ki
         table = trunk[layer]
         x, outs = places[NORMED], (places[QUERIES], places[NEW_KEYS], places[NEW_VALUES])
         columns, widths = (Q, K, V), (wide, narrow, narrow)
-        _projected(shared, phase, x, hidden, count, table, columns, widths, outs, nothing, kind, like)
+        _projected(shared, phase, x, hidden, count, table, 3, columns, widths, outs, nothing, kind, like)
         phase = _pass(shared, phase, threads)
         _placed(shared, phase, layer, dims, floats, trunk, places, rows, like)
         phase = _pass(shared, phase, threads)
         _attended(shared, phase, thread, layer, dims, trunk, places, tasks, tables, like)
         phase = _pass(shared, phase, threads)
-        x, out = places[ATTENDED], (places[PROJECTED],)
-        _projected(shared, phase, x, wide, count, table, (O,), (hidden,), out, nothing, kind, like)
+        x, out = places[ATTENDED], places[PROJECTED]
+        columns, widths, outs = (O, O, O), (hidden, hidden, hidden), (out, out, out)
+        _projected(shared, phase, x, wide, count, table, 1, columns, widths, outs, nothing, kind, like)
         phase = _pass(shared, phase, threads)
         _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, like)
         if _meet(shared, phase, threads):
@@ -438,9 +440,12 @@ def step(thread, threads, shared, dims, floats, trunk, experts, places, work, ki
         _release(shared, phase)
 
 
-@compiled
-def serve(thread, threads, seen, patience, shared, dims, floats, trunk, experts, places, work, kind, like):
-    """Run every step that is announced after number `seen`, until none comes for a while; the last number seen."""
+@entry
+def serve(thread, threads, seen, patience, once, shared, dims, floats, trunk, experts, places, work, kind, like):
+    """Run every step that is announced after number `seen`, until none comes for a while; the last number seen.
+
+    With `once`, return after the first.
+    """
     address = shared.ctypes.data + GO * 8
     while True:
         looks = 0
@@ -454,10 +459,12 @@ def serve(thread, threads, seen, patience, shared, dims, floats, trunk, experts,
         seen = read_shared(address)
         if shared[STOP]:
             return seen
-        step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like)
+        _step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like)
+        if once:
+            return seen
 
 
-@compiled
+@entry
 def announce(shared):
-    """Tell the other threads that a step begins."""
+    """Make the other threads look up."""
     take_number(shared.ctypes.data + GO * 8)

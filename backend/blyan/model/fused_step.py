@@ -65,10 +65,11 @@ class FusedStepper:
         scores = torch.empty(scored, self._config.vocab_size)
         while True:
             alive = self._room.lay_out(runs, self._angles, scores)
+            seen = int(self.shared[code.GO])
             code.announce(self.shared)
             for helper in self._helpers:
                 helper.wake()
-            code.step(0, self.threads, *self.arguments())
+            code.serve(0, self.threads, seen, 0, True, *self.arguments())
             del alive
             if self._tables.unchanged(self._room.chosen[: len(self._config.moe_layers), :rows]):
                 break
@@ -85,7 +86,7 @@ class FusedStepper:
         self._room = Room(self._config, self._kv, self._tables, self.threads, rows, max(pages, self._room.pages))
 
     def arguments(self) -> tuple[Any, ...]:
-        """What every thread is called with after its number and how many there are."""
+        """What every thread is called with, whatever its number."""
         room, tables = self._room, self._tables
         return (
             self.shared,
@@ -144,4 +145,6 @@ class _Helper:
             if int(shared[code.GO]) == self._seen:
                 self._awake.wait()
             self._asleep = False
-            self._seen = int(code.serve(self._number, stepper.threads, self._seen, _patience, *stepper.arguments()))
+            self._seen = int(
+                code.serve(self._number, stepper.threads, self._seen, _patience, False, *stepper.arguments())
+            )

@@ -22,13 +22,19 @@ _sources: Final = ("jit.py", "simd.py", "kernels.py", "fused_attention.py", "fus
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled when first called, without the interpreter's lock, kept on disk.
+    """A function that other compiled ones call; Python cannot.
 
     Numbers are IEEE: nothing is reordered, so a sum has one order, which is the one that is written.
     """
-    if _folder is None:
+    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # which numba's types do not know
+    return numba.njit(error_model="numpy", **options)(function)
+
+
+def entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that Python calls: compiled when first called, without the interpreter's lock, kept on disk."""
+    if folder is None:
         return numba.njit(nogil=True, error_model="numpy")(function)
-    held, config.CACHE_DIR = config.CACHE_DIR, str(_folder)  # type: ignore[attr-defined]
+    held, config.CACHE_DIR = config.CACHE_DIR, str(folder)  # type: ignore[attr-defined]
     try:
         return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     finally:
@@ -52,4 +58,6 @@ def _cache_folder() -> Path | None:
     return None
 
 
-_folder: Final = _cache_folder()
+folder: Final = _cache_folder()
+# The vectors are written out: a search for more of them costs seconds and finds nothing.
+config.LOOP_VECTORIZE = config.SLP_VECTORIZE = 0  # type: ignore[attr-defined]

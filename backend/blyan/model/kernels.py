@@ -148,11 +148,10 @@ def product(x, x_stride, listed, rows, matrix, inner, begin, end, out, out_strid
             dots_4x3(x0, x1, x2, x3, of, stride, by, groups, group, inner, kind, to + n * 4, out_stride)
             n += 3
         while n < end:
-            of, by = w + n * stride, scales + n * groups * 4
-            poke(to + n * 4, dot(x0, of, by, groups, group, inner, kind))
-            poke(to + n * 4 + out_stride, dot(x1, of, by, groups, group, inner, kind))
-            poke(to + n * 4 + 2 * out_stride, dot(x2, of, by, groups, group, inner, kind))
-            poke(to + n * 4 + 3 * out_stride, dot(x3, of, by, groups, group, inner, kind))
+            for one in range(row, row + 4):
+                at = x + (listed[one] if len(listed) > 0 else one) * x_stride
+                sums = dot(at, w + n * stride, scales + n * groups * 4, groups, group, inner, kind)
+                poke(out + one * out_stride + n * 4, sums)
             n += 1
         row += 4
     while row < rows:

@@ -11,13 +11,17 @@ fp16, int8, uint8 for fp8 E4M3, uint32 for int4 (eight codes of four bits, the f
 from __future__ import annotations
 
 import platform
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
+
+# a typing context comes first, which callers do not pass
+instruction = cast("Callable[..., Callable[..., Any]]", intrinsic)
 
 fp32: Final = np.empty(0, np.float32)
 bf16: Final = np.empty(0, np.uint16)
@@ -140,7 +144,7 @@ def _folded(builder: Any, left: Any, right: Any, lanes: int) -> Any:
     )
 
 
-@intrinsic
+@instruction
 def load(_typing: Any, address: Any, like: Any) -> Any:
     """Eight stored numbers as fp32."""
 
@@ -150,7 +154,7 @@ def load(_typing: Any, address: Any, like: Any) -> Any:
     return f32x8(types.int64, like), code
 
 
-@intrinsic
+@instruction
 def store(_typing: Any, address: Any, vector: Any, like: Any) -> Any:
     """Write eight numbers, which are representable as they are, in the type of `like` (fp32, bf16 or fp16)."""
 
@@ -170,7 +174,7 @@ def store(_typing: Any, address: Any, vector: Any, like: Any) -> Any:
     return types.void(types.int64, f32x8, like), code
 
 
-@intrinsic
+@instruction
 def rounded(_typing: Any, vector: Any, like: Any) -> Any:
     """Rounded to nearest even in the type of `like`."""
 
@@ -180,7 +184,7 @@ def rounded(_typing: Any, vector: Any, like: Any) -> Any:
     return f32x8(f32x8, like), code
 
 
-@intrinsic
+@instruction
 def rounded_one(_typing: Any, number: Any, like: Any) -> Any:
     """One fp32 number, rounded to nearest even in the type of `like`."""
 
@@ -191,7 +195,7 @@ def rounded_one(_typing: Any, number: Any, like: Any) -> Any:
     return types.float32(types.float32, like), code
 
 
-@intrinsic
+@instruction
 def zeros(_typing: Any) -> Any:
     """Eight zeros."""
 
@@ -201,7 +205,7 @@ def zeros(_typing: Any) -> Any:
     return f32x8(), code
 
 
-@intrinsic
+@instruction
 def splat(_typing: Any, number: Any) -> Any:
     """One number, eight times."""
 
@@ -211,7 +215,7 @@ def splat(_typing: Any, number: Any) -> Any:
     return f32x8(types.float32), code
 
 
-@intrinsic
+@instruction
 def fma(_typing: Any, left: Any, right: Any, more: Any) -> Any:
     """left × right + more, rounded once."""
 
@@ -228,7 +232,7 @@ def _binary(emit: Any) -> Any:
 
         return f32x8(f32x8, f32x8), code
 
-    return intrinsic(typed)
+    return instruction(typed)
 
 
 add: Final = _binary(lambda builder, left, right: builder.fadd(left, right))
@@ -239,7 +243,7 @@ smaller: Final = _binary(lambda builder, left, right: _call(builder, "llvm.minnu
 larger: Final = _binary(lambda builder, left, right: _call(builder, "llvm.maxnum.v8f32", _v8, left, right))
 
 
-@intrinsic
+@instruction
 def exp(_typing: Any, vector: Any) -> Any:
     """e to the power of each."""
 
@@ -249,7 +253,7 @@ def exp(_typing: Any, vector: Any) -> Any:
     return f32x8(f32x8), code
 
 
-@intrinsic
+@instruction
 def total(_typing: Any, vector: Any) -> Any:
     """The sum of the eight: lanes 4 apart, then 2, then 1."""
 
@@ -262,7 +266,7 @@ def total(_typing: Any, vector: Any) -> Any:
     return types.float32(f32x8), code
 
 
-@intrinsic
+@instruction
 def totals4(_typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     """The sums of four vectors, each as `total` adds it: a, b, c, d and the same again."""
 
@@ -279,7 +283,7 @@ def _shuffled(builder: Any, vector: Any, *lanes: int) -> Any:
     return builder.shuffle_vector(vector, vector, _ints(*lanes))
 
 
-@intrinsic
+@instruction
 def greatest(_typing: Any, vector: Any) -> Any:
     """The largest of the eight."""
 
@@ -293,7 +297,7 @@ def greatest(_typing: Any, vector: Any) -> Any:
     return types.float32(f32x8), code
 
 
-@intrinsic
+@instruction
 def lane(_typing: Any, vector: Any, number: Any) -> Any:
     """One of the eight."""
 
@@ -303,7 +307,7 @@ def lane(_typing: Any, vector: Any, number: Any) -> Any:
     return types.float32(f32x8, types.int64), code
 
 
-@intrinsic
+@instruction
 def peek(_typing: Any, address: Any) -> Any:
     """One fp32 number."""
 
@@ -313,7 +317,7 @@ def peek(_typing: Any, address: Any) -> Any:
     return types.float32(types.int64), code
 
 
-@intrinsic
+@instruction
 def poke(_typing: Any, address: Any, number: Any) -> Any:
     """Write one fp32 number."""
 
@@ -324,7 +328,7 @@ def poke(_typing: Any, address: Any, number: Any) -> Any:
     return types.void(types.int64, types.float32), code
 
 
-@intrinsic
+@instruction
 def prefetch(_typing: Any, address: Any) -> Any:
     """Ask for the cache line of an address that will be read; any address will do."""
 
@@ -336,7 +340,7 @@ def prefetch(_typing: Any, address: Any) -> Any:
     return types.void(types.int64), code
 
 
-@intrinsic
+@instruction
 def scaled(_typing: Any, like: Any) -> Any:
     """Whether numbers stored so are codes that have a scale; known when code is compiled."""
 
@@ -346,7 +350,7 @@ def scaled(_typing: Any, like: Any) -> Any:
     return types.boolean(like), code
 
 
-@intrinsic
+@instruction
 def eight_bytes(_typing: Any, like: Any) -> Any:
     """Bytes that eight numbers stored so take; known when code is compiled."""
 
@@ -356,7 +360,7 @@ def eight_bytes(_typing: Any, like: Any) -> Any:
     return types.int64(like), code
 
 
-@intrinsic
+@instruction
 def pause(_typing: Any) -> Any:
     """Tell the core that this is a loop which waits."""
 
@@ -368,7 +372,7 @@ def pause(_typing: Any) -> Any:
     return types.void(), code
 
 
-@intrinsic
+@instruction
 def take_number(_typing: Any, address: Any) -> Any:
     """The int64 at an address, which is one more afterwards: atomically, so that no two threads get the same."""
 
@@ -378,7 +382,7 @@ def take_number(_typing: Any, address: Any) -> Any:
     return types.int64(types.int64), code
 
 
-@intrinsic
+@instruction
 def read_shared(_typing: Any, address: Any) -> Any:
     """An int64 that another thread may write; what it wrote before is seen after."""
 
@@ -388,7 +392,7 @@ def read_shared(_typing: Any, address: Any) -> Any:
     return types.int64(types.int64), code
 
 
-@intrinsic
+@instruction
 def write_shared(_typing: Any, address: Any, number: Any) -> Any:
     """Write an int64 for another thread, after everything that was written before."""
 
@@ -399,7 +403,7 @@ def write_shared(_typing: Any, address: Any, number: Any) -> Any:
     return types.void(types.int64, types.int64), code
 
 
-@intrinsic
+@instruction
 def give_way(_typing: Any) -> Any:
     """Let another thread have this core (POSIX sched_yield)."""
 

@@ -1,0 +1,97 @@
+"""Compiling the jitted step for one way of storing weights, ahead of its use and in a process of its own.
+
+A process that serves would stand still while numba compiles; one that finds the code on disk loads it in a moment.
+`python -m blyan.model.fused_compile [fp32/fp32 …]` compiles what is named, or everything that models are stored as.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numba import typeof
+from numpy.typing import NDArray
+
+from blyan.model import fused_code as code
+from blyan.model import jit, simd
+
+names: Final = {
+    "fp32": simd.fp32,
+    "bf16": simd.bf16,
+    "fp16": simd.fp16,
+    "int8": simd.int8,
+    "fp8": simd.fp8,
+    "int4": simd.int4,
+}
+_dense: Final = ("bf16", "fp32", "fp16")
+everything: Final = tuple(f"{kind}/{like}" for like in _dense for kind in (like, "int8", "int4", "fp8"))
+_seconds_max: Final = 600.0
+
+
+def name_of(kind: NDArray[Any], like: NDArray[Any]) -> str:
+    """How matrices and everything else are stored, as `everything` names it."""
+    by_type = {value.dtype: name for name, value in names.items()}
+    return f"{by_type[kind.dtype]}/{by_type[like.dtype]}"
+
+
+def load(name: str) -> None:
+    """Have the code of one way in this process: from disk, or compiled now."""
+    kind, like = (names[each] for each in name.split("/"))
+    code.serve.compile(tuple(typeof(value) for value in _example(kind, like)))
+    if jit.folder is not None:
+        (jit.folder / _mark(name)).touch()
+
+
+def compile_apart(name: str) -> bool:
+    """Have it on disk, compiled by another process if need be; False if that cannot be."""
+    if jit.folder is None:
+        return False
+    if (jit.folder / _mark(name)).exists():
+        return True
+    source = str(Path(__file__).resolve().parents[2])
+    run = f"import sys; sys.path.insert(0, {source!r}); from blyan.model.fused_compile import main; main([{name!r}])"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", run],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_seconds_max,
+            check=False,
+            close_fds=True,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def main(wanted: list[str]) -> None:
+    """Compile what is named, or everything."""
+    os.nice(10)
+    torch.set_num_threads(1)
+    for name in wanted or everything:
+        load(name)
+
+
+def _mark(name: str) -> str:
+    return f"{name.replace('/', '-')}.ready"
+
+
+def _example(kind: NDArray[Any], like: NDArray[Any]) -> tuple[Any, ...]:
+    """Arguments of the types that `fused_step` calls with."""
+
+    def whole(dimensions: int) -> NDArray[np.int64]:
+        return np.zeros((1,) * dimensions, np.int64)
+
+    work = (*(whole(n) for n in (1, 2, 2, 1, 1, 1, 3)), np.zeros((1, 1), np.float32), whole(2), whole(1), whole(2))
+    tables = (whole(1), whole(1), np.zeros(1, np.float32), whole(2), whole(3), whole(1))
+    return 0, 1, 0, 0, True, *tables, work, kind, like
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,100 @@
+"""Random weights of any configuration, in memory: what `ModelWeights` is to a stepper, without a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blyan.model.config import ModelConfig
+from blyan.model.parts import expert_part, parts_of
+from blyan.model.quantization import Quantization
+from blyan.model.stored_tensors import stored_layout
+
+SMALL: dict[str, Any] = {
+    "family": "qwen3_moe",
+    "vocab_size": 131,
+    "hidden": 40,
+    "layers": 3,
+    "heads": 6,
+    "kv_heads": 3,
+    "head_dim": 16,
+    "dense_intermediate": 56,
+    "expert_intermediate": 24,
+    "experts": 7,
+    "experts_per_token": 3,
+    "normalise_top_k": True,
+    "moe_layers": (1, 2),
+    "attention_bias": False,
+    "tied_embeddings": False,
+    "rms_eps": 1e-6,
+    "rope_theta": 1e4,
+    "context_length": 256,
+}
+
+
+def small_config(**said: Any) -> ModelConfig:
+    """A small model with awkward sizes; fields that are said replace its own."""
+    return ModelConfig(**{**SMALL, **said})
+
+
+class RandomWeights:
+    """Weights whose products neither vanish nor explode, drawn from a seed."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype = torch.float32,
+        *,
+        scheme: Quantization | None = None,
+        seed: int = 0,
+    ) -> None:
+        source = torch.Generator().manual_seed(seed)
+        self.parts: dict[str, dict[str, Tensor]] = {}
+        for part in parts_of(config):
+            tensors = self.parts[part.name] = {}
+            layout = stored_layout(part, dtype, scheme)
+            for name, (stored, shape) in layout.items():
+                codes = layout[name.removesuffix(".scale")][0]
+                tensors[name] = _drawn(name, stored, shape, part.shapes, codes, source)
+
+    def part(self, name: str) -> Mapping[str, Tensor]:
+        return self.parts[name]
+
+    def embed(self) -> Tensor:
+        return self.parts["embed"]["embed_tokens.weight"]
+
+    def head(self) -> Mapping[str, Tensor]:
+        return self.parts["head"]
+
+    def layer(self, layer: int) -> Mapping[str, Tensor]:
+        return self.parts[f"layer.{layer}"]
+
+    def expert(self, layer: int, expert: int) -> Mapping[str, Tensor]:
+        return self.parts[expert_part(layer, expert)]
+
+
+def _drawn(
+    name: str,
+    stored: torch.dtype,
+    shape: Any,
+    plain: Mapping[str, Any],
+    codes: torch.dtype,
+    source: torch.Generator,
+) -> Tensor:
+    if stored == torch.int8:
+        return torch.randint(-127, 128, shape, dtype=stored, generator=source)
+    if stored == torch.uint8:
+        return torch.randint(0, 256, shape, dtype=stored, generator=source)
+    if stored == torch.float8_e4m3fn:
+        return (torch.randn(shape, generator=source) * 4).to(stored)
+    if name.endswith(".scale"):
+        inputs = plain[name.removesuffix(".scale")][1]
+        deviation = 4.6 if len(shape) == 2 else {torch.int8: 73.0}.get(codes, 4.0)
+        return (0.5 + torch.rand(shape, generator=source)) * (2.0 / (deviation * inputs**0.5))
+    drawn = torch.randn(shape, generator=source)
+    if "norm" in name:
+        return (1 + 0.2 * drawn).to(stored)
+    return (drawn * (1.5 / shape[-1] ** 0.5 if len(shape) == 2 and "embed" not in name else 1.0)).to(stored)

@@ -1,0 +1,221 @@
+"""The jitted stepper is held to the plain path, and a row of it to itself in whatever company."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from blyan.model import fused_code
+from blyan.model.config import ModelConfig
+from blyan.model.experts import swiglu
+from blyan.model.fused_step import FusedStepper, obstacle
+from blyan.model.quantization import Quantization
+from blyan.model.rope_scaling import RopeScaling
+from blyan.model.stepping import KVPages, Run
+from blyan.model.transformer import drive, forward, logits
+from blyan.model.weights import ModelWeights
+from blyan.primitives.errors import NotComputable
+from random_weights import RandomWeights, small_config
+
+pytestmark = pytest.mark.slow  # the first of each type compiles it
+
+
+def stepper_of(weights: RandomWeights, config: ModelConfig, dtype: torch.dtype, threads: int = 2) -> FusedStepper:
+    return FusedStepper(cast("ModelWeights", weights), config, KVPages(config, dtype, 40), threads)
+
+
+def plain(weights: RandomWeights, config: ModelConfig, tokens: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Scores and hidden states of the plain path, the whole sequence at once."""
+    with torch.inference_mode():
+        steps = forward(weights, config, torch.tensor([tokens]))
+        hidden = drive(steps, lambda call: swiglu(weights.expert(call.layer, call.expert), "", call.hidden))[0]
+        return logits(weights, config, hidden).float(), hidden.float()
+
+
+def drawn(count: int, config: ModelConfig, seed: int = 0) -> tuple[int, ...]:
+    source = random.Random(seed)
+    return tuple(source.randrange(config.vocab_size) for _ in range(count))
+
+
+def alone(stepper: FusedStepper, tokens: tuple[int, ...]) -> Tensor:
+    """Scores of all positions, computed in one run."""
+    pages = tuple(range(-(-len(tokens) // 32)))
+    return stepper.step([Run(tokens, 0, pages, len(tokens))])[0].scores
+
+
+YARN = RopeScaling(kind="yarn", factor=4.0, original_context=32, attention_factor=1.1)
+CASES: dict[str, dict[str, Any]] = {
+    "head norms and a dense layer": {},
+    "wide routing weights": {"family": "mixtral", "moe_layers": (0, 1, 2)},
+    "a shared expert and biases": {"family": "qwen2_moe", "shared_intermediate": 32, "attention_bias": True},
+    "projection norms, clipped": {"family": "olmoe", "clip_qkv": 0.7, "normalise_top_k": False},
+    "an output bias": {"attention_bias": True},
+    "tied, one key head": {"tied_embeddings": True, "kv_heads": 1},
+    "as many key heads as heads": {"kv_heads": 6},
+    "windows": {"window": 9, "window_layers": (0, 2)},
+    "one expert": {"experts": 1, "experts_per_token": 1},
+    "stretched positions": {"rope_scaling": YARN},
+    "more experts than a vector": {"experts": 19, "experts_per_token": 5},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fp32_equals_the_plain_path(case):
+    config = small_config(**CASES[case])
+    weights = RandomWeights(config)
+    stepper = stepper_of(weights, config, torch.float32)
+    tokens = drawn(75, config)
+    scores, hidden = plain(weights, config, tokens)
+    [found] = stepper.step([Run(tokens, 0, (4, 2, 7), len(tokens), hidden=True)])
+    stepper.close()
+    assert found.hidden is not None
+    assert float((scores - found.scores).abs().max()) < 5e-5
+    assert float((hidden - found.hidden).abs().max()) < 5e-5
+
+
+TYPES = {
+    "bf16": (torch.bfloat16, None),
+    "fp16": (torch.float16, None),
+    "bf16, int8": (torch.bfloat16, Quantization("int8")),
+    "fp32, int8": (torch.float32, Quantization("int8")),
+    "fp32, int4": (torch.float32, Quantization("int4", group=16)),
+    "fp32, fp8": (torch.float32, Quantization("fp8")),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in TYPES if name.startswith("fp32")])
+def test_codes_and_scales_give_the_matrix_that_they_stand_for(name):
+    dtype, scheme = TYPES[name]
+    config = small_config(family="qwen2_moe", shared_intermediate=32, attention_bias=True)
+    weights = RandomWeights(config, dtype, scheme=scheme)
+    stepper = stepper_of(weights, config, dtype)
+    tokens = drawn(90, config)
+    scores, _ = plain(weights, config, tokens)
+    found = alone(stepper, tokens)
+    stepper.close()
+    assert float(scores.std(0).mean()) > 0.5
+    assert float((scores - found).abs().max()) < 1e-4
+
+
+# The median over positions of the greatest difference of a score (whose deviation is about 1.5). It comes of roundings
+# that fall the other way; with int8 also of codes, whose products with scales the plain path rounds first. Where a
+# rounding decides between two experts, positions differ by more: no bound holds there, for any two ways of computing.
+@pytest.mark.parametrize(("name", "bound"), [("bf16", 0.06), ("fp16", 0.01), ("bf16, int8", 0.3)])
+def test_rounded_types_stay_near_the_plain_path(name, bound):
+    dtype, scheme = TYPES[name]
+    config = small_config(family="qwen2_moe", shared_intermediate=32, attention_bias=True)
+    weights = RandomWeights(config, dtype, scheme=scheme)
+    stepper = stepper_of(weights, config, dtype)
+    tokens = drawn(90, config)
+    scores, _ = plain(weights, config, tokens)
+    found = alone(stepper, tokens)
+    stepper.close()
+    assert float(scores.std(0).mean()) > 0.5
+    assert float((scores - found).abs().amax(1).median()) < bound
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16", "bf16, int8"])
+def test_a_row_is_the_same_bits_in_any_company(name):
+    dtype, scheme = TYPES.get(name, (torch.float32, None))
+    config = small_config(family="qwen2_moe", shared_intermediate=32, window=21, window_layers=(1,))
+    weights = RandomWeights(config, dtype, scheme=scheme)
+    stepper, single = stepper_of(weights, config, dtype), stepper_of(weights, config, dtype, threads=1)
+    choose = random.Random(7)
+    sequences = [drawn(choose.randrange(1, 100), config, seed) for seed in range(9)]
+    expected = [alone(single, tokens) for tokens in sequences]
+    pages = choose.sample(range(40), 40)
+    held = [tuple(pages.pop() for _ in range(-(-len(tokens) // 32))) for tokens in sequences]
+    done = [0] * len(sequences)
+    found: list[list[Tensor]] = [[] for _ in sequences]
+    while any(at < len(tokens) for at, tokens in zip(done, sequences, strict=True)):
+        left = [n for n, tokens in enumerate(sequences) if done[n] < len(tokens)]
+        runs: list[tuple[int, Run]] = []
+        for n in choose.sample(left, choose.randrange(1, len(left) + 1)):
+            count = min(choose.choice([1, 1, 2, 5, 17, 40]), len(sequences[n]) - done[n])
+            runs.append((n, Run(sequences[n][done[n] : done[n] + count], done[n], held[n], count)))
+        for (n, run), result in zip(runs, stepper.step([run for _, run in runs]), strict=True):
+            found[n].append(result.scores)
+            done[n] += len(run.tokens)
+    stepper.close()
+    single.close()
+    for scores, pieces in zip(expected, found, strict=True):
+        assert torch.equal(scores, torch.cat(pieces))
+
+
+def test_the_experts_that_are_told_are_those_of_the_gate():
+    config = small_config()
+    weights = RandomWeights(config)
+    tokens = drawn(33, config)
+    seen: dict[int, Tensor] = {}
+    with torch.inference_mode():
+        steps = forward(
+            weights, config, torch.tensor([tokens]), None, lambda n, routing: seen.update({n: routing.chosen})
+        )
+        drive(steps, lambda call: swiglu(weights.expert(call.layer, call.expert), "", call.hidden))
+    stepper = stepper_of(weights, config, torch.float32)
+    [first, second] = stepper.step([Run(tokens[:20], 0, (0,), 1), Run(tokens, 0, (1, 2), 0)])
+    stepper.close()
+    expected = np.stack([seen[layer].numpy() for layer in config.moe_layers])
+    assert np.array_equal(expected, second.chosen)
+    assert np.array_equal(expected[:, :20], first.chosen)
+    assert second.scores.shape == (0, config.vocab_size)
+
+
+def test_scores_that_are_not_finite_are_refused():
+    config = small_config()
+    weights = RandomWeights(config)
+    weights.parts["head"]["lm_head.weight"][5, 3] = torch.inf
+    stepper = stepper_of(weights, config, torch.float32)
+    with pytest.raises(NotComputable, match="finite"):
+        alone(stepper, drawn(3, config))
+    stepper.close()
+
+
+def test_weights_that_were_mapped_anew_are_computed_with_anew():
+    config = small_config()
+    weights, others = RandomWeights(config), RandomWeights(config, seed=1)
+    stepper = stepper_of(weights, config, torch.float32)
+    tokens = drawn(12, config)
+    before = alone(stepper, tokens)
+    weights.parts = others.parts
+    after = alone(stepper, tokens)
+    stepper.close()
+    assert not torch.equal(before, after)
+    assert float((plain(others, config, tokens)[0] - after).abs().max()) < 5e-5
+
+
+def test_room_grows_with_the_step_and_threads_follow():
+    config = small_config()
+    weights = RandomWeights(config)
+    stepper = stepper_of(weights, config, torch.float32)
+    for count in (1, 9, 70, 3, 200, 1):
+        tokens = drawn(count, config)
+        assert float((plain(weights, config, tokens)[0] - alone(stepper, tokens)).abs().max()) < 5e-5
+    stepper.close()
+
+
+def test_what_is_compiled_ahead_is_what_a_step_calls():
+    assert all(len(signature) == 14 for signature in fused_code.serve.signatures)
+    found = len(fused_code.serve.signatures)
+    config = small_config()
+    stepper = stepper_of(RandomWeights(config), config, torch.float32)
+    from blyan.model.fused_compile import load
+
+    load("fp32/fp32")
+    ahead = len(fused_code.serve.signatures)
+    alone(stepper, drawn(3, config))
+    stepper.close()
+    assert found <= ahead == len(fused_code.serve.signatures)
+
+
+def test_what_does_not_fit_the_vectors_is_said():
+    assert obstacle(small_config(), torch.float32) is None
+    assert obstacle(small_config(head_dim=20), torch.float32) == "head_dim: expected a multiple of 16, found 20"
+    assert "dense" in str(obstacle(small_config(dense_intermediate=50), torch.float32))
+    assert obstacle(small_config(dense_intermediate=50, moe_layers=(0, 1, 2)), torch.float32) is None
+    assert "dtype" in str(obstacle(small_config(), torch.float64))
