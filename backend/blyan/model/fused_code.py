@@ -12,6 +12,58 @@ import math
 import numpy as np
 
 from blyan.model.fused_attention import attend_rows
+from blyan.model.fused_layout import (
+    ATTENDED,
+    ATTENTION,
+    DOWN,
+    EMBED,
+    EXPERTS,
+    EXTRA_INNER,
+    FINAL_NORM,
+    GATE,
+    GATED,
+    HEAD,
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    INNER,
+    INPUT_NORM,
+    K_NORM,
+    KEYS,
+    KV_HEADS,
+    LAYERS,
+    LOWERED,
+    MIXED,
+    MOE,
+    NEW_KEYS,
+    NEW_VALUES,
+    NORMALISE,
+    NORMED,
+    PAGES,
+    POST_NORM,
+    PROJECTED,
+    Q_NORM,
+    QK_NORM,
+    QUERIES,
+    RAISED,
+    ROOM,
+    ROUTING,
+    SCORE_BYTES,
+    SCORES,
+    SHARED_GATE,
+    TOP_K,
+    UP,
+    UP_GATE,
+    VALUES,
+    VOCAB,
+    WIDE,
+    WINDOW,
+    K,
+    O,
+    Q,
+    V,
+    X,
+)
 from blyan.model.fused_rows import (
     add_bias,
     add_rounded,
@@ -27,103 +79,22 @@ from blyan.model.fused_rows import (
 )
 from blyan.model.jit import compiled, entry
 from blyan.model.kernels import panel, product, round_run
-from blyan.model.simd import (
-    eight_bytes,
-    fp32,
+from blyan.model.meeting import (
+    GO,
+    PHASE,
+    STOP,
     give_way,
-    load,
+    meet,
+    next_piece,
+    pass_on,
     pause,
     read_shared,
-    store,
+    release,
     take_number,
-    write_shared,
 )
+from blyan.model.simd import eight_bytes, fp32, load, store
 
-_line = 8  # int64 numbers in a cache line: arrivals, releases, two counters and the others stand on one each
-_PHASE, GO, STOP, SHARED_NUMBERS = 4 * _line, 5 * _line, 6 * _line, 7 * _line
 _panel_bytes = 24576
-_patience = 4096  # looks at a shared number before another thread may have the core
-
-# columns of `dims`
-(
-    LAYERS,
-    HIDDEN,
-    HEADS,
-    KV_HEADS,
-    HEAD_DIM,
-    EXPERTS,
-    TOP_K,
-    VOCAB,
-    NORMALISE,
-    WIDE,
-    QK_NORM,  # 0 none, 1 of a head, 2 of all heads
-    PAGES,
-    INNER,  # of a routed expert
-    ROOM,  # of the widest expert or dense layer
-) = range(14)
-# columns of `trunk`, one row a layer; matrices take five, a bias follows
-INPUT_NORM, POST_NORM, Q_NORM, K_NORM, GATE, WINDOW, MOE, SHARED_GATE, EXTRA_INNER = range(9)
-Q, K, V, O = 9, 15, 21, 27  # noqa: E741 - the output projection's usual letter
-# columns of `experts`
-UP_GATE, UP, DOWN = 0, 5, 10
-# entries of `places`: addresses
-(
-    X,
-    NORMED,
-    QUERIES,
-    NEW_KEYS,
-    NEW_VALUES,
-    ATTENDED,
-    PROJECTED,
-    GATED,
-    RAISED,
-    LOWERED,
-    MIXED,
-    ROUTING,
-    ATTENTION,
-    EMBED,
-    FINAL_NORM,
-    HEAD,
-    KEYS,
-    VALUES,
-    SCORES,
-    SCORE_BYTES,  # room for one thread's scores of one query
-) = range(20)
-
-
-@compiled
-def _meet(shared, phase, threads):
-    """Wait for all threads; True for the last, which must call `_release`."""
-    address = shared.ctypes.data
-    if take_number(address) == (phase + 1) * threads - 1:
-        write_shared(address + (2 + phase % 2) * _line * 8, 0)
-        return True
-    looks = 0
-    while read_shared(address + _line * 8) <= phase:
-        looks += 1
-        pause()
-        if looks > _patience and looks % 64 == 0:
-            give_way()
-    return False
-
-
-@compiled
-def _release(shared, phase):
-    write_shared(shared.ctypes.data + _line * 8, phase + 1)
-
-
-@compiled
-def _pass(shared, phase, threads):
-    """Meet, with nothing to do in between; the next phase."""
-    if _meet(shared, phase, threads):
-        _release(shared, phase)
-    return phase + 1
-
-
-@compiled
-def _next(shared, phase):
-    """The next piece of work of this phase."""
-    return take_number(shared.ctypes.data + (2 + phase % 2) * _line * 8)
 
 
 @compiled
@@ -141,8 +112,8 @@ def _span(stride):
 def _projected(shared, phase, x, inner, rows, table, matrices, columns, widths, outs, listed, kind, like):
     """Products of the same rows with the first `matrices` of a layer's, with bias and rounding."""
     while True:
-        piece = _next(shared, phase)
-        which, found = 0, False
+        piece = next_piece(shared, phase)
+        which, span, found = 0, 1, False
         for which in range(matrices):
             span = _span(table[columns[which] + 1])
             pieces = (widths[which] + span - 1) // span
@@ -170,7 +141,7 @@ def _embedded(shared, phase, dims, floats, trunk, places, rows, like):
     hidden = dims[HIDDEN]
     stride = hidden // 8 * eight_bytes(like)
     while True:
-        row = _next(shared, phase)
+        row = next_piece(shared, phase)
         if row >= len(rows):
             return
         of, to = places[EMBED] + rows[row, 0] * stride, places[X] + row * hidden * 4
@@ -187,7 +158,7 @@ def _placed(shared, phase, layer, dims, floats, trunk, places, rows, like):
     head_bytes = 32 * head_dim // 8 * eight_bytes(like)
     eps, bound = floats[0], floats[1]
     while True:
-        row = _next(shared, phase)
+        row = next_piece(shared, phase)
         if row >= len(rows):
             return
         q, k = places[QUERIES] + row * wide * 4, places[NEW_KEYS] + row * narrow * 4
@@ -224,7 +195,7 @@ def _attended(shared, phase, thread, layer, dims, trunk, places, tasks, tables, 
     scale = np.float32(1.0 / math.sqrt(head_dim))
     scores = places[ATTENTION] + thread * 2 * places[SCORE_BYTES]
     while True:
-        piece = _next(shared, phase)
+        piece = next_piece(shared, phase)
         if piece >= len(tasks) * kv_heads:
             return
         task, head = piece // kv_heads, piece % kv_heads
@@ -243,7 +214,7 @@ def _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, sha
     hidden = dims[HIDDEN]
     lanes = (dims[EXPERTS] + 7) // 8 * 8
     while True:
-        row = _next(shared, phase)
+        row = next_piece(shared, phase)
         if row >= len(rows):
             return
         at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
@@ -309,7 +280,7 @@ def _raised(shared, phase, layer, dims, trunk, experts, places, listed, ranges, 
     hidden, extra, stride = dims[HIDDEN], trunk[layer, EXTRA_INNER], places[RAISED] - places[GATED]
     room = dims[ROOM] * 4  # bytes of a slot
     while True:
-        piece = _next(shared, phase)
+        piece = next_piece(shared, phase)
         which, begin, end = _piece(piece, dims, experts, layer, UP_GATE, extra, dims[INNER], ranges)
         if which < 0:
             return
@@ -330,7 +301,7 @@ def _lowered(shared, phase, layer, dims, trunk, experts, places, ranges, nothing
     """Down products of every expert's rows."""
     hidden, extra, room = dims[HIDDEN], trunk[layer, EXTRA_INNER], dims[ROOM] * 4
     while True:
-        piece = _next(shared, phase)
+        piece = next_piece(shared, phase)
         which, begin, end = _piece(piece, dims, experts, layer, DOWN, hidden, hidden, ranges)
         if which < 0:
             return
@@ -347,7 +318,7 @@ def _mixed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shar
     hidden, top_k = dims[HIDDEN], dims[TOP_K]
     others = ranges[dims[EXPERTS] + 1, 1]
     while True:
-        row = _next(shared, phase)
+        row = next_piece(shared, phase)
         if row >= len(rows):
             return
         at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
@@ -373,7 +344,7 @@ def _scored(shared, phase, dims, places, scored, like):
     stride = hidden // 8 * eight_bytes(like)
     span = _span(stride)
     while True:
-        begin = _next(shared, phase) * span
+        begin = next_piece(shared, phase) * span
         if begin >= vocab or len(scored) == 0:
             return
         end = min(begin + span, vocab)
@@ -388,7 +359,7 @@ def _scored(shared, phase, dims, places, scored, like):
 def _checked(shared, phase, dims, places, bad):
     """Note the rows whose scores are not all finite."""
     while True:
-        row = _next(shared, phase)
+        row = next_piece(shared, phase)
         if row >= len(bad):
             return
         bad[row] = 0 if finite(places[SCORES] + row * dims[VOCAB] * 4, dims[VOCAB]) else 1
@@ -400,44 +371,44 @@ def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, k
     sizes, all_rows, all_tasks, tables, all_scored, all_bad, chosen, shares, slots, listed, ranges = work
     rows, tasks = all_rows[: sizes[0]], all_tasks[: sizes[1]]
     scored, bad = all_scored[: sizes[2]], all_bad[: sizes[2]]
-    phase = shared[_PHASE]
+    phase = shared[PHASE]
     hidden, wide = dims[HIDDEN], dims[HEADS] * dims[HEAD_DIM]
     narrow = dims[KV_HEADS] * dims[HEAD_DIM]
     nothing = listed[:0]
     count = len(rows)
     _embedded(shared, phase, dims, floats, trunk, places, rows, like)
-    phase = _pass(shared, phase, threads)
+    phase = pass_on(shared, phase, threads)
     for layer in range(dims[LAYERS]):
         table = trunk[layer]
         x, outs = places[NORMED], (places[QUERIES], places[NEW_KEYS], places[NEW_VALUES])
         columns, widths = (Q, K, V), (wide, narrow, narrow)
         _projected(shared, phase, x, hidden, count, table, 3, columns, widths, outs, nothing, kind, like)
-        phase = _pass(shared, phase, threads)
+        phase = pass_on(shared, phase, threads)
         _placed(shared, phase, layer, dims, floats, trunk, places, rows, like)
-        phase = _pass(shared, phase, threads)
+        phase = pass_on(shared, phase, threads)
         _attended(shared, phase, thread, layer, dims, trunk, places, tasks, tables, like)
-        phase = _pass(shared, phase, threads)
+        phase = pass_on(shared, phase, threads)
         x, out = places[ATTENDED], places[PROJECTED]
         columns, widths, outs = (O, O, O), (hidden, hidden, hidden), (out, out, out)
         _projected(shared, phase, x, wide, count, table, 1, columns, widths, outs, nothing, kind, like)
-        phase = _pass(shared, phase, threads)
+        phase = pass_on(shared, phase, threads)
         _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, like)
-        if _meet(shared, phase, threads):
+        if meet(shared, phase, threads):
             _grouped(layer, dims, trunk, rows, chosen, listed, slots, ranges)
-            _release(shared, phase)
+            release(shared, phase)
         phase += 1
         _raised(shared, phase, layer, dims, trunk, experts, places, listed, ranges, kind, like)
-        phase = _pass(shared, phase, threads)
+        phase = pass_on(shared, phase, threads)
         _lowered(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, kind)
-        phase = _pass(shared, phase, threads)
+        phase = pass_on(shared, phase, threads)
         _mixed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like)
-        phase = _pass(shared, phase, threads)
+        phase = pass_on(shared, phase, threads)
     _scored(shared, phase, dims, places, scored, like)
-    phase = _pass(shared, phase, threads)
+    phase = pass_on(shared, phase, threads)
     _checked(shared, phase, dims, places, bad)
-    if _meet(shared, phase, threads):
-        shared[_PHASE] = phase + 1
-        _release(shared, phase)
+    if meet(shared, phase, threads):
+        shared[PHASE] = phase + 1
+        release(shared, phase)
 
 
 @entry

@@ -42,7 +42,8 @@ def name_of(kind: NDArray[Any], like: NDArray[Any]) -> str:
 def load(name: str) -> None:
     """Have the code of one way in this process: from disk, or compiled now."""
     kind, like = (names[each] for each in name.split("/"))
-    code.serve.compile(tuple(typeof(value) for value in _example(kind, like)))
+    dispatcher: Any = code.serve
+    dispatcher.compile(tuple(typeof(value) for value in _example(kind, like)))
     if jit.folder is not None:
         (jit.folder / _mark(name)).touch()
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blyan.model import fused_code as code
+from blyan.model import fused_layout as at
 from blyan.model.config import ModelConfig
 from blyan.model.rotary import rotary_table
 from blyan.model.stepping import KVPages, Run, RunResult, page_positions
@@ -38,7 +38,7 @@ class Angles:
         if held is None or len(held) < start + count:
             length = -(-(start + count) // _angle_rows) * _angle_rows
             length = max(length, 0 if held is None else 2 * len(held))
-            held = torch.cat([self._computed(at, _angle_rows, reach) for at in range(0, length, _angle_rows)])
+            held = torch.cat([self._computed(begin, _angle_rows, reach) for begin in range(0, length, _angle_rows)])
             self._kept[regime] = held
         return held, 0
 
@@ -46,6 +46,30 @@ class Angles:
         config = self._config
         tables = rotary_table(config.head_dim, config.rope_theta, config.rope_scaling, start, count, reach)
         return torch.stack(tables, dim=1).to(self._dtype).float().contiguous()
+
+
+def _numbers(config: ModelConfig, pages: int, widest: int) -> NDArray[np.int64]:
+    """`dims`: what the configuration says, and the width of the widest expert or dense layer."""
+    norms = {"none": 0, "head": 1, "projection": 2}
+    dims = np.zeros(14, np.int64)
+    for column, value in (
+        (at.LAYERS, config.layers),
+        (at.HIDDEN, config.hidden),
+        (at.HEADS, config.heads),
+        (at.KV_HEADS, config.kv_heads),
+        (at.HEAD_DIM, config.head_dim),
+        (at.EXPERTS, config.experts),
+        (at.TOP_K, config.experts_per_token),
+        (at.VOCAB, config.vocab_size),
+        (at.NORMALISE, int(config.normalise_top_k)),
+        (at.WIDE, int(config.facts.wide_routing_weights)),
+        (at.QK_NORM, norms[config.facts.qk_norm]),
+        (at.PAGES, pages),
+        (at.INNER, config.expert_intermediate),
+        (at.ROOM, widest),
+    ):
+        dims[column] = value
+    return dims
 
 
 class Room:
@@ -56,59 +80,41 @@ class Room:
     ) -> None:
         self.rows, self.pages = rows, pages
         self._config = config
-        shared = int(tables.trunk[:, code.EXTRA_INNER].max())
+        shared = int(tables.trunk[:, at.EXTRA_INNER].max())
         pairs = rows * (config.experts_per_token + 1)
         widest = max(config.expert_intermediate, shared)
-        norms = {"none": 0, "head": 1, "projection": 2}
-        self.dims = np.zeros(14, np.int64)
-        for column, value in (
-            (code.LAYERS, config.layers),
-            (code.HIDDEN, config.hidden),
-            (code.HEADS, config.heads),
-            (code.KV_HEADS, config.kv_heads),
-            (code.HEAD_DIM, config.head_dim),
-            (code.EXPERTS, config.experts),
-            (code.TOP_K, config.experts_per_token),
-            (code.VOCAB, config.vocab_size),
-            (code.NORMALISE, int(config.normalise_top_k)),
-            (code.WIDE, int(config.facts.wide_routing_weights)),
-            (code.QK_NORM, norms[config.facts.qk_norm]),
-            (code.PAGES, kv.pages),
-            (code.INNER, config.expert_intermediate),
-            (code.ROOM, widest),
-        ):
-            self.dims[column] = value
+        self.dims = _numbers(config, kv.pages, widest)
         wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim
         lanes = -(-config.experts // 8) * 8
         longest = pages * page_positions + 16  # positions of one sequence, with room for a last vector
         numbers = {
-            code.X: rows * config.hidden,
-            code.NORMED: rows * config.hidden,
-            code.QUERIES: rows * wide,
-            code.NEW_KEYS: rows * narrow,
-            code.NEW_VALUES: rows * narrow,
-            code.ATTENDED: rows * wide,
-            code.PROJECTED: rows * config.hidden,
-            code.GATED: pairs * widest,
-            code.RAISED: pairs * widest,
-            code.LOWERED: pairs * config.hidden,
-            code.MIXED: rows * config.hidden,
-            code.ROUTING: rows * lanes,
-            code.ATTENTION: threads * 2 * longest,
+            at.X: rows * config.hidden,
+            at.NORMED: rows * config.hidden,
+            at.QUERIES: rows * wide,
+            at.NEW_KEYS: rows * narrow,
+            at.NEW_VALUES: rows * narrow,
+            at.ATTENDED: rows * wide,
+            at.PROJECTED: rows * config.hidden,
+            at.GATED: pairs * widest,
+            at.RAISED: pairs * widest,
+            at.LOWERED: pairs * config.hidden,
+            at.MIXED: rows * config.hidden,
+            at.ROUTING: rows * lanes,
+            at.ATTENTION: threads * 2 * longest,
         }
         self.places = np.zeros(20, np.int64)
         self._arrays = {place: np.empty(count + 16, np.float32) for place, count in numbers.items()}
         for place, array in self._arrays.items():
             self.places[place] = array.ctypes.data
         for place, tensor in (
-            (code.EMBED, tables.embed),
-            (code.FINAL_NORM, tables.norm),
-            (code.HEAD, tables.head),
-            (code.KEYS, kv.keys),
-            (code.VALUES, kv.values),
+            (at.EMBED, tables.embed),
+            (at.FINAL_NORM, tables.norm),
+            (at.HEAD, tables.head),
+            (at.KEYS, kv.keys),
+            (at.VALUES, kv.values),
         ):
             self.places[place] = tensor.data_ptr()
-        self.places[code.SCORE_BYTES] = longest * 4
+        self.places[at.SCORE_BYTES] = longest * 4
         top_k, moe = config.experts_per_token, max(1, len(config.moe_layers))
         self.sizes = np.zeros(3, np.int64)
         self._step_rows = np.zeros((rows, 4), np.int64)
@@ -148,13 +154,13 @@ class Room:
             rows[:, 2] = pages[positions // page_positions]
             rows[:, 3] = positions % page_positions
             self._page_tables[listed : listed + len(pages)] = pages
-            for at in range(0, count, _task_rows):
-                self._tasks[tasks] = first + at, min(_task_rows, count - at), run.start + at, listed
+            for done in range(0, count, _task_rows):
+                self._tasks[tasks] = first + done, min(_task_rows, count - done), run.start + done, listed
                 tasks += 1
             self._scored[scored : scored + run.scored] = np.arange(first + count - run.scored, first + count)
             first, listed, scored = first + count, listed + len(pages), scored + run.scored
         self.sizes[:] = first, tasks, scored
-        self.places[code.SCORES] = scores.data_ptr()
+        self.places[at.SCORES] = scores.data_ptr()
         return alive
 
     def results(self, runs: Sequence[Run], scores: Tensor) -> list[RunResult]:
@@ -167,7 +173,7 @@ class Room:
             chosen = self.chosen[:moe, first : first + count].astype(np.int32)
             states = None
             if run.hidden:
-                found = self._arrays[code.NORMED][first * hidden : (first + count) * hidden]
+                found = self._arrays[at.NORMED][first * hidden : (first + count) * hidden]
                 states = torch.from_numpy(found.reshape(count, hidden).copy())
             results.append(RunResult(scores[scored : scored + run.scored], chosen, states))
             first, scored = first + count, scored + run.scored

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from blyan.model import fused_code as code
+from blyan.model import fused_code, meeting
 from blyan.model.config import ModelConfig
 from blyan.model.fused_room import Angles, Room
 from blyan.model.stepping import KVPages, Run, RunResult
@@ -49,12 +49,12 @@ class FusedStepper:
         assert reason is None, reason
         self._weights, self._config, self._kv = weights, config, kv
         self.threads = threads  # that compute, the caller's included
-        self.shared = np.zeros(code.SHARED_NUMBERS, np.int64)  # through which the threads meet
+        self.shared = np.zeros(meeting.SHARED_NUMBERS, np.int64)  # through which the threads meet
         self._like = kinds[kv.keys.dtype]
         self._tables = WeightTables(weights, config)
         self._angles = Angles(config, kv.keys.dtype)
         self._room = Room(config, kv, self._tables, threads, rows=8, pages=64)
-        self._helpers = [_Helper(self, thread) for thread in range(1, threads)]
+        self._others = [_ComputeThread(self, thread) for thread in range(1, threads)]
 
     def step(self, runs: Sequence[Run]) -> list[RunResult]:
         """See `stepping.Stepper`."""
@@ -65,11 +65,11 @@ class FusedStepper:
         scores = torch.empty(scored, self._config.vocab_size)
         while True:
             alive = self._room.lay_out(runs, self._angles, scores)
-            seen = int(self.shared[code.GO])
-            code.announce(self.shared)
-            for helper in self._helpers:
-                helper.wake()
-            code.serve(0, self.threads, seen, 0, True, *self.arguments())
+            seen = int(self.shared[meeting.GO])
+            fused_code.announce(self.shared)
+            for other in self._others:
+                other.wake()
+            fused_code.serve(0, self.threads, seen, 0, True, *self.arguments())
             del alive
             if self._tables.unchanged(self._room.chosen[: len(self._config.moe_layers), :rows]):
                 break
@@ -81,8 +81,8 @@ class FusedStepper:
 
     def _lay_tables(self, rows: int, pages: int) -> None:
         """New room, once no other thread holds the old one."""
-        for helper in self._helpers:
-            helper.rest()
+        for other in self._others:
+            other.rest()
         self._room = Room(self._config, self._kv, self._tables, self.threads, rows, max(pages, self._room.pages))
 
     def arguments(self) -> tuple[Any, ...]:
@@ -102,15 +102,15 @@ class FusedStepper:
 
     def close(self) -> None:
         """End the other threads."""
-        self.shared[code.STOP] = 1
-        code.announce(self.shared)
-        for helper in self._helpers:
-            helper.wake()
-        for helper in self._helpers:
-            helper.join()
+        self.shared[meeting.STOP] = 1
+        fused_code.announce(self.shared)
+        for other in self._others:
+            other.wake()
+        for other in self._others:
+            other.join()
 
 
-class _Helper:
+class _ComputeThread:
     """One more thread of a stepper: looks out for steps for a while, then sleeps until the next one wakes it."""
 
     def __init__(self, stepper: FusedStepper, number: int) -> None:
@@ -119,7 +119,7 @@ class _Helper:
         self._awake = threading.Event()
         self._resting = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"blyan-compute-{number}", daemon=True)
-        self._seen = int(stepper.shared[code.GO])
+        self._seen = int(stepper.shared[meeting.GO])
         self._thread.start()
 
     def wake(self) -> None:
@@ -139,12 +139,12 @@ class _Helper:
     def _work(self) -> None:
         stepper = self._stepper
         shared = stepper.shared
-        while not shared[code.STOP]:
+        while not shared[meeting.STOP]:
             self._awake.clear()
             self._asleep = True
-            if int(shared[code.GO]) == self._seen:
+            if int(shared[meeting.GO]) == self._seen:
                 self._awake.wait()
             self._asleep = False
             self._seen = int(
-                code.serve(self._number, stepper.threads, self._seen, _patience, False, *stepper.arguments())
+                fused_code.serve(self._number, stepper.threads, self._seen, _patience, False, *stepper.arguments())
             )

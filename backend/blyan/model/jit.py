@@ -18,7 +18,16 @@ import numba
 from numba.core import config
 
 _here: Final = Path(__file__).parent
-_sources: Final = ("jit.py", "simd.py", "kernels.py", "fused_attention.py", "fused_rows.py", "fused_code.py")
+_sources: Final = (
+    "jit.py",
+    "simd.py",
+    "meeting.py",
+    "kernels.py",
+    "fused_layout.py",
+    "fused_attention.py",
+    "fused_rows.py",
+    "fused_code.py",
+)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

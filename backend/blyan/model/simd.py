@@ -10,7 +10,6 @@ fp16, int8, uint8 for fp8 E4M3, uint32 for int4 (eight codes of four bits, the f
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -30,7 +29,6 @@ int8: Final = np.empty(0, np.int8)
 fp8: Final = np.empty(0, np.uint8)
 int4: Final = np.empty(0, np.uint32)
 
-_waiting = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}.get(platform.machine())
 _f32 = ir.FloatType()
 _i8, _i16, _i32, _i64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _v8 = ir.VectorType(_f32, 8)
@@ -61,11 +59,11 @@ def _every(number: float) -> ir.Constant:
     return ir.Constant(_v8, [float(np.float32(number))] * 8)
 
 
-def _at(builder: Any, address: Any, kind: Any) -> Any:
+def at_address(builder: Any, address: Any, kind: Any) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
 
 
-def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+def call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(result, [argument.type for argument in arguments]), name
     )
@@ -80,24 +78,24 @@ def _spread(builder: Any, scalar: Any, kind: Any) -> Any:
 def _widened(builder: Any, address: Any, dtype: Any) -> Any:
     """Eight stored numbers from `address` on, as fp32."""
     if dtype == types.float32:
-        return builder.load(_at(builder, address, _v8), align=4)
+        return builder.load(at_address(builder, address, _v8), align=4)
     if dtype == types.uint16:
-        bits = builder.load(_at(builder, address, ir.VectorType(_i16, 8)), align=2)
+        bits = builder.load(at_address(builder, address, ir.VectorType(_i16, 8)), align=2)
         return builder.bitcast(builder.shl(builder.zext(bits, _v8i), _ints(*[16] * 8)), _v8)
     if dtype == types.int16:
-        return builder.fpext(builder.load(_at(builder, address, ir.VectorType(ir.HalfType(), 8)), align=2), _v8)
+        return builder.fpext(builder.load(at_address(builder, address, ir.VectorType(ir.HalfType(), 8)), align=2), _v8)
     if dtype == types.int8:
-        codes = builder.load(_at(builder, address, ir.VectorType(_i8, 8)), align=1)
+        codes = builder.load(at_address(builder, address, ir.VectorType(_i8, 8)), align=1)
         return builder.sitofp(builder.sext(codes, _v8i), _v8)
     if dtype == types.uint8:
-        codes = builder.zext(builder.load(_at(builder, address, ir.VectorType(_i8, 8)), align=1), _v8i)
+        codes = builder.zext(builder.load(at_address(builder, address, ir.VectorType(_i8, 8)), align=1), _v8i)
         sign = builder.shl(builder.and_(codes, _ints(*[0x80] * 8)), _ints(*[24] * 8))
         rest = builder.shl(builder.and_(codes, _ints(*[0x7F] * 8)), _ints(*[20] * 8))
         # the exponent's bias is 7 there and 127 here; a product by 2^120 sets it right, for subnormal codes too
         small = builder.bitcast(builder.or_(sign, rest), _v8)
         return builder.fmul(small, _every(2.0**120))
     if dtype == types.uint32:
-        word = builder.load(_at(builder, address, _i32), align=1)
+        word = builder.load(at_address(builder, address, _i32), align=1)
         shifted = builder.lshr(_spread(builder, word, _v8i), _ints(*range(0, 32, 4)))
         codes = builder.sub(builder.and_(shifted, _ints(*[15] * 8)), _ints(*[8] * 8))
         return builder.sitofp(codes, _v8)
@@ -118,16 +116,16 @@ def _rounded(builder: Any, vector: Any, dtype: Any) -> Any:
 
 def _exp(builder: Any, vector: Any) -> Any:
     """e to the power of each, within 2 units in the last place; Cephes' expf (Moshier 1984), reduced by ln 2."""
-    low = _call(builder, "llvm.maxnum.v8f32", _v8, vector, _every(-87.33654))
-    bound = _call(builder, "llvm.minnum.v8f32", _v8, low, _every(88.37626))
-    turns = _call(builder, "llvm.nearbyint.v8f32", _v8, builder.fmul(bound, _every(1.44269504088896341)))
-    rest = _call(builder, "llvm.fma.v8f32", _v8, turns, _every(-0.693359375), bound)
-    rest = _call(builder, "llvm.fma.v8f32", _v8, turns, _every(2.12194440e-4), rest)
+    low = call(builder, "llvm.maxnum.v8f32", _v8, vector, _every(-87.33654))
+    bound = call(builder, "llvm.minnum.v8f32", _v8, low, _every(88.37626))
+    turns = call(builder, "llvm.nearbyint.v8f32", _v8, builder.fmul(bound, _every(1.44269504088896341)))
+    rest = call(builder, "llvm.fma.v8f32", _v8, turns, _every(-0.693359375), bound)
+    rest = call(builder, "llvm.fma.v8f32", _v8, turns, _every(2.12194440e-4), rest)
     series = _every(1.9875691500e-4)
     for term in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        series = _call(builder, "llvm.fma.v8f32", _v8, series, rest, _every(term))
+        series = call(builder, "llvm.fma.v8f32", _v8, series, rest, _every(term))
     square = builder.fmul(rest, rest)
-    near = builder.fadd(_call(builder, "llvm.fma.v8f32", _v8, series, square, rest), _every(1.0))
+    near = builder.fadd(call(builder, "llvm.fma.v8f32", _v8, series, square, rest), _every(1.0))
     exponent = builder.shl(builder.add(builder.fptosi(turns, _v8i), _ints(*[127] * 8)), _ints(*[23] * 8))
     found = builder.fmul(near, builder.bitcast(exponent, _v8))
     return builder.select(builder.fcmp_ordered("<", vector, _every(-87.33654)), _every(0.0), found)
@@ -163,12 +161,12 @@ def store(_typing: Any, address: Any, vector: Any, like: Any) -> Any:
         if like.dtype == types.uint16:
             high = builder.lshr(builder.bitcast(vector, _v8i), _ints(*[16] * 8))
             kind = ir.VectorType(_i16, 8)
-            builder.store(builder.trunc(high, kind), _at(builder, address, kind), align=2)
+            builder.store(builder.trunc(high, kind), at_address(builder, address, kind), align=2)
         elif like.dtype == types.int16:
             kind = ir.VectorType(ir.HalfType(), 8)
-            builder.store(builder.fptrunc(vector, kind), _at(builder, address, kind), align=2)
+            builder.store(builder.fptrunc(vector, kind), at_address(builder, address, kind), align=2)
         else:
-            builder.store(vector, _at(builder, address, _v8), align=4)
+            builder.store(vector, at_address(builder, address, _v8), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, f32x8, like), code
@@ -220,7 +218,7 @@ def fma(_typing: Any, left: Any, right: Any, more: Any) -> Any:
     """left × right + more, rounded once."""
 
     def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return _call(builder, "llvm.fma.v8f32", _v8, *arguments)
+        return call(builder, "llvm.fma.v8f32", _v8, *arguments)
 
     return f32x8(f32x8, f32x8, f32x8), code
 
@@ -239,8 +237,8 @@ add: Final = _binary(lambda builder, left, right: builder.fadd(left, right))
 subtract: Final = _binary(lambda builder, left, right: builder.fsub(left, right))
 multiply: Final = _binary(lambda builder, left, right: builder.fmul(left, right))
 divide: Final = _binary(lambda builder, left, right: builder.fdiv(left, right))
-smaller: Final = _binary(lambda builder, left, right: _call(builder, "llvm.minnum.v8f32", _v8, left, right))
-larger: Final = _binary(lambda builder, left, right: _call(builder, "llvm.maxnum.v8f32", _v8, left, right))
+smaller: Final = _binary(lambda builder, left, right: call(builder, "llvm.minnum.v8f32", _v8, left, right))
+larger: Final = _binary(lambda builder, left, right: call(builder, "llvm.maxnum.v8f32", _v8, left, right))
 
 
 @instruction
@@ -291,7 +289,7 @@ def greatest(_typing: Any, vector: Any) -> Any:
         vector = arguments[0]
         for half in (4, 2, 1):
             turned = _shuffled(builder, vector, *[(lane + half) % 8 for lane in range(8)])
-            vector = _call(builder, "llvm.maxnum.v8f32", _v8, vector, turned)
+            vector = call(builder, "llvm.maxnum.v8f32", _v8, vector, turned)
         return builder.extract_element(vector, ir.Constant(_i32, 0))
 
     return types.float32(f32x8), code
@@ -312,7 +310,7 @@ def peek(_typing: Any, address: Any) -> Any:
     """One fp32 number."""
 
     def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.load(_at(builder, arguments[0], _f32), align=4)
+        return builder.load(at_address(builder, arguments[0], _f32), align=4)
 
     return types.float32(types.int64), code
 
@@ -322,7 +320,7 @@ def poke(_typing: Any, address: Any, number: Any) -> Any:
     """Write one fp32 number."""
 
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[1], _at(builder, arguments[0], _f32), align=4)
+        builder.store(arguments[1], at_address(builder, arguments[0], _f32), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float32), code
@@ -333,8 +331,8 @@ def prefetch(_typing: Any, address: Any) -> Any:
     """Ask for the cache line of an address that will be read; any address will do."""
 
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        line = _at(builder, arguments[0], _i8)
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), line, *(ir.Constant(_i32, n) for n in (0, 3, 1)))
+        line = at_address(builder, arguments[0], _i8)
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), line, *(ir.Constant(_i32, n) for n in (0, 3, 1)))
         return context.get_dummy_value()
 
     return types.void(types.int64), code
@@ -358,57 +356,3 @@ def eight_bytes(_typing: Any, like: Any) -> Any:
         return ir.Constant(_i64, 4 if like.dtype == types.uint32 else like.dtype.bitwidth)
 
     return types.int64(like), code
-
-
-@instruction
-def pause(_typing: Any) -> Any:
-    """Tell the core that this is a loop which waits."""
-
-    def code(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        if _waiting is not None:
-            _call(builder, _waiting, ir.VoidType())
-        return context.get_dummy_value()
-
-    return types.void(), code
-
-
-@instruction
-def take_number(_typing: Any, address: Any) -> Any:
-    """The int64 at an address, which is one more afterwards: atomically, so that no two threads get the same."""
-
-    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.atomic_rmw("add", _at(builder, arguments[0], _i64), ir.Constant(_i64, 1), "seq_cst")
-
-    return types.int64(types.int64), code
-
-
-@instruction
-def read_shared(_typing: Any, address: Any) -> Any:
-    """An int64 that another thread may write; what it wrote before is seen after."""
-
-    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.load_atomic(_at(builder, arguments[0], _i64), "acquire", 8)
-
-    return types.int64(types.int64), code
-
-
-@instruction
-def write_shared(_typing: Any, address: Any, number: Any) -> Any:
-    """Write an int64 for another thread, after everything that was written before."""
-
-    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        builder.store_atomic(arguments[1], _at(builder, arguments[0], _i64), "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), code
-
-
-@instruction
-def give_way(_typing: Any) -> Any:
-    """Let another thread have this core (POSIX sched_yield)."""
-
-    def code(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        _call(builder, "sched_yield", _i32)
-        return context.get_dummy_value()
-
-    return types.void(), code

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blyan.model import fused_code as code
+from blyan.model import fused_layout as at
 from blyan.model import simd
 from blyan.model.config import ModelConfig
 from blyan.model.parts import expert_part
@@ -34,7 +34,7 @@ class WeightTables:
         self._weights, self._config = weights, config
         self.kind = simd.fp32
         self.floats = np.array([config.rms_eps, config.clip_qkv], np.float32)
-        self.trunk = np.zeros((config.layers, code.O + 6), np.int64)
+        self.trunk = np.zeros((config.layers, at.O + 6), np.int64)
         self.experts = np.zeros((config.layers, config.experts + 1, 15), np.int64)
         self._opened: dict[str, Mapping[str, Tensor]] = {}  # held, so that nothing is unmapped
         self.embed = self._part("embed")["embed_tokens.weight"]
@@ -68,33 +68,33 @@ class WeightTables:
     def _lay_layer(self, layer: int, moe: int) -> None:
         config, names, row = self._config, self._part(f"layer.{layer}"), self.trunk[layer]
         for column, name in (
-            (code.INPUT_NORM, "input_layernorm.weight"),
-            (code.POST_NORM, "post_attention_layernorm.weight"),
-            (code.Q_NORM, "self_attn.q_norm.weight"),
-            (code.K_NORM, "self_attn.k_norm.weight"),
-            (code.GATE, "mlp.gate.weight"),
-            (code.SHARED_GATE, "mlp.shared_expert_gate.weight"),
+            (at.INPUT_NORM, "input_layernorm.weight"),
+            (at.POST_NORM, "post_attention_layernorm.weight"),
+            (at.Q_NORM, "self_attn.q_norm.weight"),
+            (at.K_NORM, "self_attn.k_norm.weight"),
+            (at.GATE, "mlp.gate.weight"),
+            (at.SHARED_GATE, "mlp.shared_expert_gate.weight"),
         ):
             row[column] = names[name].data_ptr() if name in names else 0
-        row[code.WINDOW] = config.window if layer in config.window_layers else 0
-        row[code.MOE] = moe
-        for column, name in ((code.Q, "q_proj"), (code.K, "k_proj"), (code.V, "v_proj"), (code.O, "o_proj")):
+        row[at.WINDOW] = config.window if layer in config.window_layers else 0
+        row[at.MOE] = moe
+        for column, name in ((at.Q, "q_proj"), (at.K, "k_proj"), (at.V, "v_proj"), (at.O, "o_proj")):
             self._lay_matrix(row, column, names, f"self_attn.{name}")
             bias = names.get(f"self_attn.{name}.bias")
             row[column + 5] = 0 if bias is None else bias.data_ptr()
         if moe:
             for expert in range(config.experts):
                 self._lay_expert(layer, expert, self._part(expert_part(layer, expert)), "")
-            row[code.EXTRA_INNER] = config.shared_intermediate if config.facts.shared_expert else 0
+            row[at.EXTRA_INNER] = config.shared_intermediate if config.facts.shared_expert else 0
             if config.facts.shared_expert:
                 self._lay_expert(layer, config.experts, names, "mlp.shared_expert.")
         else:
-            row[code.EXTRA_INNER] = config.dense_intermediate
+            row[at.EXTRA_INNER] = config.dense_intermediate
             self._lay_expert(layer, config.experts, names, "mlp.")
 
     def _lay_expert(self, layer: int, expert: int, tensors: Mapping[str, Tensor], prefix: str) -> None:
         row = self.experts[layer, expert]
-        for column, name in ((code.UP_GATE, "gate_proj"), (code.UP, "up_proj"), (code.DOWN, "down_proj")):
+        for column, name in ((at.UP_GATE, "gate_proj"), (at.UP, "up_proj"), (at.DOWN, "down_proj")):
             self._lay_matrix(row, column, tensors, prefix + name)
 
     def _lay_matrix(self, row: NDArray[np.int64], column: int, tensors: Mapping[str, Tensor], name: str) -> None:
