@@ -20,6 +20,7 @@ from blyan.network.peers import parse_peer
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, Fault, InvalidInput
 from blyan.primitives.nearest import did_you_mean
+from blyan.primitives.sizes import parse_size
 from blyan.storage import durable
 from blyan.storage.space import SpaceLimits
 
@@ -122,6 +123,21 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class InferenceConfig:
+    """What answering may take."""
+
+    expert_memory: str = ""  # what experts may keep in memory, such as 8GiB; empty: all are mapped
+
+    def __post_init__(self) -> None:
+        _ = self.expert_bytes  # which refuses what is no size
+
+    @property
+    def expert_bytes(self) -> int | None:
+        """The budget of experts in bytes, None without one."""
+        return parse_size("inference.expert_memory", self.expert_memory) if self.expert_memory else None
+
+
+@dataclass(frozen=True, slots=True)
 class StorageConfig:
     """How blocks are kept."""
 
@@ -187,6 +203,7 @@ class NodeConfig:
     data_dir: Path
     http: HttpConfig = field(default_factory=HttpConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     keys: KeysConfig = field(default_factory=KeysConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
@@ -197,6 +214,7 @@ class NodeConfig:
 _sections: dict[str, type[Any]] = {
     "http": HttpConfig,
     "compute": ComputeConfig,
+    "inference": InferenceConfig,
     "storage": StorageConfig,
     "keys": KeysConfig,
     "models": ModelsConfig,

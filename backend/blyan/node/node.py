@@ -16,8 +16,9 @@ import torch
 
 from blyan.inference.scheduler import Scheduler
 from blyan.model.chat_template import TemplateRenderer
+from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
-from blyan.model.weights import naming
+from blyan.model.stored_part import naming
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.config import NodeConfig
 from blyan.node.indexing import catch_up, open_index
@@ -60,6 +61,8 @@ class Node:
         self.index: EntryIndex | None = None  # open while the node runs
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer(sources.now)
+        budget = config.inference.expert_bytes
+        self.expert_memory = None if budget is None else ExpertMemory(budget, sources.monotonic)
         self.scheduler = Scheduler()
         self.kept = KeptModels(sources.now)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
@@ -145,6 +148,8 @@ class Node:
         self.renderer.close()
         if self._verifier.is_alive():
             self._verifier.join()
+        if self.expert_memory is not None:
+            self.expert_memory.close()
         if self.index is not None:
             self.index.close()
             self.index = None
@@ -163,7 +168,7 @@ class Node:
         assert version is not None, "listed in the state"
         try:
             manifest_of(self.ground, version)
-            return load_model(self.ground.store, version.manifest)
+            return load_model(self.ground.store, version.manifest, self.expert_memory)
         except Fault as reason:
             _log.error("model %s is refused: %s", name, reason.message)
             return RefusedModel(name, reason)
@@ -179,7 +184,7 @@ class Node:
                     if self._closing.is_set():
                         return
                     try:
-                        model.weights.part(part)
+                        model.weights.verify(part)
                     except Fault as reason:
                         _log.error("%s", reason.message)
                         whole = False
