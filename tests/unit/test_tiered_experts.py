@@ -21,6 +21,7 @@ from blyan.model.quantization import Quantization
 from blyan.model.weights import ModelWeights
 from blyan.primitives import limits
 from blyan.primitives.errors import BlockCorrupt
+from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_reader import BlobReader
 from blyan.storage.blob_store import BlobStore
 from stored_models import SMALL, flip, store_random_model
@@ -261,6 +262,19 @@ def test_calls_of_several_experts_at_once_stream_one_at_a_time(store: BlobStore)
     assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-6) for one, other in zip(found, expected, strict=True))
     assert most <= memory.budget
     assert memory.ring.buffer_bytes <= 5 * limits.stream_buffers * limits.MIB
+
+
+def test_an_expert_does_not_leave_its_memory_while_a_call_computes_with_it() -> None:
+    """Else the budget would be exceeded by what is still in use."""
+    memory = ExpertMemory(10, no_clock)
+    one, other = PayloadId("aa" * 32), PayloadId("bb" * 32)
+    with memory.using(one, 10) as placement:
+        assert placement.now == "hot"
+        for _ in range(9):
+            with memory.using(other, 10) as later:
+                assert later.now != "hot"
+    with memory.using(other, 10) as later:
+        assert (later.now, later.cooled) == ("hot", (one,))
 
 
 def test_another_budget_after_a_restart_changes_no_answer(store: BlobStore) -> None:

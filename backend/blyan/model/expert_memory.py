@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from blyan.model.expert_rows import ResidentExpert
 from blyan.model.expert_tiers import ExpertTiers, Placement, Tier, tiers
 from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import Unavailable
 from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_memory import VerifiedBlob
 from blyan.storage.blob_reader import BlobReader
@@ -121,12 +122,15 @@ class ExpertMemory:
     def load(
         self, payload: PayloadId, reader: BlobReader, views: Callable[[memoryview], ResidentExpert]
     ) -> ResidentExpert:
-        """A hot expert, read into memory of our own unless somebody else did while we waited."""
+        """A hot expert, read into memory of our own unless somebody else did while we waited.
+
+        `Unavailable` if the system has no memory for it, faults of the block as `BlobReader.read`'s.
+        """
         with self._lock:
             held = self._hot.get(payload) or _Hot()  # it may have been found damaged meanwhile
         with held.loading:  # who comes meanwhile waits instead of reading it again
             if held.resident is None:
-                memory = memoryview(mmap.mmap(-1, reader.length))
+                memory = _memory_of(reader.length)
                 self.ring.load(reader, memory, keep_cached=False)
                 held.resident = views(memory)
             return held.resident
@@ -206,3 +210,13 @@ class ExpertMemory:
         self._tiers.forget(payload)
         self._hot.pop(payload, None)
         self._unmap(payload)
+
+
+def _memory_of(length: int) -> memoryview:
+    try:
+        return memoryview(mmap.mmap(-1, length))
+    except OSError as reason:
+        raise Unavailable(
+            f"expert: expected {length} bytes of memory, found: {reason.strerror}",
+            hint="lower inference.expert_memory, or run less beside",
+        ) from None
