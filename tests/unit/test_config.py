@@ -70,3 +70,28 @@ def test_an_address_without_a_port_is_refused(tmp_path: Path, listen: str) -> No
     """HOST:PORT is the form."""
     with pytest.raises(InvalidInput, match="expected HOST:PORT"):
         _ = read_config(tmp_path, {"http": {"listen": listen}}, {}).http.address
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", None),
+        ("0", 0),
+        ("4096", 4096),
+        ("8GiB", 8 << 30),
+        ("512 mib", 512 << 20),
+        ("1.5GiB", 3 << 29),
+        ("2MB", 2_000_000),
+    ],
+)
+def test_the_memory_of_experts_is_a_size_as_people_write_it(tmp_path: Path, text: str, found: int | None) -> None:
+    """Binary and decimal units; nothing is no budget, zero is one."""
+    config = read_config(tmp_path, {"inference": {"expert_memory": text}}, {})
+    assert config.inference.expert_bytes == found
+
+
+@pytest.mark.parametrize("text", ["8GB of it", "-1", "8 gigs", "1e9", "GiB", "9" * 40])
+def test_a_memory_of_experts_that_is_no_size_is_refused(tmp_path: Path, text: str) -> None:
+    """With the key, and what a size looks like."""
+    with pytest.raises(InvalidInput, match=r"inference\.expert_memory: expected a size such as 8GiB"):
+        read_config(tmp_path, {"inference": {"expert_memory": text}}, {})

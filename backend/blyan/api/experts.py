@@ -8,6 +8,7 @@ from aiohttp import web
 
 from blyan.api.errors import json_response
 from blyan.api.state import node_of
+from blyan.model.expert_tiers import Tier
 from blyan.model.manifest import BlockReference, read_manifest
 from blyan.model.parts import part_position
 from blyan.node.catalogue import no_such_model
@@ -36,9 +37,32 @@ async def experts(request: web.Request) -> web.Response:
             },
             "moe_layers": list(manifest.config.moe_layers),
             "experts": manifest.config.experts,
+            "expert_memory": _memory(node),
             "blocks": [_block(node, name, part, block) for part, block in manifest.blocks.items()],
         }
     )
+
+
+def _memory(node: Node) -> dict[str, Any] | None:
+    """How the node's budget for experts of all models is used; None where all are mapped."""
+    if node.expert_memory is None or node.expert_memory.everything_fits:
+        return None
+    usage = node.expert_memory.usage()
+    return {
+        "budget": usage.budget,
+        "hot": {"experts": usage.hot_experts, "bytes": usage.hot_bytes, "calls": usage.calls["hot"]},
+        "warm": {"experts": usage.warm_experts, "bytes": usage.warm_bytes, "calls": usage.calls["warm"]},
+        "cold": {"calls": usage.calls["cold"]},
+        "evictions": usage.left["hot"] + usage.left["warm"],
+        "bytes_read": usage.bytes_read,
+        "wait_seconds": round(usage.wait_seconds, 6),
+    }
+
+
+def _tier(node: Node, block: BlockReference) -> Tier | None:
+    """Where a routed expert is, if the budget does not hold all."""
+    memory = node.expert_memory
+    return None if memory is None or memory.everything_fits else memory.tier(block.payload)
 
 
 def _block(node: Node, model: str, part: str, block: BlockReference) -> dict[str, Any]:
@@ -52,6 +76,7 @@ def _block(node: Node, model: str, part: str, block: BlockReference) -> dict[str
         "bytes": block.length,
         "entry": node.ground.chains.state.first_named(model, part, block.payload),
         "state": state,
+        "tier": None if expert is None else _tier(node, block),
         "bad_subtiles": fault.detail.get("bad_subtiles", []) if fault else [],
         "file": str(node.ground.store.path(block.payload).relative_to(node.ground.folder)),
     }

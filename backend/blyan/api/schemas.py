@@ -51,6 +51,7 @@ experts: Final = fields(
         "checkpoint": {"type": "object"},
         "moe_layers": listing(integer(0)),
         "experts": integer(0),
+        "expert_memory": {"type": ["object", "null"]},
         "blocks": listing(
             fields(
                 {
@@ -58,6 +59,7 @@ experts: Final = fields(
                     "payload": hex64,
                     "bytes": integer(0),
                     "state": one_of("verified", "unverified", "corrupt"),
+                    "tier": one_of("hot", "warm", "cold", None),
                 },
                 required=("part", "payload", "bytes", "state"),
                 closed=False,

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from blyan.model.choosing import Choice, Chooser, Step, step_of, want_finite
 from blyan.model.config import ModelConfig
-from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.gate import Routing
 from blyan.model.grammar import Constraint
 from blyan.model.kv_cache import KVCache
@@ -35,11 +34,8 @@ def forward_locally(
     observe: Callable[[int, Routing], None] | None = None,
 ) -> Tensor:
     """Hidden states [T, hidden] of the tokens, all experts computed in this process."""
-
-    def answer(call: ExpertCall) -> Tensor:
-        return swiglu(weights.expert(call.layer, call.expert), "", call.hidden)
-
-    return drive(forward(weights, config, torch.tensor([tokens], dtype=torch.int64), cache, observe), answer)[0]
+    steps = forward(weights, config, torch.tensor([tokens], dtype=torch.int64), cache, observe)
+    return drive(steps, weights.answer)[0]
 
 
 def generate(

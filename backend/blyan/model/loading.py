@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blyan.model.expert_memory import ExpertMemory
 from blyan.model.manifest import Manifest, read_manifest
 from blyan.model.parts import part_position, parts_of
+from blyan.model.stored_part import naming
 from blyan.model.tokenizer import Tokenizer, parse_payload
-from blyan.model.weights import ModelWeights, naming
+from blyan.model.weights import ModelWeights
 from blyan.primitives import limits
 from blyan.primitives.errors import BlockCorrupt, NotFound
 from blyan.primitives.ids import PayloadId
@@ -41,10 +43,10 @@ class LoadedModel:
         return self.manifest.name
 
 
-def load_model(store: BlobStore, manifest_id: PayloadId) -> LoadedModel:
-    """Verify manifest, tokenizer and trunk, and map the trunk's tensors."""
+def load_model(store: BlobStore, manifest_id: PayloadId, memory: ExpertMemory | None = None) -> LoadedModel:
+    """Verify manifest, tokenizer and trunk, and map the trunk's tensors; `memory` is what experts may take."""
     manifest = read_manifest(store, manifest_id)
-    weights = ModelWeights(manifest, store)
+    weights = ModelWeights(manifest, store, memory)
     for part in parts_of(manifest.config):
         if part.expert is None:
             weights.part(part.name)

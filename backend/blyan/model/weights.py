@@ -10,22 +10,55 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from blyan.model.expert_memory import ExpertMemory
+from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.manifest import Manifest
 from blyan.model.parts import Part, expert_part, parts_of
-from blyan.model.stored_tensors import dense_tensors, stored_layout
-from blyan.primitives.errors import BlockCorrupt, Fault, MalformedBlock, NotFound
+from blyan.model.stored_part import naming, want_layout
+from blyan.model.stored_tensors import dense_tensors
+from blyan.model.tiered_experts import TieredExperts
+from blyan.primitives.errors import BlockCorrupt, NotFound
 from blyan.storage import tensor_block
 from blyan.storage.blob_store import BlobStore, VerifiedBlob
 
 
 class ModelWeights:
-    """The weights of one manifest, opened block by block when first used. Implements `transformer.TrunkWeights`."""
+    """The weights of one manifest, opened block by block when first used. Implements `transformer.TrunkWeights`.
 
-    def __init__(self, manifest: Manifest, store: BlobStore) -> None:
+    Experts are mapped like everything else, unless `memory` limits what they may take together.
+    """
+
+    def __init__(self, manifest: Manifest, store: BlobStore, memory: ExpertMemory | None = None) -> None:
         self._manifest = manifest
         self._store = store
         self._parts: dict[str, Part] = {part.name: part for part in parts_of(manifest.config)}
         self._views: dict[str, tuple[VerifiedBlob, dict[str, Tensor]]] = {}
+        self._tiered = TieredExperts(manifest, store, memory) if memory is not None else None
+
+    @property
+    def tiered(self) -> TieredExperts | None:
+        """The experts in tiers, if their memory is limited and not all of them fit."""
+        return self._tiered if self._tiered is not None and not self._tiered.all_resident else None
+
+    @property
+    def experts_all_resident(self) -> bool:
+        """Whether every expert may be mapped at once: what computes without `answer` asks before it does."""
+        return self.tiered is None
+
+    def answer(self, call: ExpertCall) -> Tensor:
+        """What the called expert gives [n, hidden], from wherever its bytes are; faults as `part`'s."""
+        tiered = self.tiered
+        if tiered is not None:
+            return tiered.answer(call)
+        return swiglu(self.expert(call.layer, call.expert), "", call.hidden)
+
+    def verify(self, name: str) -> None:
+        """Make sure that one part is whole; an expert in tiers is hashed without being mapped. Faults as `part`'s."""
+        tiered = self.tiered
+        if tiered is not None and self._parts[name].expert is not None:
+            tiered.verify(name)
+        else:
+            self.part(name)
 
     def embed(self) -> Tensor:
         """Token embeddings [vocab, hidden]."""
@@ -64,25 +97,5 @@ class ModelWeights:
 
     def _views_of(self, part: Part, blob: VerifiedBlob) -> dict[str, Tensor]:
         places = tensor_block.parse_layout(memoryview(blob.mapping), len(blob.mapping))
-        found = {place.name: (place.dtype, place.shape) for place in places}
-        dtype = tensor_block.dtypes[self._manifest.dtype]
-        expected = stored_layout(part, dtype, self._manifest.quantization)
-        if found != expected:
-            raise MalformedBlock(f"block {blob.payload} of {part.name}: expected {expected}, found {found}")
+        want_layout(self._manifest, part, blob.payload, places)
         return tensor_block.views(places, memoryview(blob.mapping))
-
-
-def naming(model: str, part: str, fault: Fault, *, layer: int | None = None, expert: int | None = None) -> BlockCorrupt:
-    """The fault of one stored block, with the model and part that need it."""
-    return BlockCorrupt(
-        f"{model} {part}: {fault.message}",
-        detail={
-            "bad_subtiles": [],
-            **fault.detail,
-            "model": model,
-            "part": part,
-            "layer": layer,
-            "expert": expert,
-        },
-        hint=fault.hint,
-    )

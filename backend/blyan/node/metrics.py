@@ -121,6 +121,7 @@ class _State(Collector):
             "blyan_bytes_verified_total", "Bytes of blocks hashed and found whole.", value=store.bytes_verified
         )
         yield GaugeMetricFamily("blyan_blocks_corrupt", "Blocks found corrupt.", value=store.corrupt_count)
+        yield from _expert_memory(node)
         refused = len(node.refused())
         models = GaugeMetricFamily("blyan_models", "Models of the chain.", labels=("state",))
         models.add_metric(("ready",), len(node.models) - refused)
@@ -151,3 +152,27 @@ def _of_scheduler(scheduler: Scheduler) -> Iterator[Metric]:
     drafts.add_metric(("accepted",), counters.accepted)
     drafts.add_metric(("refused",), counters.drafted - counters.accepted)
     yield drafts
+
+
+def _expert_memory(node: Node) -> Iterator[Metric]:
+    """What a budget of expert memory is used for; nothing where there is none."""
+    if node.expert_memory is None:
+        return
+    usage = node.expert_memory.usage()
+    held = GaugeMetricFamily("blyan_expert_memory_bytes", "Bytes of experts in a tier.", labels=("tier",))
+    held.add_metric(("hot",), usage.hot_bytes)
+    held.add_metric(("warm",), usage.warm_bytes)
+    yield held
+    yield GaugeMetricFamily("blyan_expert_memory_budget_bytes", "What hot experts may take.", value=usage.budget)
+    calls = CounterMetricFamily("blyan_expert_calls_total", "Expert calls.", labels=("tier",))
+    left = CounterMetricFamily("blyan_expert_evictions_total", "Experts that left a tier.", labels=("tier",))
+    for tier, count in usage.calls.items():
+        calls.add_metric((tier,), count)
+        if tier != "cold":
+            left.add_metric((tier,), usage.left[tier])
+    yield calls
+    yield left
+    yield CounterMetricFamily("blyan_expert_read_bytes_total", "Bytes of experts read.", value=usage.bytes_read)
+    yield CounterMetricFamily(
+        "blyan_expert_wait_seconds_total", "In which calls waited for bytes.", value=usage.wait_seconds
+    )

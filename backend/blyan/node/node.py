@@ -17,8 +17,9 @@ import torch
 from blyan.inference.scheduler import Scheduler, Setting
 from blyan.inference.steppers import plain_stepper
 from blyan.model.chat_template import TemplateRenderer
+from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
-from blyan.model.weights import naming
+from blyan.model.stored_part import naming
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.config import NodeConfig
 from blyan.node.indexing import catch_up, open_index
@@ -62,9 +63,16 @@ class Node:
         self.index: EntryIndex | None = None  # open while the node runs
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer(sources.now)
+        budget = config.inference.expert_bytes
+        self.expert_memory = None if budget is None else ExpertMemory(budget, sources.monotonic)
         self.metrics = Metrics(self)
+        kv_bytes = config.inference.kv_bytes
         self.scheduler = Scheduler(
-            Setting(config.inference.kv_memory or memory_limit() // 4, config.inference.rules, plain_stepper),
+            Setting(
+                memory_limit() // 4 if kv_bytes is None else kv_bytes,
+                config.inference.rules,
+                plain_stepper,
+            ),
             sources.monotonic,
             models=lambda: sum(isinstance(model, LoadedModel) for model in self.models.values()),
             watch=self.metrics,
@@ -152,6 +160,8 @@ class Node:
         self.renderer.close()
         if self._verifier.is_alive():
             self._verifier.join()
+        if self.expert_memory is not None:
+            self.expert_memory.close()
         if self.index is not None:
             self.index.close()
             self.index = None
@@ -170,7 +180,7 @@ class Node:
         assert version is not None, "listed in the state"
         try:
             manifest_of(self.ground, version)
-            return load_model(self.ground.store, version.manifest)
+            return load_model(self.ground.store, version.manifest, self.expert_memory)
         except Fault as reason:
             _log.error("model %s is refused: %s", name, reason.message)
             return RefusedModel(name, reason)
@@ -186,7 +196,7 @@ class Node:
                     if self._closing.is_set():
                         return
                     try:
-                        model.weights.part(part)
+                        model.weights.verify(part)
                     except Fault as reason:
                         _log.error("%s", reason.message)
                         whole = False

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from blyan.primitives.ids import PayloadId
 from blyan.storage import durable, partial, pins, space
-from blyan.storage.blob_faults import misplaced
+from blyan.storage.blob_faults import misplaced, not_opened
 from blyan.storage.space import SpaceLimits, Usage
 
 
@@ -31,6 +31,17 @@ class BlobFolder:
     def index_path(self, payload: PayloadId) -> Path:
         """Where the tile index of this payload is, or would be."""
         return self.folder / payload[:2] / (payload + partial.index_suffix)
+
+    def stat(self, payload: PayloadId) -> os.stat_result:
+        """Of a stored payload's file; `NotFound` if it is not here, `BlockCorrupt` if its place cannot be looked at."""
+        try:
+            return self.path(payload).stat(follow_symlinks=False)
+        except OSError as reason:
+            raise not_opened(payload, self.path(payload), reason) from None
+
+    def size(self, payload: PayloadId) -> int:
+        """Bytes of a stored payload; faults as `stat`'s."""
+        return self.stat(payload).st_size
 
     def payloads(self) -> Iterator[PayloadId]:
         """The ids of all stored blobs, in order."""

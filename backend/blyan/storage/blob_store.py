@@ -12,11 +12,11 @@ instead of an error. `put` never does that: it renames a new file into place, an
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Generator, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +27,11 @@ from blyan.primitives.digest import Bytes
 from blyan.primitives.errors import BlockCorrupt, IntegrityFault, InvalidInput, NotFound
 from blyan.primitives.ids import PayloadId
 from blyan.storage import durable, partial, space
-from blyan.storage.blob_check import Identity, identity_of, map_and_check, read_index
-from blyan.storage.blob_faults import corrupted, full, no_room, not_opened
+from blyan.storage.blob_check import identity_of, map_and_check, read_index
+from blyan.storage.blob_faults import corrupted, full, no_room
 from blyan.storage.blob_folder import BlobFolder, prepare_writing
+from blyan.storage.blob_memory import BlobMemory, VerifiedBlob
+from blyan.storage.blob_reader import BlobReader
 from blyan.storage.partial import PartialBlob
 from blyan.storage.space import SpaceLimits
 from blyan.storage.tile import TileHasher, TileIndex
@@ -49,14 +51,6 @@ class StoredBlob:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifiedBlob:
-    """A mapping whose every byte matched `payload` when it was verified. Only `BlobStore` makes one."""
-
-    payload: PayloadId
-    mapping: mmap.mmap
-
-
-@dataclass(frozen=True, slots=True)
 class Swept:
     """A blob that a sweep removed, or would."""
 
@@ -69,17 +63,12 @@ class BlobStore(BlobFolder):
 
     def __init__(self, folder: Path, *, writable: bool = False, limit: SpaceLimits | None = None) -> None:
         super().__init__(folder, limit or SpaceLimits())
-        self._verified: dict[PayloadId, tuple[Identity, VerifiedBlob]] = {}
-        self._corrupt: dict[PayloadId, tuple[Identity, BlockCorrupt]] = {}
+        self._memory = BlobMemory()
         self.bytes_verified = 0  # hashed and found whole since this store was opened
         self._writable = writable
-        self._lock = threading.Lock()  # held while a blob is verified and while the two tables change
+        self._lock = threading.Lock()  # held while a blob is verified and while what is remembered changes
         if writable:
             prepare_writing(folder)
-
-    def size(self, payload: PayloadId) -> int:
-        """Bytes of a stored payload; `NotFound` if it is not here, `BlockCorrupt` if its place cannot be looked at."""
-        return self._stat(payload).st_size
 
     def put(
         self, chunks: Iterable[Bytes], *, expected: PayloadId | None = None, bytes_max: int = limits.payload_bytes_max
@@ -183,24 +172,41 @@ class BlobStore(BlobFolder):
             durable.fsync_folder(path.parent)
         return blob
 
+    @contextmanager
+    def reading(self, payload: PayloadId) -> Generator[BlobReader, None, None]:
+        """A payload open to be read in pieces, each verified; faults as `open`'s, and remembered as its are."""
+        with BlobReader(self.path(payload), self.index_path(payload), payload) as reader:
+            fault = None
+            try:
+                yield reader
+            except BlockCorrupt as reason:
+                fault = reason
+                raise
+            finally:
+                with self._lock:
+                    self.bytes_verified += reader.bytes_verified
+                    self._memory.was_read(payload, reader, fault)
+
+    def unmap(self, payload: PayloadId) -> None:
+        """Let a mapping go; its pages go with the last tensor over it. The next `open` hashes again."""
+        with self._lock:
+            self._memory.unmap(payload)
+
     def state(self, payload: PayloadId) -> tuple[BlobState, BlockCorrupt | None]:
         """What is known about a payload without hashing it now; an absent one is corrupt."""
         try:
-            identity = identity_of(self._stat(payload))
+            identity = identity_of(self.stat(payload))
         except (NotFound, BlockCorrupt) as reason:
             return "corrupt", BlockCorrupt(reason.message, detail=reason.detail, hint=reason.hint)
-        held = self._verified.get(payload)
-        if held is not None and held[0] == identity:
-            return "verified", None
-        bad = self._corrupt.get(payload)
-        if bad is not None and bad[0] == identity:
-            return "corrupt", bad[1]
-        return "unverified", None
+        fault = self._memory.fault(payload, identity)
+        if fault is not None:
+            return "corrupt", fault
+        return ("verified" if self._memory.is_whole(payload, identity) else "unverified"), None
 
     @property
     def corrupt_count(self) -> int:
         """Blobs that were found corrupt and not whole since."""
-        return len(self._corrupt)
+        return self._memory.corrupt_count
 
     def sweep(self, keep: Collection[PayloadId], *, dry_run: bool = False) -> list[Swept]:
         """Remove every blob that is neither in `keep` nor pinned. What is mapped stays mapped until it is let go.
@@ -213,41 +219,29 @@ class BlobStore(BlobFolder):
             durable.remove(self.path(blob.payload))
             durable.remove(self.index_path(blob.payload))
             with self._lock:
-                self._verified.pop(blob.payload, None)
-                self._corrupt.pop(blob.payload, None)
+                self._memory.forget(blob.payload)
         self.recount()
         return swept
 
     def _known(self, payload: PayloadId) -> VerifiedBlob | None:
         """The blob if its file is the one that was verified, none if it has to be hashed; a known fault is raised."""
-        identity = identity_of(self._stat(payload))
-        held = self._verified.get(payload)
-        if held is not None and held[0] == identity:
-            return held[1]
-        bad = self._corrupt.get(payload)
-        if bad is not None and bad[0] == identity:
-            raise BlockCorrupt(bad[1].message, detail=bad[1].detail, hint=bad[1].hint)
-        return None
-
-    def _stat(self, payload: PayloadId) -> os.stat_result:
-        try:
-            return self.path(payload).stat(follow_symlinks=False)
-        except OSError as reason:
-            raise not_opened(payload, self.path(payload), reason) from None
+        identity = identity_of(self.stat(payload))
+        fault = self._memory.fault(payload, identity)
+        if fault is not None:
+            raise fault
+        return self._memory.mapped(payload, identity)
 
     def _verify(self, payload: PayloadId) -> VerifiedBlob:
-        self._verified.pop(payload, None)
-        found = self._stat(payload)
+        self._memory.unmap(payload)
+        found = self.stat(payload)
         try:
             blob = VerifiedBlob(
                 payload, map_and_check(self.path(payload), self.index_path(payload), payload, found, self._pool)
             )
         except BlockCorrupt as fault:
-            # Of the file as it was before: if it has changed since, nothing will match this, and it is hashed again.
-            self._corrupt[payload] = (identity_of(found), fault)
+            self._memory.found_corrupt(payload, identity_of(found), fault)
             raise
-        self._corrupt.pop(payload, None)
-        self._verified[payload] = (identity_of(found), blob)
+        self._memory.found_whole(payload, identity_of(found), blob)
         self.bytes_verified += len(blob.mapping)
         return blob
 

@@ -1,0 +1,106 @@
+"""One call of an expert that is streamed from the disk, verified, against reading the file and against mapped weights.
+
+Page cache dropped before each. Back of the envelope: an expert is read once and each byte takes part in one
+multiplication per token, so the disk is the bound: bytes over the read speed measured in the same run, with plain
+`pread`s of a tile into one buffer. BLAKE3 (5.8 GB/s on one thread) and copying out of the page cache (about 10 GB/s)
+run in a thread of their own beside the product; where they and the disk take turns instead of overlapping, a disk of
+2 GB/s gives 1.3 GB/s. Mapped, the same bytes come by page faults, with 128 KiB read ahead, and nothing is verified.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from harness import SMOKE, Page, both, drop_cache, interleaved, percentile
+from torch import Tensor
+
+from blyan.model.expert_rows import ExpertLayout, swiglu_by_rows
+from blyan.model.experts import swiglu
+from blyan.primitives import limits
+from blyan.primitives.ids import PayloadId
+from blyan.storage import tensor_block
+from blyan.storage.blob_store import BlobStore
+from blyan.storage.mapping import map_private
+from blyan.storage.row_stream import Ring
+
+TOKENS = 4
+
+
+def main() -> None:
+    hidden, inner = (512, 3_000) if SMOKE else (4_096, 16_384)
+    torch.manual_seed(0)
+    page = Page("stream_expert", "An expert larger than memory, streamed", __doc__.partition("\n\n")[2].strip())
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+        store = BlobStore(Path(folder), writable=True)
+        for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+            shapes = {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
+            layout = {f"{each}.weight": (dtype, shape) for each, shape in shapes.items()}
+            rows = torch.randn(64, max(hidden, inner)).to(dtype) / hidden**0.5
+
+            def repeated(each: str, layout=layout, rows=rows) -> Tensor:
+                out, width = layout[each][1]
+                return rows[:, :width].repeat(-(-out // len(rows)), 1)[:out]
+
+            payload = store.put(tensor_block.encode_lazily(layout, repeated)).payload
+            measure(page, store, payload, name, torch.randn(TOKENS, hidden).to(dtype))
+    page.write()
+
+
+def measure(page: Page, store: BlobStore, payload: PayloadId, name: str, hidden: Tensor) -> None:
+    """The rows of one weight type."""
+    path, size = store.path(payload), store.size(payload)
+    ring = Ring(time.perf_counter)
+
+    def streamed(keep_cached: bool = False) -> Tensor:
+        with store.reading(payload) as reader:
+            head = memoryview(bytearray(limits.subtile_bytes))
+            reader.read(head, 0)
+            layout = ExpertLayout(tensor_block.parse_layout(head, reader.length))
+            with ring.stream(reader, layout.groups, keep_cached=keep_cached) as blocks:
+                return swiglu_by_rows(layout.streamed(blocks), hidden, layout.inner)
+
+    def mapped() -> Tensor:
+        with path.open("rb") as file:
+            mapping = map_private(file.fileno(), size)
+        places = tensor_block.parse_layout(memoryview(mapping), size)
+        return swiglu(tensor_block.views(places, memoryview(mapping)), "", hidden)
+
+    def raw() -> None:
+        buffer = memoryview(bytearray(limits.tile_bytes))
+        handle = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        for begin in range(0, size, len(buffer)):
+            os.preadv(handle, [buffer], begin)
+        os.close(handle)
+
+    expected, found = mapped(), streamed()
+    error = (found.double() - expected.double()).abs().max() / expected.double().abs().max()
+    assert error <= (1e-6 if hidden.dtype == torch.float32 else 2**-8), f"streamed as mapped: {error}"
+    runs = 2 if SMOKE else 9
+    mine, plain, bare = interleaved(runs, streamed, mapped, raw, before=lambda: drop_cache(path))
+    ring.wait_seconds = 0.0
+    warm, warm_plain = interleaved(runs, lambda: streamed(True), mapped)
+    half = percentile(bare, 0.5)
+    said = f"{name}, {size / 1e6:.0f} MB, {TOKENS} tokens"
+    page.row(f"{said}: cold, streamed and verified", speed(mine, size))
+    page.row("the bound: cold, `pread` of the same file alone", speed(bare, size))
+    page.row("share of the bound, p50", f"{half / percentile(mine, 0.5):.0%}", "100 % if all overlaps")
+    page.row("cold, mapped and computed, unverified", speed(plain, size))
+    page.row("streamed ÷ mapped, cold, p50", f"{percentile(mine, 0.5) / percentile(plain, 0.5):.2f}")
+    page.row("in the page cache: streamed and verified / mapped", f"{speed(warm, size)} / {speed(warm_plain, size)}")
+    page.row("of which waiting for bytes", f"{ring.wait_seconds / sum(warm):.0%}")
+    page.row("buffers", f"{ring.buffer_bytes / limits.MIB:.1f} MiB", "whatever the expert's size")
+    ring.close()
+
+
+def speed(seconds: list[float], size: int) -> str:
+    """p50 and p95, and bytes a second."""
+    return f"{both(seconds)}, {size / percentile(seconds, 0.5) / 1e9:.2f} GB/s"
+
+
+if __name__ == "__main__":
+    main()
