@@ -6,6 +6,7 @@ first event is an ordinary error response; after it, an error event that ends th
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,11 +86,7 @@ async def whole(
     choices: list[dict[str, Any]] = []
     total = Gathered()
     finished: list[Finished] = []
-    for index, request in enumerate(wanted):
-        gathered = Gathered()
-        async with generation(node, model, request) as events:
-            async for event in events:
-                gathered.take(_unless_failed(event))
+    for index, gathered in enumerate(await _all(node, model, wanted)):
         assert gathered.finished is not None, "events end with Finished"
         finished.append(gathered.finished)
         total.take(Delta("", (), tuple((*place, count) for place, count in gathered.experts.items())))
@@ -101,6 +98,24 @@ async def whole(
     if dialect.options.experts:
         body["blyan"] = {"experts": [[*place, count] for place, count in sorted(total.experts.items())]}
     return json_response(body)
+
+
+async def _all(node: Node, model: LoadedModel, wanted: Sequence[GenerationRequest]) -> list[Gathered]:
+    """All generations, computed together; the fault of the first that fails ends the others."""
+
+    async def one(request: GenerationRequest) -> Gathered:
+        gathered = Gathered()
+        async with generation(node, model, request) as events:
+            async for event in events:
+                gathered.take(_unless_failed(event))
+        return gathered
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(request)) for request in wanted]
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 async def stream(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from blyan.api.client import client_of_trace
 from blyan.api.counting import counted
 from blyan.inference.delivery import LoopListener
 from blyan.inference.embedding import embed, want_embeddable
+from blyan.inference.engine_table import too_long_for_memory
 from blyan.inference.session import Embedded, Event, Failed, Finished, GenerationRequest, Work, answer_tokens_max, run
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
@@ -55,7 +57,7 @@ async def generation(
 
     Checks lengths before it queues. What it took and gave is counted when the context is left.
     """
-    answer_tokens_max(model, request)
+    request = _fitting(node, model, request)
     with counted(node.metrics, node.sources.monotonic, echoed=len(request.prompt) if request.echo else 0) as count:
         async with _submitted(node, model, run(model, request, node.scheduler.drafts_max)) as events:
             yield count.watched(events)
@@ -99,6 +101,15 @@ async def _submitted(node: Node, model: LoadedModel, work: Work) -> AsyncGenerat
         yield received()
     finally:
         ticket.cancel()
+
+
+def _fitting(node: Node, model: LoadedModel, request: GenerationRequest) -> GenerationRequest:
+    """The request with an answer that memory for keys and values can hold; a fault if it cannot hold the prompt."""
+    wanted, prompt = answer_tokens_max(model, request), len(request.prompt)
+    most = node.scheduler.engines.positions_max(model) - 1
+    if prompt >= most:
+        raise too_long_for_memory(most + 1, prompt)
+    return request if prompt + wanted <= most else replace(request, tokens_max=most - prompt)
 
 
 _listeners: Final[WeakKeyDictionary[Node, LoopListener]] = WeakKeyDictionary()

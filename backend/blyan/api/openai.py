@@ -17,6 +17,7 @@ from aiohttp import web
 from blyan.api import answer
 from blyan.api.body import json_object
 from blyan.api.chat import embedding, sampling_of
+from blyan.api.client import tell_client
 from blyan.api.dialects import ChatDialect, CompletionDialect
 from blyan.api.errors import error_body, json_response
 from blyan.api.state import node_of
@@ -41,7 +42,9 @@ from blyan.wire.openai import (
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer a conversation."""
     node = node_of(request)
-    asked = parse_chat(await _json_object(request))
+    body = await _json_object(request)
+    asked = parse_chat(body)
+    tell_client(request, body.get("user"))
     model = await asyncio.to_thread(node.model, asked.options.model)
     node.kept.asked(model.name, keep_seconds(None))
     prompt, form = await asyncio.to_thread(_chat_prompt, node, model, asked)
@@ -58,7 +61,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue one or several prompts."""
     node = node_of(request)
-    asked = parse_completion(await _json_object(request))
+    body = await _json_object(request)
+    asked = parse_completion(body)
+    tell_client(request, body.get("user"))
     model = await asyncio.to_thread(node.model, asked.options.model)
     node.kept.asked(model.name, keep_seconds(None))
     prompts = await asyncio.to_thread(lambda: [_completion_prompt(model, prompt) for prompt in asked.prompts])
@@ -78,7 +83,9 @@ async def completions(request: web.Request) -> web.StreamResponse:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """A vector for each text: the mean of the hidden states after the final norm, of length one."""
     node = node_of(request)
-    asked = parse_embedding(await _json_object(request))
+    body = await _json_object(request)
+    asked = parse_embedding(body)
+    tell_client(request, body.get("user"))
     model = await asyncio.to_thread(node.model, asked.model)
     node.kept.asked(model.name, keep_seconds(None))
     inputs = await asyncio.to_thread(lambda: [_completion_prompt(model, text) for text in asked.inputs])

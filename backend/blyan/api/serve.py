@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -17,11 +18,14 @@ from blyan.node import builtin
 from blyan.node.config import NodeConfig
 from blyan.node.data_directory import lock_name, write_holder
 from blyan.node.keys import Passphrase
+from blyan.node.machine import raise_descriptors
 from blyan.node.node import Node, Sources
 from blyan.node.writer import opened
+from blyan.primitives import limits
 from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
 
 _log = logging.getLogger(__name__)
+_switch_seconds = 0.0005  # for how long the compute thread's Python may keep the event loop waiting
 _last_words_seconds = 2.0  # for handlers to say that the node ends, after `http.shutdown_seconds`
 
 
@@ -40,6 +44,10 @@ async def served(config: NodeConfig, passphrase: Passphrase) -> AsyncGenerator[t
         app = build_app(node)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_last_words_seconds)
         listening: asyncio.Server | None = None
+        descriptors = raise_descriptors(limits.connections_max + limits.descriptors_beside_connections)
+        if descriptors < limits.requests_in_flight_max:
+            _log.warning("this process may hold %d files and connections; `ulimit -n` allows more", descriptors)
+        sys.setswitchinterval(_switch_seconds)
         try:
             node.start()
             await runner.setup()

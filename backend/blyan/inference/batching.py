@@ -21,7 +21,7 @@ from blyan.inference.policy import Rules, plan
 from blyan.inference.sequence import TokenSequence
 from blyan.inference.session import Event, Failed, Work
 from blyan.model.loading import LoadedModel
-from blyan.model.stepping import Run
+from blyan.model.stepping import Run, page_positions
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault, InternalError
 
@@ -213,6 +213,9 @@ class Batching:
 
     def _asked(self, job: Job, need: Need) -> None:
         if job.engine is not None and job.sequence is not None:
+            most = job.engine.pool.pages * page_positions
+            if need.end - need.drafts > most:
+                raise too_long_for_memory(most, need.end - need.drafts)
             before = job.sequence.need
             if before.drafts:
                 self.counters.drafted += before.drafts

@@ -1,0 +1,91 @@
+"""Many generations of a real node at once: bounded memory, guesses ahead, and who counts as one client."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+
+from blyan.api.state import node_key
+from blyan.node.node import Node
+from blyan.primitives import limits
+from checkpoints import save_byte_tokenizer, save_random_checkpoint
+from nodes import import_into, serving
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("http")
+    save_random_checkpoint(folder / "hf", vocab_size=260)
+    save_byte_tokenizer(folder / "hf")
+    import_into(folder / "data", folder / "hf", "random")
+    save_random_checkpoint(folder / "bare", vocab_size=260, seed=1)
+    import_into(folder / "data", folder / "bare", "bare")
+    return folder / "data"
+
+
+@pytest.fixture
+async def client(data_dir: Path) -> AsyncIterator[TestClient]:
+    async with serving(data_dir) as made:
+        yield made
+
+
+def node_of_app(client: TestClient) -> Node:
+    app: Any = client.server
+    return app.app[node_key]
+
+
+def chat(**changes: Any) -> dict[str, Any]:
+    return {"model": "random", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 12} | changes
+
+
+async def test_a_prompt_that_memory_cannot_hold_is_refused_and_an_answer_is_cut_to_it(data_dir: Path) -> None:
+    """Keys and values have a bound: both numbers are said, and the setting that moves it."""
+    async with serving(data_dir, inference={"kv_memory": limits.MIB}) as client:
+        asked = {"model": "bare", "prompt": [1] * 10, "max_tokens": 480, "temperature": 0, "ignore_eos": True}
+        body = await (await client.post("/v1/completions", json=asked)).json()
+        most = body["usage"]["total_tokens"]
+        assert most < 490
+        assert body["choices"][0]["finish_reason"] == "length"
+        refused = await client.post("/v1/completions", json=asked | {"prompt": [1] * (most + 1), "max_tokens": 1})
+        error = (await refused.json())["error"]
+        assert (refused.status, error["code"]) == (400, "context_length_exceeded")
+        assert f"at most {most} tokens" in error["message"]
+        assert "inference.kv_memory" in error["hint"]
+
+
+async def test_answers_are_the_same_when_tokens_are_guessed_ahead(data_dir: Path) -> None:
+    """Greedy, seeded, with a grammar, with a stop string."""
+    asked = [
+        chat(temperature=0, max_tokens=60),
+        chat(temperature=1, seed=3, max_tokens=60, frequency_penalty=0.5),
+        chat(temperature=0, max_tokens=60, stop=["e"]),
+        chat(temperature=0, max_tokens=60, response_format={"type": "json_object"}, n=2),
+    ]
+    found: list[Any] = []
+    for drafts in (0, 4):
+        async with serving(data_dir, inference={"draft_tokens": drafts}) as client:
+            bodies = await asyncio.gather(*(client.post("/v1/chat/completions", json=each) for each in asked))
+            found.append([(await body.json())["choices"] for body in bodies])
+    assert found[0] == found[1]
+
+
+async def test_callers_are_told_apart_by_key_and_user(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fills its share of the queue and is refused; another key, or another user of the same key, is not."""
+    seen: list[str] = []
+    submit = node_of_app(client).scheduler.submit
+
+    def noting(*arguments: Any, client: str, **named: Any) -> Any:
+        seen.append(client)
+        return submit(*arguments, client=client, **named)
+
+    monkeypatch.setattr(node_of_app(client).scheduler, "submit", noting)
+    for key, user in (("a", None), ("b", None), ("a", "x"), ("a", "y"), ("a", None)):
+        body = chat(max_tokens=1) | ({"user": user} if user else {})
+        headers = {"Authorization": f"Bearer {key}"}
+        assert (await client.post("/v1/chat/completions", json=body, headers=headers)).status == 200
+    assert len(set(seen)) == 4
+    assert seen[0] == seen[4]
+    assert not any("Bearer" in each for each in seen)
