@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blyan.model.config import ModelConfig
+from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.parts import Part, expert_part, parts_of
 from blyan.model.quantization import Quantization
 from blyan.model.quantize import QuantizedPart
@@ -68,6 +69,9 @@ class RandomWeights:
 
     def expert(self, layer: int, expert: int) -> Mapping[str, Tensor]:
         return self._parts[expert_part(layer, expert)]
+
+    def answer(self, call: ExpertCall) -> Tensor:
+        return swiglu(self.expert(call.layer, call.expert), "", call.hidden)
 
     def _drawn(self, part: Part, scheme: str | None) -> dict[str, Tensor]:
         tensors = {name: self._tensor(name, shape) for name, shape in part.shapes.items()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blyan.model.config import ModelConfig
+from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.parts import expert_part, parts_of
 from blyan.model.quantization import Quantization
 from blyan.model.stored_tensors import stored_layout
@@ -60,6 +61,8 @@ class RandomWeights:
                 codes = layout[name.removesuffix(".scale")][0]
                 tensors[name] = _drawn(name, stored, shape, part.shapes, codes, source)
 
+    experts_all_resident = True
+
     def part(self, name: str) -> Mapping[str, Tensor]:
         return self.parts[name]
 
@@ -74,6 +77,9 @@ class RandomWeights:
 
     def expert(self, layer: int, expert: int) -> Mapping[str, Tensor]:
         return self.parts[expert_part(layer, expert)]
+
+    def answer(self, call: ExpertCall) -> Tensor:
+        return swiglu(self.expert(call.layer, call.expert), "", call.hidden)
 
 
 def _drawn(

@@ -21,7 +21,8 @@ from blyan.inference.sequence import TokenSequence, alike_until, pages_for
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import KVPages, Run, RunResult, Stepper, page_positions
 
-MakeStepper: TypeAlias = Callable[[LoadedModel, KVPages], Stepper]
+Offer: TypeAlias = Callable[[Callable[[], Stepper]], None]
+MakeStepper: TypeAlias = Callable[[LoadedModel, KVPages, Offer], Stepper]  # one at once; perhaps a better one later
 _pages_max: Final = 1 << 16  # two million positions: more would cost lists without end for a tiny model
 
 
@@ -42,7 +43,8 @@ class Engine:
         pages = page_count(model, kv_bytes)
         self.kv = KVPages(config, model.weights.embed().dtype, pages)
         self.pool = PagePool(pages)
-        self.stepper = make_stepper(model, self.kv)
+        self._offered: Callable[[], Stepper] | None = None
+        self.stepper = make_stepper(model, self.kv, self.offer)
         self.running: dict[int, TokenSequence] = {}
         self.waiting: dict[str, dict[int, Waiting]] = {}  # client → id → what the policy reads, in order of id
         self.drafts_max = 0  # that were welcome in the last step
@@ -51,13 +53,12 @@ class Engine:
         self._layers = tuple(config.moe_layers)
         # the experts of each position lie beside its keys, so that a reused prefix tells of them too
         self._chosen = np.empty((pages, page_positions, len(self._layers), config.experts_per_token), np.int16)
-        self._offered: MakeStepper | None = None
         self._admissions = 0
         self._no_scores = torch.empty((0, config.vocab_size))
 
-    def offer(self, make_stepper: MakeStepper) -> None:
+    def offer(self, make: Callable[[], Stepper]) -> None:
         """Compute with another stepper over the same pages from the next step on. May be called from any thread."""
-        self._offered = make_stepper
+        self._offered = make
 
     @property
     def idle(self) -> bool:
@@ -167,7 +168,8 @@ class Engine:
         """Compute a step. Raises what the stepper raises: the sequences of these runs must then be removed."""
         if self._offered is not None:
             make, self._offered = self._offered, None
-            self.stepper = make(self.model, self.kv)
+            self.stepper.close()
+            self.stepper = make()
         results = self.stepper.step([run for _, run in runs])
         for (sequence, run), result in zip(runs, results, strict=True):
             self._took(sequence, run, result)

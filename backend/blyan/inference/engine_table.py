@@ -72,6 +72,11 @@ class EngineTable:
         made = self._engines[id(model.weights)] = Engine(model, share, self._make)
         return made
 
+    def close(self) -> None:
+        """Let go of everything."""
+        for key in list(self._engines):
+            self._drop(key)
+
     def usage(self) -> PageUsage:
         """How pages are used. From any thread; numbers of a moment."""
         pools = [engine.pool for engine in self]
@@ -84,7 +89,9 @@ class EngineTable:
         return engine.kv_bytes > self.share
 
     def _drop(self, key: int) -> None:
-        self._reused += self._engines.pop(key).pool.counters.reused_positions
+        engine = self._engines.pop(key)
+        engine.stepper.close()
+        self._reused += engine.pool.counters.reused_positions
 
     def _drop_idle(self) -> None:
         for key, engine in list(self._engines.items()):

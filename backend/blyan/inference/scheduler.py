@@ -131,6 +131,7 @@ class Scheduler:
             self._closing = True
             self._wake.notify()
         self._thread.join()
+        self.engines.close()
 
     def _want_room(self, client: str) -> None:
         most = limits.generations_queued_max

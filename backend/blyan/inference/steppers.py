@@ -1,12 +1,92 @@
-"""Who computes a model's steps."""
+"""Who computes a model's steps: the plain stepper at once, the jitted one as soon as it is ready.
+
+Ready means that its code is compiled (by another process, once per machine and way of storing weights), loaded, and
+every block of the model verified: the jitted step chooses experts itself, so none of them may be unknown.
+"""
 
 from __future__ import annotations
 
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from blyan.inference.engine import Offer
 from blyan.model.eager_step import EagerStepper
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import KVPages, Stepper
+from blyan.primitives.errors import Fault
+
+_log = logging.getLogger(__name__)
 
 
-def plain_stepper(model: LoadedModel, kv: KVPages) -> Stepper:
+def plain_stepper(model: LoadedModel, kv: KVPages, _offer: Offer) -> Stepper:
     """The plain one, which computes every model."""
     return EagerStepper(model.weights, model.manifest.config, kv)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    model: LoadedModel
+    kv: KVPages
+    offer: Offer
+
+
+class SteppersInTurn:
+    """Makes plain steppers and prepares jitted ones behind them, one after the other. `close` ends it."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._queue: queue.SimpleQueue[_Wanted | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    def make(self, model: LoadedModel, kv: KVPages, offer: Offer) -> Stepper:
+        """A stepper for now; a better one is offered when it is ready."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="blyan-jit", daemon=True)
+            self._thread.start()
+        self._queue.put(_Wanted(model, kv, offer))
+        return plain_stepper(model, kv, offer)
+
+    def close(self) -> None:
+        """Prepare no more. A compilation under way is left to its process."""
+        self._closing = True
+        self._queue.put(None)
+
+    def _work(self) -> None:
+        while (wanted := self._queue.get()) is not None and not self._closing:
+            try:
+                make = self._prepared(wanted)
+            except Fault as reason:
+                _log.warning("%s is computed by the plain path: %s", wanted.model.name, reason.message)
+            except Exception:  # noqa: BLE001 - task boundary: whatever keeps the fast path away, the plain one goes on
+                _log.exception("%s is computed by the plain path", wanted.model.name)
+            else:
+                if make is not None:
+                    wanted.offer(make)
+
+    def _prepared(self, wanted: _Wanted) -> Callable[[], Stepper] | None:
+        # imported here: numba takes half a second, and no node must wait for it
+        from blyan.model.fused_compile import compile_apart, load, name_of
+        from blyan.model.fused_step import FusedStepper, kind_of, obstacle
+
+        model, config, kv = wanted.model, wanted.model.manifest.config, wanted.kv
+        reason = obstacle(config, kv.keys.dtype)
+        if reason is not None or not model.weights.experts_all_resident:
+            _log.info("%s is computed by the plain path: %s", model.name, reason or "its experts do not fit the budget")
+            return None
+        kind, like = kind_of(model.weights, kv.keys.dtype)
+        name = name_of(kind, like)
+        if not compile_apart(name):
+            _log.info("the jitted step for %s is compiled in this process", name)
+        if self._closing:
+            return None
+        load(name)
+        for part in model.manifest.parts:
+            if self._closing:
+                return None
+            model.weights.part(part)
+        _log.info("%s is computed by the jitted step (%s, %d threads)", model.name, name, self._threads)
+        return lambda: FusedStepper(model.weights, config, kv, self._threads)

@@ -7,7 +7,7 @@ to, and computes where that one is not ready or not possible. One sequence at a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from blyan.model.config import ModelConfig
-from blyan.model.experts import ExpertCall, swiglu
+from blyan.model.experts import ExpertCall
 from blyan.model.gate import Routing
 from blyan.model.stepping import KVPages, Run, RunResult, page_positions
 from blyan.model.transformer import TrunkWeights, drive, forward, logits
@@ -25,8 +25,8 @@ from blyan.primitives.errors import NotComputable
 class LocalWeights(TrunkWeights, Protocol):
     """The trunk and every routed expert."""
 
-    def expert(self, layer: int, expert: int) -> Mapping[str, Tensor]:
-        """`gate_proj`, `up_proj` and `down_proj` of one routed expert."""
+    def answer(self, call: ExpertCall) -> Tensor:
+        """What the called expert gives [n, hidden]."""
         ...
 
 
@@ -78,6 +78,9 @@ class EagerStepper:
         then the pages of the runs are undefined from each run's `start` on."""
         return [self._computed(run) for run in runs]
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def _computed(self, run: Run) -> RunResult:
         count = len(run.tokens)
         assert count and 0 <= run.scored <= count, "a run has positions, and scores at most those"
@@ -89,15 +92,12 @@ class EagerStepper:
 
         cache = PagedCache(self._kv, run.pages, run.start, run.reach)
         tokens = torch.tensor([run.tokens], dtype=torch.int64)
-        hidden = drive(forward(self._weights, self._config, tokens, cache, observe), self._answer)[0]
+        hidden = drive(forward(self._weights, self._config, tokens, cache, observe), self._weights.answer)[0]
         return RunResult(
             scores=self._scores(hidden, run.scored),
             chosen=self._chosen(chosen, count),
             hidden=hidden if run.hidden else None,
         )
-
-    def _answer(self, call: ExpertCall) -> Tensor:
-        return swiglu(self._weights.expert(call.layer, call.expert), "", call.hidden)
 
     def _scores(self, hidden: Tensor, scored: int) -> Tensor:
         if not scored:

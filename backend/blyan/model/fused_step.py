@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from blyan.model import fused_code, meeting
 from blyan.model.config import ModelConfig
+from blyan.model.eager_step import EagerStepper
 from blyan.model.fused_room import Angles, Room
 from blyan.model.stepping import KVPages, Run, RunResult
 from blyan.model.weight_tables import WeightTables, kinds
@@ -23,6 +25,8 @@ from blyan.model.weights import ModelWeights
 from blyan.primitives.errors import NotComputable
 
 _dense: Final = (torch.float32, torch.bfloat16, torch.float16)
+_small_step: Final = 8  # rows: a larger one keeps threads apart for long by itself
+_alone_steps: Final = 64
 _patience: Final = 40_000  # looks for a next step before a thread sleeps: about a millisecond
 
 
@@ -41,6 +45,12 @@ def obstacle(config: ModelConfig, dtype: torch.dtype) -> str | None:
     return None if dtype in _dense else f"dtype: expected one of {_dense}, found {dtype}"
 
 
+def kind_of(weights: ModelWeights, dtype: torch.dtype) -> tuple[NDArray[Any], NDArray[Any]]:
+    """How matrices are stored, and how everything else is, as `simd` names it."""
+    part = weights.part("layer.0")
+    return kinds[part["self_attn.q_proj.weight"].dtype], kinds[dtype]
+
+
 class FusedStepper:
     """Computes steps of one model with every expert mapped here. `close` ends its threads."""
 
@@ -55,22 +65,23 @@ class FusedStepper:
         self._angles = Angles(config, kv.keys.dtype)
         self._room = Room(config, kv, self._tables, threads, rows=8, pages=64)
         self._others = [_ComputeThread(self, thread) for thread in range(1, threads)]
+        self._alone = np.zeros(meeting.SHARED_NUMBERS, np.int64)
+        self._alone_steps = 0  # to come: the other threads found no core
+        self._plain = EagerStepper(weights, config, kv)
 
     def step(self, runs: Sequence[Run]) -> list[RunResult]:
         """See `stepping.Stepper`."""
+        if not self._weights.experts_all_resident:  # a budget came with another model
+            return self._plain.step(runs)
         rows, scored = sum(len(run.tokens) for run in runs), sum(run.scored for run in runs)
         pages = sum(len(run.pages) for run in runs)
         if rows > self._room.rows or pages > self._room.pages:
             self._lay_tables(max(rows, self._room.rows), pages if pages <= self._room.pages else 2 * pages)
         scores = torch.empty(scored, self._config.vocab_size)
         while True:
-            alive = self._room.lay_out(runs, self._angles, scores)
-            seen = int(self.shared[meeting.GO])
-            fused_code.announce(self.shared)
-            for other in self._others:
-                other.wake()
-            fused_code.serve(0, self.threads, seen, 0, True, *self.arguments())
-            del alive
+            angles = self._room.lay_out(runs, self._angles, scores)
+            self._compute(rows)
+            del angles  # read until here
             if self._tables.unchanged(self._room.chosen[: len(self._config.moe_layers), :rows]):
                 break
             self._tables = WeightTables(self._weights, self._config)
@@ -78,6 +89,24 @@ class FusedStepper:
         if self._room.bad[:scored].any():
             raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
         return self._room.results(runs, scores)
+
+    def _compute(self, rows: int) -> None:
+        """All threads, or this one alone for a while where another had to be waited for: it has lost its core."""
+        if self._alone_steps and rows <= _small_step:
+            self._alone_steps -= 1
+            self._run(self._alone, 1)
+            return
+        before = int(self.shared[meeting.WAITED])
+        self._run(self.shared, self.threads)
+        if rows <= _small_step and int(self.shared[meeting.WAITED]) > before:
+            self._alone_steps = _alone_steps
+
+    def _run(self, shared: NDArray[np.int64], threads: int) -> None:
+        fused_code.announce(shared)
+        if threads > 1:
+            for other in self._others:
+                other.wake()
+        fused_code.serve(0, threads, int(shared[meeting.GO]) - 1, 0, True, shared, *self.arguments()[1:])
 
     def _lay_tables(self, rows: int, pages: int) -> None:
         """New room, once no other thread holds the old one."""

@@ -49,6 +49,10 @@ class Stepper(Protocol):
         """One result per run, in order. A fault of a block or of the numbers leaves the pages of its runs undefined."""
         ...
 
+    def close(self) -> None:
+        """Let go of what it holds; it computes no more."""
+        ...
+
 
 class KVPages:
     """Keys and values of all sequences of one model, in `pages` pages. Memory is taken as pages are first written."""

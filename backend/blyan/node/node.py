@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from blyan.inference.scheduler import Scheduler, Setting
-from blyan.inference.steppers import plain_stepper
+from blyan.inference.steppers import SteppersInTurn
 from blyan.model.chat_template import TemplateRenderer
 from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
@@ -67,11 +67,12 @@ class Node:
         self.expert_memory = None if budget is None else ExpertMemory(budget, sources.monotonic)
         self.metrics = Metrics(self)
         kv_bytes = config.inference.kv_bytes
+        self._steppers = SteppersInTurn(config.compute.threads or torch.get_num_threads())
         self.scheduler = Scheduler(
             Setting(
                 memory_limit() // 4 if kv_bytes is None else kv_bytes,
                 config.inference.rules,
-                plain_stepper,
+                self._steppers.make,
             ),
             sources.monotonic,
             models=lambda: sum(isinstance(model, LoadedModel) for model in self.models.values()),
@@ -154,6 +155,7 @@ class Node:
     def close(self) -> None:
         """Stop computing and end what was started."""
         self._closing.set()
+        self._steppers.close()
         self.scheduler.close()
         with self._changing:  # a change under way has seen it, and left things as a crash may leave them
             pass
