@@ -94,6 +94,19 @@ def test_two_that_compute_the_same_at_once_end_with_one_page() -> None:
     assert pool.free == 8 - 5
 
 
+def test_the_page_of_one_that_left_already_is_taken_too() -> None:
+    """It is held again, hence not free."""
+    pool = PagePool(8)
+    first, second = pool.begin(PROMPT), pool.begin(PROMPT)
+    for held in (first, second):
+        assert pool.extend(held, len(PROMPT))
+    pool.filled(first, PROMPT)
+    pool.release(first)
+    pool.filled(second, PROMPT)
+    assert (pool.free, pool.kept) == (4, 0)
+    assert not pool.extend(pool.begin((9,)), 5 * size)
+
+
 def test_a_full_pool_says_so_and_changes_nothing() -> None:
     """All or none of the pages asked for."""
     pool = PagePool(4)

@@ -246,8 +246,8 @@ def test_a_faster_stepper_takes_over_between_two_steps() -> None:
         engine = next(iter(made.scheduler.engines))
         old = made.steppers[0]
 
-        def successor(model, kv):
-            made.steppers.append(TokenPages(model.manifest.config, kv))
+        def successor():
+            made.steppers.append(TokenPages(engine.model.manifest.config, engine.kv))
             made.steppers[1]._tokens = old._tokens
             return made.steppers[1]
 

@@ -142,7 +142,6 @@ class PagePool:
         keep, rest = divmod(length, page_positions)
         if held.length // page_positions > keep:
             rest = 0  # the page is full, hence perhaps others' too, and its tokens are not at hand
-            held.tail.clear()
         while len(held.pages) > keep + bool(rest):
             page = held.pages.pop()
             self._unpublish(page)

@@ -59,10 +59,8 @@ class SteppersInTurn:
         while (wanted := self._queue.get()) is not None and not self._closing:
             try:
                 make = self._prepared(wanted)
-            except Fault as reason:
-                _log.warning("%s is computed by the plain path: %s", wanted.model.name, reason.message)
-            except Exception:  # noqa: BLE001 - task boundary: whatever keeps the fast path away, the plain one goes on
-                _log.exception("%s is computed by the plain path", wanted.model.name)
+            except (Fault, OSError, RuntimeError) as reason:  # no compiler, no memory, a damaged block
+                _log.warning("%s is computed by the plain path: %s", wanted.model.name, reason)
             else:
                 if make is not None:
                     wanted.offer(make)

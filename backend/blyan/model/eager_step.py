@@ -17,6 +17,7 @@ from torch import Tensor
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall
 from blyan.model.gate import Routing
+from blyan.model.likeliest import are_finite
 from blyan.model.stepping import KVPages, Run, RunResult, page_positions
 from blyan.model.transformer import TrunkWeights, drive, forward, logits
 from blyan.primitives.errors import NotComputable
@@ -105,7 +106,7 @@ class EagerStepper:
         # one row as a vector: another kernel than a matrix of one row, and the one that the plain loop uses
         rows = hidden[-1] if scored == 1 else hidden[-scored:]
         scores = logits(self._weights, self._config, rows).float().view(scored, -1)
-        if not bool(torch.isfinite(scores).all()):
+        if not are_finite(scores):
             raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
         return scores
 

@@ -1,0 +1,70 @@
+"""The best of one position's scores, and what they say of a token: without sorting the vocabulary.
+
+Nothing here depends on how many threads there are: numpy has one, and torch takes one for a single row.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Scores: TypeAlias = NDArray[np.float32]  # [vocab]
+
+_group: Final = 64  # tokens of which only the best is looked at first
+_few: Final = 256  # tokens whose order is found soonest the plain way
+
+
+def array_of(scores: Tensor) -> Scores:
+    """Scores [vocab] or [n, vocab] as an array over the same memory; fp32 on the CPU."""
+    return scores.detach().numpy()
+
+
+def are_finite(scores: Tensor) -> bool:
+    """Whether all scores are numbers."""
+    return bool(np.isfinite(array_of(scores)).all())
+
+
+def greedy(scores: Tensor) -> list[int]:
+    """The best token of each row [n, vocab]; of equal ones the one with the lowest id."""
+    return [int(token) for token in array_of(scores).argmax(axis=1)]
+
+
+def best_first(scores: Scores, count: int) -> NDArray[np.int64]:
+    """At least the `count` best tokens, or all there are, best first; equal ones by rising id, none left out.
+
+    More than asked for where it costs less to keep them, so what follows the returned ones is worse than all of them.
+    """
+    groups = len(scores) // _group
+    if count > groups // 2:
+        if count >= len(scores):
+            return order(scores, np.arange(len(scores)))
+        return order(scores, np.flatnonzero(scores >= np.partition(scores, len(scores) - count)[-count]))
+    # Group g is the tokens g, g + groups, g + 2 groups …: the best of `count` groups reach the bound, and only where a
+    # group's best does can others of it.
+    grouped = scores[: groups * _group].reshape(_group, groups)
+    bests = grouped.max(axis=0)
+    bound = np.partition(bests, groups - count)[-count]
+    reaching = np.flatnonzero(bests >= bound)
+    rows, columns = divmod(np.flatnonzero(grouped.take(reaching, axis=1) >= bound), len(reaching))
+    rest = np.flatnonzero(scores[groups * _group :] >= bound) + groups * _group
+    return order(scores, np.concatenate((rows * groups + reaching[columns], rest)))
+
+
+def order(scores: Scores, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Some tokens, given by rising id, best first, equal ones by rising id."""
+    if len(tokens) > _few:  # one sort of integers: falling scores, whose bits are made to rise with them, then ids
+        bits = (np.float32(0) - scores[tokens]).view(np.int32)
+        bits ^= (bits >> 31) & 0x7FFF_FFFF
+        return np.sort(bits.astype(np.int64) << 32 | tokens) & 0xFFFF_FFFF
+    return tokens[np.argsort(-scores[tokens], kind="stable")]
+
+
+def told(scores: Tensor, token: int, top: int = 0) -> tuple[float, list[tuple[int, float]]]:
+    """The log-probability of a token under scores [vocab], and the `top` likeliest tokens with theirs, best first."""
+    logprobs = array_of(torch.log_softmax(scores, dim=-1))  # a single row, hence by a single thread
+    listed = best_first(array_of(scores), top)[:top] if top else ()
+    return float(logprobs[token]), [(int(other), float(logprobs[other])) for other in listed]
