@@ -7,7 +7,7 @@ import { t } from "/i18n.js";
 import { icon } from "/icons.js";
 import { answerView, beginEdit, questionView } from "/message.js";
 import { jumpToEnd } from "/scroll.js";
-import { isBusy, state } from "/state.js";
+import { isBusy, isElsewhere, state } from "/state.js";
 import { ask, editDraft, stop, submit } from "/talk.js";
 
 const EXAMPLES = /** @type {const} */ (["example.1", "example.2", "example.3"]);
@@ -41,6 +41,7 @@ export function conversationView() {
       ({ id }) => id,
       (message) => (message.role === "user" ? questionView(message) : answerView(message, message === last)),
     )}
+    ${isElsewhere() ? html`<p class="quiet-text" data-testid="elsewhere">${t("turn.elsewhere")}</p>` : nothing}
   </div>`;
 }
 
@@ -61,7 +62,7 @@ function onPromptKey(event) {
 
 /** The form. The text area keeps its own text, so that rendering never disturbs an input method. */
 export function composerView() {
-  const canSend = state.model !== null && state.draft.trim() !== "";
+  const canSend = state.model !== null && state.draft.trim() !== "" && !isBusy();
   /** @param {Event} event */
   const onSubmit = (event) => {
     event.preventDefault();
@@ -87,7 +88,7 @@ export function composerView() {
         @keydown=${onPromptKey}
         @compositionend=${sending.onCompositionEnd}
       ></textarea>
-      ${isBusy()
+      ${isBusy() && !isElsewhere()
         ? html`<button type="button" class="button stop" data-testid="stop" @click=${stop}>${t("stop")}</button>`
         : html`<button type="submit" class="button send" data-testid="send" ?disabled=${!canSend}>${t("send")}</button>`}
     </div>

@@ -31,6 +31,7 @@ export const en = {
   "turn.stopped": "Stopped",
   "turn.length": "Cut off at the length limit",
   "turn.failed": "Not finished",
+  "turn.elsewhere": "Another tab is writing this answer; it follows here.",
   "turn.tokens": "{count} tokens",
   "turn.rate": "{rate} tokens/s",
   "turn.experts": "{count} experts worked",

@@ -32,6 +32,7 @@ export const ko = {
   "turn.stopped": "중지됨",
   "turn.length": "길이 제한에서 잘림",
   "turn.failed": "끝나지 않음",
+  "turn.elsewhere": "다른 탭에서 이 답을 쓰는 중이며, 여기에도 이어서 나타납니다.",
   "turn.tokens": "토큰 {count}개",
   "turn.rate": "초당 {rate}토큰",
   "turn.experts": "전문가 {count}개가 일함",
