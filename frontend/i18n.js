@@ -6,7 +6,7 @@ import { ko } from "/words_ko.js";
 
 /**
  * Keys by name, and those of families whose last part is a value.
- * @typedef {keyof typeof en | keyof typeof import("/i18n_proof.js").proofWords.en | `${"state" | "block" | "step" | "proof" | "story"}.${string}`} WordKey
+ * @typedef {keyof typeof en | keyof typeof import("/i18n_proof.js").proofWords.en | `${"state" | "block" | "step" | "proof" | "story" | "error" | "remedy"}.${string}`} WordKey
  */
 
 /** @type {Record<"en" | "ko", Record<string, string>>} */

@@ -52,3 +52,8 @@ export const running = new Map();
 export const isElsewhere = () => state.thread.elsewhere.length > 0;
 
 export const isBusy = () => running.has(state.thread.record.id) || isElsewhere();
+
+export const lastQuestion = () => {
+  const message = state.thread.path().findLast(({ role }) => role === "user");
+  return message?.role === "user" ? message : null;
+};

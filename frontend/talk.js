@@ -4,6 +4,7 @@ import { streamChat } from "/api.js";
 import { draw, redraw } from "/drawing.js";
 import { keepDraft } from "/drafts.js";
 import { hold } from "/holding.js";
+import { excessOf } from "/lengths.js";
 import { otherTabChanged, refreshHistory } from "/library.js";
 import { asApiError, fail, loadBlocks } from "/models.js";
 import { pinToEnd } from "/scroll.js";
@@ -173,7 +174,7 @@ export function chooseBranch(message) {
 export function submit() {
   const box = promptBox();
   const text = box.value.trim();
-  if (text === "" || state.model === null || isBusy()) return;
+  if (text === "" || excessOf(box.value) !== "" || state.model === null || isBusy()) return;
   box.value = "";
   // Before the question has given the conversation its place in the history: the draft lay where it was written.
   keepDraft(state.thread.isKept ? state.thread.record.id : null, "");

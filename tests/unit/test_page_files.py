@@ -2,10 +2,12 @@
 
 import gzip
 import hashlib
+import math
 import re
 from pathlib import Path
 
 from blyan.api.page import asset
+from blyan.primitives import limits
 
 ROOT = Path(__file__).resolve().parents[2]
 FRONTEND = ROOT / "frontend"
@@ -80,6 +82,25 @@ def test_every_word_is_used() -> None:
         return f'"{key}"' in text or any(key.startswith(prefix) for prefix in prefixes)
 
     assert [key for key in words_of("words_en.js") if not is_used(key)] == []
+
+
+def test_each_documented_code_has_its_own_words_and_next_step() -> None:
+    """What goes wrong is said in the reader's language: a title, and what to do, for every code of docs/errors.md."""
+    documented = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE))
+    faults = dict(re.findall(r'^  (\w+): \["(\w+)"', (FRONTEND / "alert.js").read_text(), re.MULTILINE))
+    assert documented <= faults.keys()
+    assert faults.keys() - documented == {"unreachable", "stream_broken", "no_model"}
+    named = {f"error.{name}{part}" for name in [*faults.values(), "other"] for part in ("", ".next")}
+    assert named <= words_of("words_en.js").keys()
+
+
+def test_the_page_says_a_text_is_too_long_where_the_node_would() -> None:
+    lengths = (FRONTEND / "lengths.js").read_text()
+    (factors,) = re.findall(r"TEXT_BYTES_MAX = ([\d* ]+);", lengths)
+    assert math.prod(map(int, factors.split("*"))) == limits.prompt_bytes_max
+    assert "maxlength" not in "".join(
+        (FRONTEND / name).read_text() for name in ("conversation.js", "message.js", "settings.js")
+    )
 
 
 def visible(module: str) -> list[str]:
