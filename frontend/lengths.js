@@ -8,8 +8,8 @@ const CHAR_BYTES_MAX = 3; // of one UTF-16 unit
 
 /** What to say of a text that is too long; empty for one that is not. @param {string} text */
 export function excessOf(text) {
-  const size = text.length * CHAR_BYTES_MAX > TEXT_BYTES_MAX ? new Blob([text]).size : 0;
-  return size > TEXT_BYTES_MAX ? t("prompt.tooLong", { size: byteSize(size), limit: byteSize(TEXT_BYTES_MAX) }) : "";
+  const over = text.length * CHAR_BYTES_MAX > TEXT_BYTES_MAX ? new Blob([text]).size - TEXT_BYTES_MAX : 0;
+  return over > 0 ? t("prompt.tooLong", { over: byteSize(over), limit: byteSize(TEXT_BYTES_MAX) }) : "";
 }
 
 /** Says at a field what is wrong with it, while there is anything. @param {HTMLTextAreaElement} box @param {string} words */

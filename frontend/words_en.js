@@ -23,7 +23,7 @@ export const en = {
   "prompt.label": "Your question",
   "prompt.placeholder": "Ask something…",
   "prompt.keys": "Enter sends, Shift+Enter starts a new line, ? shows all keys.",
-  "prompt.tooLong": "Too long: {size}, and the node takes {limit}. Nothing was cut; shorten it to send it.",
+  "prompt.tooLong": "Too long by {over}: the node takes {limit}. Nothing was cut; shorten it to send it.",
   "settings.stops": "At most {lines} lines of {chars} characters each.",
   "send": "Send",
   "stop": "Stop",

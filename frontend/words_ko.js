@@ -24,7 +24,7 @@ export const ko = {
   "prompt.label": "질문",
   "prompt.placeholder": "무엇이든 물어보세요…",
   "prompt.keys": "Enter로 보내기, Shift+Enter로 줄 바꿈, ?로 모든 단축키 보기.",
-  "prompt.tooLong": "너무 깁니다: {size} (노드는 {limit}까지 받음). 잘린 것은 없으니 줄여서 보내세요.",
+  "prompt.tooLong": "{over}만큼 너무 깁니다. 노드는 {limit}까지 받습니다. 잘린 것은 없으니 줄여서 보내세요.",
   "settings.stops": "최대 {lines}줄, 한 줄에 {chars}자까지입니다.",
   "send": "보내기",
   "stop": "중지",
