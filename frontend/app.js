@@ -186,4 +186,6 @@ fitDrawers();
 draw();
 promptBox()?.focus({ preventScroll: true });
 startLibrary().then(load);
-addEventListener("load", keepSplash);
+// The words came on their own, so the page may be loaded before this line.
+if (document.readyState === "complete") keepSplash();
+else addEventListener("load", keepSplash);

@@ -1,6 +1,6 @@
 /* The page's words in English. */
 
-export const en = {
+export const words = {
   "page.title": "Blyan chat",
   "skip": "Skip to the question",
   "lang.other": "한국어",

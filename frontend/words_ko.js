@@ -1,7 +1,7 @@
 /* The page's words in Korean. The type checker holds their keys to the English ones. */
 
-/** @type {Record<keyof typeof import("/words_en.js").en, string>} */
-export const ko = {
+/** @type {Record<keyof typeof import("/words_en.js").words, string>} */
+export const words = {
   "page.title": "Blyan 채팅",
   "skip": "질문 입력란으로 건너뛰기",
   "lang.other": "English",

@@ -2,7 +2,8 @@
 
     PYTHONPATH=backend:tests python tests/browser/contact_sheets.py FOLDER [MIX …]
 
-A mix is WIDTH-THEME-LANGUAGE, as 360-dark-ko; all twelve unless some are named. Starts a node of its own in a temporary folder. No test: whether a page is ugly, a person must see.
+A mix is WIDTH-THEME-LANGUAGE, as 360-dark-ko; all twelve unless some are named. Starts a node of its own in a temporary
+folder. No test: whether a page is ugly, a person must see.
 """
 
 import base64
@@ -15,7 +16,7 @@ from typing import Final
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from browser.conftest import CHROMIUM_FLAGS, EXPECT_LIMIT_MS, find_chromium
-from chat_page import ask, open_page, say
+from chat_page import ask, open_page, put, say
 from running_node import RunningNode
 
 ANSWER: Final = """### 덧셈 · Adding
@@ -72,25 +73,25 @@ def _cut(page: Page) -> None:
 
 
 def _error(page: Page) -> None:
-    error = {"message": "body: top_k: expected 0 to 1000000, found -1", "code": "unsupported_parameter", "hint": "a hint"}
-    page.route(
-        "**/v1/chat/completions", lambda route: route.fulfill(status=400, json={"error": error}), times=1
-    )
+    error = {
+        "message": "body: top_k: expected 0 to 1000000, found -1",
+        "code": "unsupported_parameter",
+        "hint": "a hint",
+    }
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=400, json={"error": error}), times=1)
     ask(page, "?")
     expect(page.get_by_test_id("error")).to_be_visible()
 
 
 def _context(page: Page) -> None:
     error = {"message": "prompt: expected at most 512 tokens, found 600", "code": "context_length_exceeded"}
-    page.route(
-        "**/v1/chat/completions", lambda route: route.fulfill(status=400, json={"error": error}), times=1
-    )
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=400, json={"error": error}), times=1)
     ask(page, "?")
     expect(page.get_by_test_id("error")).to_be_visible()
 
 
 def _excess(page: Page) -> None:
-    page.get_by_test_id("prompt").fill("한" * 700_000)
+    put(page, "한" * 700_000)
     expect(page.get_by_test_id("excess")).to_be_visible()
 
 
@@ -192,7 +193,9 @@ def sheet(browser: Browser, shown_px: int, taken: dict[str, bytes], path: Path) 
     page.close()
 
 
-ALL: Final = [f"{width}-{scheme}-{language}" for width in WIDTHS for scheme in ("light", "dark") for language in ("en", "ko")]
+ALL: Final = [
+    f"{width}-{scheme}-{language}" for width in WIDTHS for scheme in ("light", "dark") for language in ("en", "ko")
+]
 
 
 def main(folder: Path, mixes: list[str]) -> None:

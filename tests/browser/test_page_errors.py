@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from chat_page import ask, open_page
+from chat_page import ask, open_page, put
 from running_node import RunningNode
 
 pytestmark = pytest.mark.browser
@@ -88,11 +88,14 @@ def test_a_model_that_is_gone_is_looked_for_again(page: Page, node: RunningNode)
 def test_a_text_above_the_nodes_limit_is_said_and_not_cut(page: Page, node: RunningNode) -> None:
     """It stays whole in its field, with its size and the limit; Send and Enter wait until it is shortened."""
     open_page(page, node.url)
-    for text, is_fine in (("한" * (TEXT_BYTES_MAX // 3), True), ("한" * (TEXT_BYTES_MAX // 3 + 1), False)):
-        page.get_by_test_id("prompt").fill(text)
-        assert page.get_by_test_id("prompt").evaluate("each => each.value.length") == len(text)
-        expect(page.get_by_test_id("excess")).to_have_count(0 if is_fine else 1)
-        expect(page.get_by_test_id("send")).to_be_enabled(enabled=is_fine)
+    excess = "async (text) => (await import('/lengths.js')).excessOf(text)"
+    fits = "한" * (TEXT_BYTES_MAX // 3) + "xx"
+    assert (page.evaluate(excess, fits), page.evaluate(excess, fits + "x") == "") == ("", False)
+    lines = ("x" * 1023 + "\n") * 2049
+    put(page, lines)
+    assert page.get_by_test_id("prompt").evaluate("each => each.value.length") == len(lines)
+    expect(page.get_by_test_id("send")).to_be_disabled()
+    expect(page.get_by_test_id("excess")).to_contain_text("Too long by 1 KiB")
     expect(page.get_by_test_id("excess")).to_contain_text("2 MiB")
     page.get_by_test_id("prompt").press("Enter")
     expect(page.get_by_test_id("message-user")).to_have_count(0)
