@@ -3,34 +3,49 @@
 import { html, nothing } from "/vendor/lit-html/lit-html.js";
 import { t } from "/i18n.js";
 
-/** @type {Record<string, import("/i18n.js").WordKey>} */
-const TITLES = {
-  unreachable: "error.unreachable",
-  stream_broken: "error.broken",
-  block_corrupt: "error.block_corrupt",
-  no_model: "error.none",
-  context_length_exceeded: "error.context",
+/** @typedef {"new" | "edit" | "settings" | "models" | "retry"} Remedy what can be done here, in the order of the buttons */
+
+/**
+ * Codes of docs/errors.md and of api.js → the name of their words, `error.NAME` and `error.NAME.next`, and what may help.
+ * @type {Record<string, [words: string, ...remedies: Remedy[]]>}
+ */
+const FAULTS = {
+  unreachable: ["unreachable", "retry"],
+  stream_broken: ["broken", "retry"],
+  no_model: ["none", "retry"],
+  context_length_exceeded: ["context", "new", "edit", "settings"],
+  payload_too_large: ["large", "new", "edit"],
+  invalid_input: ["request", "settings", "retry"],
+  unsupported_parameter: ["request", "settings", "retry"],
+  usage: ["request"],
+  malformed_encoding: ["request"],
+  malformed_block: ["request"],
+  malformed_entry: ["request"],
+  malformed_message: ["request"],
+  entry_refused: ["request"],
+  request_timeout: ["slow", "retry"],
+  not_found: ["gone", "models"],
+  unsupported_model: ["refused", "models"],
+  denied: ["denied", "retry"],
+  schema_too_new: ["data"],
+  index_damaged: ["data"],
+  storage_full: ["data", "retry"],
+  data_directory_in_use: ["data", "retry"],
+  peer_fault: ["peer", "retry"],
+  integrity_failure: ["damaged", "retry"],
+  block_corrupt: ["damaged", "retry"],
+  unavailable: ["unavailable", "retry"],
+  queue_full: ["busy", "retry"],
+  not_computable: ["overflow", "edit", "settings"],
+  internal_error: ["mistake", "retry"],
+  fault: ["mistake", "retry"],
 };
 
-/** @type {Record<string, import("/i18n.js").WordKey>} */
-const OWN_MESSAGES = {
-  unreachable: "error.unreachable.message",
-  stream_broken: "error.broken.message",
-  no_model: "error.none.message",
-  context_length_exceeded: "error.context.message",
-};
-
-/** What to do next, where the node could not say it. @type {Record<string, import("/i18n.js").WordKey>} */
-const OWN_HINTS = {
-  unreachable: "error.next",
-  context_length_exceeded: "error.context.next",
-};
-
-/** @param {Alert} alert */
-function titleOf({ error, refused }) {
-  if (Object.hasOwn(TITLES, error.code)) return t(TITLES[error.code]);
-  if (refused) return t("error.refused");
-  return t(error.retryAfterSeconds === null ? "error.title" : "error.busy");
+/** @param {Alert} alert @returns {[string, ...Remedy[]]} */
+function faultOf({ error, refused }) {
+  const known = Object.hasOwn(FAULTS, error.code) ? FAULTS[error.code] : null;
+  if (refused && known?.[0] !== "damaged") return ["refused"];
+  return known ?? (error.retryAfterSeconds === null ? ["other", "retry"] : ["busy", "retry"]);
 }
 
 /** @param {DamageDetail} detail */
@@ -48,20 +63,27 @@ function damagedBlock(detail) {
   </dl>`;
 }
 
-/** @param {Alert | null} alert @param {{onDismiss: () => void}} deeds */
-export function alertView(alert, { onDismiss }) {
+/**
+ * @param {Alert | null} alert
+ * @param {{onDismiss: () => void, deeds: Record<Exclude<Remedy, "retry">, () => void>}} doors
+ */
+export function alertView(alert, { onDismiss, deeds }) {
   if (alert === null) return nothing;
   const { error, retry } = alert;
-  const message = Object.hasOwn(OWN_MESSAGES, error.code) ? t(OWN_MESSAGES[error.code]) : error.message;
-  const hint = Object.hasOwn(OWN_HINTS, error.code) ? t(OWN_HINTS[error.code]) : error.hint;
+  const [words, ...remedies] = faultOf(alert);
+  const said = [error.message, error.hint, error.requestId ? t("error.log", { id: error.requestId }) : ""].filter(Boolean);
+  const button = (/** @type {Remedy} */ name) => {
+    const deed = name === "retry" ? retry : deeds[name];
+    return deed ? html`<button type="button" class="button" data-testid=${name} @click=${deed}>${t(`remedy.${name}`)}</button>` : nothing;
+  };
   return html`<section class="alert" role="alert" data-testid="error" data-code=${error.code}>
-    <h2>${titleOf(alert)}</h2>
-    <p class="alert-message" dir="auto">${message}</p>
+    <h2>${t(`error.${words}`)}</h2>
+    <p data-testid="error-hint">${t(`error.${words}.next`)}</p>
     ${error.detail.payload ? damagedBlock(error.detail) : nothing}
     ${error.retryAfterSeconds === null ? nothing : html`<p>${t("error.retryAfter", { seconds: error.retryAfterSeconds })}</p>`}
-    ${hint ? html`<p class="alert-hint" data-testid="error-hint">${hint}</p>` : nothing}
+    ${said.length === 0 ? nothing : html`<p class="alert-said" data-testid="error-said">${t("error.said")} <q lang="en" dir="auto">${said.join("\n")}</q></p>`}
     <p class="alert-actions">
-      ${retry ? html`<button type="button" class="button" data-testid="retry" @click=${retry}>${t("retry")}</button>` : nothing}
+      ${remedies.map(button)}
       <button type="button" class="button quiet" data-testid="dismiss" @click=${onDismiss}>${t("dismiss")}</button>
     </p>
   </section>`;

@@ -8,12 +8,14 @@
 import { eventsOf } from "/sse.js";
 
 export class ApiError extends Error {
-  /** @param {{code: string, message: string, hint?: string | null, detail?: DamageDetail | null, retryAfterSeconds?: number | null}} fault */
-  constructor({ code, message, hint = null, detail = null, retryAfterSeconds = null }) {
+  /** @param {{code: string, message: string, hint?: string | null, detail?: DamageDetail | null, requestId?: string | null, retryAfterSeconds?: number | null}} fault */
+  constructor({ code, message, hint = null, detail = null, requestId = null, retryAfterSeconds = null }) {
     super(message);
     this.code = code;
     this.hint = hint;
     this.detail = detail ?? {};
+    /** By which the node's log is searched. */
+    this.requestId = requestId;
     this.retryAfterSeconds = retryAfterSeconds;
   }
 
@@ -28,6 +30,7 @@ export class ApiError extends Error {
       message: String(error.message ?? ""),
       hint: error.hint ?? null,
       detail: error.detail,
+      requestId: error.request_id ?? null,
       retryAfterSeconds,
     });
   }

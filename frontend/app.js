@@ -16,12 +16,14 @@ import { language, t } from "/i18n.js";
 import { keysView, listenToKeys } from "/keys.js";
 import { dismissNotice, newChat, openDrawer, startLibrary, wasOpen } from "/library.js";
 import { redrawSheet, showProof } from "/doors.js";
+import { beginEdit } from "/message.js";
 import { load, loadBlocks } from "/models.js";
 import { panels } from "/places.js";
 import { follow, onScroll } from "/scroll.js";
 import { openSettings, settingsView } from "/settings.js";
-import { state } from "/state.js";
+import { lastQuestion, state } from "/state.js";
 import { keepSplash } from "/splash.js";
+import { editDraft, showDraft } from "/talk.js";
 import { startTheme } from "/theme.js";
 
 // Narrower than this, the history and the panel lie over the conversation.
@@ -80,7 +82,7 @@ function view() {
   return html`${headerView(isDrawer)} ${historyView(isDrawer)}
     <main class="chat" ?inert=${isCovered}>
       <div class="scroll" id="scroll" data-testid="scroll" @scroll=${onScroll}>
-        ${conversationView()} ${alertView(state.alert, { onDismiss: dismissAlert })}
+        ${conversationView()} ${alertView(state.alert, { onDismiss: dismissAlert, deeds: remedies })}
       </div>
       ${composerView()}
     </main>
@@ -107,6 +109,21 @@ function dismissAlert() {
   redraw();
   promptBox()?.focus();
 }
+
+/** The question of an answer that failed, as the draft of a new conversation. */
+function askElsewhere() {
+  const text = lastQuestion()?.text ?? "";
+  newChat();
+  showDraft(text);
+  editDraft();
+}
+
+function editLast() {
+  const question = lastQuestion();
+  if (question) beginEdit(question);
+}
+
+const remedies = { new: askElsewhere, edit: editLast, settings: openSettings, models: load };
 
 /** @param {string | null} part */
 function pointAt(part) {
@@ -169,4 +186,6 @@ fitDrawers();
 draw();
 promptBox()?.focus({ preventScroll: true });
 startLibrary().then(load);
-addEventListener("load", keepSplash);
+// The words came on their own, so the page may be loaded before this line.
+if (document.readyState === "complete") keepSplash();
+else addEventListener("load", keepSplash);

@@ -5,9 +5,10 @@ import { repeat } from "/vendor/lit-html/directives/repeat.js";
 import { sendingKeys } from "/composition.js";
 import { t } from "/i18n.js";
 import { icon } from "/icons.js";
+import { excessOf } from "/lengths.js";
 import { answerView, beginEdit, questionView } from "/message.js";
 import { jumpToEnd } from "/scroll.js";
-import { isBusy, state } from "/state.js";
+import { isBusy, isElsewhere, lastQuestion, state } from "/state.js";
 import { ask, editDraft, stop, submit } from "/talk.js";
 
 const EXAMPLES = /** @type {const} */ (["example.1", "example.2", "example.3"]);
@@ -41,6 +42,7 @@ export function conversationView() {
       ({ id }) => id,
       (message) => (message.role === "user" ? questionView(message) : answerView(message, message === last)),
     )}
+    ${isElsewhere() ? html`<p class="quiet-text" data-testid="elsewhere">${t("turn.elsewhere")}</p>` : nothing}
   </div>`;
 }
 
@@ -50,8 +52,8 @@ const sending = sendingKeys(submit);
 function onPromptKey(event) {
   if (event.key === "Escape" && isBusy()) stop();
   if (event.key === "ArrowUp" && state.draft === "" && !isBusy()) {
-    const asked = state.thread.path().findLast(({ role }) => role === "user");
-    if (asked?.role === "user") {
+    const asked = lastQuestion();
+    if (asked) {
       event.preventDefault();
       beginEdit(asked);
     }
@@ -61,7 +63,8 @@ function onPromptKey(event) {
 
 /** The form. The text area keeps its own text, so that rendering never disturbs an input method. */
 export function composerView() {
-  const canSend = state.model !== null && state.draft.trim() !== "";
+  const excess = excessOf(state.draft);
+  const canSend = excess === "" && state.model !== null && state.draft.trim() !== "" && !isBusy();
   /** @param {Event} event */
   const onSubmit = (event) => {
     event.preventDefault();
@@ -79,7 +82,6 @@ export function composerView() {
         data-testid="prompt"
         rows="1"
         dir="auto"
-        maxlength="1000000"
         aria-label=${t("prompt.label")}
         aria-describedby="prompt-keys"
         placeholder=${t("prompt.placeholder")}
@@ -87,10 +89,11 @@ export function composerView() {
         @keydown=${onPromptKey}
         @compositionend=${sending.onCompositionEnd}
       ></textarea>
-      ${isBusy()
+      ${isBusy() && !isElsewhere()
         ? html`<button type="button" class="button stop" data-testid="stop" @click=${stop}>${t("stop")}</button>`
         : html`<button type="submit" class="button send" data-testid="send" ?disabled=${!canSend}>${t("send")}</button>`}
     </div>
+    ${excess === "" ? nothing : html`<p class="excess" role="alert" data-testid="excess">${excess}</p>`}
     <p class="keys" id="prompt-keys">${t("prompt.keys")}</p>
   </form>`;
 }

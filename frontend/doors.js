@@ -1,10 +1,9 @@
 /* The doors to what lies in the dialog above the page: experts, proofs, story. Its code is loaded when it is first wanted. */
 
 import { html, nothing } from "/vendor/lit-html/lit-html.js";
-import { ApiError } from "/api.js";
 import { t } from "/i18n.js";
 import { icon } from "/icons.js";
-import { fail } from "/models.js";
+import { noNode } from "/models.js";
 import { answerActions, headerTools } from "/places.js";
 import { state } from "/state.js";
 
@@ -13,12 +12,27 @@ import { state } from "/state.js";
 /** @type {Sheet | null} */
 let sheet = null;
 
+/** The styles of what lies in the dialog; without them, nothing of it is shown. @returns {Promise<unknown>} */
+function styled() {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = "/proof.css";
+  document.head.append(link);
+  return new Promise((resolve, reject) => {
+    link.onload = resolve;
+    link.onerror = () => {
+      link.remove();
+      reject();
+    };
+  });
+}
+
 /** @param {(sheet: Sheet) => void} show */
 async function withSheet(show) {
   try {
-    sheet ??= await import("/sheet.js");
+    sheet ??= (await Promise.all([import("/sheet.js"), styled()]))[0];
   } catch {
-    return fail(new ApiError({ code: "unreachable", message: "" }), null);
+    return noNode();
   }
   show(sheet);
 }

@@ -213,7 +213,7 @@ export function panelView({ report, failed, turn, isLatest, expertsPerToken, cur
   if (failed || report === null) forgetDrawn();
   if (failed) {
     body = html`<p data-testid="grid-error">${t("grid.failed")} ${failed.message}</p>
-      <p><button type="button" class="button" @click=${onRetry}>${t("retry")}</button></p>`;
+      <p><button type="button" class="button" @click=${onRetry}>${t("remedy.retry")}</button></p>`;
   } else if (report === null) {
     body = html`<p class="quiet-text">${t("grid.loading")}</p>`;
   } else {

@@ -1,18 +1,16 @@
 /* The page's words in English and Korean. Messages and hints that the node sends are shown as they come. */
 
 import { remember, remembered } from "/preferences.js";
-import { en } from "/words_en.js";
-import { ko } from "/words_ko.js";
 
 /**
  * Keys by name, and those of families whose last part is a value.
- * @typedef {keyof typeof en | keyof typeof import("/i18n_proof.js").proofWords.en | `${"state" | "block" | "step" | "proof" | "story"}.${string}`} WordKey
+ * @typedef {keyof typeof import("/words_en.js").words | keyof typeof import("/i18n_proof.js").proofWords.en | `${"state" | "block" | "step" | "proof" | "story" | "error" | "remedy"}.${string}`} WordKey
  */
 
-/** @type {Record<"en" | "ko", Record<string, string>>} */
-const dictionaries = { en, ko };
+/** @typedef {"en" | "ko"} Language */
+/** @typedef {Record<string, string>} Words */
 
-/** @returns {"en" | "ko"} */
+/** @returns {Language} */
 function preferred() {
   const saved = remembered("lang");
   if (saved === "en" || saved === "ko") return saved;
@@ -20,23 +18,34 @@ function preferred() {
 }
 
 let current = preferred();
+/** Of parts of the page that were loaded since. @type {Record<Language, Words>[]} */
+const added = [];
+let dictionary = await read(current);
+
+/** Only the language that is read is loaded. @param {Language} language @returns {Promise<Words>} */
+async function read(language) {
+  const { words } = await import(`/words_${language}.js`);
+  return { ...words };
+}
 
 export function language() {
   return current;
 }
 
-export function toggleLanguage() {
-  current = current === "en" ? "ko" : "en";
+export async function toggleLanguage() {
+  const next = current === "en" ? "ko" : "en";
+  dictionary = Object.assign(await read(next), ...added.map((words) => words[next]));
+  current = next;
   remember("lang", current);
 }
 
 /**
  * More words, of a part of the page that is loaded when it is needed.
- * @param {Record<"en" | "ko", Record<string, string>>} words
+ * @param {Record<Language, Words>} words
  */
 export function addWords(words) {
-  Object.assign(dictionaries.en, words.en);
-  Object.assign(dictionaries.ko, words.ko);
+  added.push(words);
+  Object.assign(dictionary, words[current]);
 }
 
 /**
@@ -46,7 +55,7 @@ export function addWords(words) {
  * @returns {string}
  */
 export function t(key, values = {}) {
-  const words = dictionaries[current][key];
+  const words = dictionary[key];
   if (words === undefined) throw new Error(`no words for ${key} in ${current}`);
   return words.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }

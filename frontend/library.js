@@ -2,6 +2,7 @@
 
 import { draftOf } from "/drafts.js";
 import { announce, redraw } from "/drawing.js";
+import { heldAnswers, whenLetGo } from "/holding.js";
 import { t } from "/i18n.js";
 import { pickModel } from "/models.js";
 import { remember, remembered } from "/preferences.js";
@@ -36,10 +37,20 @@ function show(thread) {
   redraw();
 }
 
+/** A conversation as it is kept, with the answers that other tabs write. @param {string} id @returns {Promise<Thread | null>} */
+async function readThread(id) {
+  const held = await heldAnswers();
+  // Read after that: what was let go since was kept before, and what was not is waited for.
+  const kept = await loadConversation(id);
+  if (kept === null) return null;
+  const thread = Thread.from(kept.record, kept.messages, held);
+  for (const turn of thread.elsewhere) whenLetGo(turn, () => otherTabChanged(id));
+  return thread;
+}
+
 /** @param {string} id @returns {Promise<boolean>} false if there is none */
 export async function openConversation(id) {
-  const kept = running.get(id) ? null : await loadConversation(id);
-  const thread = running.get(id)?.thread ?? (kept === null ? null : Thread.from(kept.record, kept.messages));
+  const thread = running.get(id)?.thread ?? (await readThread(id));
   if (thread === null) return false;
   show(thread);
   if (thread.record.model !== null && thread.record.model !== state.model?.id) pickModel(thread.record.model);
@@ -63,16 +74,16 @@ export async function startLibrary() {
 }
 
 /** @param {string} id */
-async function otherTabChanged(id) {
+export async function otherTabChanged(id) {
   await refreshHistory();
   const { thread } = state;
   if (thread.record.id !== id || running.has(id) || !thread.isKept) return;
-  const kept = await loadConversation(id);
+  const read = await readThread(id);
   if (state.thread !== thread || running.has(id)) return;
-  if (kept === null) return show(Thread.begin(state.model?.id ?? null));
+  if (read === null) return show(Thread.begin(state.model?.id ?? null));
   // Which branch this tab looks at is its own choice.
-  const chosen = { ...kept.record.chosen, ...thread.record.chosen };
-  state.thread = Thread.from({ ...kept.record, chosen }, kept.messages);
+  read.record.chosen = { ...read.record.chosen, ...thread.record.chosen };
+  state.thread = read;
   const shown = state.shown === null ? undefined : state.thread.messages.get(state.shown.id);
   state.shown = shown?.role === "assistant" ? shown : null;
   redraw();

@@ -6,6 +6,7 @@ import { copyButton } from "/copy.js";
 import { redraw } from "/drawing.js";
 import { t } from "/i18n.js";
 import { icon } from "/icons.js";
+import { sayExcess } from "/lengths.js";
 import { markdownView } from "/markdown.js";
 import { answerActions } from "/places.js";
 import { isBusy, state } from "/state.js";
@@ -70,7 +71,7 @@ function cancelEdit(question) {
 function sendEdited() {
   const box = document.getElementById("edit");
   const question = state.thread.messages.get(state.editing ?? "");
-  if (box instanceof HTMLTextAreaElement && question?.role === "user") editQuestion(question, box.value);
+  if (box instanceof HTMLTextAreaElement && box.reportValidity() && question?.role === "user") editQuestion(question, box.value);
 }
 
 const sending = sendingKeys(sendEdited);
@@ -88,7 +89,7 @@ function editForm(question) {
     sendEdited();
   };
   return html`<form class="edit" @submit=${onSubmit}>
-    <textarea id="edit" data-testid="edit-text" dir="auto" maxlength="1000000" aria-label=${t("question.edit")} @keydown=${onKey}
+    <textarea id="edit" data-testid="edit-text" dir="auto" aria-label=${t("question.edit")} @input=${sayExcess} @keydown=${onKey}
       @compositionend=${sending.onCompositionEnd}></textarea>
     <p class="edit-note quiet-text">${t("question.note")}</p>
     <p class="edit-actions">

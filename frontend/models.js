@@ -28,6 +28,9 @@ export function fail(error, retry, refused = false) {
   redraw();
 }
 
+/** A part of the page did not come. */
+export const noNode = () => fail(new ApiError({ code: "unreachable", message: "" }), null);
+
 /** Asks now and then whether the node is back: then the alert goes, and what the page could not load is loaded. @param {(() => void) | null} retry */
 function waitForNode(retry) {
   if (asking !== null) return;

@@ -4,6 +4,7 @@ import { html, nothing } from "/vendor/lit-html/lit-html.js";
 import { closeDialog, dialogView } from "/dialog.js";
 import { redraw } from "/drawing.js";
 import { t } from "/i18n.js";
+import { complain, sayExcess } from "/lengths.js";
 import { state } from "/state.js";
 import { change } from "/store.js";
 
@@ -31,10 +32,20 @@ function samplingOf(form) {
     const words = String(form.get(name) ?? "").trim();
     if (words !== "" && Number.isFinite(Number(words))) sampling[name] = Number(words);
   }
-  const lines = String(form.get("stop") ?? "").split("\n");
-  const stop = lines.filter((line) => line !== "").map((line) => line.slice(0, STOP_CHARS_MAX));
-  if (stop.length > 0) sampling.stop = stop.slice(0, STOPS_MAX);
+  const stop = stopsOf(String(form.get("stop") ?? ""));
+  if (stop.length > 0) sampling.stop = stop;
   return sampling;
+}
+
+/** @param {string} text */
+const stopsOf = (text) => text.split("\n").filter((line) => line !== "");
+
+/** @param {Event} event */
+function onStops({ target }) {
+  const box = /** @type {HTMLTextAreaElement} */ (target);
+  const stops = stopsOf(box.value);
+  const fits = stops.length <= STOPS_MAX && stops.every(({ length }) => length <= STOP_CHARS_MAX);
+  complain(box, fits ? "" : t("settings.stops", { lines: STOPS_MAX, chars: STOP_CHARS_MAX }));
 }
 
 /** How many settings differ from the model's own. @param {ConversationRecord} record */
@@ -69,7 +80,9 @@ function onSubmit(event) {
 function onDefaults(event) {
   const { form } = /** @type {HTMLButtonElement} */ (event.currentTarget);
   for (const field of form?.querySelectorAll("input, textarea") ?? []) {
-    if (field instanceof HTMLInputElement || field instanceof HTMLTextAreaElement) field.value = "";
+    if (!(field instanceof HTMLInputElement || field instanceof HTMLTextAreaElement)) continue;
+    field.value = "";
+    field.setCustomValidity("");
   }
 }
 
@@ -85,15 +98,15 @@ export function settingsView() {
     <p class="quiet-text">${t("settings.about")}</p>
     <label class="field wide">
       <span class="field-name">${t("settings.system")}</span>
-      <textarea name="system" autofocus data-testid="setting-system" rows="4" maxlength="1000000" dir="auto" placeholder=${t("settings.systemPlaceholder")}
-        .value=${system}></textarea>
+      <textarea name="system" autofocus data-testid="setting-system" rows="4" dir="auto" placeholder=${t("settings.systemPlaceholder")}
+        .value=${system} @input=${sayExcess}></textarea>
     </label>
     <fieldset>
       <legend>${t("settings.sampling")}</legend>
       ${NUMBERS.map((field) => numberField(field, sampling))}
       <label class="field wide">
         <span class="field-name">${t("sampling.stop")}</span>
-        <textarea name="stop" data-testid="setting-stop" rows="2" dir="auto" aria-describedby="about-stop" .value=${(sampling.stop ?? []).join("\n")}></textarea>
+        <textarea name="stop" data-testid="setting-stop" rows="2" dir="auto" aria-describedby="about-stop" @input=${onStops} .value=${(sampling.stop ?? []).join("\n")}></textarea>
         <span class="field-about" id="about-stop">${t("sampling.stop.about")}</span>
       </label>
     </fieldset>

@@ -48,4 +48,12 @@ export const state = {
 /** Answers on their way, by conversation. @type {Map<string, {controller: AbortController, turn: Turn, thread: Thread}>} */
 export const running = new Map();
 
-export const isBusy = () => running.has(state.thread.record.id);
+/** Another tab writes an answer of this conversation. */
+export const isElsewhere = () => state.thread.elsewhere.length > 0;
+
+export const isBusy = () => running.has(state.thread.record.id) || isElsewhere();
+
+export const lastQuestion = () => {
+  const message = state.thread.path().findLast(({ role }) => role === "user");
+  return message?.role === "user" ? message : null;
+};

@@ -3,7 +3,9 @@
 import { streamChat } from "/api.js";
 import { draw, redraw } from "/drawing.js";
 import { keepDraft } from "/drafts.js";
-import { refreshHistory } from "/library.js";
+import { hold } from "/holding.js";
+import { excessOf } from "/lengths.js";
+import { otherTabChanged, refreshHistory } from "/library.js";
 import { asApiError, fail, loadBlocks } from "/models.js";
 import { pinToEnd } from "/scroll.js";
 import { isBusy, running, state } from "/state.js";
@@ -20,7 +22,7 @@ const promptBox = () => /** @type {HTMLTextAreaElement} */ (document.getElementB
 
 /** A history that cannot be written must not cost the answer: the page says so and goes on. @param {Promise<unknown>} writing */
 function keep(writing) {
-  writing.catch(() => {
+  return writing.catch(() => {
     state.isHistoryLasting = false;
     redraw();
   });
@@ -32,7 +34,7 @@ function keepMessages(thread, messages) {
   const { updated, chosen, title } = record;
   const isNew = !thread.isKept;
   thread.isKept = true;
-  keep(save(record, isNew ? { updated, chosen, title } : { updated, chosen }, messages, isNew).then(refreshHistory));
+  return keep(save(record, isNew ? { updated, chosen, title } : { updated, chosen }, messages, isNew).then(refreshHistory));
 }
 
 /** Asks below the last message that is shown. @param {string} text */
@@ -84,19 +86,18 @@ export function editQuestion(question, text) {
 /** @param {Thread} thread @param {Question} question @param {Question[]} unsaved */
 function answer(thread, question, unsaved) {
   const turn = thread.answer(question, state.model?.id ?? null);
-  keepMessages(thread, [...unsaved, turn.record]);
-  stream(thread, turn, false);
+  stream(thread, turn, false, unsaved);
 }
 
 /** Goes on with an answer that was cut, where it was cut. @param {Turn} turn */
 export function goOn(turn) {
   if (isBusy() || state.model === null || !turn.isCut) return;
   turn.reopen();
-  stream(state.thread, turn, true);
+  stream(state.thread, turn, true, []);
 }
 
-/** @param {Thread} thread @param {Turn} turn @param {boolean} isContinued */
-async function stream(thread, turn, isContinued) {
+/** @param {Thread} thread @param {Turn} turn @param {boolean} isContinued @param {Question[]} unsaved */
+async function stream(thread, turn, isContinued, unsaved) {
   const { model } = state;
   if (model === null) return;
   const { id } = thread.record;
@@ -108,6 +109,13 @@ async function stream(thread, turn, isContinued) {
   state.shown = turn;
   pinToEnd();
   draw();
+  // Held before it is kept as open, and until its end is kept: an open answer that nobody holds counts as cut.
+  const letGo = await hold(turn.id);
+  if (letGo === null) {
+    running.delete(id);
+    return otherTabChanged(id);
+  }
+  keepMessages(thread, [...unsaved, turn.record]);
   try {
     await receive(thread, turn, { model: model.id, messages, sampling: thread.record.sampling, isContinued, signal: controller.signal });
     turn.finish();
@@ -120,7 +128,7 @@ async function stream(thread, turn, isContinued) {
     }
   } finally {
     running.delete(id);
-    keepMessages(thread, [turn.record]);
+    keepMessages(thread, [turn.record]).then(letGo);
     redraw();
   }
   // A generation checks the blocks that it is the first to use, so their states may have changed.
@@ -166,7 +174,7 @@ export function chooseBranch(message) {
 export function submit() {
   const box = promptBox();
   const text = box.value.trim();
-  if (text === "" || state.model === null || isBusy()) return;
+  if (text === "" || excessOf(box.value) !== "" || state.model === null || isBusy()) return;
   box.value = "";
   // Before the question has given the conversation its place in the history: the draft lay where it was written.
   keepDraft(state.thread.isKept ? state.thread.record.id : null, "");

@@ -26,6 +26,8 @@ export function titleOf(text) {
 export class Thread {
   /** False until its first message: then it has no place in the history. */
   isKept = false;
+  /** Ids of its answers that another tab writes. @type {string[]} */
+  elsewhere = [];
   /** @type {Map<string, Message>} */
   messages = new Map();
   /** @type {Map<string, Message[]>} */
@@ -43,13 +45,18 @@ export class Thread {
     return new Thread({ id: newId(), created: now, updated: now, ...bare, ...settings, model });
   }
 
-  /** @param {ConversationRecord} record @param {MessageRecord[]} messages */
-  static from(record, messages) {
+  /** @param {ConversationRecord} record @param {MessageRecord[]} messages @param {Set<string>} held answers that a tab writes */
+  static from(record, messages, held) {
     const thread = new Thread(record);
     thread.isKept = true;
     const byTime = [...messages].sort((a, b) => a.time - b.time || (a.id < b.id ? -1 : 1));
     for (const message of byTime) {
-      thread.#add(message.role === "user" ? /** @type {Question} */ (message) : Turn.from(message));
+      if (message.role === "user") thread.#add(/** @type {Question} */ (message));
+      else {
+        const turn = Turn.from(message, held.has(message.id));
+        thread.#add(turn);
+        if (turn.isOpen) thread.elsewhere.push(turn.id);
+      }
     }
     return thread;
   }

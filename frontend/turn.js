@@ -44,15 +44,17 @@ export class Turn {
   }
 
   /**
-   * An answer as it was kept. One that was still open belonged to a tab that is gone, or still writes it.
+   * An answer as it was kept. One that was still open is written by another tab, or was cut with the tab that wrote it.
    * @param {MessageRecord} record
+   * @param {boolean} isHeld a tab writes it
    */
-  static from(record) {
+  static from(record, isHeld) {
     const turn = new Turn({ ...record, parent: record.parent ?? "", model: record.model ?? null });
     const state = record.state ?? "done";
     turn.text = record.text;
     turn.thought = record.thought ?? "";
-    turn.state = state === "waiting" || state === "streaming" ? "failed" : state;
+    turn.state = state;
+    if (turn.isOpen && !isHeld) turn.state = "failed";
     turn.completionTokens = record.tokens ?? null;
     turn.rate = record.rate ?? null;
     turn.fedTokens = record.fed ?? null;

@@ -34,6 +34,7 @@ interface ApiErrorBody {
   message?: string;
   hint?: string | null;
   detail?: DamageDetail | null;
+  request_id?: string;
 }
 
 type BlockState = "verified" | "unverified" | "corrupt";

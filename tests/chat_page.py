@@ -56,6 +56,13 @@ def finished(page: Page) -> None:
     expect(page.get_by_test_id("send")).to_be_visible()
 
 
+def put(page: Page, text: str) -> None:
+    """Makes a long text the draft at once: the browser's own typing of it takes many seconds."""
+    page.get_by_test_id("prompt").evaluate(
+        "(box, text) => { box.value = text; box.dispatchEvent(new InputEvent('input', { bubbles: true })); }", text
+    )
+
+
 def text_chunks(*pieces: str, reason: str = "stop") -> list[dict[str, Any]]:
     """The chunks of a stream that says these pieces."""
     said = [{"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]} for piece in pieces]

@@ -37,7 +37,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     running.stop()
 
 
-def _chromium(bundled: str) -> str:
+def find_chromium(bundled: str) -> str:
     found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     if found is None and Path(bundled).exists():
         found = bundled
@@ -53,7 +53,7 @@ def _chromium(bundled: str) -> str:
 def browser() -> Iterator[Browser]:
     expect.set_options(timeout=EXPECT_LIMIT_MS)
     with sync_playwright() as playwright:
-        executable = _chromium(playwright.chromium.executable_path)
+        executable = find_chromium(playwright.chromium.executable_path)
         launched = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
         yield launched
         launched.close()

@@ -1,7 +1,7 @@
 """The page: static files, from the wheel or from the checkout's `frontend/`, read once at start.
 
 Only files that exist at start are served, by exact path: no directory is listed and nothing else is reachable. Comments
-that have lines of their own stay behind, and what a browser takes compressed goes out so.
+that have lines of their own and notes of types stay behind, and what a browser takes compressed goes out so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from blyan.api.route import Contents, Route, get
 from blyan.primitives.errors import NotFound
 
 _conditional: Final = ("If-None-Match",)
-_comments: Final = re.compile(rb"^[ \t]*(?:/\*(?:(?!\*/).)*\*/[ \t]*\n|//[^\n]*\n)", re.DOTALL | re.MULTILINE)
+_comments: Final = re.compile(
+    rb"^[ \t]*(?:/\*(?:(?!\*/).)*\*/[ \t]*\n|//[^\n]*\n)|/\*\* @(?:type|param) \{[^\n]*?\*/ ?", re.DOTALL | re.MULTILINE
+)
 _types: Final = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -44,7 +46,7 @@ def page_routes(folder: Path) -> list[Route]:
 
 
 def asset(path: Path) -> bytes:
-    """A file as it is served: scripts and styles without the comments that have lines of their own."""
+    """A file as it is served: scripts and styles without types and comments with lines of their own."""
     raw = path.read_bytes()
     return _comments.sub(b"", raw) if path.suffix in {".js", ".css"} and "vendor" not in path.parts else raw
 
