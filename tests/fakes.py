@@ -5,27 +5,65 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
-from blyan.inference.session import Delta, Event, Finished
+import numpy as np
+import torch
+
+from blyan.model.config import ModelConfig
+from blyan.model.stepping import KVPages, Run, RunResult, page_positions
 
 
-class StepByStep:
-    """A generation whose events come when the test allows them."""
+class TokenPages:
+    """A stepper that keeps tokens in the pages, and scores a position by all tokens before it that lie there.
 
-    def __init__(self, name: str, events: int, log: list[str] | None = None) -> None:
-        self._name = name
-        self._events = events
-        self._log = log if log is not None else []
-        self.allowed = threading.Semaphore(0)
+    Whatever hands out pages wrongly changes its scores. Scores are integers, so that batches cannot change them.
+    """
 
-    def __iter__(self) -> Iterator[Event]:
-        for number in range(self._events):
+    def __init__(self, config: ModelConfig, kv: KVPages) -> None:
+        self.config = config
+        self._tokens = np.full((kv.pages, page_positions), -1, np.int64)
+        self.steps: list[list[Run]] = []
+        self.fault: BaseException | None = None  # raised by the next step
+        self.allowed: threading.Semaphore | None = None  # a step waits for it
+
+    def step(self, runs: Sequence[Run]) -> list[RunResult]:
+        if self.allowed is not None:
             self.allowed.acquire()
-            self._log.append(f"{self._name}{number}")
-            yield Delta(f"{self._name}{number}", (), ())
-        yield Finished("stop", 1, self._events)
+        self.steps.append(list(runs))
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
+        written: set[tuple[int, int]] = set()
+        for run in runs:
+            for offset, token in enumerate(run.tokens):
+                page, place = divmod(run.start + offset, page_positions)
+                assert (run.pages[page], place) not in written, "two runs write one place"
+                written.add((run.pages[page], place))
+                self._tokens[run.pages[page], place] = token
+        return [self._result(run) for run in runs]
+
+    def _result(self, run: Run) -> RunResult:
+        config, n = self.config, len(run.tokens)
+        end = run.start + n
+        lie = self._tokens[list(run.pages)].reshape(-1)[:end]
+        assert (lie >= 0).all(), "every position before was written"
+        rows = [self.scores(config, lie[: end - run.scored + row + 1].tolist()) for row in range(run.scored)]
+        scores = torch.stack(rows) if rows else torch.empty((0, config.vocab_size))
+        chosen = np.zeros((len(config.moe_layers), n, config.experts_per_token), np.int32)
+        chosen[:] = (np.arange(run.start, end)[:, None] + np.arange(config.experts_per_token)) % config.experts
+        hidden = torch.tensor(lie[run.start :], dtype=torch.float32)[:, None].repeat(1, config.hidden)
+        return RunResult(scores, chosen, hidden if run.hidden else None)
+
+    @staticmethod
+    def scores(config: ModelConfig, tokens: Sequence[int]) -> torch.Tensor:
+        """Scores [vocab] after these tokens; those of the last four decide most, all of them something."""
+        state = 7
+        for token in tokens:
+            state = (state * 31 + token + 1) % 1_000_003
+        numbers = np.arange(config.vocab_size, dtype=np.int64)
+        return torch.from_numpy(((numbers * 7919 + state * 104_729) % 1_009 / 64).astype(np.float32))
 
 
 class SlowNode:

@@ -374,7 +374,7 @@ async def test_many_callers_get_each_their_own_answer(client: TestClient) -> Non
 
 
 async def test_a_full_queue_is_429_with_retry_after(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller is told when to come again."""
+    """The caller is told when to come again; where others fill the queue, it is the node that is full."""
     monkeypatch.setattr(limits, "generations_queued_max", 0)
     response = await client.post("/v1/chat/completions", json=chat())
     assert response.status == 429

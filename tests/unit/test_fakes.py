@@ -1,20 +1,31 @@
 """The fakes behave as the real thing would."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import httpx
 import pytest
+import torch
 
-from blyan.inference.session import Delta, Finished
-from fakes import SlowNode, StepByStep
+from batches import CONFIG
+from blyan.model.stepping import Run
+from fakes import SlowNode, TokenPages
 
 
-def test_a_step_by_step_generation_waits_for_permission_and_ends_with_finished() -> None:
-    """Its events are those of a real generation: deltas, then one Finished."""
-    log: list[str] = []
-    fake = StepByStep("a", 2, log)
-    fake.allowed.release(2)
-    events = list(fake)
-    assert [type(event) for event in events] == [Delta, Delta, Finished]
-    assert log == ["a0", "a1"]
+def test_token_pages_score_by_what_lies_in_the_pages() -> None:
+    """In one run or in several, in whichever pages; never what was not written."""
+    kv: Any = SimpleNamespace(pages=4)
+    stepper = TokenPages(CONFIG, kv)
+    tokens = tuple(range(40))
+    whole = stepper.step([Run(tokens, 0, (2, 0), scored=1)])[0]
+    stepper.step([Run(tokens[:33], 0, (3, 1))])
+    pieces = stepper.step([Run(tokens[33:], 33, (3, 1), scored=2, hidden=True)])[0]
+    assert torch.equal(whole.scores[0], pieces.scores[1])
+    assert torch.equal(pieces.scores[0], TokenPages.scores(CONFIG, tokens[:39]))
+    assert pieces.hidden is not None
+    assert pieces.hidden[:, 0].tolist() == list(range(33, 40))
+    with pytest.raises(AssertionError, match="written"):
+        TokenPages(CONFIG, kv).step([Run((1,), 5, (0,), scored=1)])
 
 
 def test_a_slow_node_notes_questions_and_answers_them_in_pieces() -> None:

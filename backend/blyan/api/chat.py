@@ -6,13 +6,16 @@ Here holds and settlement will stand around the stream; today there is nothing t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Final
+from weakref import WeakKeyDictionary
 
+from blyan.api.client import client_of_trace
 from blyan.api.counting import counted
+from blyan.inference.delivery import LoopListener
 from blyan.inference.embedding import embed, want_embeddable
-from blyan.inference.scheduler import Scheduler
-from blyan.inference.session import Embedded, Event, Failed, Finished, GenerationRequest, Turn, answer_tokens_max, run
+from blyan.inference.session import Embedded, Event, Failed, Finished, GenerationRequest, Work, answer_tokens_max, run
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
 from blyan.node.node import Node
@@ -54,7 +57,7 @@ async def generation(
     """
     answer_tokens_max(model, request)
     with counted(node.metrics, node.sources.monotonic, echoed=len(request.prompt) if request.echo else 0) as count:
-        async with _submitted(node.scheduler, run(model, request)) as events:
+        async with _submitted(node, model, run(model, request, node.scheduler.drafts_max)) as events:
             yield count.watched(events)
 
 
@@ -62,7 +65,7 @@ async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Em
     """One vector; cancelled when the caller goes."""
     want_embeddable(model, tokens)
     with counted(node.metrics, node.sources.monotonic) as count:
-        async with _submitted(node.scheduler, embed(model, tokens)) as events:
+        async with _submitted(node, model, embed(model, tokens)) as events:
             async for event in count.watched(events):
                 if isinstance(event, Embedded):
                     return event
@@ -72,15 +75,13 @@ async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Em
 
 
 @asynccontextmanager
-async def _submitted(scheduler: Scheduler, turns: Iterator[Turn]) -> AsyncGenerator[AsyncIterator[Event], None]:
+async def _submitted(node: Node, model: LoadedModel, work: Work) -> AsyncGenerator[AsyncIterator[Event], None]:
     """Events as they come. They are bounded by the tokens of the answer, so the queue needs no bound."""
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Event] = asyncio.Queue()
-
-    def emit(event: Event) -> None:
-        loop.call_soon_threadsafe(events.put_nowait, event)
-
-    ticket = scheduler.submit(turns, emit)
+    ticket = node.scheduler.submit(
+        model, work, events.put_nowait, client=client_of_trace(), listener=_listener_of(node, loop)
+    )
     deadline = loop.time() + limits.request_seconds_max
 
     async def received() -> AsyncIterator[Event]:
@@ -98,3 +99,14 @@ async def _submitted(scheduler: Scheduler, turns: Iterator[Turn]) -> AsyncGenera
         yield received()
     finally:
         ticket.cancel()
+
+
+_listeners: Final[WeakKeyDictionary[Node, LoopListener]] = WeakKeyDictionary()
+
+
+def _listener_of(node: Node, loop: asyncio.AbstractEventLoop) -> LoopListener:
+    """One for all requests of a node's loop, so that the events of a step come together."""
+    found = _listeners.get(node)
+    if found is None or found.loop is not loop:
+        found = _listeners[node] = LoopListener(loop)
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 from blyan.api.answer import Gathered
 from blyan.inference.answer_form import AnswerForm, AnswerReader
 from blyan.inference.session import Delta, TokenReport
-from blyan.model.generate import Candidate
+from blyan.model.choosing import Candidate
 from blyan.model.loading import LoadedModel
 from blyan.model.tools import ToolCall
 from blyan.node.node import Node

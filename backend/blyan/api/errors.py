@@ -62,7 +62,8 @@ def named_error_body(fault: errors.Fault) -> dict[str, Any]:
 def error_response(fault: errors.Fault, *, status: int | None = None, path: str = "") -> web.Response:
     """A complete response for a fault that comes before any body was sent, in the dialect of the path."""
     body = ollama_error(fault) if path.startswith("/api/") else named_error_body(fault)
-    headers = {"Retry-After": str(_retry_after_seconds)} if isinstance(fault, errors.Unavailable) else None
+    seconds = fault.detail.get("retry_after_seconds", _retry_after_seconds)
+    headers = {"Retry-After": str(seconds)} if isinstance(fault, errors.Unavailable) else None
     return json_response(body, status=status or status_of(fault), headers=headers)
 
 

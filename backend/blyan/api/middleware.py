@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from blyan.api.client import tell_client
 from blyan.api.errors import error_response
 from blyan.api.state import node_of
 from blyan.api.traffic import traffic_key
@@ -70,6 +71,7 @@ async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
     node = node_of(request)
     given = request.headers.getall("X-Request-Id", [])
     trace = begin_trace(given[0] if len(given) == 1 else None, node.sources.entropy(8))
+    tell_client(request)
     began, status = node.sources.monotonic(), _left
     node.metrics.in_flight.inc()
     try:

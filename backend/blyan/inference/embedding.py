@@ -1,4 +1,4 @@
-"""One embedding: token ids in, a vector out, in turns like a generation so that nobody waits for a long text.
+"""One embedding: token ids in, a vector out, computed in batches with generations and as fairly shared.
 
 Pooling: the mean over all tokens of the hidden states after the final norm, divided by its length. A model that was
 trained to answer and not to embed gives what it has: texts about the same are near, scores are not calibrated.
@@ -6,20 +6,19 @@ trained to answer and not to embed gives what it has: texts about the same are n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from blyan.inference.session import Embedded, Failed, Turn, Working
-from blyan.model.generate import forward_locally
-from blyan.model.kv_cache import KVCache
+from blyan.inference.needs import Need
+from blyan.inference.session import Embedded, Failed, Work
 from blyan.model.loading import LoadedModel
 from blyan.model.pooling import MeanPool
 from blyan.primitives.errors import ContextLengthExceeded, Fault, InvalidInput
 
-_rows = 512  # positions computed in a turn
+_rows = 512  # positions whose hidden states are kept at once
 
 
-def embed(model: LoadedModel, tokens: Sequence[int]) -> Iterator[Turn]:
-    """Turns of one embedding; a fault of blocks or input becomes `Failed`, the last event."""
+def embed(model: LoadedModel, tokens: Sequence[int]) -> Work:
+    """Needs and the event of one embedding; a fault of blocks or input becomes `Failed`, the last event."""
     try:
         yield from _embed(model, tokens)
     except Fault as fault:
@@ -41,12 +40,12 @@ def want_embeddable(model: LoadedModel, tokens: Sequence[int]) -> None:
         raise InvalidInput(f"input: expected token ids from 0 to {config.vocab_size - 1}, found {bad}")
 
 
-def _embed(model: LoadedModel, tokens: Sequence[int]) -> Iterator[Turn]:
+def _embed(model: LoadedModel, tokens: Sequence[int]) -> Work:
     want_embeddable(model, tokens)
-    config = model.manifest.config
-    cache = KVCache(config, reach=len(tokens))
-    pool = MeanPool(config.hidden)
+    pool = MeanPool(model.manifest.config.hidden)
     for begin in range(0, len(tokens), _rows):
-        pool.add(forward_locally(model.weights, config, tokens[begin : begin + _rows], cache))
-        yield Working()
+        piece = tuple(tokens[begin : begin + _rows])
+        answer = yield Need(begin, piece, hidden=True, reach=len(tokens))
+        assert answer is not None and answer.hidden is not None, "a need is answered"
+        pool.add(answer.hidden)
     yield Embedded(pool.vector(), len(tokens))

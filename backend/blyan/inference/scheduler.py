@@ -1,71 +1,129 @@
-"""Who computes when: one dedicated thread, a bounded queue, and a turn of one step each for the running generations.
+"""The compute thread: takes generations from any thread, bounded, and computes all of them together, step by step.
 
-Torch uses its own threads inside a step; two Python threads stepping at once would only fight over them. Joining
-generations into one batch comes here, behind the same `submit`.
+Torch and the kernels use their own threads inside a step; two Python threads stepping at once would only fight over
+them. What a step holds is decided by `policy` and done by `batching`.
 """
 
 from __future__ import annotations
 
-import logging
+import math
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass
 
-from blyan.inference.session import Event, Failed, Turn, Working
+from blyan.inference.batching import Batching, Counters, Job, Unwatched, Watch
+from blyan.inference.delivery import Direct, Emit, Listener
+from blyan.inference.engine import MakeStepper
+from blyan.inference.engine_table import EngineTable
+from blyan.inference.policy import Rules
+from blyan.inference.session import Work
+from blyan.model.loading import LoadedModel
 from blyan.primitives import limits
-from blyan.primitives.errors import Fault, InternalError, QueueFull, Unavailable
+from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import Overloaded, QueueFull, Unavailable
 
-_log = logging.getLogger(__name__)
+_idle_seconds = 0.01  # between two looks where everybody waits for memory
+_retry_seconds = 5  # where nothing was measured yet
+_retry_seconds_max = 120
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One submitted generation. `cancel` takes effect before its next step; no event follows it."""
+    """One submitted generation. `cancel` takes effect before the next step; no event follows it."""
 
-    turns: Iterator[Turn]
-    emit: Callable[[Event], None]  # called in the compute thread
-    context: Context = field(default_factory=copy_context)  # of whoever submits: its log lines name the request
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    job: Job
+    let_go: Callable[[Ticket], None]
+    waits: bool = True  # guarded by the scheduler's lock
 
     def cancel(self) -> None:
-        """Stop computing for this generation."""
-        self.cancelled.set()
+        """Stop computing for this generation, and free what it holds."""
+        self.let_go(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a scheduler works with."""
+
+    kv_bytes: int  # for keys and values of all models together
+    rules: Rules
+    make_stepper: MakeStepper
 
 
 class Scheduler:
     """Owns the compute thread. Construct, `submit` from any thread, `close` once."""
 
-    def __init__(self, *, running_max: int = limits.generations_running_max) -> None:
-        self._running_max = running_max
-        self._queued: deque[Ticket] = deque()
-        self._wake = threading.Condition()  # guards _queued and _closing
+    def __init__(
+        self,
+        setting: Setting,
+        monotonic: Monotonic,
+        *,
+        models: Callable[[], int] = lambda: 1,
+        watch: Watch | None = None,
+    ) -> None:
+        self.engines = EngineTable(setting.kv_bytes, models, setting.make_stepper)
+        self._batching = Batching(self.engines, setting.rules, monotonic, watch or Unwatched())
+        self.drafts_max = setting.rules.drafts_max
+        self._monotonic = monotonic
+        self._wake = threading.Condition()  # guards what follows
+        self._new: list[Ticket] = []
+        self._waiting: Counter[str] = Counter()  # by client
+        self._number = 0
         self._closing = False
-        self._running_count = 0
+        self._gone: deque[int] = deque()  # appended and taken without the lock
         self._thread = threading.Thread(target=self._work, name="blyan-compute", daemon=True)
         self._thread.start()
 
-    def submit(self, turns: Iterator[Turn], emit: Callable[[Event], None]) -> Ticket:
-        """Queue a generation; `QueueFull` if too many wait already."""
-        ticket = Ticket(turns, emit)
+    def submit(
+        self,
+        model: LoadedModel,
+        work: Work,
+        emit: Emit,
+        *,
+        client: str = "",
+        listener: Listener | None = None,
+    ) -> Ticket:
+        """Queue a generation; `QueueFull` if too many of this client wait already, `Overloaded` if too many do."""
         with self._wake:
             if self._closing:
                 raise Unavailable("generation: expected a running node, found one that is shutting down")
-            waiting = sum(not queued.cancelled.is_set() for queued in self._queued)
-            if waiting >= limits.generations_queued_max:
-                raise QueueFull(
-                    f"generation: expected fewer than {limits.generations_queued_max} waiting, found {waiting}",
-                    hint="try again in some seconds",
-                )
-            self._queued.append(ticket)
+            self._want_room(client)
+            self._number += 1
+            job = Job(
+                self._number,
+                client,
+                model,
+                work,
+                emit,
+                listener or _direct,
+                copy_context(),
+                lambda: self._started(ticket),
+                self._monotonic(),
+            )
+            ticket = Ticket(job, self._let_go)
+            self._waiting[client] += 1
+            self._new.append(ticket)
             self._wake.notify()
         return ticket
 
+    @property
+    def counters(self) -> Counters:
+        """What happened since the start."""
+        return self._batching.counters
+
     def depth(self) -> tuple[int, int]:
-        """How many generations run and how many wait, now."""
+        """How many generations run and how many wait to begin, now."""
         with self._wake:
-            return self._running_count, sum(not queued.cancelled.is_set() for queued in self._queued)
+            return self._batching.running, self._waiting.total()
+
+    def retry_seconds(self) -> int:
+        """When to come again: about when a quarter of those who wait will have ended, by the pace of the last ends."""
+        ends = list(self._batching.ends)
+        if len(ends) < 2 or ends[-1] <= ends[0]:
+            return _retry_seconds
+        pace = (ends[-1] - ends[0]) / (len(ends) - 1)
+        return max(1, min(math.ceil(pace * self._waiting.total() / 4), _retry_seconds_max))
 
     def close(self) -> None:
         """End the thread after the step under way; generations still running get `Failed`."""
@@ -74,47 +132,60 @@ class Scheduler:
             self._wake.notify()
         self._thread.join()
 
+    def _want_room(self, client: str) -> None:
+        most = limits.generations_queued_max
+        waiting, theirs = self._waiting.total(), self._waiting[client]
+        share = min(limits.generations_queued_client_max, most)
+        detail = {"retry_after_seconds": self.retry_seconds()}
+        if theirs >= share:
+            raise QueueFull(
+                f"generation: expected fewer than {share} of one client waiting, found {theirs}",
+                hint=f"try again in {detail['retry_after_seconds']} s",
+                detail=detail,
+            )
+        if waiting >= most:
+            raise Overloaded(
+                f"generation: expected fewer than {most} waiting, found {waiting}",
+                hint=f"try again in {detail['retry_after_seconds']} s",
+                detail=detail,
+            )
+
+    def _started(self, ticket: Ticket) -> None:
+        with self._wake:
+            if ticket.waits:
+                ticket.waits = False
+                self._waiting[ticket.job.client] -= 1
+                if not self._waiting[ticket.job.client]:
+                    del self._waiting[ticket.job.client]
+
+    def _let_go(self, ticket: Ticket) -> None:
+        self._started(ticket)
+        self._gone.append(ticket.job.number)
+        with self._wake:
+            self._wake.notify()
+
     def _work(self) -> None:
-        running: deque[Ticket] = deque()
+        batching, idle = self._batching, False
         while True:
             with self._wake:
-                self._running_count = len(running)
-                while not self._queued and not running and not self._closing:
+                while not (self._new or self._gone or batching.jobs or self._closing):
                     self._wake.wait()
+                if idle and not self._new and not self._gone and not self._closing:
+                    self._wake.wait(_idle_seconds)
+                new, self._new = self._new, []
                 if self._closing:
-                    left = [*running, *self._queued]
-                    self._queued.clear()
                     break
-                while self._queued and len(running) < self._running_max:
-                    running.append(self._queued.popleft())
-                self._running_count = len(running)
-            ticket = running.popleft()
-            if not ticket.cancelled.is_set() and self._step(ticket):
-                running.append(ticket)
-        for ticket in left:
-            self._emit(ticket, Failed(Unavailable("generation: the node is shutting down")))
-
-    def _step(self, ticket: Ticket) -> bool:
-        """Compute one turn and deliver its event; False when there are no more."""
-        try:
-            turn = ticket.context.run(next, ticket.turns, None)
-        except BaseException as reason:  # noqa: BLE001 - whatever one generation raises, a native panic too, is its end alone
-            turn = Failed(ticket.context.run(_as_fault, reason))
-        if isinstance(turn, Working):
-            return True
-        return turn is not None and self._emit(ticket, turn) and not isinstance(turn, Failed)
-
-    def _emit(self, ticket: Ticket, event: Event) -> bool:
-        """Deliver one event; False if nobody can take it any more."""
-        try:
-            ticket.emit(event)
-        except RuntimeError:  # the event loop that listened was closed
-            return False
-        return True
+            try:
+                for ticket in new:
+                    batching.add(ticket.job)
+                while self._gone:
+                    batching.let_go(self._gone.popleft())
+                idle = not batching.step()
+            except Exception as reason:  # noqa: BLE001 - task boundary: the thread outlives whatever goes wrong in it
+                batching.end_all(reason)
+        for ticket in new:
+            batching.add(ticket.job)
+        batching.end_all(Unavailable("generation: the node is shutting down"))
 
 
-def _as_fault(reason: BaseException) -> Fault:
-    if isinstance(reason, Fault):
-        return reason
-    _log.error("generation failed", exc_info=reason)
-    return InternalError(f"generation failed: {type(reason).__name__}")
+_direct = Direct()

@@ -1,16 +1,19 @@
 """One generation: token ids in, events out, with stop strings and finish reasons.
 
-It runs inside the compute thread, step by step, and knows nothing of HTTP. Text that might be the beginning of a stop
-string is held back until it is known not to be.
+It runs inside the compute thread, asks for what it needs computed (`needs`), and knows nothing of HTTP. Text that might
+be the beginning of a stop string is held back until it is known not to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from blyan.model.generate import Candidate, Step, generate
+from blyan.inference.decoding import decode
+from blyan.inference.drafting import Drafter
+from blyan.inference.needs import Answer, Need
+from blyan.model.choosing import Candidate, Choice, Step
 from blyan.model.grammar import Grammar
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
@@ -73,11 +76,6 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Working:
-    """A turn that did work and has nothing to report; the scheduler keeps it to itself."""
-
-
-@dataclass(frozen=True, slots=True)
 class Embedded:
     """The only event of an embedding."""
 
@@ -86,7 +84,7 @@ class Embedded:
 
 
 Event: TypeAlias = Delta | Finished | Failed | Embedded
-Turn: TypeAlias = Event | Working
+Work: TypeAlias = Generator[Need | Event, Answer | None, None]  # the last event says how it ended
 
 
 def answer_tokens_max(model: LoadedModel, request: GenerationRequest) -> int:
@@ -143,41 +141,45 @@ class _Output:
         return event
 
 
-def run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
-    """Turns of one generation; a fault of blocks or input becomes `Failed`, the last event."""
+def run(model: LoadedModel, request: GenerationRequest, drafts_max: int = 0) -> Work:
+    """Needs and events of one generation; a fault of blocks or input becomes `Failed`, the last event.
+
+    `drafts_max`: how many tokens are guessed ahead at most.
+    """
     try:
-        yield from _run(model, request)
+        yield from _run(model, request, drafts_max)
     except Fault as fault:
         yield Failed(fault)
 
 
-def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
+def _run(model: LoadedModel, request: GenerationRequest, drafts_max: int) -> Work:
     tokens_max = answer_tokens_max(model, request)
     eos = frozenset[int]() if request.ignore_eos else frozenset(model.manifest.generation.eos)
-    before = request.prompt[-_before_tokens_max:] if request.continues else ()
-    stream = model.tokenizer.stream(before, request.shown) if model.tokenizer else None
-    constraint = request.grammar.begin() if request.grammar is not None else None
-    output = _Output(request.stop)
-    echoed = len(request.prompt) if request.echo else 0
-    steps = generate(
-        model.weights,
-        model.manifest.config,
-        request.prompt,
-        request.sampling,
-        tokens_max=tokens_max,
-        stop_tokens=eos,
-        top=request.top,
-        echo=request.echo,
-        constraint=constraint,
-    )
     if not request.echo and tokens_max == 0:
         yield Finished("length", len(request.prompt), 0)
         return
-    seen = 0
-    reason: FinishReason = "length"
-    for step in steps:
-        if step is None:
-            yield Working()
+    output, seen = _Output(request.stop), 0
+    reason: FinishReason = "stop"
+    echoed = len(request.prompt) if request.echo else 0
+    steps = decode(
+        request.prompt,
+        Choice(request.sampling, tokens_max, eos, request.top),
+        echo=request.echo,
+        grammar=request.grammar,
+        drafter=Drafter(request.prompt, drafts_max) if drafts_max else None,
+    )
+    before = request.prompt[-_before_tokens_max:] if request.continues else ()
+    stream = model.tokenizer.stream(before, request.shown) if model.tokenizer else None
+    answer: Answer | None = None
+    while not output.stopped:
+        try:
+            step = steps.send(answer)
+        except StopIteration as end:
+            reason = "stop" if end.value else "length"
+            break
+        answer = None
+        if isinstance(step, Need):
+            answer = yield step
             continue
         seen += 1
         generated = seen > echoed
@@ -190,9 +192,6 @@ def _run(model: LoadedModel, request: GenerationRequest) -> Iterator[Turn]:
         ready = output.add(text) if generated else _pass_through(output, text)
         if ready or output.experts:
             yield output.delta(ready)
-        if ended or output.stopped or (constraint is not None and constraint.ended):
-            reason = "stop"
-            break
     if stream is not None and not output.stopped:
         output.held += stream.finish()
     rest = output.release(0)

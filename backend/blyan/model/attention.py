@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blyan.model.config import ModelConfig
-from blyan.model.kv_cache import KVCache
+from blyan.model.kv_cache import Cache
 from blyan.model.linear import linear
 
 
@@ -36,7 +36,7 @@ def attend(
     layer: int,
     hidden: Tensor,
     rotary: tuple[Tensor, Tensor],
-    cache: KVCache | None,
+    cache: Cache | None,
 ) -> Tensor:
     """Causal self-attention of one layer: hidden [B, T, hidden] to the same shape.
 

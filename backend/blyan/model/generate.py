@@ -8,43 +8,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from blyan.model.choosing import Choice, Chooser, Step, step_of, want_finite
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.gate import Routing
 from blyan.model.grammar import Constraint
 from blyan.model.kv_cache import KVCache
-from blyan.model.sampler import History, sample
 from blyan.model.sampling import Sampling
 from blyan.model.transformer import drive, forward, logits
 from blyan.model.weights import ModelWeights
-from blyan.primitives.digest import uniform
-from blyan.primitives.errors import NotComputable
 
 _echo_rows = 64  # positions scored at once
 _prefill_rows = 512  # prompt positions computed at once
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A token and its log-probability under the model, before temperature."""
-
-    token: int
-    logprob: float
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One position: the token that stands or was chosen there, and what the model thought."""
-
-    token: int
-    logprob: float | None  # None for the first prompt token, which nothing predicts
-    top: tuple[Candidate, ...]
-    experts: tuple[tuple[int, int, int], ...]  # (layer, expert, tokens routed) since the last step
 
 
 @torch.inference_mode()
@@ -104,39 +83,19 @@ def generate(
             following = prompt[begin + 1 : begin + 1 + len(hidden)]
             for first in range(0, len(following), _echo_rows):  # in runs: scores of many positions would fill memory
                 rows = _scores(weights, config, hidden[first : min(first + _echo_rows, len(following))])
+                want_finite(rows)
                 for row, token in zip(rows, following[first:], strict=False):
-                    yield _step(row, token, top, take_used())
+                    yield step_of(row, token, top, take_used())
         else:
             yield None
-    history = History(prompt)
-    for position in range(len(prompt), len(prompt) + tokens_max):
-        scores = _scores(weights, config, hidden[-1])
-        reshaped = history.reshaped(scores, sampling)
-        possible = reshaped if constraint is None else constraint.allowed(reshaped)
-        token = sample(possible, sampling, uniform(sampling.seed, position))
-        history.take(token)
-        if constraint is not None:
-            constraint.take(token)
-        yield _step(scores, token, top, take_used())
-        ended = token in stop_tokens or (constraint is not None and constraint.ended)
-        if ended or position + 1 == len(prompt) + tokens_max:
-            return
-        hidden = forward_locally(weights, config, [token], cache, count)
+    chooser = Chooser(prompt, Choice(sampling, tokens_max, stop_tokens, top), constraint)
+    while chooser.left:
+        step = chooser.choose(_scores(weights, config, hidden[-1]), take_used())
+        yield step
+        if chooser.left:
+            hidden = forward_locally(weights, config, [step.token], cache, count)
 
 
 @torch.inference_mode()
 def _scores(weights: ModelWeights, config: ModelConfig, hidden: Tensor) -> Tensor:
-    scores = logits(weights, config, hidden).float()
-    if not bool(torch.isfinite(scores).all()):
-        raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
-    return scores
-
-
-def _step(scores: Tensor, token: int, top: int, experts: tuple[tuple[int, int, int], ...]) -> Step:
-    logprobs = torch.log_softmax(scores, dim=-1)
-    candidates: tuple[Candidate, ...] = ()
-    if top:
-        values, tokens = logprobs.topk(min(top, len(logprobs)))
-        pairs = zip(tokens.tolist(), values.tolist(), strict=True)
-        candidates = tuple(Candidate(int(token), float(value)) for token, value in pairs)
-    return Step(token, float(logprobs[token]), candidates, experts)
+    return logits(weights, config, hidden).float()

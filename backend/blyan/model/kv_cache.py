@@ -1,10 +1,12 @@
 """Keys and values of past positions, per layer, for a batch of equally long sequences.
 
-Contiguous, grown by doubling up to the context length. Paging and prefix reuse belong here too, once several requests
-share one batch.
+`KVCache` is contiguous, grown by doubling up to the context length: the plain loop's. Those of sequences that a
+scheduler runs lie in pages (`stepping.KVPages`, read through `eager_step.PagedCache`).
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +14,28 @@ from torch import Tensor
 from blyan.model.config import ModelConfig
 
 _first_capacity = 256  # positions
+
+
+class Cache(Protocol):
+    """What attention needs of past keys and values, wherever they lie."""
+
+    @property
+    def length(self) -> int:
+        """Positions that are filled; the next ones follow them."""
+        ...
+
+    @property
+    def reach(self) -> int:
+        """How long the sequence is known to become, 0 if that is not known."""
+        ...
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values [B, kv_heads, T, head_dim] after `length`; return all up to there."""
+        ...
+
+    def advance(self, positions: int) -> None:
+        """Count `positions` more as filled, after every layer has appended."""
+        ...
 
 
 class KVCache:

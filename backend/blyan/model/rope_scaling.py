@@ -84,3 +84,14 @@ def _require(holds: bool, field: str, found: object, expected: str) -> None:
             f"rotary scaling {field}: expected {expected}, found {found!r}",
             detail={"field": field, "expected": expected, "found": repr(found)[:200]},
         )
+
+
+def lasting_positions(scaling: RopeScaling | None, reach: int) -> int | None:
+    """How many first positions are turned as in every other sequence, None for all.
+
+    Dynamic and LongRoPE choose their frequencies by how long a sequence is known to become, `reach`: within the trained
+    context they are everybody's, and a longer prompt's are its own.
+    """
+    if scaling is None or scaling.kind not in ("dynamic", "longrope"):
+        return None
+    return scaling.original_context if reach <= scaling.original_context else 0

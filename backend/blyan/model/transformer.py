@@ -18,7 +18,7 @@ from blyan.model.attention import attend, rms_norm
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall, swiglu
 from blyan.model.gate import Routing, route
-from blyan.model.kv_cache import KVCache
+from blyan.model.kv_cache import Cache
 from blyan.model.rotary import rotary_table
 
 Observer: TypeAlias = Callable[[int, Routing], None]  # layer, decision
@@ -45,7 +45,7 @@ def forward(
     weights: TrunkWeights,
     config: ModelConfig,
     tokens: Tensor,
-    cache: KVCache | None = None,
+    cache: Cache | None = None,
     observe: Observer | None = None,
 ) -> Forward:
     """Hidden states [B, T, hidden] after the final norm, of token ids [B, T] int64.

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
+from blyan.inference.policy import Rules
 from blyan.network.peers import parse_peer
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, Fault, InvalidInput
@@ -122,6 +123,22 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class InferenceConfig:
+    """How generations share one machine."""
+
+    kv_memory: int = 0  # bytes for keys and values, of all models together; 0: a quarter of the memory
+    running_max: int = limits.generations_running_max  # generations in one step
+    step_tokens: int = 512  # computed in one step where nobody writes
+    prompt_tokens: int = 128  # of prompts, in a step in which others write
+    draft_tokens: int = 0  # guessed ahead in one generation; 0: none
+
+    @property
+    def rules(self) -> Rules:
+        """The bounds of a step; `InvalidInput` for what does not fit."""
+        return Rules(self.running_max, self.step_tokens, self.prompt_tokens, self.draft_tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class StorageConfig:
     """How blocks are kept."""
 
@@ -187,6 +204,7 @@ class NodeConfig:
     data_dir: Path
     http: HttpConfig = field(default_factory=HttpConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     keys: KeysConfig = field(default_factory=KeysConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
@@ -197,6 +215,7 @@ class NodeConfig:
 _sections: dict[str, type[Any]] = {
     "http": HttpConfig,
     "compute": ComputeConfig,
+    "inference": InferenceConfig,
     "storage": StorageConfig,
     "keys": KeysConfig,
     "models": ModelsConfig,

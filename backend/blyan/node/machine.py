@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 
@@ -14,6 +15,26 @@ def memory() -> tuple[int, int]:
         if name in found:
             found[name] = int(rest.split()[0]) * 1024
     return found["MemTotal"], found["MemAvailable"]
+
+
+def memory_limit(control_group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process may use: the machine's memory, or less where a control group says so."""
+    total, _ = memory()
+    try:
+        said = (control_group / "memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(said)) if said.isdecimal() else total
+
+
+def raise_descriptors(wanted: int) -> int:
+    """Let this process hold `wanted` files and connections at once, as far as the hard limit goes; how many it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    aim = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < aim:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (aim, hard))
+        return aim
+    return soft
 
 
 def processors() -> int:

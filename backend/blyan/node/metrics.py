@@ -16,6 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from blyan import __version__
+from blyan.inference.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from blyan.node.node import Node
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 disable_created_metrics()  # else a `_created` series beside each counter and histogram, which nobody asks for
 _request_buckets: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _first_token_buckets: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_step_buckets: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_wait_buckets: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_batch_buckets: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_tokens_buckets: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _between_buckets: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 
 
@@ -58,6 +63,21 @@ class Metrics:
             buckets=_between_buckets,
             registry=registry,
         )
+        self.step_seconds = Histogram(
+            "blyan_step_seconds", "Computing one step of a model.", buckets=_step_buckets, registry=registry
+        )
+        self.step_generations = Histogram(
+            "blyan_step_generations", "Generations in one step.", buckets=_batch_buckets, registry=registry
+        )
+        self.step_tokens = Histogram(
+            "blyan_step_tokens", "Positions computed in one step.", buckets=_tokens_buckets, registry=registry
+        )
+        self.queue_seconds = Histogram(
+            "blyan_queue_seconds",
+            "From the submission of a generation until it holds memory.",
+            buckets=_wait_buckets,
+            registry=registry,
+        )
         build = Gauge("blyan_build_info", "1, with the version as a label.", ("version",), registry=registry)
         build.labels(__version__).set(1)
         registry.register(_State(node))
@@ -68,6 +88,16 @@ class Metrics:
         """Everything as text, and its media type: OpenMetrics for who accepts it, else Prometheus' own format."""
         encode, kind = choose_encoder(accept)
         return encode(self._registry), kind
+
+    def stepped(self, seconds: float, sequences: int, tokens: int) -> None:
+        """Count one step."""
+        self.step_seconds.observe(seconds)
+        self.step_generations.observe(sequences)
+        self.step_tokens.observe(tokens)
+
+    def waited(self, seconds: float) -> None:
+        """Count one admission."""
+        self.queue_seconds.observe(seconds)
 
     def generated(self, outcome: str, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         """Count one generation that ended."""
@@ -85,9 +115,7 @@ class _State(Collector):
     def collect(self) -> Iterator[Metric]:
         """The present state."""
         node = self._node
-        running, waiting = node.scheduler.depth()
-        yield GaugeMetricFamily("blyan_generations_running", "Generations that compute in turn.", value=running)
-        yield GaugeMetricFamily("blyan_generations_waiting", "Generations in the queue.", value=waiting)
+        yield from _of_scheduler(node.scheduler)
         store = node.ground.store
         yield CounterMetricFamily(
             "blyan_bytes_verified_total", "Bytes of blocks hashed and found whole.", value=store.bytes_verified
@@ -102,3 +130,24 @@ class _State(Collector):
         for name, log in node.ground.chains.logs.items():
             chains.add_metric((name,), log.checkpoint.size)
         yield chains
+
+
+def _of_scheduler(scheduler: Scheduler) -> Iterator[Metric]:
+    running, waiting = scheduler.depth()
+    yield GaugeMetricFamily("blyan_generations_running", "Generations that hold memory.", value=running)
+    yield GaugeMetricFamily("blyan_generations_waiting", "Generations in the queue.", value=waiting)
+    usage, counters = scheduler.engines.usage(), scheduler.counters
+    pages = GaugeMetricFamily("blyan_kv_pages", "Pages of keys and values.", labels=("state",))
+    for state, count in (("used", usage.used), ("kept", usage.kept), ("blank", usage.blank)):
+        pages.add_metric((state,), count)
+    yield pages
+    yield CounterMetricFamily(
+        "blyan_kv_positions_reused_total", "Positions that need not be computed.", value=usage.reused_positions
+    )
+    yield CounterMetricFamily(
+        "blyan_preemptions_total", "Generations that gave their memory back.", value=counters.preemptions
+    )
+    drafts = CounterMetricFamily("blyan_draft_tokens_total", "Tokens guessed ahead.", labels=("outcome",))
+    drafts.add_metric(("accepted",), counters.accepted)
+    drafts.add_metric(("refused",), counters.drafted - counters.accepted)
+    yield drafts

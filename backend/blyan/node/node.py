@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from blyan.inference.scheduler import Scheduler
+from blyan.inference.scheduler import Scheduler, Setting
+from blyan.inference.steppers import plain_stepper
 from blyan.model.chat_template import TemplateRenderer
 from blyan.model.loading import LoadedModel, load_model
 from blyan.model.weights import naming
@@ -22,6 +23,7 @@ from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.config import NodeConfig
 from blyan.node.indexing import catch_up, open_index
 from blyan.node.kept import KeptModels
+from blyan.node.machine import memory_limit
 from blyan.node.metrics import Metrics
 from blyan.node.uploads import Uploads
 from blyan.node.verified import remember_verified
@@ -60,10 +62,15 @@ class Node:
         self.index: EntryIndex | None = None  # open while the node runs
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer(sources.now)
-        self.scheduler = Scheduler()
+        self.metrics = Metrics(self)
+        self.scheduler = Scheduler(
+            Setting(config.inference.kv_memory or memory_limit() // 4, config.inference.rules, plain_stepper),
+            sources.monotonic,
+            models=lambda: sum(isinstance(model, LoadedModel) for model in self.models.values()),
+            watch=self.metrics,
+        )
         self.kept = KeptModels(sources.now)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
-        self.metrics = Metrics(self)
         self._closing = threading.Event()
         self._changing = threading.Lock()  # held while models are made or taken away
         self._verifier = threading.Thread(target=self._verify_experts, name="blyan-verify", daemon=True)

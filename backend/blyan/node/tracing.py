@@ -19,6 +19,7 @@ class Trace:
     """One request while it is answered."""
 
     identity: str
+    client: str = ""  # who shares the machine with others: a digest, of which nothing is kept
     prompt_tokens: int = 0
     completion_tokens: int = 0
     outcome: str = ""  # how its last generation ended

@@ -141,9 +141,15 @@ class Unavailable(Fault):
 
 
 class QueueFull(Unavailable):
-    """The bounded queue of generations is full."""
+    """This caller's share of a bounded queue is full."""
 
     code = "queue_full"
+
+
+class Overloaded(Unavailable):
+    """The queue of generations is full, whoever asks."""
+
+    code = "overloaded"
 
 
 class StorageFull(Unavailable):

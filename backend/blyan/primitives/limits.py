@@ -87,15 +87,20 @@ tools_max: Final = 128
 tool_name_chars_max: Final = 64
 tool_calls_max: Final = 64  # in one message
 tool_call_bytes_max: Final = 256 << 10  # of one call's arguments
-generations_running_max: Final = 4
-generations_queued_max: Final = 64
+generations_running_max: Final = 256  # in one step
+generations_queued_max: Final = 2_048
+generations_queued_client_max: Final = 1_536  # of one client
+step_tokens_max: Final = 8_192
+draft_tokens_max: Final = 32
+client_chars_max: Final = 256  # of a request's `user`
 request_seconds_max: Final = 600.0
 streamed_event_bytes_max: Final = 4 * MIB  # of an answer, as the command line reads it
 saved_chat_bytes_max: Final = 4 * MIB
 history_bytes_max: Final = MIB
 history_entries_max: Final = 1_000
-requests_in_flight_max: Final = 256
-connections_max: Final = 1_024
+requests_in_flight_max: Final = 2_560
+connections_max: Final = 4_096
+descriptors_beside_connections: Final = 1_024
 header_line_bytes_max: Final = 8 * KIB
 headers_max: Final = 128
 idle_connection_seconds_max: Final = 75.0  # also from the connection's first byte to the end of its first headers
@@ -140,6 +145,8 @@ assert saved_chat_bytes_max <= request_body_bytes_max  # what is loaded can be s
 assert entry_bytes_max < 1 << 16  # entry bundles carry a u16 length (C2SP tlog-tiles)
 assert payload_bytes_max <= canonical_integer_max
 assert generations_running_max + generations_queued_max < requests_in_flight_max < connections_max
+assert generations_queued_client_max < generations_queued_max
+assert generations_running_max <= step_tokens_max
 assert small_body_bytes_max < request_body_bytes_max
 assert rendered_prompt_bytes_max < template_memory_bytes_max
 assert tensor_header_bytes_max % data_alignment_bytes == 0

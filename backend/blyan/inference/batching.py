@@ -1,0 +1,275 @@
+"""What the compute thread does with the generations it was given: one step after the other, for all of them together.
+
+Of one model at a time; models with work take turns. Whatever goes wrong is the end of those it concerns alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from blyan.inference.delivery import Emit, Listener
+from blyan.inference.engine import Engine
+from blyan.inference.engine_table import EngineTable, too_long_for_memory
+from blyan.inference.fairness import ClientShares
+from blyan.inference.needs import Answer, Need
+from blyan.inference.policy import Rules, plan
+from blyan.inference.sequence import TokenSequence
+from blyan.inference.session import Event, Failed, Work
+from blyan.model.loading import LoadedModel
+from blyan.model.stepping import Run
+from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import Fault, InternalError
+
+_log = logging.getLogger(__name__)
+_ends_kept: Final = 32
+
+
+class Watch(Protocol):
+    """Who counts steps. Called in the compute thread."""
+
+    def stepped(self, seconds: float, sequences: int, tokens: int) -> None:
+        """One step was computed."""
+        ...
+
+    def waited(self, seconds: float) -> None:
+        """A generation was admitted so long after it came."""
+        ...
+
+
+class Unwatched:
+    """Nobody counts."""
+
+    def stepped(self, seconds: float, sequences: int, tokens: int) -> None:
+        """Nothing."""
+
+    def waited(self, seconds: float) -> None:
+        """Nothing."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start."""
+
+    preemptions: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One generation in the compute thread."""
+
+    number: int  # rises in the order in which they came
+    client: str
+    model: LoadedModel
+    work: Work
+    emit: Emit
+    listener: Listener
+    context: Context  # of whoever submitted it: its log lines name the request
+    started: Callable[[], None]  # told when it waits no longer: it was admitted, or ended
+    came: float
+    admitted: bool = False
+    need: Need = field(default_factory=lambda: Need(0, (0,)))  # its first
+    engine: Engine | None = None
+    sequence: TokenSequence | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Batching:
+    """All generations that are here. The compute thread's alone."""
+
+    engines: EngineTable
+    rules: Rules
+    monotonic: Monotonic
+    watch: Watch
+    jobs: dict[int, Job] = field(default_factory=dict[int, Job])
+    shares: ClientShares = field(default_factory=ClientShares)
+    counters: Counters = field(default_factory=Counters)
+    ends: deque[float] = field(default_factory=lambda: deque[float](maxlen=_ends_kept))  # when generations ended
+    _out: dict[Listener, list[tuple[Emit, Event]]] = field(default_factory=dict[Listener, list[tuple[Emit, Event]]])
+    _homeless: dict[int, Job] = field(default_factory=dict[int, Job])  # whose model has no memory yet
+    _turn: int = 0
+
+    def add(self, job: Job) -> None:
+        """A new generation."""
+        self.jobs[job.number] = job
+        self.shares.enter(job.client)
+        self._advance(job, None)
+
+    def let_go(self, number: int) -> None:
+        """Nobody waits for this generation any more; what it held is free for the next step."""
+        job = self.jobs.get(number)
+        if job is not None:
+            self._end(job)
+
+    def end_all(self, fault: BaseException) -> None:
+        """Tell everybody that it ends here."""
+        for job in list(self.jobs.values()):
+            self._fail(job, fault)
+        self.deliver()
+
+    @property
+    def running(self) -> int:
+        """Generations that hold pages."""
+        return sum(len(engine.running) for engine in self.engines)
+
+    def step(self) -> bool:
+        """One step of one model, and the events of it; False if there was nothing that could be done."""
+        for job in list(self._homeless.values()):
+            self._place(job)
+        busy = [engine for engine in self.engines if not engine.idle]
+        done = False
+        if busy:
+            self._turn += 1
+            done = self._step(busy[self._turn % len(busy)])
+        self.deliver()
+        return done
+
+    def deliver(self) -> None:
+        """Hand over the events that are ready."""
+        out, self._out = self._out, {}
+        for listener, events in out.items():
+            try:
+                listener.deliver(events)
+            except RuntimeError:  # the event loop that listened was closed
+                gone = {emit for emit, _ in events}
+                for job in [job for job in self.jobs.values() if job.emit in gone]:
+                    self._end(job)
+
+    def _step(self, engine: Engine) -> bool:
+        waiting = engine.waiting
+        if self.engines.outgrown(engine):
+            if not engine.running:
+                self._move_out(engine)
+                return True
+            waiting = {}
+        queues = {client: queue.values() for client, queue in waiting.items()}
+        made = plan(engine.views(), queues, self.shares.served, engine.pool.free, self.rules)
+        for number in made.preempted:
+            engine.preempt(number)
+            self.counters.preemptions += 1
+        now = self.monotonic()
+        for number in made.admitted:
+            if engine.admit(number):
+                self._began(self.jobs[number], now)
+        engine.drafts_max = made.drafts_max
+        runs = engine.runs(made.tokens)
+        if not runs:
+            return bool(made.preempted)
+        done = self._computed(engine, runs)
+        self.watch.stepped(self.monotonic() - now, len(done), sum(len(run.tokens) for _, run in done))
+        for sequence, _ in done:
+            self.shares.charge(sequence.client, engine.charge(sequence))
+            if sequence.complete:
+                self._advance(self.jobs[sequence.id], engine.answer(sequence))
+        return True
+
+    def _computed(self, engine: Engine, runs: list[tuple[TokenSequence, Run]]) -> list[tuple[TokenSequence, Run]]:
+        """Those of the runs that went well. A step that fails is made again, each run by itself."""
+        reason = _attempted(lambda: engine.compute(runs))
+        if reason is None:
+            return runs
+        if len(runs) > 1:
+            return [run for alone in runs for run in self._computed(engine, [alone])]
+        self._fail(self.jobs[runs[0][0].id], reason)
+        return []
+
+    def _began(self, job: Job, now: float) -> None:
+        if not job.admitted:
+            job.admitted = True
+            job.started()
+            self.watch.waited(now - job.came)
+
+    def _move_out(self, engine: Engine) -> None:
+        """Its model's share of the memory has shrunk: those who wait go to the engine that comes in its place."""
+        for sequence in engine.hand_over():
+            job = self.jobs[sequence.id]
+            job.engine = None
+            self._homeless[job.number] = job
+
+    def _advance(self, job: Job, answer: Answer | None) -> None:
+        """Give a generation its answer; take its events, up to its next need or its end."""
+        reason = _attempted(lambda: self._told(job, answer))
+        if reason is not None:
+            self._fail(job, reason)
+
+    def _told(self, job: Job, answer: Answer | None) -> None:
+        while True:
+            try:
+                item = job.context.run(job.work.send, answer)
+            except StopIteration:
+                self._end(job)
+                return
+            if isinstance(item, Need):
+                self._asked(job, item)
+                return
+            answer = None
+            self._tell(job, item)
+
+    def _asked(self, job: Job, need: Need) -> None:
+        if job.engine is not None and job.sequence is not None:
+            before = job.sequence.need
+            if before.drafts:
+                self.counters.drafted += before.drafts
+                self.counters.accepted += need.start - before.start - 1
+            job.engine.ask(job.sequence, need)
+            return
+        job.need = need
+        self._place(job)
+
+    def _place(self, job: Job) -> None:
+        """Give a job to its model's engine, if it has one now."""
+        end = job.need.end if job.sequence is None else len(job.sequence.tokens)
+        most = self.engines.positions_max(job.model)
+        if end >= most:
+            self._fail(job, too_long_for_memory(most, end))
+            return
+        engine = self.engines.engine(job.model)
+        if engine is None:
+            self._homeless[job.number] = job
+            return
+        self._homeless.pop(job.number, None)
+        job.engine = engine
+        if job.sequence is None:
+            job.sequence = engine.add(job.number, job.client, job.need)
+        else:
+            engine.adopt(job.sequence)
+
+    def _tell(self, job: Job, event: Event) -> None:
+        self._out.setdefault(job.listener, []).append((job.emit, event))
+
+    def _fail(self, job: Job, reason: BaseException) -> None:
+        self._tell(job, Failed(job.context.run(_as_fault, reason)))
+        self._end(job)
+
+    def _end(self, job: Job) -> None:
+        if self.jobs.pop(job.number, None) is None:
+            return
+        self._homeless.pop(job.number, None)
+        job.work.close()
+        job.started()
+        self.ends.append(self.monotonic())
+        if job.engine is not None and job.sequence is not None:
+            job.engine.remove(job.sequence)
+        self.shares.leave(job.client)
+
+
+def _attempted(work: Callable[[], None]) -> BaseException | None:
+    """What came of it, if not well: whatever one generation or step raises, a native panic too, is its end alone."""
+    try:
+        work()
+    except BaseException as reason:  # noqa: BLE001 - task boundary: it is told to those whom it concerns
+        return reason
+    return None
+
+
+def _as_fault(reason: BaseException) -> Fault:
+    if isinstance(reason, Fault):
+        return reason
+    _log.error("generation failed", exc_info=reason)
+    return InternalError(f"generation failed: {type(reason).__name__}")

@@ -1,0 +1,92 @@
+"""The steps of one answer, as `model/generate` gives them, with the computing asked for instead of done.
+
+Guessed tokens (drafts) are computed together with the last chosen one. Each position is then chosen from its own
+scores as always, and a guess only decides whether the next position's scores are there already: tokens and
+log-probabilities are the same with and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Final, TypeAlias
+
+from blyan.inference.drafting import Drafter
+from blyan.inference.needs import Answer, Need
+from blyan.model.choosing import Choice, Chooser, Step, step_of, want_finite
+from blyan.model.grammar import Grammar
+
+_echo_rows: Final = 64  # positions scored at once: scores of a long prompt would fill memory
+
+Steps: TypeAlias = Generator[Need | Step, Answer | None, bool]
+
+
+def decode(
+    prompt: tuple[int, ...],
+    choice: Choice,
+    *,
+    echo: bool = False,
+    grammar: Grammar | None = None,
+    drafter: Drafter | None = None,
+) -> Steps:
+    """Yield needs, to be sent answers, and between them the prompt's own steps if `echo` and the chosen ones.
+
+    Returns whether the answer came to its end by itself, by a stop token or by its grammar.
+    """
+    count = len(prompt)
+    if echo:
+        answer = yield from _echoed(prompt, choice.top)
+        used: tuple[tuple[int, int, int], ...] = ()
+    else:
+        answer = _given((yield Need(0, prompt, scored=1, reach=count)))
+        used = answer.experts(0, count)
+    chooser = Chooser(prompt, choice, None if grammar is None else grammar.begin())
+    drafts: tuple[int, ...] = ()
+    row = len(answer.scores) - 1  # the prompt's last position
+    end = count
+    while chooser.left:
+        step = chooser.choose(answer.scores[row], used)
+        yield step
+        if not chooser.left:
+            break
+        end += 1
+        if drafter is not None:
+            drafter.take(step.token)
+        if row < len(drafts) and drafts[row] == step.token:
+            row += 1  # guessed: what follows it is computed already
+        else:
+            if drafter is not None:
+                drafter.verified(offered=len(drafts), accepted=row)
+            room = min(answer.drafts_max, chooser.left - 1)
+            drafts = () if drafter is None else drafter.guess(room)
+            tokens = (step.token, *drafts)
+            answer = _given((yield Need(end - 1, tokens, 1 + len(drafts), drafts=len(drafts), reach=count)))
+            drafts = drafts[: len(answer.scores) - 1]
+            row = 0
+        used = answer.experts(row, row + 1)
+    return chooser.stopped
+
+
+def _echoed(prompt: tuple[int, ...], top: int) -> Generator[Need | Step, Answer | None, Answer]:
+    """The steps of the prompt itself; the answer that holds the scores of its last position."""
+    begin = 0
+    while True:
+        rest = len(prompt) - begin
+        rows = rest if rest <= _echo_rows + 1 else _echo_rows  # not one alone at the end, which no step would tell of
+        answer = _given((yield Need(begin, prompt[begin : begin + rows], rows, reach=len(prompt))))
+        used = answer.experts(0, rows)
+        if begin == 0:
+            yield Step(prompt[0], None, (), used)
+            used = ()
+        following = prompt[begin + 1 : begin + rows + 1]
+        want_finite(answer.scores[: len(following)])
+        for row, token in enumerate(following):
+            yield step_of(answer.scores[row], token, top, used)
+            used = ()
+        begin += rows
+        if begin == len(prompt):
+            return answer
+
+
+def _given(answer: Answer | None) -> Answer:
+    assert answer is not None, "a need is answered"
+    return answer

@@ -1,0 +1,231 @@
+"""One model's computing: its pages, who computes in them, and the sequences that are on their way.
+
+The compute thread's alone, but for `offer`. It carries out what `policy` decides: admits, preempts, computes a step,
+and turns what a step gave into answers to needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blyan.inference.fairness import read_weight, written_weight
+from blyan.inference.needs import Answer, Need
+from blyan.inference.pages import PagePool
+from blyan.inference.policy import Running, Waiting
+from blyan.inference.sequence import TokenSequence, alike_until, pages_for
+from blyan.model.loading import LoadedModel
+from blyan.model.stepping import KVPages, Run, RunResult, Stepper, page_positions
+
+MakeStepper: TypeAlias = Callable[[LoadedModel, KVPages], Stepper]
+_pages_max: Final = 1 << 16  # two million positions: more would cost lists without end for a tiny model
+
+
+def page_count(model: LoadedModel, kv_bytes: int) -> int:
+    """How many pages of this model fit `kv_bytes`, the experts of their positions included."""
+    config = model.manifest.config
+    chosen = 2 * page_positions * len(config.moe_layers) * config.experts_per_token
+    return min(kv_bytes // (KVPages.page_bytes(config, model.weights.embed().dtype) + chosen), _pages_max)
+
+
+class Engine:
+    """Sequences of one model. `kv_bytes` bounds keys and values, which take memory as they are first written."""
+
+    def __init__(self, model: LoadedModel, kv_bytes: int, make_stepper: MakeStepper) -> None:
+        config = model.manifest.config
+        self.model = model
+        self.kv_bytes = kv_bytes
+        pages = page_count(model, kv_bytes)
+        self.kv = KVPages(config, model.weights.embed().dtype, pages)
+        self.pool = PagePool(pages)
+        self.stepper = make_stepper(model, self.kv)
+        self.running: dict[int, TokenSequence] = {}
+        self.waiting: dict[str, dict[int, Waiting]] = {}  # client → id → what the policy reads, in order of id
+        self.drafts_max = 0  # that were welcome in the last step
+        self._sequences: dict[int, TokenSequence] = {}
+        self._alike = alike_until(config)
+        self._layers = tuple(config.moe_layers)
+        # the experts of each position lie beside its keys, so that a reused prefix tells of them too
+        self._chosen = np.empty((pages, page_positions, len(self._layers), config.experts_per_token), np.int16)
+        self._offered: MakeStepper | None = None
+        self._admissions = 0
+        self._no_scores = torch.empty((0, config.vocab_size))
+
+    def offer(self, make_stepper: MakeStepper) -> None:
+        """Compute with another stepper over the same pages from the next step on. May be called from any thread."""
+        self._offered = make_stepper
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._sequences
+
+    def add(self, number: int, client: str, need: Need) -> TokenSequence:
+        """A new sequence, which waits."""
+        sequence = TokenSequence(number, client, self._alike)
+        sequence.ask(need)
+        self.adopt(sequence)
+        return sequence
+
+    def adopt(self, sequence: TokenSequence) -> None:
+        """A sequence that waited for another engine of this model."""
+        self._sequences[sequence.id] = sequence
+        self._wait(sequence)
+
+    def hand_over(self) -> list[TokenSequence]:
+        """Those that wait, who go elsewhere. Nothing runs."""
+        assert not self.running, "nothing runs"
+        found = list(self._sequences.values())
+        self._sequences.clear()
+        self.waiting.clear()
+        return found
+
+    def ask(self, sequence: TokenSequence, need: Need) -> None:
+        """The next need of a sequence that runs. Guesses that it kept stand from now on."""
+        held = sequence.held
+        assert held is not None, "it runs"
+        if need.start > held.length:
+            self.pool.filled(held, sequence.tokens[held.length : need.start])
+        sequence.ask(need)
+
+    def remove(self, sequence: TokenSequence) -> None:
+        """It ended, or nobody wants it: its pages are free at once."""
+        del self._sequences[sequence.id]
+        self.running.pop(sequence.id, None)
+        self._unwait(sequence)
+        if sequence.held is not None:
+            self.pool.release(sequence.held)
+            sequence.held = None
+
+    def preempt(self, number: int) -> None:
+        """It gives its pages back and waits, to be computed again from its tokens."""
+        sequence = self.running.pop(number)
+        if sequence.held is not None:
+            self.pool.release(sequence.held)
+        sequence.restart()
+        self._wait(sequence)
+
+    def admit(self, number: int) -> bool:
+        """Give a sequence pages for all its tokens; False, and it waits on, if fewer are free than was planned with."""
+        sequence = self._sequences[number]
+        count = len(sequence.tokens)
+        compute_min = max(1, count - sequence.reusable)
+        held = self.pool.begin(sequence.tokens, compute_min=compute_min, share=sequence.shared)
+        if not self.pool.extend(held, count):
+            self.pool.release(held)
+            return False
+        self._unwait(sequence)
+        sequence.begin(held, self._admissions)
+        self._admissions += 1
+        self.running[number] = sequence
+        return True
+
+    def views(self) -> list[Running]:
+        """What runs, as the policy reads it."""
+        found: list[Running] = []
+        for sequence in self.running.values():
+            assert sequence.held is not None, "it runs"
+            left, have = sequence.left, len(sequence.held.pages)
+            end = sequence.computed + left
+            lacking = max(0, pages_for(end) - have)
+            spare = (have + lacking) * page_positions - end
+            found.append(
+                Running(
+                    sequence.id,
+                    sequence.client,
+                    sequence.admitted,
+                    left,
+                    sequence.need.drafts,
+                    have,
+                    lacking,
+                    spare,
+                )
+            )
+        return found
+
+    def runs(self, tokens: Mapping[int, int]) -> list[tuple[TokenSequence, Run]]:
+        """The runs of a step in which each sequence gets that many tokens."""
+        made: list[tuple[TokenSequence, Run]] = []
+        for number, most in tokens.items():
+            sequence = self.running.get(number)
+            if sequence is None or most < 1:
+                continue
+            held = sequence.held
+            assert held is not None, "it runs"
+            if sequence.need.drafts:
+                sequence.keep_drafts(max(0, most - sequence.left))
+            if not self.pool.extend(held, sequence.computed + min(most, len(sequence.tokens) - sequence.computed)):
+                continue  # a preempted one shared its pages: the next plan knows what is free
+            made.append((sequence, sequence.run(most)))
+        return made
+
+    def compute(self, runs: list[tuple[TokenSequence, Run]]) -> None:
+        """Compute a step. Raises what the stepper raises: the sequences of these runs must then be removed."""
+        if self._offered is not None:
+            make, self._offered = self._offered, None
+            self.stepper = make(self.model, self.kv)
+        results = self.stepper.step([run for _, run in runs])
+        for (sequence, run), result in zip(runs, results, strict=True):
+            self._took(sequence, run, result)
+
+    def charge(self, sequence: TokenSequence) -> int:
+        """Weighted tokens that were computed for it since the last time, none of them twice."""
+        begin, end = sequence.charged, sequence.computed
+        if end <= begin:
+            return 0
+        sequence.charged = end
+        read = max(0, min(end, sequence.need.reach) - begin)
+        return read * read_weight + (end - begin - read) * written_weight
+
+    def answer(self, sequence: TokenSequence) -> Answer:
+        """The answer to a need that is complete."""
+        need, held = sequence.need, sequence.held
+        assert held is not None and sequence.complete, "computed"
+        scores, hidden = sequence.scores, sequence.hidden
+        return Answer(
+            scores[0] if len(scores) == 1 else torch.cat(scores) if scores else self._no_scores,
+            self._chosen[self._places(held.pages, need.start, need.end)],
+            self._layers,
+            torch.cat(hidden) if hidden else None,
+            self.drafts_max,
+        )
+
+    def _took(self, sequence: TokenSequence, run: Run, result: RunResult) -> None:
+        held = sequence.held
+        assert held is not None, "it runs"
+        end = run.start + len(run.tokens)
+        self._chosen[self._places(held.pages, run.start, end)] = result.chosen.transpose(1, 0, 2)
+        if run.scored:
+            sequence.scores.append(result.scores)
+        if result.hidden is not None:
+            sequence.hidden.append(result.hidden)
+        sequence.computed = end
+        sure = min(end, sequence.need.end - sequence.need.drafts)
+        self.pool.filled(held, run.tokens[: sure - run.start])
+
+    def _places(self, pages: list[int], begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Page and place within the page of each position."""
+        first = begin // page_positions
+        numbers = np.asarray(pages[first : pages_for(end)], np.int64)
+        pages_, places = np.divmod(np.arange(begin, end, dtype=np.int64), page_positions)
+        return numbers[pages_ - first], places
+
+    def _wait(self, sequence: TokenSequence) -> None:
+        queue = self.waiting.setdefault(sequence.client, {})
+        count = len(sequence.tokens)
+        waits = Waiting(sequence.id, sequence.client, count - sequence.computed, pages_for(count + 1))
+        first = next(iter(queue), None)
+        if first is None or sequence.id > next(reversed(queue)):
+            queue[sequence.id] = waits
+        else:  # it came before some who wait
+            merged = dict(sorted({**queue, sequence.id: waits}.items()))
+            self.waiting[sequence.client] = merged
+
+    def _unwait(self, sequence: TokenSequence) -> None:
+        queue = self.waiting.get(sequence.client)
+        if queue is not None and queue.pop(sequence.id, None) is not None and not queue:
+            del self.waiting[sequence.client]

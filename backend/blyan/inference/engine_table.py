@@ -1,0 +1,92 @@
+"""The engines of the models that are asked, and how they share the memory for keys and values.
+
+Each model that the node offers has an equal share, so that none waits for another's memory. An engine is made when its
+model is first asked, and again when the share has changed and it has nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from blyan.inference.engine import Engine, MakeStepper, page_count
+from blyan.model.loading import LoadedModel
+from blyan.model.stepping import page_positions
+from blyan.primitives.errors import ContextLengthExceeded
+
+
+def too_long_for_memory(most: int, tokens: int) -> ContextLengthExceeded:
+    """The fault of a prompt and answer that memory for `most` positions can never hold."""
+    return ContextLengthExceeded(
+        f"memory: expected at most {most - 1} tokens of prompt and answer together, found {tokens}",
+        hint="ask for fewer, or give the node more memory for keys and values: inference.kv_memory",
+        detail={"context_length": most - 1},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PageUsage:
+    """Pages of all engines together."""
+
+    used: int  # by generations that run
+    kept: int  # for prompts that begin alike
+    blank: int
+    reused_positions: int  # since the start
+
+
+class EngineTable:
+    """Engines by model. The compute thread's alone, but for `positions_max`."""
+
+    def __init__(self, kv_bytes: int, models: Callable[[], int], make_stepper: MakeStepper) -> None:
+        self._kv_bytes = kv_bytes
+        self._models = models
+        self._make = make_stepper
+        self._reused = 0  # positions, by engines that are no more
+        self._engines: dict[int, Engine] = {}  # by the identity of the weights, which the engine keeps alive
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(list(self._engines.values()))
+
+    @property
+    def share(self) -> int:
+        """Bytes for one model."""
+        return self._kv_bytes // max(1, self._models())
+
+    def positions_max(self, model: LoadedModel) -> int:
+        """How long a sequence of this model may be. From any thread."""
+        return page_count(model, self.share) * page_positions
+
+    def engine(self, model: LoadedModel) -> Engine | None:
+        """The engine of a model; None as long as others hold the memory that is its share."""
+        found = self._engines.get(id(model.weights))
+        if found is not None and (found.kv_bytes == self.share or not found.idle):
+            return found
+        for key, engine in list(self._engines.items()):
+            if engine.idle and (engine.kv_bytes > self.share or engine is found):
+                self._drop(key)
+        share = self.share
+        if sum(engine.kv_bytes for engine in self._engines.values()) + share > self._kv_bytes:
+            self._drop_idle()
+        if sum(engine.kv_bytes for engine in self._engines.values()) + share > self._kv_bytes:
+            return None
+        made = self._engines[id(model.weights)] = Engine(model, share, self._make)
+        return made
+
+    def usage(self) -> PageUsage:
+        """How pages are used. From any thread; numbers of a moment."""
+        pools = [engine.pool for engine in self]
+        free, kept = sum(pool.free for pool in pools), sum(pool.kept for pool in pools)
+        reused = self._reused + sum(pool.counters.reused_positions for pool in pools)
+        return PageUsage(sum(pool.pages for pool in pools) - free, kept, free - kept, reused)
+
+    def outgrown(self, engine: Engine) -> bool:
+        """Whether an engine holds more than its share, so that it admits nobody and ends."""
+        return engine.kv_bytes > self.share
+
+    def _drop(self, key: int) -> None:
+        self._reused += self._engines.pop(key).pool.counters.reused_positions
+
+    def _drop_idle(self) -> None:
+        for key, engine in list(self._engines.items()):
+            if engine.idle:
+                self._drop(key)

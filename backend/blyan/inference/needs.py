@@ -1,0 +1,52 @@
+"""What a generation asks of whoever computes, and what it is given.
+
+A generation is a generator: it yields `Need`s and events, and is sent an `Answer` for each need. It knows nothing of
+batches, pages and other generations, so that the scheduler may compute its needs with others', in pieces, or twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Positions to compute. What was computed from `start` on before is forgotten."""
+
+    start: int  # positions before `tokens`, which the generation has asked for already
+    tokens: tuple[int, ...]  # at least one
+    scored: int = 0  # for how many of the last positions scores are wanted
+    hidden: bool = False  # whether the hidden states of all of `tokens` are wanted
+    drafts: int = 0  # how many of the last tokens are guesses, which may be left out with their scores
+    reach: int = 0  # how long the sequence is known to become: the prompt's length
+
+    @property
+    def end(self) -> int:
+        """Positions of the sequence with these."""
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a need."""
+
+    scores: Tensor  # [scored, vocab] fp32, fewer by the drafts that were left out
+    chosen: NDArray[np.int16]  # [n, moe layers, top_k]: the experts of each position that was asked for
+    layers: tuple[int, ...]  # the numbers of the moe layers
+    hidden: Tensor | None = None  # [n, hidden] if it was wanted
+    drafts_max: int = 0  # how many guesses are welcome with the next need
+
+    def experts(self, begin: int, end: int) -> tuple[tuple[int, int, int], ...]:
+        """(layer, expert, tokens) of positions begin … end of those asked for, in order of layer and expert."""
+        chosen = self.chosen[begin:end]
+        if not chosen.size:
+            return ()
+        span = 1 << 16
+        places = chosen.astype(np.int64) + np.asarray(self.layers, np.int64)[None, :, None] * span
+        found, counts = np.unique(places, return_counts=True)
+        layers, experts = np.divmod(found, span)
+        return tuple(zip(layers.tolist(), experts.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,100 @@
+"""From one position's scores to its token: penalties, constraint, sampling, and what is told of it.
+
+The one place where tokens are chosen: the plain loop (`generate`) and the batched path (`inference/decoding`) differ
+only in who computes the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from blyan.model.grammar import Constraint
+from blyan.model.sampler import History, sample
+from blyan.model.sampling import Sampling
+from blyan.primitives.digest import uniform
+from blyan.primitives.errors import NotComputable
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token and its log-probability under the model, before temperature."""
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One position: the token that stands or was chosen there, and what the model thought."""
+
+    token: int
+    logprob: float | None  # None for the first prompt token, which nothing predicts
+    top: tuple[Candidate, ...]
+    experts: tuple[tuple[int, int, int], ...]  # (layer, expert, tokens routed) since the last step
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How one answer's tokens are chosen, and when it ends."""
+
+    sampling: Sampling
+    tokens_max: int
+    stop_tokens: frozenset[int] = field(default_factory=frozenset[int])
+    top: int = 0  # candidates told with each token
+
+
+class Chooser:
+    """Chooses the tokens of one answer, one after the other."""
+
+    def __init__(self, prompt: Sequence[int], choice: Choice, constraint: Constraint | None = None) -> None:
+        self._choice = choice
+        self._constraint = constraint
+        self._history = History(prompt)
+        self._position = len(prompt)
+        self._end = len(prompt) + choice.tokens_max
+        self.stopped = False  # by a stop token or by the constraint
+
+    @property
+    def left(self) -> int:
+        """How many more tokens there may be."""
+        return 0 if self.stopped else self._end - self._position
+
+    @torch.inference_mode()
+    def choose(self, scores: Tensor, experts: tuple[tuple[int, int, int], ...]) -> Step:
+        """The next token by its scores [vocab]; `NotComputable` unless they are finite. Not after `left` is 0.
+
+        The token with which the constraint ends is the last, and so is a stop token.
+        """
+        want_finite(scores)
+        sampling = self._choice.sampling
+        reshaped = self._history.reshaped(scores, sampling)
+        possible = reshaped if self._constraint is None else self._constraint.allowed(reshaped)
+        token = sample(possible, sampling, uniform(sampling.seed, self._position))
+        self._history.take(token)
+        self._position += 1
+        if self._constraint is not None:
+            self._constraint.take(token)
+        self.stopped = token in self._choice.stop_tokens or (self._constraint is not None and self._constraint.ended)
+        return step_of(scores, token, self._choice.top, experts)
+
+
+def want_finite(scores: Tensor) -> None:
+    """`NotComputable` unless every score is a finite number."""
+    if not bool(torch.isfinite(scores).all()):
+        raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
+
+
+@torch.inference_mode()
+def step_of(scores: Tensor, token: int, top: int, experts: tuple[tuple[int, int, int], ...]) -> Step:
+    """What the model thought of `token` by the scores [vocab] of its position, with the `top` likeliest."""
+    logprobs = torch.log_softmax(scores, dim=-1)
+    candidates: tuple[Candidate, ...] = ()
+    if top:
+        values, tokens = logprobs.topk(min(top, len(logprobs)))
+        pairs = zip(tokens.tolist(), values.tolist(), strict=True)
+        candidates = tuple(Candidate(int(token), float(value)) for token, value in pairs)
+    return Step(token, float(logprobs[token]), candidates, experts)

@@ -1,0 +1,115 @@
+"""The plain stepper: each run of a step by itself through the transformer's expert-call seam, every expert here.
+
+What a run gives therefore cannot depend on the others of its step. It is the reference that the jitted stepper is held
+to, and computes where that one is not ready or not possible. One sequence at a time, its numbers are the plain loop's
+(`generate`), bit for bit, if its positions are cut into the same runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blyan.model.config import ModelConfig
+from blyan.model.experts import ExpertCall, swiglu
+from blyan.model.gate import Routing
+from blyan.model.stepping import KVPages, Run, RunResult, page_positions
+from blyan.model.transformer import TrunkWeights, drive, forward, logits
+from blyan.primitives.errors import NotComputable
+
+
+class LocalWeights(TrunkWeights, Protocol):
+    """The trunk and every routed expert."""
+
+    def expert(self, layer: int, expert: int) -> Mapping[str, Tensor]:
+        """`gate_proj`, `up_proj` and `down_proj` of one routed expert."""
+        ...
+
+
+class PagedCache:
+    """One sequence's keys and values in pages, as attention wants them. Implements `kv_cache.Cache`."""
+
+    def __init__(self, kv: KVPages, pages: Sequence[int], length: int, reach: int) -> None:
+        self._kv = kv
+        self._pages = torch.tensor(pages, dtype=torch.int64)
+        self.length = length
+        self.reach = reach
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values [1, kv_heads, T, head_dim] after `length`; return all up to there, gathered."""
+        end = self.length + keys.shape[2]
+        return self._placed(self._kv.keys[layer], keys, end), self._placed(self._kv.values[layer], values, end)
+
+    def advance(self, positions: int) -> None:
+        """Count `positions` more as filled."""
+        self.length += positions
+
+    def _placed(self, paged: Tensor, new: Tensor, end: int) -> Tensor:
+        """`new` [1, kv_heads, T, head_dim] into `paged` [pages, kv_heads, page_positions, head_dim]; all of 0 … end."""
+        positions = torch.arange(self.length, end)
+        # indices on both sides of a slice: what they pick comes first, [T, kv_heads, head_dim]
+        paged[self._pages[positions // page_positions], :, positions % page_positions] = (
+            new[0].transpose(0, 1).to(paged.dtype)
+        )
+        used = -(-end // page_positions)
+        gathered = paged[self._pages[:used]].transpose(0, 1)  # [kv_heads, used, page_positions, head_dim]
+        return gathered.reshape(1, gathered.shape[0], -1, gathered.shape[3])[:, :, :end].to(new.dtype)
+
+
+class EagerStepper:
+    """Computes runs one after the other with torch. Implements `stepping.Stepper`.
+
+    Memory beside the pages is one run's: its hidden states, its gathered keys and values of one layer, and its scores,
+    so callers bound both `len(run.tokens)` and `run.scored`.
+    """
+
+    def __init__(self, weights: LocalWeights, config: ModelConfig, kv: KVPages) -> None:
+        self._weights = weights
+        self._config = config
+        self._kv = kv
+
+    @torch.inference_mode()
+    def step(self, runs: Sequence[Run]) -> list[RunResult]:
+        """One result per run, in order. `NotComputable` if scores are not finite, and whatever opening a block raises;
+        then the pages of the runs are undefined from each run's `start` on."""
+        return [self._computed(run) for run in runs]
+
+    def _computed(self, run: Run) -> RunResult:
+        count = len(run.tokens)
+        assert count and 0 <= run.scored <= count, "a run has positions, and scores at most those"
+        assert len(run.pages) * page_positions >= run.start + count, "the pages reach to the run's end"
+        chosen: list[Tensor] = []
+
+        def observe(_layer: int, routing: Routing) -> None:
+            chosen.append(routing.chosen)
+
+        cache = PagedCache(self._kv, run.pages, run.start, run.reach)
+        tokens = torch.tensor([run.tokens], dtype=torch.int64)
+        hidden = drive(forward(self._weights, self._config, tokens, cache, observe), self._answer)[0]
+        return RunResult(
+            scores=self._scores(hidden, run.scored),
+            chosen=self._chosen(chosen, count),
+            hidden=hidden if run.hidden else None,
+        )
+
+    def _answer(self, call: ExpertCall) -> Tensor:
+        return swiglu(self._weights.expert(call.layer, call.expert), "", call.hidden)
+
+    def _scores(self, hidden: Tensor, scored: int) -> Tensor:
+        if not scored:
+            return torch.empty((0, self._config.vocab_size))
+        # one row as a vector: another kernel than a matrix of one row, and the one that the plain loop uses
+        rows = hidden[-1] if scored == 1 else hidden[-scored:]
+        scores = logits(self._weights, self._config, rows).float().view(scored, -1)
+        if not bool(torch.isfinite(scores).all()):
+            raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
+        return scores
+
+    def _chosen(self, chosen: list[Tensor], count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+        if not chosen:
+            return np.empty((0, count, self._config.experts_per_token), dtype=np.int32)
+        return torch.stack(chosen).to(torch.int32).numpy()
