@@ -48,6 +48,11 @@ class RunningNode:
         self._ready.set()  # the process ended
 
     @property
+    def said(self) -> list[str]:
+        """The lines it has written to stderr so far."""
+        return list(self._said)
+
+    @property
     def pid(self) -> int:
         """The process that serves."""
         return self._process.pid

@@ -1,13 +1,13 @@
 """Many streams on one node: `blyan up` in its own process, streamed completions over loopback.
 
-Back of the envelope: a step that serves many streams reads the weights once for all of them, so the sum of their speeds
-grows until arithmetic is the bound; 64 streams that share each read could be 64 times as fast as one if a token cost
-nothing but reading. Every stream has a prompt of its own and a client of its own (`user`). The load generator shares the
-two cores: its processor time stands beside the first row of each count.
+Back of the envelope: a step that serves many streams reads the weights once for all of them, so the sum of their
+speeds grows until arithmetic is the bound; 64 streams that share each read could be 64 times as fast as one if a token
+cost nothing but reading. Every stream has a prompt of its own and a client of its own (`user`). The load generator
+shares the two cores: its processor time stands beside the first row of each count.
 
 Jain's index of fairness is (Σ speed)² ÷ (n · Σ speed²) over the clients' tokens a second, 1 where all are served alike.
-The delay of the event loop is bounded from above by how long /livez takes, asked every 5 ms by a third process, whose own
-waits for a core are in it (the overslept row: what a plain sleep of that process was late).
+The delay of the event loop is bounded from above by how long /livez takes, asked every 5 ms by a third process, whose
+own waits for a core are in it (the row below says by how much a plain sleep of that process was late).
 """
 
 from __future__ import annotations

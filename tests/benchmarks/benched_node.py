@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import ROOT
@@ -74,13 +74,18 @@ class BenchedNode(RunningNode):
         return {name: float(value) for name, _, value in pairs}
 
     def ask(self, model: str) -> Ask:
-        """One streamed completion after another, over one connection."""
+        """One streamed completion after another."""
+        timed = self.timed()
+        return lambda prompt, count: timed("/v1/completions", completion(model, prompt, count))
+
+    def timed(self) -> Callable[[str, Mapping[str, object]], Timed]:
+        """Streamed answers to requests of a path and a body, over one connection."""
         connection = http.client.HTTPConnection(*self.address, timeout=600)
 
-        def asked(prompt: Sequence[int], count: int) -> Timed:
-            body = json.dumps(completion(model, prompt, count))
+        def asked(path: str, body: Mapping[str, object]) -> Timed:
+            raw = json.dumps(body)
             began = time.perf_counter()
-            connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+            connection.request("POST", path, raw, {"Content-Type": "application/json"})
             response = connection.getresponse()
             if response.status != 200:
                 raise RuntimeError(f"{response.status}: {response.read()[:500]!r}")

@@ -1,7 +1,7 @@
 """Many streamed completions at once, from one process with bare asyncio streams; it says what it cost itself.
 
-An event of a stream is one line; tokens are counted from `token_ids` without parsing the whole line, so that hundreds of
-streams leave the cores to the node that they measure.
+An event of a stream is one line; tokens are counted from `token_ids` without parsing the whole line, so that hundreds
+of streams leave the cores to the node that they measure.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Ask a node's /livez every few milliseconds over one connection: `loop_probe.py HOST PORT SECONDS`, in its own process.
+"""Ask a node's /livez every few milliseconds over one connection: `loop_probe.py HOST PORT SECONDS`, a process.
 
-Prints the seconds that each answer took, one JSON list. An answer waits for the event loop, so its time bounds the loop's
+Prints the seconds that each answer took, as JSON. An answer waits for the event loop, so its time bounds the loop's
 delay from above; what the kernel takes to give this process a core is in it too, and is said beside it: by how much a
-plain sleep overslept.
+plain sleep was late.
 """
 
 from __future__ import annotations

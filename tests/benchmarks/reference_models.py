@@ -103,6 +103,14 @@ class Reference:
         """A node's data directory in which `model(type)` stands for every type."""
         return self.folder / "data"
 
+    def twin(self) -> Path:
+        """Another data directory of the same content, for a second node beside the first; its blobs are hard links."""
+        found = self.folder / "twin"
+        shutil.rmtree(found, ignore_errors=True)
+        shutil.copytree(self.data_dir, found, ignore=shutil.ignore_patterns("blobs", "LOCK"))
+        shutil.copytree(self.data_dir / "blobs", found / "blobs", copy_function=os.link)
+        return found
+
     def model(self, kind: str) -> str:
         """The name by which a node serves the type."""
         return f"{self.name}-{kind}"

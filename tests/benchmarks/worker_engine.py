@@ -15,10 +15,12 @@ from typing import Any
 from line_protocol import Ask, Timed, serve
 from reference_models import reference
 
-from blyan.inference.scheduler import Scheduler
+from blyan.inference.scheduler import Scheduler, Setting
 from blyan.inference.session import Delta, Event, Failed, Finished, GenerationRequest, run
+from blyan.inference.steppers import plain_stepper
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
+from blyan.node.config import InferenceConfig
 
 LIMIT_S = 300
 KV_BYTES = 1 << 30
@@ -28,17 +30,9 @@ Submit = Callable[[LoadedModel, GenerationRequest, Callable[[Event], None]], Any
 
 def compute_thread() -> Submit:
     """The thread, set up as a node sets it up, and how it is given a request."""
-    try:
-        from blyan.inference.policy import Rules
-        from blyan.inference.scheduler import Setting
-        from blyan.inference.steppers import plain_stepper
-        from blyan.node.inference_config import InferenceConfig
-    except ImportError:  # the scheduler that takes turns and does not batch
-        turns = Scheduler()
-        return lambda model, request, emit: turns.submit(run(model, request), emit)
-    rules: Rules = InferenceConfig().rules
-    batching: Any = Scheduler(Setting(KV_BYTES, rules, plain_stepper), time.monotonic)
-    return lambda model, request, emit: batching.submit(model, run(model, request), emit)
+    rules = InferenceConfig().rules
+    scheduler = Scheduler(Setting(KV_BYTES, rules, plain_stepper), time.monotonic)
+    return lambda model, request, emit: scheduler.submit(model, run(model, request, scheduler.drafts_max), emit)
 
 
 def contender(submit: Submit, model: LoadedModel, sampling: Sampling) -> Ask:
