@@ -41,11 +41,16 @@ class RunningNode:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._said.append(line)
-            address = re.search(r"http://127\.0\.0\.1:\d+", line)
+            address = re.search(r"chat at (http://127\.0\.0\.1:\d+)", line)
             if address and not self.url:
-                self.url = address.group()
+                self.url = address.group(1)
                 self._ready.set()
         self._ready.set()  # the process ended
+
+    @property
+    def said(self) -> list[str]:
+        """The lines it has written to stderr so far."""
+        return list(self._said)
 
     @property
     def pid(self) -> int:
