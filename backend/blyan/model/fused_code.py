@@ -12,28 +12,22 @@ import math
 import numpy as np
 
 from blyan.model.fused_attention import attend_rows
+from blyan.model.fused_experts import group_rows, lower_rows, mix_rows, raise_rows
 from blyan.model.fused_layout import (
     ATTENDED,
     ATTENTION,
-    DOWN,
     EMBED,
     EXPERTS,
-    EXTRA_INNER,
-    FINAL_NORM,
     GATE,
-    GATED,
     HEAD,
     HEAD_DIM,
     HEADS,
     HIDDEN,
-    INNER,
     INPUT_NORM,
     K_NORM,
     KEYS,
     KV_HEADS,
     LAYERS,
-    LOWERED,
-    MIXED,
     MOE,
     NEW_KEYS,
     NEW_VALUES,
@@ -45,15 +39,10 @@ from blyan.model.fused_layout import (
     Q_NORM,
     QK_NORM,
     QUERIES,
-    RAISED,
-    ROOM,
     ROUTING,
     SCORE_BYTES,
     SCORES,
-    SHARED_GATE,
     TOP_K,
-    UP,
-    UP_GATE,
     VALUES,
     VOCAB,
     WIDE,
@@ -64,21 +53,9 @@ from blyan.model.fused_layout import (
     V,
     X,
 )
-from blyan.model.fused_rows import (
-    add_bias,
-    add_rounded,
-    add_shared,
-    clip,
-    finite,
-    gated,
-    keep,
-    mix,
-    norm,
-    rotate,
-    route,
-)
+from blyan.model.fused_rows import add_bias, add_rounded, clip, finite, keep, norm, rotate, route
 from blyan.model.jit import compiled, entry
-from blyan.model.kernels import panel, product, round_run
+from blyan.model.kernels import matrix_at, product, round_run, span_of
 from blyan.model.meeting import (
     GO,
     PHASE,
@@ -94,19 +71,6 @@ from blyan.model.meeting import (
 )
 from blyan.model.simd import eight_bytes, fp32, load, store
 
-_panel_bytes = 24576
-
-
-@compiled
-def _matrix(row, column):
-    return row[column], row[column + 1], row[column + 2], row[column + 3], row[column + 4]
-
-
-@compiled
-def _span(stride):
-    """Outputs of a matrix that make one piece of work."""
-    return max(1, _panel_bytes // (stride * panel)) * panel
-
 
 @compiled
 def _projected(shared, phase, x, inner, rows, table, matrices, columns, widths, outs, listed, kind, like):
@@ -115,7 +79,7 @@ def _projected(shared, phase, x, inner, rows, table, matrices, columns, widths, 
         piece = next_piece(shared, phase)
         which, span, found = 0, 1, False
         for which in range(matrices):
-            span = _span(table[columns[which] + 1])
+            span = span_of(table[columns[which] + 1])
             pieces = (widths[which] + span - 1) // span
             if piece < pieces:
                 found = True
@@ -126,7 +90,7 @@ def _projected(shared, phase, x, inner, rows, table, matrices, columns, widths, 
         width, out, bias = widths[which], outs[which], table[columns[which] + 5]
         begin = piece * span
         end = min(begin + span, width)
-        product(x, inner * 4, listed, rows, _matrix(table, columns[which]), inner, begin, end, out, width * 4, kind)
+        product(x, inner * 4, listed, rows, matrix_at(table, columns[which]), inner, begin, end, out, width * 4, kind)
         for row in range(rows):
             at = out + (row * width + begin) * 4
             if bias:
@@ -228,121 +192,11 @@ def _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, sha
 
 
 @compiled
-def _grouped(layer, dims, trunk, rows, chosen, listed, slots, ranges):
-    """Sort pairs (row, expert) by expert. ranges: [experts + 1, 3] of expert, first slot, rows; how many are used."""
-    experts, count = dims[EXPERTS], len(rows)
-    used = first = 0
-    if trunk[layer, MOE] > 0:
-        picks = chosen[trunk[layer, MOE] - 1]
-        for expert in range(experts):
-            ranges[expert, 3] = 0
-        for row in range(count):
-            for rank in range(dims[TOP_K]):
-                ranges[picks[row, rank], 3] += 1
-        for expert in range(experts):
-            taken = ranges[expert, 3]
-            ranges[expert, 3] = first
-            if taken:
-                ranges[used, 0], ranges[used, 1], ranges[used, 2] = expert, first, taken
-                used += 1
-            first += taken
-        for row in range(count):
-            for rank in range(dims[TOP_K]):
-                slot = ranges[picks[row, rank], 3]
-                ranges[picks[row, rank], 3] = slot + 1
-                listed[slot], slots[row, rank] = row, slot
-    if trunk[layer, EXTRA_INNER]:
-        ranges[used, 0], ranges[used, 1], ranges[used, 2] = experts, first, count
-        used += 1
-        for row in range(count):
-            listed[first + row] = row
-    ranges[experts + 1, 0] = used
-    ranges[experts + 1, 1] = first
-
-
-@compiled
-def _piece(piece, dims, experts, layer, column, extra, plain, ranges):
-    """Which expert a piece of work belongs to, and its outputs: (place in `ranges` or -1, begin, end)."""
-    for which in range(ranges[dims[EXPERTS] + 1, 0]):
-        expert = ranges[which, 0]
-        width = extra if expert == dims[EXPERTS] else plain
-        span = _span(experts[layer, expert, column + 1])
-        pieces = (width + span - 1) // span
-        if piece < pieces:
-            return which, piece * span, min((piece + 1) * span, width)
-        piece -= pieces
-    return -1, 0, 0
-
-
-@compiled
-def _raised(shared, phase, layer, dims, trunk, experts, places, listed, ranges, kind, like):
-    """Gate and up products of every expert's rows, and what comes of them."""
-    hidden, extra, stride = dims[HIDDEN], trunk[layer, EXTRA_INNER], places[RAISED] - places[GATED]
-    room = dims[ROOM] * 4  # bytes of a slot
-    while True:
-        piece = next_piece(shared, phase)
-        which, begin, end = _piece(piece, dims, experts, layer, UP_GATE, extra, dims[INNER], ranges)
-        if which < 0:
-            return
-        expert, first, count = ranges[which, 0], ranges[which, 1], ranges[which, 2]
-        table, of = experts[layer, expert], listed[first : first + count]
-        gate = places[GATED] + first * room
-        x = places[NORMED]
-        for up in range(2):
-            matrix = _matrix(table, UP if up else UP_GATE)
-            product(x, hidden * 4, of, count, matrix, hidden, begin, end, gate + up * stride, room, kind)
-        for row in range(count):
-            at = gate + row * room + begin * 4
-            gated(at, at + stride, end - begin, at, like)
-
-
-@compiled
-def _lowered(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, kind):
-    """Down products of every expert's rows."""
-    hidden, extra, room = dims[HIDDEN], trunk[layer, EXTRA_INNER], dims[ROOM] * 4
-    while True:
-        piece = next_piece(shared, phase)
-        which, begin, end = _piece(piece, dims, experts, layer, DOWN, hidden, hidden, ranges)
-        if which < 0:
-            return
-        expert, first, count = ranges[which, 0], ranges[which, 1], ranges[which, 2]
-        inner = extra if expert == dims[EXPERTS] else dims[INNER]
-        x, out = places[GATED] + first * room, places[LOWERED] + first * hidden * 4
-        matrix = _matrix(experts[layer, expert], DOWN)
-        product(x, room, nothing, count, matrix, inner, begin, end, out, hidden * 4, kind)
-
-
-@compiled
-def _mixed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like):
-    """The residual after the experts, and the next norm."""
-    hidden, top_k = dims[HIDDEN], dims[TOP_K]
-    others = ranges[dims[EXPERTS] + 1, 1]
-    while True:
-        row = next_piece(shared, phase)
-        if row >= len(rows):
-            return
-        at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
-        more, lowered = places[MIXED] + row * hidden * 4, places[LOWERED]
-        extra = lowered + (others + row) * hidden * 4
-        if trunk[layer, MOE] > 0:
-            picks = chosen[trunk[layer, MOE] - 1, row]
-            mix(lowered, hidden * 4, slots[row], picks[:top_k], shares[row], hidden, dims[WIDE], more, like)
-            if trunk[layer, EXTRA_INNER]:
-                add_shared(more, to, trunk[layer, SHARED_GATE], extra, hidden, like)
-        else:
-            round_run(extra, hidden, like)
-            more = extra
-        add_rounded(at, more, hidden, like)
-        last = layer + 1 == dims[LAYERS]
-        norm(at, places[FINAL_NORM] if last else trunk[layer + 1, INPUT_NORM], hidden, floats[0], to, like)
-
-
-@compiled
 def _scored(shared, phase, dims, places, scored, like):
     """Scores over the vocabulary of the rows that are asked for."""
     hidden, vocab = dims[HIDDEN], dims[VOCAB]
     stride = hidden // 8 * eight_bytes(like)
-    span = _span(stride)
+    span = span_of(stride)
     while True:
         begin = next_piece(shared, phase) * span
         if begin >= vocab or len(scored) == 0:
@@ -394,14 +248,14 @@ def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, k
         phase = pass_on(shared, phase, threads)
         _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, like)
         if meet(shared, phase, threads):
-            _grouped(layer, dims, trunk, rows, chosen, listed, slots, ranges)
+            group_rows(layer, dims, trunk, rows, chosen, listed, slots, ranges)
             release(shared, phase)
         phase += 1
-        _raised(shared, phase, layer, dims, trunk, experts, places, listed, ranges, kind, like)
+        raise_rows(shared, phase, layer, dims, trunk, experts, places, listed, ranges, kind, like)
         phase = pass_on(shared, phase, threads)
-        _lowered(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, kind)
+        lower_rows(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, kind)
         phase = pass_on(shared, phase, threads)
-        _mixed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like)
+        mix_rows(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like)
         phase = pass_on(shared, phase, threads)
     _scored(shared, phase, dims, places, scored, like)
     phase = pass_on(shared, phase, threads)

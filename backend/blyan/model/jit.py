@@ -26,6 +26,7 @@ _sources: Final = (
     "fused_layout.py",
     "fused_attention.py",
     "fused_rows.py",
+    "fused_experts.py",
     "fused_code.py",
 )
 

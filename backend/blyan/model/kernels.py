@@ -28,6 +28,7 @@ from blyan.model.simd import (
 )
 
 _ahead = 8192  # bytes between what is computed with and what is asked for
+_panel_bytes = 24576
 panel = 24  # outputs of a matrix that are computed for all rows before the next: a multiple of 8, 4 and 3
 
 
@@ -181,3 +182,15 @@ def round_run(out, count, like):
     while at < count:
         poke(out + at * 4, lane(rounded(splat(peek(out + at * 4)), like), 0))
         at += 1
+
+
+@compiled
+def matrix_at(row, column):
+    """A matrix as `product` takes it, of a row of a table."""
+    return row[column], row[column + 1], row[column + 2], row[column + 3], row[column + 4]
+
+
+@compiled
+def span_of(stride):
+    """Outputs of a matrix with rows of `stride` bytes that make one piece of work."""
+    return max(1, _panel_bytes // (stride * panel)) * panel

@@ -96,6 +96,7 @@ def meet(shared, phase, threads):
 
 @compiled
 def release(shared, phase):
+    """Let the others go on after phase number `phase`."""
     write_shared(shared.ctypes.data + _line * 8, phase + 1)
 
 

@@ -60,10 +60,12 @@ def _every(number: float) -> ir.Constant:
 
 
 def at_address(builder: Any, address: Any, kind: Any) -> Any:
+    """LLVM: the int64 `address` as a pointer to `kind`."""
     return builder.inttoptr(address, kind.as_pointer())
 
 
 def call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """LLVM: a call of an intrinsic, or of a function of the C library."""
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(result, [argument.type for argument in arguments]), name
     )
