@@ -14,6 +14,7 @@ import torch
 
 from blyan.inference.decoding import decode
 from blyan.inference.drafting import Drafter
+from blyan.inference.engine import Offer
 from blyan.inference.needs import Need
 from blyan.inference.policy import Rules
 from blyan.inference.scheduler import Scheduler, Setting, Ticket
@@ -157,7 +158,7 @@ def bench(
     """A scheduler over fake steppers, closed at the end."""
     steppers: list[TokenPages] = []
 
-    def make(model: LoadedModel, kv: KVPages) -> TokenPages:
+    def make(model: LoadedModel, kv: KVPages, _offer: Offer) -> TokenPages:
         made = TokenPages(model.manifest.config, kv)
         prepare(made)
         steppers.append(made)

@@ -28,6 +28,9 @@ class TokenPages:
         self.fault: BaseException | None = None  # raised by the next step
         self.allowed: threading.Semaphore | None = None  # a step waits for it
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def step(self, runs: Sequence[Run]) -> list[RunResult]:
         if self.allowed is not None:
             self.allowed.acquire()

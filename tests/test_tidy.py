@@ -107,7 +107,8 @@ def test_every_error_code_stands_in_the_document_and_the_other_way_round() -> No
 
 def test_every_configuration_key_stands_in_the_document_and_the_other_way_round() -> None:
     written = tidy_documents.documented(read("docs/configuration.md"))
-    found = tidy_documents.configuration_keys(source(read("backend/blyan/node/config.py"), "node/config.py"))
+    files = ("node/config.py", "node/compute_config.py")
+    found = tidy_documents.configuration_keys(*(source(read(f"backend/blyan/{file}"), file) for file in files))
     assert_tidy(tidy_documents.differences(found, written, "the key", "docs/configuration.md"))
 
 

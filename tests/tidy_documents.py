@@ -78,14 +78,15 @@ def metrics(sources: Iterable[Source]) -> set[str]:
     }
 
 
-def configuration_keys(config: Source) -> set[str]:
-    """`section.key` for each field of the dataclasses in node/config.py.
+def configuration_keys(*config: Source) -> set[str]:
+    """`section.key` for each field of the dataclasses in the modules of the configuration.
 
     A dataclass that another one holds as a field is a section; the fields of one that nobody holds stand at the top.
     """
     classes = {
         node.name: [(f.target.id, f.annotation) for f in node.body if is_field(f)]
-        for node in config.tree.body
+        for source in config
+        for node in source.tree.body
         if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list)
     }
     held = {dotted(kind) for fields in classes.values() for _, kind in fields} & classes.keys()
