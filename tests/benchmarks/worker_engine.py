@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from line_protocol import Ask, Timed, serve
 from reference_models import reference
 
 from blyan.inference.scheduler import Scheduler, Setting
 from blyan.inference.session import Delta, Event, Failed, Finished, GenerationRequest, run
-from blyan.inference.steppers import plain_stepper
+from blyan.inference.steppers import SteppersInTurn
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
 from blyan.node.config import InferenceConfig
@@ -28,11 +29,17 @@ KV_BYTES = 1 << 30
 Submit = Callable[[LoadedModel, GenerationRequest, Callable[[Event], None]], Any]
 
 
-def compute_thread() -> Submit:
-    """The thread, set up as a node sets it up, and how it is given a request."""
+def compute_thread(models: int) -> tuple[Submit, SteppersInTurn]:
+    """The thread, set up as a node sets it up, how it is given a request, and who chooses what computes."""
     rules = InferenceConfig().rules
-    scheduler = Scheduler(Setting(KV_BYTES, rules, plain_stepper), time.monotonic)
-    return lambda model, request, emit: scheduler.submit(model, run(model, request, scheduler.drafts_max), emit)
+    steppers = SteppersInTurn(torch.get_num_threads(), time.monotonic)
+    setting = Setting(KV_BYTES * models, rules, steppers.make)
+    scheduler = Scheduler(setting, time.monotonic, models=lambda: models)
+
+    def submit(model: LoadedModel, request: GenerationRequest, emit: Callable[[Event], None]) -> Any:
+        return scheduler.submit(model, run(model, request, scheduler.drafts_max), emit)
+
+    return submit, steppers
 
 
 def contender(submit: Submit, model: LoadedModel, sampling: Sampling) -> Ask:
@@ -70,9 +77,15 @@ def load() -> tuple[dict[str, Ask], str]:
     """Every type of the model that the command line names, in one compute thread."""
     name, *types = sys.argv[1:]
     found = reference(name, tuple(types))
-    submit = compute_thread()
+    submit, steppers = compute_thread(len(types))
     greedy = Sampling(temperature=0.0)
-    return {kind: contender(submit, found.loaded(kind), greedy) for kind in types}, ""
+    asks = {kind: contender(submit, found.loaded(kind), greedy) for kind in types}
+    for ask in asks.values():
+        ask((1, 2, 3), 4)
+    deadline = time.monotonic() + LIMIT_S
+    while steppers.pending and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return asks, ""
 
 
 if __name__ == "__main__":

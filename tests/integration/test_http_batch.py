@@ -10,7 +10,6 @@ from aiohttp.test_utils import TestClient
 
 from blyan.api.state import node_key
 from blyan.node.node import Node
-from blyan.primitives import limits
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 from nodes import import_into, serving
 
@@ -43,7 +42,7 @@ def chat(**changes: Any) -> dict[str, Any]:
 
 async def test_a_prompt_that_memory_cannot_hold_is_refused_and_an_answer_is_cut_to_it(data_dir: Path) -> None:
     """Keys and values have a bound: both numbers are said, and the setting that moves it."""
-    async with serving(data_dir, inference={"kv_memory": limits.MIB}) as client:
+    async with serving(data_dir, inference={"kv_memory": "1MiB"}) as client:
         asked = {"model": "bare", "prompt": [1] * 10, "max_tokens": 480, "temperature": 0, "ignore_eos": True}
         body = await (await client.post("/v1/completions", json=asked)).json()
         most = body["usage"]["total_tokens"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.slow  # the first of each type compiles it
 
 
 def stepper_of(weights: RandomWeights, config: ModelConfig, dtype: torch.dtype, threads: int = 2) -> FusedStepper:
-    return FusedStepper(cast("ModelWeights", weights), config, KVPages(config, dtype, 40), threads)
+    return FusedStepper(cast("ModelWeights", weights), config, KVPages(config, dtype, 40), threads, time.monotonic)
 
 
 def plain(weights: RandomWeights, config: ModelConfig, tokens: tuple[int, ...]) -> tuple[Tensor, Tensor]:

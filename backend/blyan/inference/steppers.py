@@ -16,6 +16,7 @@ from blyan.inference.engine import Offer
 from blyan.model.eager_step import EagerStepper
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import KVPages, Stepper
+from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault
 
 _log = logging.getLogger(__name__)
@@ -36,17 +37,19 @@ class _Wanted:
 class SteppersInTurn:
     """Makes plain steppers and prepares jitted ones behind them, one after the other. `close` ends it."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, threads: int, monotonic: Monotonic) -> None:
+        self._threads, self._monotonic = threads, monotonic
         self._queue: queue.SimpleQueue[_Wanted | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closing = False
+        self.pending = 0  # models for which it is not decided yet who computes; for whoever wants to wait
 
     def make(self, model: LoadedModel, kv: KVPages, offer: Offer) -> Stepper:
         """A stepper for now; a better one is offered when it is ready."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="blyan-jit", daemon=True)
             self._thread.start()
+        self.pending += 1
         self._queue.put(_Wanted(model, kv, offer))
         return plain_stepper(model, kv, offer)
 
@@ -64,6 +67,7 @@ class SteppersInTurn:
             else:
                 if make is not None:
                     wanted.offer(make)
+            self.pending -= 1
 
     def _prepared(self, wanted: _Wanted) -> Callable[[], Stepper] | None:
         # imported here: numba takes half a second, and no node must wait for it
@@ -87,4 +91,4 @@ class SteppersInTurn:
                 return None
             model.weights.part(part)
         _log.info("%s is computed by the jitted step (%s, %d threads)", model.name, name, self._threads)
-        return lambda: FusedStepper(model.weights, config, kv, self._threads)
+        return lambda: FusedStepper(model.weights, config, kv, self._threads, self._monotonic)

@@ -19,14 +19,14 @@ from blyan.model import fused_code, meeting
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
 from blyan.model.fused_room import Angles, Room
+from blyan.model.pace import Pace
 from blyan.model.stepping import KVPages, Run, RunResult
 from blyan.model.weight_tables import WeightTables, kinds
 from blyan.model.weights import ModelWeights
+from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import NotComputable
 
 _dense: Final = (torch.float32, torch.bfloat16, torch.float16)
-_small_step: Final = 8  # rows: a larger one keeps threads apart for long by itself
-_alone_steps: Final = 64
 _patience: Final = 40_000  # looks for a next step before a thread sleeps: about a millisecond
 
 
@@ -54,7 +54,9 @@ def kind_of(weights: ModelWeights, dtype: torch.dtype) -> tuple[NDArray[Any], ND
 class FusedStepper:
     """Computes steps of one model with every expert mapped here. `close` ends its threads."""
 
-    def __init__(self, weights: ModelWeights, config: ModelConfig, kv: KVPages, threads: int) -> None:
+    def __init__(
+        self, weights: ModelWeights, config: ModelConfig, kv: KVPages, threads: int, monotonic: Monotonic
+    ) -> None:
         reason = obstacle(config, kv.keys.dtype)
         assert reason is None, reason
         self._weights, self._config, self._kv = weights, config, kv
@@ -66,7 +68,7 @@ class FusedStepper:
         self._room = Room(config, kv, self._tables, threads, rows=8, pages=64)
         self._others = [_ComputeThread(self, thread) for thread in range(1, threads)]
         self._alone = np.zeros(meeting.SHARED_NUMBERS, np.int64)
-        self._alone_steps = 0  # to come: the other threads found no core
+        self._pace, self._monotonic = Pace(threads), monotonic
         self._plain = EagerStepper(weights, config, kv)
 
     def step(self, runs: Sequence[Run]) -> list[RunResult]:
@@ -91,15 +93,11 @@ class FusedStepper:
         return self._room.results(runs, scores)
 
     def _compute(self, rows: int) -> None:
-        """All threads, or this one alone for a while where another had to be waited for: it has lost its core."""
-        if self._alone_steps and rows <= _small_step:
-            self._alone_steps -= 1
-            self._run(self._alone, 1)
-            return
-        before = int(self.shared[meeting.WAITED])
-        self._run(self.shared, self.threads)
-        if rows <= _small_step and int(self.shared[meeting.WAITED]) > before:
-            self._alone_steps = _alone_steps
+        """All threads, or this one alone while that is quicker."""
+        threads = self._pace.threads(rows)
+        began = self._monotonic()
+        self._run(self.shared if threads == self.threads else self._alone, threads)
+        self._pace.took(threads, rows, self._monotonic() - began)
 
     def _run(self, shared: NDArray[np.int64], threads: int) -> None:
         fused_code.announce(shared)

@@ -15,9 +15,8 @@ from blyan.model.jit import compiled
 from blyan.model.simd import at_address, call, instruction
 
 _line = 8  # int64 numbers in a cache line: arrivals, releases, two counters and the others stand on one each
-PHASE, GO, STOP, WAITED, SHARED_NUMBERS = (n * _line for n in range(4, 9))
+PHASE, GO, STOP, SHARED_NUMBERS = (n * _line for n in range(4, 8))
 _patience = 4096  # looks at a shared number before another thread may have the core
-_long = 65536  # looks after which a thread that is waited for must have lost its core: some milliseconds
 _waiting = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}.get(platform.machine())
 _i32, _i64 = ir.IntType(32), ir.IntType(64)
 
@@ -89,8 +88,6 @@ def meet(shared, phase, threads):
         pause()
         if looks > _patience and looks % 64 == 0:
             give_way()
-        if looks == _long:
-            shared[WAITED] += 1
     return False
 
 

@@ -67,7 +67,7 @@ class Node:
         self.expert_memory = None if budget is None else ExpertMemory(budget, sources.monotonic)
         self.metrics = Metrics(self)
         kv_bytes = config.inference.kv_bytes
-        self._steppers = SteppersInTurn(config.compute.threads or torch.get_num_threads())
+        self._steppers = SteppersInTurn(config.compute.threads or torch.get_num_threads(), sources.monotonic)
         self.scheduler = Scheduler(
             Setting(
                 memory_limit() // 4 if kv_bytes is None else kv_bytes,
