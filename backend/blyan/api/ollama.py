@@ -32,6 +32,7 @@ from blyan.model.tokenizer import Tokenizer
 from blyan.model.tools import tool_format_of
 from blyan.node.node import Node
 from blyan.primitives.errors import Fault, InvalidInput, NotFound
+from blyan.primitives.model_name import tagged
 from blyan.wire.ollama import OllamaRequest, model_name, parse_chat, parse_embed, parse_generate
 
 _last_second: Final = 253_402_300_799  # of the year 9999
@@ -262,8 +263,8 @@ def _card(node: Node, model: LoadedModel) -> dict[str, Any]:
     version_ = node.ground.chains.state.current(model.name)
     assert version_ is not None, "a loaded model is on the chain"
     return {
-        "name": f"{model.name}:latest",
-        "model": f"{model.name}:latest",
+        "name": tagged(model.name),
+        "model": tagged(model.name),
         "modified_at": time_text(version_.time),
         "size": sum(block.length for block in model.manifest.blocks.values()),
         "digest": model.manifest_id,

@@ -27,6 +27,7 @@ from blyan.model.loading import LoadedModel
 from blyan.model.tokenizer import Tokenizer
 from blyan.node.node import Node
 from blyan.primitives.errors import InvalidInput, NotFound
+from blyan.primitives.model_name import canonical_name
 from blyan.wire.fields import keep_seconds, naming_parameter
 from blyan.wire.openai import (
     AnswerOptions,
@@ -103,7 +104,7 @@ async def models(request: web.Request) -> web.Response:
 
 async def model(request: web.Request) -> web.Response:
     """One model."""
-    node, name = node_of(request), request.match_info["id"]
+    node, name = node_of(request), canonical_name(request.match_info["id"])
     if name not in _offered(node):
         raise NotFound(f"model {name[:128]!r}: expected one of {', '.join(sorted(node.models))}, found no such model")
     return json_response(_model_card(node, name))

@@ -1,7 +1,7 @@
 """The Ollama dialect: requests parsed into values (https://github.com/ollama/ollama/blob/main/docs/api.md).
 
 Streaming is the default here. `options` that would change the answer and are not provided are refused when they ask for
-something; those that tune another program's memory or threads only inform. Names may end in `:latest`.
+something; those that tune another program's memory or threads only inform. Names are `name` or `name:tag`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, UnsupportedParameter
+from blyan.primitives.model_name import canonical_name
 from blyan.wire.fields import (
     as_dict,
     as_list,
@@ -128,11 +129,11 @@ def parse_embed(body: Mapping[str, Any], *, single: bool) -> EmbedRequest:
 
 
 def model_name(body: Mapping[str, Any]) -> str:
-    """The model's name without the tag that every name has."""
+    """The model's name in its one spelling."""
     found = body.get("model", body.get("name"))
     if not isinstance(found, str) or not found:
         raise InvalidInput(f"model: expected a name, found {brief(found)}")
-    return found.removesuffix(":latest")
+    return canonical_name(found)
 
 
 def _request(
