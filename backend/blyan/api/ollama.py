@@ -24,6 +24,7 @@ from blyan.api.ollama_lines import Lines, nanoseconds, time_text
 from blyan.api.sending import send_piece
 from blyan.api.state import node_of
 from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
+from blyan.inference.embedding import want_embeddable
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.given_template import given_template
 from blyan.model.loading import LoadedModel
@@ -135,6 +136,7 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
     node.kept.asked(model.name, asked.keep)
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     vectors: list[list[float]] = []
+    inputs: list[list[int]] = []
     count = 0
     for text in asked.texts:
         if asked.truncate:
@@ -143,11 +145,15 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
             tokens = await asyncio.to_thread(
                 functools.partial(tokenizer.encode, text, add_special=True, tokens_max=longest)
             )
+        inputs.append(tokens)
+    for tokens in inputs:
+        want_embeddable(model, tokens)  # the last before the first is computed
+    for tokens in inputs:
         found = await embedding(node, model, tokens)
         vectors.append(list(found.vector))
         count += found.tokens
     if single:
-        return json_response({"embedding": vectors[0]})
+        return json_response({"embedding": vectors[0] if vectors else []})
     spent = round((node.sources.monotonic() - began) * nanoseconds)
     return json_response(
         {
@@ -219,6 +225,10 @@ def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[Gener
         form = answer_form(model, text, asked.tools, asked.format, "format")
         added = tokenizer.encode(text, add_special=False, tokens_max=longest)
         stops = (*stops, *tokenizer.chat_stops)
+    vocabulary = model.manifest.config.vocab_size
+    unknown = next((token for token in asked.context if not 0 <= token < vocabulary), None)
+    if unknown is not None:
+        raise InvalidInput(f"context: expected token ids from 0 to {vocabulary - 1}, found {unknown}")
     prompt = (*asked.context, *added)
     request = GenerationRequest(
         prompt,

@@ -28,7 +28,7 @@ from blyan.model.tokenizer import Tokenizer
 from blyan.node.node import Node
 from blyan.primitives.errors import InvalidInput, NotFound
 from blyan.primitives.model_name import canonical_name
-from blyan.wire.fields import keep_seconds, naming_parameter
+from blyan.wire.fields import blaming, keep_seconds, naming_parameter
 from blyan.wire.openai import (
     AnswerOptions,
     ChatRequest,
@@ -62,7 +62,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
     asked = parse_completion(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.options.model)
     node.kept.asked(model.name, keep_seconds(None))
-    prompts = await asyncio.to_thread(lambda: [_completion_prompt(model, prompt) for prompt in asked.prompts])
+    with blaming("prompt"):
+        prompts = await asyncio.to_thread(lambda: [_completion_prompt(model, prompt) for prompt in asked.prompts])
     wanted = [
         choice
         for prompt in prompts
@@ -82,9 +83,10 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     asked = parse_embedding(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.model)
     node.kept.asked(model.name, keep_seconds(None))
-    inputs = await asyncio.to_thread(lambda: [_completion_prompt(model, text) for text in asked.inputs])
-    for tokens in inputs:
-        want_embeddable(model, tokens)  # the last before the first is computed
+    with blaming("input"):
+        inputs = await asyncio.to_thread(lambda: [_completion_prompt(model, text) for text in asked.inputs])
+        for tokens in inputs:
+            want_embeddable(model, tokens)  # the last before the first is computed
     data: list[dict[str, Any]] = []
     for index, tokens in enumerate(inputs):
         found = await embedding(node, model, tokens)
@@ -148,19 +150,21 @@ def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[tu
     tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
     with naming_parameter():
         want_thinking(model, tokenizer, asked.thinking, "reasoning_effort")
-    text = tokenizer.chat_prompt(
-        node.renderer,
-        model.manifest.defaults.conversation(asked.messages),
-        tools=tools,
-        continue_final=asked.continue_final,
-        thinking=asked.thinking,
-    )
+    with blaming("messages", "continue_final_message"):
+        text = tokenizer.chat_prompt(
+            node.renderer,
+            model.manifest.defaults.conversation(asked.messages),
+            tools=tools,
+            continue_final=asked.continue_final,
+            thinking=asked.thinking,
+        )
     with naming_parameter():
         form = answer_form(model, text, asked.tools, asked.format, "response_format")
         if form.grammar is not None and asked.options.ignore_eos:
             raise InvalidInput("ignore_eos: expected false where an answer has a form, found true")
     longest = model.manifest.config.context_length
-    return tuple(tokenizer.encode(text, add_special=False, tokens_max=longest)), form
+    with blaming("messages"):
+        return tuple(tokenizer.encode(text, add_special=False, tokens_max=longest)), form
 
 
 def _completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
@@ -174,6 +178,7 @@ def _tokenizer_of(model: LoadedModel) -> Tokenizer:
     if model.tokenizer is None:
         raise InvalidInput(
             f"model {model.name}: expected a tokenizer, found none",
+            detail={"param": "model"},
             hint="send token ids as the prompt of /v1/completions, or import the checkpoint with its tokenizer.json",
         )
     return model.tokenizer

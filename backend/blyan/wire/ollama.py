@@ -112,14 +112,18 @@ def parse_chat(body: Mapping[str, Any]) -> OllamaRequest:
 def parse_embed(body: Mapping[str, Any], *, single: bool) -> EmbedRequest:
     """Check an embed request; the fault's detail names the parameter."""
     with naming_parameter():
-        given = body.get("prompt" if single else "input")
-        known = {"model", "name", "prompt" if single else "input", "truncate", "dimensions", "options", "keep_alive"}
+        field = "prompt" if single else "input"
+        given = body.get(field)
+        known = {"model", "name", field, "truncate", "dimensions", "options", "keep_alive"}
         unknown = sorted(set(body) - known)
         if unknown:
             raise UnsupportedParameter(f"{unknown[0][:80]}: expected a known field, found {brief(body[unknown[0]])}")
-        texts = [given] if isinstance(given, str) else None if single else as_list(given)
+        nothing = given is None or given == ""  # clients load a model with it
+        texts = [] if nothing else [given] if isinstance(given, str) else None if single else as_list(given)
         if texts is None or len(texts) > limits.prompts_max or not all(isinstance(text, str) for text in texts):
-            raise InvalidInput(f"input: expected text or at most {limits.prompts_max} texts, found {brief(given)}")
+            raise InvalidInput(f"{field}: expected text or at most {limits.prompts_max} texts, found {brief(given)}")
+        if "" in texts:
+            raise InvalidInput(f"input: expected texts that are not empty, found none at {texts.index('')}")
         if body.get("dimensions") is not None:
             raise UnsupportedParameter(f"dimensions: expected none, found {brief(body['dimensions'])}")
         truncate = True if body.get("truncate") is None else boolean(body, "truncate")
