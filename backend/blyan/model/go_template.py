@@ -1,9 +1,9 @@
 """Go templates, in which Modelfiles are written, parsed; `go_to_jinja` writes what was found as Jinja.
 
-Known: text, comments, trim markers, `if`/`else if`/`else`, `range` over `.Messages`, `with`, `$variables`, `$`,
-`.System .Prompt .Response .Messages .Role .Content`, literals, and the functions `and or not eq ne lt le gt ge len
-slice index`. Everything else is refused by name, because a template that is nearly right prompts a model wrongly in
-silence.
+Known: text, comments, trim markers, `if`/`else if`/`else`, `range` over `.Messages`, `.Tools` and `.ToolCalls`, `with`,
+`$variables`, `$`, `.System .Prompt .Response` and the fields of messages, tools and calls, literals, and the functions
+`and or not eq ne lt le gt ge len slice index json currentDate`. Everything else is refused by name, because a template
+that is nearly right prompts a model wrongly in silence.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ Node: TypeAlias = Text | Print | Assign | Block
 def refused(what: str) -> InvalidInput:
     """The fault for something that is not translated."""
     return InvalidInput(
-        f"template: expected what can be translated from a Go template, found {what[:80]}",
+        f"template: expected what can be translated from a Go template, found {what[:160]}",
         hint="write the template in Jinja, as chat templates of checkpoints are",
     )
 
