@@ -27,11 +27,13 @@ from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.embedding import want_embeddable
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.given_template import given_template
+from blyan.model.infill import can_infill, infill
 from blyan.model.loading import LoadedModel
 from blyan.model.thinking import can_think
 from blyan.model.tokenizer import Tokenizer
 from blyan.model.tools import tool_format_of
 from blyan.node.node import Node
+from blyan.primitives import limits
 from blyan.primitives.errors import Fault, InvalidInput, NotFound
 from blyan.primitives.model_name import tagged
 from blyan.wire.ollama import OllamaRequest, model_name, parse_chat, parse_embed, parse_generate
@@ -77,7 +79,7 @@ async def ps(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.StreamResponse:
     """What one model is."""
     node = node_of(request)
-    model = await _model(node, model_name(await body_of(request)))
+    model = await _model(node, model_name(await body_of(request, limits.small_body_bytes_max)))
     manifest, config = model.manifest, model.manifest.config
     architecture = config.family
     return json_response(
@@ -209,15 +211,20 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
 def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[GenerationRequest, AnswerForm]:
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     defaults = model.manifest.defaults
-    stops = (*asked.options.stop, *defaults.stop)
-    if asked.prompt is not None:
+    stops, shown = (*asked.options.stop, *defaults.stop), None
+    if asked.template:
+        template = given_template(node.renderer, tokenizer, asked.template)
+        tokenizer = replace(tokenizer, chat_template=template)
+        model = replace(model, tokenizer=tokenizer)
+    if asked.suffix:
+        gap = infill(model, tokenizer, node.renderer, asked.prompt or "", asked.suffix)
+        added, shown = list(gap.tokens), gap.ends
+        stops = (*stops, *gap.ends)
+        form = answer_form(model, None, None, asked.format, "format")
+    elif asked.prompt is not None:
         added = tokenizer.encode(asked.prompt, add_special=True, tokens_max=longest)
         form = answer_form(model, None, None, asked.format, "format")
     else:
-        if asked.template:
-            template = given_template(node.renderer, tokenizer, asked.template)
-            tokenizer = replace(tokenizer, chat_template=template)
-            model = replace(model, tokenizer=tokenizer)
         want_thinking(model, tokenizer, asked.thinking, "think")
         tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
         messages = defaults.conversation(asked.messages, continued=bool(asked.context))
@@ -237,7 +244,7 @@ def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[Gener
         stop=stops,
         top=asked.top_logprobs,
         grammar=form.grammar,
-        shown=form.shown,
+        shown=form.shown if shown is None else shown,
     )
     context = asked.context_max or defaults.context_max or longest
     room = max(min(context, longest) - len(prompt), 0)
@@ -250,7 +257,8 @@ def _capabilities(model: LoadedModel) -> list[str]:
         return ["completion"]
     template = model.tokenizer.chat_template
     tools = ["tools"] if tool_format_of(template) else []
-    return ["completion", "embedding", *tools, *(["thinking"] if can_think(template) else [])]
+    insert = ["insert"] if can_infill(model.tokenizer) else []
+    return ["completion", "embedding", *tools, *insert, *(["thinking"] if can_think(template) else [])]
 
 
 async def _model(node: Node, name: str) -> LoadedModel:
@@ -305,6 +313,6 @@ def _tokenizer_of(model: LoadedModel) -> Tokenizer:
     return model.tokenizer
 
 
-async def body_of(request: web.Request) -> dict[str, Any]:
+async def body_of(request: web.Request, bytes_max: int = limits.request_body_bytes_max) -> dict[str, Any]:
     """The JSON body, whatever its Content-Type: `curl -d` says it is a form. Other sites are kept out by Origin."""
-    return await json_object(request)
+    return await json_object(request, bytes_max=bytes_max)

@@ -23,6 +23,7 @@ from blyan.api.state import node_of
 from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.embedding import want_embeddable
 from blyan.inference.session import GenerationRequest
+from blyan.model.infill import Infill, infill
 from blyan.model.loading import LoadedModel
 from blyan.model.tokenizer import Tokenizer
 from blyan.node.node import Node
@@ -62,8 +63,9 @@ async def completions(request: web.Request) -> web.StreamResponse:
     asked = parse_completion(await _json_object(request))
     model = await asyncio.to_thread(node.model, asked.options.model)
     node.kept.asked(model.name, keep_seconds(None))
-    with blaming("prompt"):
-        prompts = await asyncio.to_thread(lambda: [_completion_prompt(model, prompt) for prompt in asked.prompts])
+    with blaming("prompt", "suffix"):
+        gaps = await asyncio.to_thread(_gaps, node, model, asked)
+        prompts = [gap.tokens for gap in gaps]
     wanted = [
         choice
         for prompt in prompts
@@ -71,6 +73,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
             _generation(asked.options, model, node, prompt, asked.tokens_max, asked.logprobs or 0, asked), asked.options
         )
     ]
+    if asked.suffix:
+        wanted = [replace(one, stop=(*one.stop, *gaps[0].ends), shown=gaps[0].ends) for one in wanted]
     dialect = CompletionDialect(asked, model, node)
     if asked.options.stream:
         return await answer.stream(request, node, model, dialect, wanted)
@@ -172,6 +176,13 @@ def _completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tup
         return prompt
     tokens_max = model.manifest.config.context_length
     return tuple(_tokenizer_of(model).encode(prompt, add_special=True, tokens_max=tokens_max))
+
+
+def _gaps(node: Node, model: LoadedModel, asked: CompletionRequest) -> list[Infill]:
+    """What is asked for each prompt; without a suffix nothing stands after the gap, and no token ends it."""
+    if not asked.suffix:
+        return [Infill(_completion_prompt(model, prompt), ()) for prompt in asked.prompts]
+    return [infill(model, model.tokenizer, node.renderer, prompt, asked.suffix) for prompt in asked.prompts]
 
 
 def _tokenizer_of(model: LoadedModel) -> Tokenizer:

@@ -307,6 +307,21 @@ def up_to_response(nodes: Sequence[Node]) -> tuple[list[Node], bool]:
     return kept, False
 
 
+def decided(nodes: Sequence[Node], field: str, *, given: bool) -> list[Node]:
+    """The nodes with every `if` that asks for nothing but this field of the root decided."""
+    kept: list[Node] = []
+    for node in nodes:
+        if isinstance(node, Block):
+            body, otherwise = (decided(each, field, given=given) for each in (node.body, node.otherwise))
+            if node.kind == "if" and not node.variables and node.value in (Field(".", (field,)), Field("$", (field,))):
+                kept += body if given else otherwise
+            else:
+                kept.append(Block(node.kind, node.variables, node.value, tuple(body), tuple(otherwise)))
+        else:
+            kept.append(node)
+    return kept
+
+
 def shown(value: Expression) -> str:
     """An expression as it was written, more or less."""
     match value:

@@ -21,12 +21,14 @@ from blyan.model.go_template import (
     Node,
     Print,
     Text,
+    decided,
     fields_of,
     parsed,
     refused,
     shown,
     up_to_response,
 )
+from blyan.model.infill import variable
 from blyan.model.tools import read_back, tool_format_of
 from blyan.primitives.errors import InvalidInput
 
@@ -82,6 +84,19 @@ _turns: Final = (
 def translated(text: str) -> str:
     """The Jinja template that renders what this Go template renders; `InvalidInput` names what is not translated."""
     nodes = parsed(text)
+    if "Suffix" not in set(fields_of(nodes)):
+        return _chat(nodes)
+    gap = _Writer().block(decided(nodes, "Suffix", given=True), _Scope("root"))
+    return (
+        "{% macro gap(system, prompt, response, messages) %}{% set v = namespace() %}" + gap + "{% endmacro %}"
+        f"{{% if {variable} %}}{{{{ gap('', messages[-1]['content'], '', []) }}}}{{% else %}}"
+        + _chat(decided(nodes, "Suffix", given=False))
+        + "{% endif %}"
+    )
+
+
+def _chat(nodes: list[Node]) -> str:
+    """What prompts with messages."""
     used = set(fields_of(nodes))
     body = _Writer().block(nodes, _Scope("root"))
     if "Messages" in used:
@@ -223,6 +238,8 @@ class _Writer:
         for name in value.names:
             if found.kind == "root" and name in _root_fields:
                 found = _Value(_root_fields[name], "messages" if name == "Messages" else "text")
+            elif found.kind == "root" and name == "Suffix":
+                found = _Value(f"({variable} or '')", "text")
             elif found.kind == "root" and name == "Tools":
                 found = _Value("(tools or [])", "tools")
             elif name in _fields.get(found.kind, {}):

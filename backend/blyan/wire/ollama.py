@@ -69,6 +69,7 @@ class OllamaRequest:
     logprobs: bool = False
     top_logprobs: int = 0
     template: str = ""  # in place of the model's own; empty: that one
+    suffix: str = ""  # what stands after the gap that the answer fills; the prompt before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,9 @@ class EmbedRequest:
 def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
     """Check a generate request; the fault's detail names the parameter."""
     with naming_parameter():
-        _known(body, {"model", "prompt", "system", "template", "context", "raw"} | _both)
+        _known(body, {"model", "prompt", "system", "template", "context", "raw", "suffix"} | _both)
+        if suffix := _text(body, "suffix"):
+            return _gap(body, suffix)
         prompt = _text(body, "prompt")
         system, raw = _text(body, "system"), boolean(body, "raw")
         messages: list[Mapping[str, Any]] = []
@@ -97,6 +100,15 @@ def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
             raise InvalidInput(f"context: expected token ids, found {brief(body.get('context'))}")
         asked = _request(body, messages, prompt if raw and prompt else None, tuple(context), chat=False)
         return replace(asked, template=_text(body, "template"))
+
+
+def _gap(body: Mapping[str, Any], suffix: str) -> OllamaRequest:
+    """A gap to fill: its prompt has two parts and no place for anything else."""
+    for name in ("raw", "system", "context", "think"):
+        if body.get(name):
+            raise UnsupportedParameter(f"{name}: expected none with suffix, found {brief(body[name])}")
+    asked = _request(body, [], _text(body, "prompt"), (), chat=False)
+    return replace(asked, template=_text(body, "template"), suffix=suffix)
 
 
 def parse_chat(body: Mapping[str, Any]) -> OllamaRequest:
@@ -207,6 +219,8 @@ def _format(value: object) -> AnswerFormat | None:
 
 def _known(body: Mapping[str, Any], own: set[str]) -> None:
     for name, value in body.items():
+        if name in own:
+            continue
         if name in _nothing and value not in _nothing[name]:
             raise UnsupportedParameter(f"{name}: expected none (not provided here), found {brief(value)}")
         if name not in _nothing and name not in own | {"name"}:

@@ -78,6 +78,7 @@ generate_request: Final = fields(
         "prompt": optional(text()),
         "system": optional(text()),
         "template": optional(text()),
+        "suffix": optional(text()),
         "context": optional(listing(token)),
         "raw": optional(flag),
     },
