@@ -323,7 +323,7 @@ async def test_a_request_that_only_names_things_is_small(
     for padding, large in (("", False), (" " * limits.small_body_bytes_max, True)):
         response = await client.request(method, path, data=json.dumps(body) + padding)
         assert (response.status == 413) is large
-        assert "error" in await response.json()
+        assert '"error":' in await response.text()
 
 
 async def test_a_small_body_that_unpacks_to_a_large_one_is_refused(client: TestClient) -> None:
