@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ollama
+import openai
 import pytest
 from aiohttp.test_utils import TestClient
 
@@ -68,7 +69,8 @@ async def test_names_with_tags_are_models_beside_each_other_in_both_dialects(
         said = await theirs.chat(name, messages=HELLO, options=GREEDY)
         other = await answered(client, name)
         assert other["choices"][0]["message"]["content"] == said.message.content
-        assert (await client.get(f"/v1/models/{name}")).status == 200
+        async with openai.AsyncOpenAI(base_url=str(client.make_url("/v1")), api_key="none", max_retries=0) as theirs_:
+            assert (await theirs_.models.retrieve(name)).id == name.removesuffix(":latest")
         lengths[name] = other["usage"]["prompt_tokens"]
     assert lengths["brief:v1"] == lengths["brief"] == lengths["brief:latest"] == lengths["brief:v2"] - 13
     assert {each.model for each in (await theirs.ps()).models} == {"brief:v1", "brief:v2", "brief:latest"}
