@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,6 +123,16 @@ def test_every_exit_code_has_a_command_that_ends_with_it(
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_documented_exit_codes_are_those_that_tests_provoke() -> None:
+    """The two that need a second process have tests of their own below."""
+    (listed,) = re.findall(
+        r"^Exit codes: (.*?130 [a-z]+)", (ROOT / "docs/cli.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert [int(code) for code in re.findall(r"(\d+) [a-z]", listed)] == sorted(
+        {code for code, _, _ in CODES} | {75, 130}
+    )
 
 
 def test_a_data_directory_in_use_exits_75(data: Path) -> None:

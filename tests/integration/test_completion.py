@@ -13,7 +13,8 @@ import pytest
 
 from blyan.cli.completion import commands, script, shells
 from blyan.cli.parser import build
-from nodes import command, install_builtin
+from blyan.node.model_changes import copy_model
+from nodes import command, install_builtin, writing
 
 START = {
     "bash": ["--norc", "--noprofile"],
@@ -32,6 +33,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `blyan` on its PATH and a data directory with one model."""
     folder = tmp_path_factory.mktemp("completion")
     install_builtin(folder / "data")
+    with writing(folder / "data") as ground:
+        copy_model(ground, "blyan-genesis", "mine:v1")
     (folder / "bin").mkdir()
     blyan = folder / "bin/blyan"
     blyan.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m blyan "$@"\n')
@@ -69,6 +72,8 @@ def test_a_real_shell_completes_commands_options_models_and_files(shell: "pexpec
         ("blyan chain import sav\t", "blyan chain import saved-chains.bin"),
         ("blyan model import che\t", "blyan model import checkpoints"),
         ("blyan completion zs\t", "blyan completion zsh"),
+        ("blyan model show mine:v\t", "blyan model show mine:v1"),
+        ("blyan model show min\t", "blyan model show mine:v1"),
         ("blyan model import x --quantize int\t8", "blyan model import x --quantize int8"),
     ]:
         for part in typed.replace("\t", "\t\0").split("\0"):
@@ -114,7 +119,7 @@ def test_a_script_has_no_mistake_of_syntax(shell: str, tmp_path: Path) -> None:
 
 def test_names_of_models_are_quiet_where_there_are_none(place: Path, tmp_path: Path) -> None:
     """Tab is no place for errors."""
-    assert command("completion", "--models", data_dir=place / "data").stdout == "blyan-genesis\n"
+    assert command("completion", "--models", data_dir=place / "data").stdout == "blyan-genesis\nmine:v1\n"
     done = command("completion", "--models", data_dir=tmp_path / "none")
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
     assert command("completion").returncode == 2

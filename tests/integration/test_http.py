@@ -204,20 +204,6 @@ async def test_a_long_prompt_computed_in_runs_scores_as_a_short_one(client: Test
     assert sum(count for _, _, count in body["blyan"]["experts"]) == 511 * 9
 
 
-async def test_a_refusal_names_the_parameter(client: TestClient) -> None:
-    """In the dialect's own field."""
-    for changes, param in (
-        ({"temperature": 9}, "temperature"),
-        ({"n": 99}, "n"),
-        ({"top_logprobs": 99}, "top_logprobs"),
-        ({"tools": [{}]}, "tools"),
-        ({"presence_penalty": 3}, "presence_penalty"),
-        ({"logit_bias": {"x": 1}}, "logit_bias"),
-    ):
-        error = (await (await client.post("/v1/chat/completions", json=chat(**changes))).json())["error"]
-        assert error["param"] == param
-
-
 async def test_a_deeply_nested_value_is_refused_like_any_other(client: TestClient) -> None:
     """No recursion on what a caller sends."""
     raw = b'{"model": ' + b"[" * 900 + b"]" * 900 + b"}"

@@ -306,6 +306,26 @@ async def test_a_body_too_large_or_too_deep_is_refused_in_the_dialect(client: Te
         assert "expected at most" in (error if isinstance(error, str) else error["message"])
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/show", {"model": "nobody"}),
+        ("POST", "/api/copy", {"source": "nobody", "destination": "x"}),
+        ("DELETE", "/api/delete", {"model": "nobody"}),
+        ("POST", "/api/pull", {"model": "nobody"}),
+        ("POST", "/api/push", {"model": "nobody"}),
+    ],
+)
+async def test_a_request_that_only_names_things_is_small(
+    client: TestClient, method: str, path: str, body: dict[str, str]
+) -> None:
+    """64 KiB; a template, a prompt or a list of files may be larger."""
+    for padding, large in (("", False), (" " * limits.small_body_bytes_max, True)):
+        response = await client.request(method, path, data=json.dumps(body) + padding)
+        assert (response.status == 413) is large
+        assert '"error":' in await response.text()
+
+
 async def test_a_small_body_that_unpacks_to_a_large_one_is_refused(client: TestClient) -> None:
     """The limit holds for what is unpacked."""
     import gzip

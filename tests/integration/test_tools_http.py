@@ -123,6 +123,34 @@ async def test_a_streamed_call_comes_as_a_delta(client: TestClient) -> None:
         assert choices[-1].finish_reason == "tool_calls"
 
 
+async def test_a_go_template_with_tools_makes_a_model_that_calls_them(client: TestClient) -> None:
+    """In both dialects; without tools in the template they are refused."""
+    template = """{{ if .Tools }}<|system|>Call within <tool_call></tool_call>: {{ .Tools }}<|end|>{{ end }}
+{{- range .Messages }}<|{{ .Role }}|>{{ .Content }}{{ range .ToolCalls }}<tool_call>
+{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}
+</tool_call>{{ end }}<|end|>{{ end }}<|assistant|>"""
+    theirs = ollama.AsyncClient(host=str(client.make_url("/")))
+    await theirs.create("caller:go", from_="toolless", template=template)
+    assert "tools" in ((await theirs.show("caller:go")).capabilities or [])
+    made: Any = await official(client).chat.completions.create(
+        model="caller:go", messages=ASKED, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False, seed=3
+    )
+    (call,) = made.choices[0].message.tool_calls
+    assert call.function.name == "weather"
+    said = [
+        *ASKED,
+        {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Paris"}}}]},
+        {"role": "tool", "tool_name": "weather", "content": "25"},
+    ]
+    options = {"num_predict": 1}
+    told = await theirs.chat("caller:go", messages=said, tools=[WEATHER], options=options)
+    less = await theirs.chat("caller:go", messages=ASKED, options=options)
+    assert (told.prompt_eval_count or 0) > (less.prompt_eval_count or 0) + 300
+    with pytest.raises(ollama.ResponseError, match=r"\.Tools, with no form of calls that is read back here"):
+        await theirs.create("other", from_="toolless", template="{{ .Tools }}{{ range .Messages }}{{ end }}")
+    await theirs.delete("caller:go")
+
+
 async def test_auto_lets_the_model_speak_and_none_takes_the_tools_away(client: TestClient) -> None:
     """A random model says something."""
     theirs = official(client)

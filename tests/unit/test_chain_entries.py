@@ -206,3 +206,22 @@ def test_state_knows_the_newest_block_of_each_part() -> None:
         assert state.first_named("m", part, payload) is not None
     assert state.newest_block("m", "layer.4") is None
     assert state.newest_block("other", "layer.3") is None
+
+
+@pytest.mark.parametrize(
+    ("body", "payload"),
+    [
+        (ModelBody("brief:v1", "1.0.0", "f", 3, "ab" * 32), BLOCK),
+        (RetirementBody("brief:v1", "1.0.0"), None),
+        (TrunkBody("brief:v1", "head"), BLOCK),
+        (ExpertBody("brief:v1", 1, 2), BLOCK),
+        (TokenizerBody("brief:v1"), BLOCK),
+    ],
+)
+def test_entries_may_speak_of_a_tag_and_never_of_latest(body: object, payload: object) -> None:
+    """A chain that held both spellings would have two models of one name."""
+    made = entry(body=body, payload=payload)
+    assert parse_entry(made.encode()) == made
+    for wrong in (b"brief:latest", b"brief:", b"a:b:c"):
+        with pytest.raises(MalformedEntry):
+            parse_entry(made.encode().replace(b"brief:v1", wrong))

@@ -4,17 +4,20 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from blyan.chain.entries import Entry
 from blyan.node import doctor
 from blyan.node.data_directory import lock, open_ground
 from blyan.node.doctor import Finding, examine
 from blyan.node.indexing import rebuild
+from blyan.node.model_changes import remove_model
 from blyan.node.verified import remember_verified
 from blyan.primitives import limits
-from nodes import install_builtin
+from nodes import install_builtin, writing
 
 NOW = 2_000_000_000
 
@@ -139,6 +142,16 @@ def test_what_is_wrong_is_found_with_what_to_do(
     finding = found(data)[name]
     assert (finding.status, finding.integrity) == (status, integrity), finding
     assert mend in (finding.mend or "")
+
+
+def test_a_signature_that_is_none_is_found_though_the_chains_open(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes and promises are as they should be: only verifying every entry shows it."""
+    with monkeypatch.context() as forging, writing(data) as ground:
+        forging.setattr(Entry, "signed", lambda entry, _key: replace(entry, signature=b"\x01" * 64))
+        remove_model(ground, "blyan-genesis")
+    assert not open_ground(data).chains.state.models, "opened as if nothing were wrong"
+    finding = found(data)["chains"]
+    assert (finding.status, finding.integrity) == ("fail", True), finding
 
 
 def test_a_clock_that_is_wrong_is_found(data: Path) -> None:

@@ -123,14 +123,13 @@ CASES: dict[str, tuple[str, list[str], str]] = {
     ),
 }
 REFUSED = {
-    "{{ .Tools }}": r"\.Tools",
-    "{{ .Prompt }}{{ range .Messages }}{{ .ToolCalls }}{{ end }}": r"\.ToolCalls",
-    "{{ json .Prompt }}": r"\(json \.Prompt\)",
+    "{{ .Prompt }}{{ .Images }}": r"\.Images",
+    "{{ html .Prompt }}": r"\(html \.Prompt\)",
     "{{ .Prompt | printf }}": r"'\|'",
     '{{ template "x" }}': "template",
     '{{ define "x" }}{{ end }}': "define",
     "{{ range .Messages }}{{ break }}{{ end }}": "break",
-    "{{ range .Prompt }}{{ end }}": "no list of messages",
+    "{{ range .Prompt }}{{ end }}": "no list of messages, tools or calls",
     "{{ .Prompt }}{{ end }}": "outside of a block",
     "{{ if .Prompt }}": "without its",
     "{{ .Prompt ": "does not end",

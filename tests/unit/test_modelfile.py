@@ -159,6 +159,11 @@ def test_a_modelfile_and_the_fields_of_newer_clients_mean_the_same() -> None:
         ({"modelfile": "FROM a\nPARAMETER temperature warm"}, "temperature: expected a number"),
         ({"modelfile": "FROM a", "system": "x"}, "system: expected it in the Modelfile"),
         ({"from": "a", "path": "/etc"}, "path: expected a Modelfile"),
+        ({"from": "./here"}, "from: expected a model's name, found the path"),
+        ({"from": "hf.co/a/b"}, "from: expected a name or name:tag"),
+        ({"from": "a", "model": "a b"}, "model: expected a name or name:tag"),
+        ({"from": "a", "model": "../x"}, "model: expected a name or name:tag"),
+        ({"from": "a", "model": "a:b:c"}, "model: expected a name or name:tag"),
         ({"from": "a", "wizard": 1}, "wizard: expected a known field"),
         ({"from": "a", "stream": 1}, "stream: expected true or false"),
     ],
@@ -180,10 +185,11 @@ def test_quantising_is_mapped_and_digests_are_of_both_spellings() -> None:
 
 
 def test_copies_deletes_and_pulls_are_read() -> None:
-    """Names without their tag."""
+    """Names in their one spelling, without `:latest`; another tag is a part of it."""
+    assert parse_copy({"source": "a:v1", "destination": "b:v1.2-q4_0"}) == ("a:v1", "b:v1.2-q4_0")
     assert parse_copy({"source": "a:latest", "destination": "b"}) == ("a", "b")
     assert parse_delete({"model": "a:latest"}) == parse_delete({"name": "a"}) == "a"
     assert parse_pull({"model": "a", "stream": False, "insecure": True}).stream is False
     for wrong in (lambda: parse_copy({"source": "a"}), lambda: parse_delete({}), lambda: parse_pull({"model": 1})):
-        with pytest.raises(InvalidInput, match="model: expected a name"):
+        with pytest.raises(InvalidInput, match=r"(model|source|destination): expected a name"):
             wrong()

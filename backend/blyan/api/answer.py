@@ -31,6 +31,7 @@ from blyan.inference.session import (
 from blyan.model.loading import LoadedModel
 from blyan.node.node import Node
 from blyan.primitives.errors import Fault, InternalError
+from blyan.wire.fields import blaming
 from blyan.wire.openai import AnswerOptions
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Dialect(Protocol):
     """How one endpoint words its bodies."""
 
     options: AnswerOptions
+    prompt_field: str  # of the request, which is to blame for a prompt that does not fit
 
     def opening(self, index: int) -> dict[str, Any] | None:
         """A chunk to send before a choice's first event, if the dialect has one."""
@@ -82,7 +84,7 @@ async def whole(
     node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
 ) -> web.StreamResponse:
     """Run all generations and answer with one body."""
-    _check_lengths(model, wanted)
+    _check_lengths(model, dialect, wanted)
     choices: list[dict[str, Any]] = []
     total = Gathered()
     finished: list[Finished] = []
@@ -122,7 +124,7 @@ async def stream(
     request: web.Request, node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
 ) -> web.StreamResponse:
     """Run all generations one after the other and send their events as they come."""
-    _check_lengths(model, wanted)
+    _check_lengths(model, dialect, wanted)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     finished: list[Finished] = []
 
@@ -166,10 +168,11 @@ async def stream(
     return response
 
 
-def _check_lengths(model: LoadedModel, wanted: Sequence[GenerationRequest]) -> None:
+def _check_lengths(model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]) -> None:
     """Refuse the last prompt before the first is computed."""
-    for request in wanted:
-        answer_tokens_max(model, request)
+    with blaming(dialect.prompt_field):
+        for request in wanted:
+            answer_tokens_max(model, request)
 
 
 def _chunk(dialect: Dialect, index: int, event: Delta | Finished) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
 from blyan.node.node import Node
 from blyan.primitives import limits
-from blyan.primitives.errors import Unavailable
+from blyan.primitives.errors import InvalidInput, Unavailable
 from blyan.wire.fields import naming_parameter
 from blyan.wire.openai import AnswerOptions
 
@@ -35,7 +35,11 @@ def sampling_of(options: AnswerOptions, model: LoadedModel, node: Node) -> Sampl
     def or_default(asked: float | None, default: float) -> float:
         return default if asked is None else asked
 
+    vocabulary = model.manifest.config.vocab_size
     with naming_parameter():
+        beyond = next((token for token, _ in options.logit_bias if token >= vocabulary), None)
+        if beyond is not None:
+            raise InvalidInput(f"logit_bias: expected token ids from 0 to {vocabulary - 1}, found {beyond}")
         return Sampling(
             temperature=or_default(options.temperature, defaults.temperature),
             top_p=or_default(options.top_p, defaults.top_p),

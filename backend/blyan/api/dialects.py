@@ -18,6 +18,8 @@ from blyan.wire.openai import ChatRequest, CompletionRequest
 class ChatDialect:
     """`chat.completion` bodies."""
 
+    prompt_field = "messages"
+
     def __init__(self, asked: ChatRequest, model: LoadedModel, node: Node, form: AnswerForm) -> None:
         self.options = asked.options
         self._asked = asked
@@ -107,6 +109,8 @@ class ChatDialect:
 
 class CompletionDialect:
     """`text_completion` bodies."""
+
+    prompt_field = "prompt"
 
     def __init__(self, asked: CompletionRequest, model: LoadedModel, node: Node) -> None:
         self.options = asked.options

@@ -14,6 +14,7 @@ from blyan.model.parts import part_position
 from blyan.node.catalogue import no_such_model
 from blyan.node.node import Node
 from blyan.primitives.errors import InvalidInput
+from blyan.primitives.model_name import canonical_name
 
 
 async def experts(request: web.Request) -> web.Response:
@@ -22,7 +23,7 @@ async def experts(request: web.Request) -> web.Response:
     name = request.query.get("model")
     if name is None:
         raise InvalidInput("model: expected a name in the query, found none")
-    version = node.ground.chains.state.current(name)
+    version = node.ground.chains.state.current(canonical_name(name))
     if version is None:
         raise no_such_model(name, node.models)
     manifest = read_manifest(node.ground.store, version.manifest)

@@ -24,14 +24,18 @@ from blyan.api.ollama_lines import Lines, nanoseconds, time_text
 from blyan.api.sending import send_piece
 from blyan.api.state import node_of
 from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
+from blyan.inference.embedding import want_embeddable
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.given_template import given_template
+from blyan.model.infill import can_infill, infill
 from blyan.model.loading import LoadedModel
 from blyan.model.thinking import can_think
 from blyan.model.tokenizer import Tokenizer
 from blyan.model.tools import tool_format_of
 from blyan.node.node import Node
+from blyan.primitives import limits
 from blyan.primitives.errors import Fault, InvalidInput, NotFound
+from blyan.primitives.model_name import tagged
 from blyan.wire.ollama import OllamaRequest, model_name, parse_chat, parse_embed, parse_generate
 
 _last_second: Final = 253_402_300_799  # of the year 9999
@@ -75,7 +79,7 @@ async def ps(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.StreamResponse:
     """What one model is."""
     node = node_of(request)
-    model = await _model(node, model_name(await body_of(request)))
+    model = await _model(node, model_name(await body_of(request, limits.small_body_bytes_max)))
     manifest, config = model.manifest, model.manifest.config
     architecture = config.family
     return json_response(
@@ -134,6 +138,7 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
     node.kept.asked(model.name, asked.keep)
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     vectors: list[list[float]] = []
+    inputs: list[list[int]] = []
     count = 0
     for text in asked.texts:
         if asked.truncate:
@@ -142,11 +147,15 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
             tokens = await asyncio.to_thread(
                 functools.partial(tokenizer.encode, text, add_special=True, tokens_max=longest)
             )
+        inputs.append(tokens)
+    for tokens in inputs:
+        want_embeddable(model, tokens)  # the last before the first is computed
+    for tokens in inputs:
         found = await embedding(node, model, tokens)
         vectors.append(list(found.vector))
         count += found.tokens
     if single:
-        return json_response({"embedding": vectors[0]})
+        return json_response({"embedding": vectors[0] if vectors else []})
     spent = round((node.sources.monotonic() - began) * nanoseconds)
     return json_response(
         {
@@ -202,15 +211,20 @@ async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamRes
 def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[GenerationRequest, AnswerForm]:
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     defaults = model.manifest.defaults
-    stops = (*asked.options.stop, *defaults.stop)
-    if asked.prompt is not None:
+    stops, shown = (*asked.options.stop, *defaults.stop), None
+    if asked.template:
+        template = given_template(node.renderer, tokenizer, asked.template)
+        tokenizer = replace(tokenizer, chat_template=template)
+        model = replace(model, tokenizer=tokenizer)
+    if asked.suffix:
+        gap = infill(model, tokenizer, node.renderer, asked.prompt or "", asked.suffix)
+        added, shown = list(gap.tokens), gap.ends
+        stops = (*stops, *gap.ends)
+        form = answer_form(model, None, None, asked.format, "format")
+    elif asked.prompt is not None:
         added = tokenizer.encode(asked.prompt, add_special=True, tokens_max=longest)
         form = answer_form(model, None, None, asked.format, "format")
     else:
-        if asked.template:
-            template = given_template(node.renderer, tokenizer, asked.template)
-            tokenizer = replace(tokenizer, chat_template=template)
-            model = replace(model, tokenizer=tokenizer)
         want_thinking(model, tokenizer, asked.thinking, "think")
         tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
         messages = defaults.conversation(asked.messages, continued=bool(asked.context))
@@ -218,6 +232,10 @@ def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[Gener
         form = answer_form(model, text, asked.tools, asked.format, "format")
         added = tokenizer.encode(text, add_special=False, tokens_max=longest)
         stops = (*stops, *tokenizer.chat_stops)
+    vocabulary = model.manifest.config.vocab_size
+    unknown = next((token for token in asked.context if not 0 <= token < vocabulary), None)
+    if unknown is not None:
+        raise InvalidInput(f"context: expected token ids from 0 to {vocabulary - 1}, found {unknown}")
     prompt = (*asked.context, *added)
     request = GenerationRequest(
         prompt,
@@ -226,7 +244,7 @@ def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[Gener
         stop=stops,
         top=asked.top_logprobs,
         grammar=form.grammar,
-        shown=form.shown,
+        shown=form.shown if shown is None else shown,
     )
     context = asked.context_max or defaults.context_max or longest
     room = max(min(context, longest) - len(prompt), 0)
@@ -239,7 +257,8 @@ def _capabilities(model: LoadedModel) -> list[str]:
         return ["completion"]
     template = model.tokenizer.chat_template
     tools = ["tools"] if tool_format_of(template) else []
-    return ["completion", "embedding", *tools, *(["thinking"] if can_think(template) else [])]
+    insert = ["insert"] if can_infill(model.tokenizer) else []
+    return ["completion", "embedding", *tools, *insert, *(["thinking"] if can_think(template) else [])]
 
 
 async def _model(node: Node, name: str) -> LoadedModel:
@@ -262,8 +281,8 @@ def _card(node: Node, model: LoadedModel) -> dict[str, Any]:
     version_ = node.ground.chains.state.current(model.name)
     assert version_ is not None, "a loaded model is on the chain"
     return {
-        "name": f"{model.name}:latest",
-        "model": f"{model.name}:latest",
+        "name": tagged(model.name),
+        "model": tagged(model.name),
         "modified_at": time_text(version_.time),
         "size": sum(block.length for block in model.manifest.blocks.values()),
         "digest": model.manifest_id,
@@ -294,6 +313,6 @@ def _tokenizer_of(model: LoadedModel) -> Tokenizer:
     return model.tokenizer
 
 
-async def body_of(request: web.Request) -> dict[str, Any]:
+async def body_of(request: web.Request, bytes_max: int = limits.request_body_bytes_max) -> dict[str, Any]:
     """The JSON body, whatever its Content-Type: `curl -d` says it is a form. Other sites are kept out by Origin."""
-    return await json_object(request)
+    return await json_object(request, bytes_max=bytes_max)

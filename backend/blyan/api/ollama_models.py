@@ -56,7 +56,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def copy(request: web.Request) -> web.StreamResponse:
     """The same model under another name too."""
     node = _writing(request)
-    source, destination = parse_copy(await json_object(request))
+    source, destination = parse_copy(await _small(request))
 
     def work() -> None:
         with node.changing() as ground:
@@ -70,7 +70,7 @@ async def copy(request: web.Request) -> web.StreamResponse:
 async def delete(request: web.Request) -> web.StreamResponse:
     """Retire a model: it is neither listed nor served from now on."""
     node = _writing(request)
-    name = parse_delete(await json_object(request))
+    name = parse_delete(await _small(request))
 
     def work() -> None:
         with node.changing() as ground:
@@ -96,7 +96,7 @@ async def _changed(node: Node, name: str, work: Callable[[], None]) -> None:
 async def pull(request: web.Request) -> web.StreamResponse:
     """A model that a configured directory or peer has."""
     node = _writing(request)
-    asked = parse_pull(await json_object(request))
+    asked = parse_pull(await _small(request))
 
     def work(say: Say) -> None:
         with node.changing() as ground:
@@ -108,7 +108,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
 @faults_as_ollama
 async def push(request: web.Request) -> web.StreamResponse:
     """Refused: there is no registry to publish to."""
-    await json_object(request)
+    await _small(request)
     raise UnsupportedParameter(
         "push: expected none (there is no registry here that takes models)",
         hint="another node pulls from this one: see models.peers in docs/configuration.md",
@@ -146,6 +146,11 @@ async def put_blob(request: web.Request) -> web.StreamResponse:
     finally:
         await asyncio.to_thread(upload.__exit__, None, None, None)
     return web.Response(status=201)
+
+
+async def _small(request: web.Request) -> dict[str, Any]:
+    """The body of a request that only names things."""
+    return await json_object(request, bytes_max=limits.small_body_bytes_max)
 
 
 async def _already_here(request: web.Request) -> web.Response:

@@ -24,11 +24,13 @@ from blyan.api.state import node_of
 from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.embedding import want_embeddable
 from blyan.inference.session import GenerationRequest
+from blyan.model.infill import Infill, infill
 from blyan.model.loading import LoadedModel
 from blyan.model.tokenizer import Tokenizer
 from blyan.node.node import Node
 from blyan.primitives.errors import InvalidInput, NotFound
-from blyan.wire.fields import keep_seconds, naming_parameter
+from blyan.primitives.model_name import canonical_name
+from blyan.wire.fields import blaming, keep_seconds, naming_parameter
 from blyan.wire.openai import (
     AnswerOptions,
     ChatRequest,
@@ -66,7 +68,9 @@ async def completions(request: web.Request) -> web.StreamResponse:
     tell_client(request, body.get("user"))
     model = await asyncio.to_thread(node.model, asked.options.model)
     node.kept.asked(model.name, keep_seconds(None))
-    prompts = await asyncio.to_thread(lambda: [_completion_prompt(model, prompt) for prompt in asked.prompts])
+    with blaming("prompt", "suffix"):
+        gaps = await asyncio.to_thread(_gaps, node, model, asked)
+        prompts = [gap.tokens for gap in gaps]
     wanted = [
         choice
         for prompt in prompts
@@ -74,6 +78,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
             _generation(asked.options, model, node, prompt, asked.tokens_max, asked.logprobs or 0, asked), asked.options
         )
     ]
+    if asked.suffix:
+        wanted = [replace(one, stop=(*one.stop, *gaps[0].ends), shown=gaps[0].ends) for one in wanted]
     dialect = CompletionDialect(asked, model, node)
     if asked.options.stream:
         return await answer.stream(request, node, model, dialect, wanted)
@@ -88,9 +94,10 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     tell_client(request, body.get("user"))
     model = await asyncio.to_thread(node.model, asked.model)
     node.kept.asked(model.name, keep_seconds(None))
-    inputs = await asyncio.to_thread(lambda: [_completion_prompt(model, text) for text in asked.inputs])
-    for tokens in inputs:
-        want_embeddable(model, tokens)  # the last before the first is computed
+    with blaming("input"):
+        inputs = await asyncio.to_thread(lambda: [_completion_prompt(model, text) for text in asked.inputs])
+        for tokens in inputs:
+            want_embeddable(model, tokens)  # the last before the first is computed
     data: list[dict[str, Any]] = []
     for index, tokens in enumerate(inputs):
         found = await embedding(node, model, tokens)
@@ -110,7 +117,7 @@ async def models(request: web.Request) -> web.Response:
 
 async def model(request: web.Request) -> web.Response:
     """One model."""
-    node, name = node_of(request), request.match_info["id"]
+    node, name = node_of(request), canonical_name(request.match_info["id"])
     if name not in _offered(node):
         raise NotFound(f"model {name[:128]!r}: expected one of {', '.join(sorted(node.models))}, found no such model")
     return json_response(_model_card(node, name))
@@ -154,19 +161,21 @@ def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[tu
     tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
     with naming_parameter():
         want_thinking(model, tokenizer, asked.thinking, "reasoning_effort")
-    text = tokenizer.chat_prompt(
-        node.renderer,
-        model.manifest.defaults.conversation(asked.messages),
-        tools=tools,
-        continue_final=asked.continue_final,
-        thinking=asked.thinking,
-    )
+    with blaming("messages", "continue_final_message"):
+        text = tokenizer.chat_prompt(
+            node.renderer,
+            model.manifest.defaults.conversation(asked.messages),
+            tools=tools,
+            continue_final=asked.continue_final,
+            thinking=asked.thinking,
+        )
     with naming_parameter():
         form = answer_form(model, text, asked.tools, asked.format, "response_format")
         if form.grammar is not None and asked.options.ignore_eos:
             raise InvalidInput("ignore_eos: expected false where an answer has a form, found true")
     longest = model.manifest.config.context_length
-    return tuple(tokenizer.encode(text, add_special=False, tokens_max=longest)), form
+    with blaming("messages"):
+        return tuple(tokenizer.encode(text, add_special=False, tokens_max=longest)), form
 
 
 def _completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
@@ -176,10 +185,18 @@ def _completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tup
     return tuple(_tokenizer_of(model).encode(prompt, add_special=True, tokens_max=tokens_max))
 
 
+def _gaps(node: Node, model: LoadedModel, asked: CompletionRequest) -> list[Infill]:
+    """What is asked for each prompt; without a suffix nothing stands after the gap, and no token ends it."""
+    if not asked.suffix:
+        return [Infill(_completion_prompt(model, prompt), ()) for prompt in asked.prompts]
+    return [infill(model, model.tokenizer, node.renderer, prompt, asked.suffix) for prompt in asked.prompts]
+
+
 def _tokenizer_of(model: LoadedModel) -> Tokenizer:
     if model.tokenizer is None:
         raise InvalidInput(
             f"model {model.name}: expected a tokenizer, found none",
+            detail={"param": "model"},
             hint="send token ids as the prompt of /v1/completions, or import the checkpoint with its tokenizer.json",
         )
     return model.tokenizer

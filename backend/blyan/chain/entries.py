@@ -29,6 +29,7 @@ from blyan.primitives import canonical, limits
 from blyan.primitives.errors import InvalidInput, MalformedEntry
 from blyan.primitives.ids import EntryId, PayloadId, PublicKey, entry_id, payload_id, public_key
 from blyan.primitives.keys import Key, verify
+from blyan.primitives.model_name import model_name_pattern
 
 ChainName: TypeAlias = Literal["meta", "parameter", "dataset"]
 chain_names: Final[tuple[ChainName, ...]] = ("meta", "parameter", "dataset")
@@ -234,6 +235,9 @@ _patterns: Final[Mapping[str, re.Pattern[str]]] = {
     "proof": _signature_pattern,
     "license": license_pattern,
     "model license": model_license_pattern,
+    "model name": model_name_pattern,
+    "retirement name": model_name_pattern,
+    "model": model_name_pattern,
     "source": source_pattern,
 }
 _parsers: Final[Mapping[str, Callable[[object], str]]] = {"parameter_root": entry_id, "key": public_key}

@@ -30,6 +30,7 @@ from blyan.chain.tables import Lookup
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import IntegrityFault, InvalidInput
 from blyan.primitives.ids import PublicKey, parse_hex64, public_key
+from blyan.primitives.model_name import model_name_pattern
 
 media: Final = "application/vnd.blyan.snapshot"
 _magic: Final = b"blyan snapshot 1\n"
@@ -189,7 +190,7 @@ def _retirement(value: object) -> tuple[str, str]:
     given = _list(value, "retired")
     if len(given) != 2:
         raise InvalidInput(f"retired: expected name and version, found {_shown(given)}")
-    return _text(name_pattern)(given[0], "retired"), _text(version_pattern)(given[1], "retired")
+    return _text(model_name_pattern)(given[0], "retired"), _text(version_pattern)(given[1], "retired")
 
 
 _Reader: TypeAlias = Callable[[object, str], Any]
@@ -242,7 +243,7 @@ def _shown(value: object) -> str:
 
 
 _model: Final[Mapping[str, _Reader]] = {
-    "name": _text(name_pattern),
+    "name": _text(model_name_pattern),
     "version": _text(version_pattern),
     "family": _text(name_pattern),
     "manifest": parse_hex64,

@@ -34,11 +34,28 @@ _blyan_models() {
 }
 """
 
+# bash cuts words at a colon, which names of models (brief:v1) and addresses have, and completes what is after it
 bash_end: Final = (
     _walk
-    + """_blyan() {
-  local at number folder taking kind current="${COMP_WORDS[COMP_CWORD]}"
-  _blyan_walk "${COMP_WORDS[@]:1:COMP_CWORD-1}"
+    + """_blyan_whole() {
+  local word glue=""
+  whole=()
+  for word in "$@"; do
+    if [[ ( -n "$glue" || "$word" == :* ) && ${#whole[@]} -gt 1 ]]; then
+      whole[${#whole[@]}-1]+="$word"
+    else
+      whole+=("$word")
+    fi
+    glue=""
+    [[ "$word" == *: ]] && glue=1
+  done
+}
+_blyan() {
+  local at number folder taking kind current
+  local -a whole
+  _blyan_whole "${COMP_WORDS[@]:0:COMP_CWORD+1}"
+  current="${whole[${#whole[@]}-1]}"
+  _blyan_walk "${whole[@]:1:${#whole[@]}-2}"
   COMPREPLY=()
   if [[ -z "$taking" && "$current" == -* ]]; then
     COMPREPLY=($(compgen -W "$(_blyan_options "$at")" -- "$current"))
@@ -52,6 +69,9 @@ bash_end: Final = (
     words\\ *) COMPREPLY=($(compgen -W "${kind#words }" -- "$current")) ;;
     "") [[ -z "$taking" ]] && COMPREPLY=($(compgen -W "$(_blyan_words "$at")" -- "$current")) ;;
   esac
+  if [[ "$current" == *:* && "$COMP_WORDBREAKS" == *:* ]]; then
+    COMPREPLY=("${COMPREPLY[@]#"${current%"${current##*:}"}"}")
+  fi
 }
 complete -F _blyan blyan
 """

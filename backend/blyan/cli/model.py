@@ -20,6 +20,7 @@ from blyan.node.writer import opened
 from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
 from blyan.primitives.errors import BlockCorrupt, Fault, IntegrityFault, NotFound, UsageMistake
 from blyan.primitives.ids import PayloadId
+from blyan.primitives.model_name import canonical_name
 
 _integrity_failure = 7  # exit code, docs/cli.md
 
@@ -30,7 +31,7 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     commands = group.add_subparsers(metavar="VERB", required=True)
     imported = commands.add_parser("import", parents=[common, readable], help="import a Hugging Face checkpoint folder")
     imported.add_argument("folder", metavar="DIR", type=Path)
-    imported.add_argument("--name", help="default: the folder's name")
+    imported.add_argument("--name", type=canonical_name, help="default: the folder's name")
     imported.add_argument("--quantize", metavar="int8|int4|fp8|bf16", choices=schemes, help="how to store the matrices")
     imported.add_argument("--group", type=int, choices=int4_groups, default=64, help="int4: inputs to a scale")
     imported.add_argument(
@@ -39,19 +40,19 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     imported.add_argument("--calibration", metavar="FILE", type=Path, help="that text; default: a built-in one")
     imported.set_defaults(run=_import)
     exported = commands.add_parser("export", parents=[common, readable], help="write a Hugging Face folder")
-    exported.add_argument("name", metavar="NAME")
+    exported.add_argument("name", metavar="NAME", type=canonical_name)
     exported.add_argument("folder", metavar="DIR", type=Path)
     exported.set_defaults(run=_export)
     listed = commands.add_parser("list", parents=[common, readable], help="the models of this node's chain")
     listed.set_defaults(run=_list)
     shown = commands.add_parser("show", parents=[common, readable], help="one model: sizes, licence, what is here")
-    shown.add_argument("name", metavar="NAME")
+    shown.add_argument("name", metavar="NAME", type=canonical_name)
     shown.set_defaults(run=show)
     planned = commands.add_parser("plan", parents=[common, readable], help="what running a model needs, and if it fits")
-    planned.add_argument("name", metavar="NAME")
+    planned.add_argument("name", metavar="NAME", type=canonical_name)
     planned.set_defaults(run=plan)
     verified = commands.add_parser("verify", parents=[common, readable], help="hash every block of a model again")
-    verified.add_argument("name", metavar="NAME", nargs="?")
+    verified.add_argument("name", metavar="NAME", nargs="?", type=canonical_name)
     verified.add_argument("--all", action="store_true", help="every model")
     verified.set_defaults(run=_verify)
     model_change.add_commands(commands, common, readable)
@@ -77,7 +78,7 @@ def _import(options: argparse.Namespace, output: Output) -> int:
     checkpoint = read_checkpoint(folder)
     for sentence in checkpoint.notes:
         output.note(sentence)
-    name = options.name or folder.resolve().name
+    name = canonical_name(options.name or folder.resolve().name)
     config = read_config(options.data_dir)
     passphrase = passphrase_of(config)
     with opened(config, now=system_seconds, entropy=system_entropy, passphrase=passphrase, new=True) as ground:

@@ -18,6 +18,7 @@ from blyan.node.writer import WritableGround, opened
 from blyan.primitives import limits
 from blyan.primitives.clock import system_entropy, system_seconds
 from blyan.primitives.errors import Denied, Fault, InvalidInput, NotFound, PeerFault, Unavailable, UsageMistake, kind_of
+from blyan.primitives.model_name import canonical_name
 from blyan.storage import durable
 from blyan.wire.ollama_create import recipe_of
 
@@ -27,20 +28,20 @@ _kinds: Final[Mapping[int, type[Fault]]] = {400: InvalidInput, 403: Denied, 404:
 def add_commands(commands: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
     """Register the verbs of the group `model`."""
     created = commands.add_parser("create", parents=[common, readable], help="a model of another one, by a Modelfile")
-    created.add_argument("name", metavar="NAME")
+    created.add_argument("name", metavar="NAME", type=canonical_name)
     created.add_argument("-f", "--file", metavar="MODELFILE", default="Modelfile", help="- is stdin")
     created.set_defaults(run=_create)
     copied = commands.add_parser("copy", parents=[common, readable], help="the same model under another name too")
-    copied.add_argument("name", metavar="NAME")
-    copied.add_argument("new", metavar="NEW")
+    copied.add_argument("name", metavar="NAME", type=canonical_name)
+    copied.add_argument("new", metavar="NEW", type=canonical_name)
     copied.set_defaults(run=_copy)
     removed = commands.add_parser("remove", parents=[common, readable], help="retire a model: it is no longer offered")
-    removed.add_argument("name", metavar="NAME")
+    removed.add_argument("name", metavar="NAME", type=canonical_name)
     removed.add_argument("--yes", action="store_true", help="do it")
     removed.add_argument("--dry-run", action="store_true", help="say what it would do")
     removed.set_defaults(run=_remove)
     pulled = commands.add_parser("pull", parents=[common, readable], help="get what a configured folder or peer has")
-    pulled.add_argument("name", metavar="NAME")
+    pulled.add_argument("name", metavar="NAME", type=canonical_name)
     pulled.set_defaults(run=_pull)
 
 
@@ -175,7 +176,7 @@ def _statuses(output: Output) -> Callable[[Mapping[str, Any]], None]:
 def _told(options: argparse.Namespace, output: Output, name: str) -> int:
     """What the chain says of the model now."""
     ground: Ground = open_ground(options.data_dir)
-    version = ground.chains.state.current(name.removesuffix(":latest"))
+    version = ground.chains.state.current(name)
     if version is None:
         raise Unavailable(f"model {name}: expected it on the chain, found that somebody took it away again")
     value = {"name": version.name, "version": version.version, "manifest": version.manifest}

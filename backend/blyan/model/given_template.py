@@ -24,6 +24,4 @@ def _beginning(tokenizer: Tokenizer) -> str:
 
     Rendered prompts are encoded without it, because Jinja templates write it themselves.
     """
-    begin = tokenizer.special.get("bos_token", "")
-    tokens = tokenizer.encode("", add_special=True, tokens_max=4) if begin else []
-    return "{{ bos_token }}" if tokens and tokenizer.token_bytes(tokens[0]) == begin.encode() else ""
+    return "{{ bos_token }}" if tokenizer.beginning() else ""

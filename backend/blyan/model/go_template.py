@@ -1,9 +1,9 @@
 """Go templates, in which Modelfiles are written, parsed; `go_to_jinja` writes what was found as Jinja.
 
-Known: text, comments, trim markers, `if`/`else if`/`else`, `range` over `.Messages`, `with`, `$variables`, `$`,
-`.System .Prompt .Response .Messages .Role .Content`, literals, and the functions `and or not eq ne lt le gt ge len
-slice index`. Everything else is refused by name, because a template that is nearly right prompts a model wrongly in
-silence.
+Known: text, comments, trim markers, `if`/`else if`/`else`, `range` over `.Messages`, `.Tools` and `.ToolCalls`, `with`,
+`$variables`, `$`, `.System .Prompt .Response` and the fields of messages, tools and calls, literals, and the functions
+`and or not eq ne lt le gt ge len slice index json currentDate`. Everything else is refused by name, because a template
+that is nearly right prompts a model wrongly in silence.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ Node: TypeAlias = Text | Print | Assign | Block
 def refused(what: str) -> InvalidInput:
     """The fault for something that is not translated."""
     return InvalidInput(
-        f"template: expected what can be translated from a Go template, found {what[:80]}",
+        f"template: expected what can be translated from a Go template, found {what[:160]}",
         hint="write the template in Jinja, as chat templates of checkpoints are",
     )
 
@@ -305,6 +305,21 @@ def up_to_response(nodes: Sequence[Node]) -> tuple[list[Node], bool]:
         if cut:
             return kept, True
     return kept, False
+
+
+def decided(nodes: Sequence[Node], field: str, *, given: bool) -> list[Node]:
+    """The nodes with every `if` that asks for nothing but this field of the root decided."""
+    kept: list[Node] = []
+    for node in nodes:
+        if isinstance(node, Block):
+            body, otherwise = (decided(each, field, given=given) for each in (node.body, node.otherwise))
+            if node.kind == "if" and not node.variables and node.value in (Field(".", (field,)), Field("$", (field,))):
+                kept += body if given else otherwise
+            else:
+                kept.append(Block(node.kind, node.variables, node.value, tuple(body), tuple(otherwise)))
+        else:
+            kept.append(node)
+    return kept
 
 
 def shown(value: Expression) -> str:

@@ -7,7 +7,7 @@ white space between them, so that Jinja's own rules on white space have nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,27 +21,50 @@ from blyan.model.go_template import (
     Node,
     Print,
     Text,
+    decided,
     fields_of,
     parsed,
     refused,
     shown,
     up_to_response,
 )
+from blyan.model.infill import variable
+from blyan.model.tools import read_back, tool_format_of
 from blyan.primitives.errors import InvalidInput
 
 _root_fields: Final = {"System": "system", "Prompt": "prompt", "Response": "response", "Messages": "messages"}
-_message_fields: Final = {"Role": "role", "Content": "content"}
+# what may be read of each kind of value → its key, and the kind of what is found
+_fields: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
+    "message": {
+        "Role": ("role", "text"),
+        "Content": ("content", "text"),
+        "ToolCalls": ("tool_calls", "calls"),
+        "ToolName": ("name", "text"),
+    },
+    "tool": {"Type": ("type", "text"), "Function": ("function", "declared")},
+    "declared": {
+        "Name": ("name", "text"),
+        "Description": ("description", "text"),
+        "Parameters": ("parameters", "json"),
+    },
+    "call": {"Function": ("function", "called")},
+    "called": {"Name": ("name", "text"), "Arguments": ("arguments", "json")},
+}
+_elements: Final = {"messages": "message", "tools": "tool", "calls": "call"}
+_as_json: Final = frozenset({"tools", "tool", "declared", "json"})  # how these are printed
 _comparisons: Final = {"ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-# consecutive messages of one role become one, and all system messages together are `.System`
+# consecutive messages of one role become one, unless they call tools or answer calls; all system messages are `.System`
 _collate: Final = (
     "{% set ns = namespace(system='', prompt='', response='', all=[], first=true) %}"
     "{% for m in messages %}"
     "{% if m['role'] == 'system' %}"
     "{% set ns.system = m['content'] if ns.first else ns.system + '\\n\\n' + m['content'] %}{% set ns.first = false %}"
     "{% endif %}"
-    "{% if ns.all and ns.all[-1]['role'] == m['role'] %}"
-    "{% set ns.all = ns.all[:-1] + [{'role': m['role'], 'content': ns.all[-1]['content'] + '\\n\\n' + m['content']}] %}"
-    "{% else %}{% set ns.all = ns.all + [{'role': m['role'], 'content': m['content']}] %}{% endif %}"
+    "{% set calls = m['tool_calls'] or [] %}{% set ns.one = {'role': m['role'], 'name': m['name'] or ''} %}"
+    "{% if ns.all and ns.all[-1]['role'] == m['role'] != 'tool' and not (calls or ns.all[-1]['tool_calls']) %}"
+    "{% set ns.one = dict(ns.one, content=ns.all[-1]['content'] + '\\n\\n' + m['content'], tool_calls=[]) %}"
+    "{% set ns.all = ns.all[:-1] + [ns.one] %}"
+    "{% else %}{% set ns.all = ns.all + [dict(ns.one, content=m['content'], tool_calls=calls)] %}{% endif %}"
     "{% endfor %}"
 )
 _turns: Final = (
@@ -61,16 +84,36 @@ _turns: Final = (
 def translated(text: str) -> str:
     """The Jinja template that renders what this Go template renders; `InvalidInput` names what is not translated."""
     nodes = parsed(text)
+    if "Suffix" not in set(fields_of(nodes)):
+        return _chat(nodes)
+    gap = _Writer().block(decided(nodes, "Suffix", given=True), _Scope("root"))
+    return (
+        "{% macro gap(system, prompt, response, messages) %}{% set v = namespace() %}" + gap + "{% endmacro %}"
+        f"{{% if {variable} %}}{{{{ gap('', messages[-1]['content'], '', []) }}}}{{% else %}}"
+        + _chat(decided(nodes, "Suffix", given=False))
+        + "{% endif %}"
+    )
+
+
+def _chat(nodes: list[Node]) -> str:
+    """What prompts with messages."""
     used = set(fields_of(nodes))
     body = _Writer().block(nodes, _Scope("root"))
     if "Messages" in used:
-        return (
+        jinja = (
             "{% macro whole(system, prompt, response, messages) %}{% set v = namespace() %}"
             + body
             + "{% endmacro %}"
             + _collate
             + "{{ whole(ns.system, '', '', ns.all) }}"
         )
+        if "Tools" in used and tool_format_of(jinja) is None:
+            raise refused(
+                ".Tools, with no form of calls that is read back here (" + ", ".join(read_back) + ")",
+            )
+        return jinja
+    if used & {"Tools", "ToolCalls"}:
+        raise refused(".Tools without .Messages, so that answers of tools have no place")
     if "Prompt" not in used:
         raise InvalidInput("template: expected one that uses .Prompt or .Messages, found neither")
     if "Response" not in used:  # as Ollama adds it
@@ -83,7 +126,7 @@ def translated(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """An expression in Jinja and what it is: text, number, truth, message, messages or root."""
+    """An expression in Jinja and what it is: text, number, truth, root, or one of `_fields` and `_elements`."""
 
     code: str
     kind: str
@@ -118,6 +161,8 @@ class _Writer:
                 return "{{ " + _quoted(text) + " }}"
             case Print(value):
                 found = self._value(value, scope)
+                if found.kind in _as_json:
+                    found = _json(found)
                 if found.kind not in ("text", "number"):
                     raise refused(f"an action that prints {shown(value)}, which is no text")
                 return "{{ " + found.code + " }}"
@@ -154,9 +199,9 @@ class _Writer:
         return begin + self.block(node.body, inner) + (f"{{% else %}}{otherwise}" if otherwise else "") + "{% endif %}"
 
     def _range(self, node: Block, found: _Value, scope: _Scope) -> str:
-        if found.kind != "messages":
-            raise refused(f"{{{{ range }}}} over {shown(node.value)}, which is no list of messages")
-        element, number = _Value(self._new(), "message"), _Value(self._new(), "number")
+        if found.kind not in _elements:
+            raise refused(f"{{{{ range }}}} over {shown(node.value)}, which is no list of messages, tools or calls")
+        element, number = _Value(self._new(), _elements[found.kind]), _Value(self._new(), "number")
         inner = scope.inner(element.code, element.kind)
         inner.variables |= dict(zip(node.variables[::-1], (element, number), strict=False))
         item = element.code.replace(".", "_")
@@ -193,8 +238,13 @@ class _Writer:
         for name in value.names:
             if found.kind == "root" and name in _root_fields:
                 found = _Value(_root_fields[name], "messages" if name == "Messages" else "text")
-            elif found.kind == "message" and name in _message_fields:
-                found = _Value(f"{found.code}['{_message_fields[name]}']", "text")
+            elif found.kind == "root" and name == "Suffix":
+                found = _Value(f"({variable} or '')", "text")
+            elif found.kind == "root" and name == "Tools":
+                found = _Value("(tools or [])", "tools")
+            elif name in _fields.get(found.kind, {}):
+                key, kind = _fields[found.kind][name]
+                found = _Value(f"{found.code}['{key}']", kind)
             else:
                 raise refused(shown(value))
         return found
@@ -214,14 +264,23 @@ def _called(name: str, given: list[_Value], value: Call) -> _Value:
         return _Value("(" + " or ".join(f"{codes[0]} == {each}" for each in codes[1:]) + ")", "truth")
     if name in _comparisons and len(given) == 2 and comparable and (name == "ne" or kinds <= {"text", "number"}):
         return _Value(f"({codes[0]} {_comparisons[name]} {codes[1]})", "truth")
-    if name == "len" and len(given) == 1 and kinds == {"messages"}:  # of a text Go counts bytes
+    if name == "json" and len(given) == 1 and kinds <= {"text", "number", *_as_json}:
+        return _json(given[0])
+    if name == "currentDate" and not given:
+        return _Value("strftime_now('%Y-%m-%d')", "text")
+    if name == "len" and len(given) == 1 and kinds <= _elements.keys():  # of a text Go counts bytes
         return _Value(f"({codes[0]}|length)", "number")
     numbers = all(each.kind == "number" for each in given[1:])
-    if name == "slice" and 2 <= len(given) <= 3 and given[0].kind == "messages" and numbers:
-        return _Value(f"{codes[0]}[{':'.join(codes[1:]) + (':' if len(given) == 2 else '')}]", "messages")
-    if name == "index" and len(given) == 2 and given[0].kind == "messages" and numbers:
-        return _Value(f"{codes[0]}[{codes[1]}]", "message")
+    if name == "slice" and 2 <= len(given) <= 3 and given[0].kind in _elements and numbers:
+        return _Value(f"{codes[0]}[{':'.join(codes[1:]) + (':' if len(given) == 2 else '')}]", given[0].kind)
+    if name == "index" and len(given) == 2 and given[0].kind in _elements and numbers:
+        return _Value(f"{codes[0]}[{codes[1]}]", _elements[given[0].kind])
     raise refused(shown(value))
+
+
+def _json(value: _Value) -> _Value:
+    """As Ollama prints what is no text: JSON without spaces, in the order in which it was sent."""
+    return _Value(f"({value.code}|tojson(separators=(',', ':')))", "text")
 
 
 def _quoted(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, cast
 
-from blyan.chain.entries import name_pattern, version_pattern
+from blyan.chain.entries import version_pattern
 from blyan.model.config import ModelConfig
 from blyan.model.parts import parts_of
 from blyan.model.quantization import Quantization
@@ -22,6 +22,7 @@ from blyan.model.sampling import Sampling
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import InvalidInput, UnsupportedModel
 from blyan.primitives.ids import PayloadId, payload_id
+from blyan.primitives.model_name import model_name_pattern
 from blyan.storage.blob_store import BlobStore
 
 media: Final = "application/vnd.blyan.manifest+json"
@@ -119,7 +120,7 @@ def parse_manifest(raw: bytes) -> Manifest:
     if not isinstance(parts, dict) or len(cast("dict[str, Any]", parts)) > limits.manifest_parts_max:
         raise InvalidInput(f"manifest parts: expected an object of at most {limits.manifest_parts_max}")
     return Manifest(
-        name=_text(value["name"], name_pattern, "name"),
+        name=_text(value["name"], model_name_pattern, "name"),
         version=_text(value["version"], version_pattern, "version"),
         config=parse_record(ModelConfig, value["architecture"], "manifest architecture", sparse=True, nested=_nested),
         dtype=_text(value["dtype"], re.compile("F32|F16|BF16"), "dtype"),

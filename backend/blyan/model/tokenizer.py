@@ -74,6 +74,16 @@ class Tokenizer:
         with _native("text that this model's tokenizer can encode"):
             return list(self._inner.encode(text[: self.token_bytes_max * count]).ids)[:count]
 
+    def token_id(self, text: str) -> int | None:
+        """The id of the one token that is named so, if there is one."""
+        return self._inner.token_to_id(text)
+
+    def beginning(self) -> list[int]:
+        """The token that this tokenizer puts before every text, where it does."""
+        begin = self.special.get("bos_token", "")
+        first = self.encode("", add_special=True, tokens_max=4)[:1] if begin else []
+        return first if first and self.token_bytes(first[0]) == begin.encode() else []
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
         with _native("token ids that this model's tokenizer can decode"):

@@ -1,9 +1,10 @@
 """How each kind of chat template writes the calls of tools: a grammar for them, and a reader that finds them.
 
-Three ways of writing are known. `hermes` (Qwen2, Qwen3): `<tool_call>`, a JSON object of name and arguments,
+Four ways of writing are known. `hermes` (Qwen2, Qwen3): `<tool_call>`, a JSON object of name and arguments,
 `</tool_call>`. `qwen_xml` (Qwen3-Coder): between the same marks `<function=NAME>` and a `<parameter=NAME>` for each
-argument. `mistral` (Mixtral 8x22B): `[TOOL_CALLS]` and a JSON list of all calls. Which one a model speaks, its template
-says.
+argument. `mistral` (Mixtral 8x22B): `[TOOL_CALLS]` and a JSON list of all calls. `llama` (Llama 3.1): a JSON object of
+name and parameters without marks, so that an answer that begins so is calls from end to end. Which one a model speaks,
+its template says.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from blyan.model.grammar import inline_json
 from blyan.model.thinking import Thinking, thought_rules
 from blyan.wire.tools import Tool, ToolChoice
 
-ToolFormat: TypeAlias = Literal["hermes", "qwen_xml", "mistral"]
+ToolFormat: TypeAlias = Literal["hermes", "qwen_xml", "mistral", "llama"]
 Markers: TypeAlias = Mapping[str, str]  # text → how a grammar names it: a token's id, or the text
 
 _open, _close, _list = "<tool_call>", "</tool_call>", "[TOOL_CALLS]"
+_bare: Final = '{"name": "'  # how a call of Llama begins
+_bare_told: Final = re.compile(
+    r'(?:\{|\\x7b)"name": function name, "parameters":'
+)  # a template says so, perhaps escaped
+read_back: Final = (f"{_open}…{_close}", f"{_list} […]", _bare + '…", "parameters": …}')  # for people
 _any_object: Final[Mapping[str, Any]] = {"type": "object"}
 
 
@@ -32,13 +38,13 @@ def tool_format_of(template: str | None) -> ToolFormat | None:
     if _list in template:
         return "mistral"
     if _open not in template:
-        return None
+        return "llama" if _bare_told.search(template) else None
     return "qwen_xml" if "<function=" in template else "hermes"
 
 
 def marks_of(form: ToolFormat) -> tuple[str, ...]:
     """The texts around calls, which may be tokens of their own."""
-    return (_list,) if form == "mistral" else (_open, _close)
+    return {"mistral": (_list,), "llama": ()}.get(form, (_open, _close))
 
 
 def call_grammar(
@@ -58,6 +64,10 @@ def call_grammar(
     tools = choice.tools
     rules = [_tool_rules(form, number, tool, loose=loose) for number, tool in enumerate(tools)]
     any_tool = " | ".join(f"tool_{number}" for number in range(len(tools)))
+    before, thought = thought_rules(thinking, markers)
+    if form == "llama":
+        body = _bare_body(any_tool, choice, answer)
+        return "\n".join([f"start: {before}({body})", *rules, *thought]) + "\n"
     if form == "mistral":
         more = " (/,[ ]?/ item)*" if choice.parallel else ""
         listed = f'list_body: /[ ]?/ "[" item{more} "]"'
@@ -80,15 +90,23 @@ def call_grammar(
         is_token = markers[begin] != begin
         rules.append(f"lead: TEXT {markers[begin]}" if is_token else f"lead[lazy]: TEXT {json.dumps(begin)}")
         rules.append("TEXT: /(.|\\n)*/")
-    before, thought = thought_rules(thinking, markers)
     return "\n".join([f"start: {before}({body})", *rules, *thought]) + "\n"
+
+
+def _bare_body(any_tool: str, choice: ToolChoice, answer: Mapping[str, Any] | None) -> str:
+    """Calls without marks, or what does not begin like one."""
+    calls = f"({any_tool})" + (f" (/[;\\n ]{{1,2}}/ ({any_tool}))*" if choice.parallel else "")
+    if choice.required:
+        return calls
+    return f"{calls} | " + (inline_json(answer) if answer is not None else "/([^{](.|\\n)*)?/")
 
 
 def _tool_rules(form: ToolFormat, number: int, tool: Tool, *, loose: bool) -> str:
     schema = _any_object if loose or not tool.parameters else tool.parameters
     if form == "qwen_xml":
         return _xml_rules(number, tool, schema)
-    opening = json.dumps('{"name": ' + json.dumps(tool.name) + ', "arguments": ')
+    arguments = "parameters" if form == "llama" else "arguments"
+    opening = json.dumps('{"name": ' + json.dumps(tool.name) + f', "{arguments}": ')
     around = '"\\n"' if form == "hermes" else ""
     return f'tool_{number}: {around} {opening} {inline_json(schema)} "}}" {around}'
 
@@ -137,15 +155,20 @@ class ToolReader:
     def __init__(self, form: ToolFormat, tools: Sequence[Tool]) -> None:
         self._form: ToolFormat = form
         self._tools = {tool.name: tool for tool in tools}
-        self._mark = marks_of(form)[0]
+        self._mark = "" if form == "llama" else marks_of(form)[0]
         self._held = ""
         self._inside = False
+        self._said = False  # llama: the answer is text
         self.calls = 0
 
     def feed(self, text: str) -> tuple[str, list[ToolCall]]:
         """What is certain now: text that was said, and calls."""
         self._held += text
         said, calls = "", list[ToolCall]()
+        if self._form == "llama":  # only its end shows whether it is calls
+            begin = self._held.lstrip()[: len(_bare)]
+            self._inside = self._inside or (begin == _bare and not self._said)
+            return ("" if self._inside or (_bare.startswith(begin) and not self._said) else self._begun_text()), calls
         while True:
             if not self._inside:
                 at = self._held.find(self._mark)
@@ -169,9 +192,14 @@ class ToolReader:
     def finish(self) -> tuple[str, list[ToolCall]]:
         """The same at the end."""
         rest = self._let(len(self._held))
-        calls = self._parsed(rest) if self._inside and self._form == "mistral" else []
+        calls = self._parsed(rest) if self._inside and self._form in ("mistral", "llama") else []
         self.calls += len(calls)
         return ("", calls) if calls else (self._without_gaps(rest), [])
+
+    def _begun_text(self) -> str:
+        """All that is held, of an answer that is text from here on."""
+        self._said = True
+        return self._let(len(self._held))
 
     def _let(self, count: int) -> str:
         out, self._held = self._held[:count], self._held[count:]
@@ -183,6 +211,8 @@ class ToolReader:
 
     def _parsed(self, whole: str) -> list[ToolCall]:
         """The calls of what stands from one mark to the other; none if it is not what the format says."""
+        if self._form == "llama":
+            return _in_a_row(whole, self._tools)
         if self._form == "mistral":
             return _listed(whole.removeprefix(_list).strip())
         body = whole.removeprefix(_open).removesuffix(_close).strip()
@@ -217,6 +247,23 @@ def _listed(text: str) -> list[ToolCall]:
         return []
     found = [_json_call(item) for item in value]
     return [call for call in found if call is not None] if all(call is not None for call in found) else []
+
+
+def _in_a_row(text: str, tools: Mapping[str, Tool]) -> list[ToolCall]:
+    """Objects one after the other, with `;` or white space between them; none if one of them is no call."""
+    found: list[ToolCall] = []
+    decoder, rest = json.JSONDecoder(), text.strip()
+    while rest:
+        try:
+            value, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError):
+            return []
+        call = _json_call(value)
+        if call is None or call.name not in tools:
+            return []
+        found.append(call)
+        rest = rest[end:].lstrip("; \n")
+    return found
 
 
 _function: Final = re.compile(r"<function=([^>\n]+)>\n?(.*)</function>", re.DOTALL)

@@ -8,11 +8,12 @@ from blyan.model.chat_template import TemplateRenderer
 from blyan.model.hf_import import read_checkpoint
 from blyan.model.manifest import Manifest
 from blyan.node.importing import Imported, Progress, import_checkpoint
-from blyan.node.model_changes import changed, want_name, want_writer
+from blyan.node.model_changes import changed, want_writer
 from blyan.node.quantizing import QuantizationRequest
 from blyan.node.uploads import Uploads
 from blyan.node.writer import WritableGround
 from blyan.primitives.clock import Monotonic
+from blyan.primitives.model_name import parse_model_name
 from blyan.wire.ollama_create import Recipe
 
 
@@ -30,7 +31,8 @@ def create_of_files(
     The uploads go once the model is on the chain. `progress` may raise a fault to stop it.
     """
     want_writer(ground)
-    folder = uploads.checkpoint_folder(want_name(name), recipe.files)
+    name = parse_model_name(name, "model")
+    folder = uploads.checkpoint_folder(name, recipe.files)
     checkpoint = read_checkpoint(folder)
     request = None if recipe.scheme is None else QuantizationRequest.of(recipe.scheme, now=now)
 

@@ -18,6 +18,7 @@ from blyan.model.manifest import BlockReference
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import InvalidInput
 from blyan.primitives.ids import payload_id
+from blyan.primitives.model_name import file_stem
 from blyan.storage import durable
 
 folder_name: Final = "import"
@@ -29,7 +30,7 @@ class ImportJournal:
 
     def __init__(self, folder: Path, name: str, subject: Mapping[str, canonical.Canonical]) -> None:
         """Open or begin the journal of importing `subject` under `name` in data directory `folder`."""
-        self.path = folder / folder_name / f"{name}.journal"
+        self.path = folder / folder_name / f"{file_stem(name)}.journal"
         self._first = canonical.encode({"v": 1, "subject": dict(subject)}) + b"\n"
         self.done: dict[str, BlockReference] = {}  # part → its block
         self._handle = -1

@@ -19,7 +19,6 @@ from math import prod
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from blyan.chain.entries import name_pattern
 from blyan.model.hf_import import HfCheckpoint
 from blyan.model.manifest import BlockReference, Manifest
 from blyan.model.parts import Part, parts_of
@@ -30,7 +29,8 @@ from blyan.node.publish import Published, publish
 from blyan.node.quantizing import QuantizationRequest, Quantizer
 from blyan.node.writer import WritableGround
 from blyan.primitives import canonical
-from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound
+from blyan.primitives.errors import IntegrityFault, NotFound
+from blyan.primitives.model_name import parse_model_name
 from blyan.storage import tensor_block
 from blyan.storage.blob_store import BlobStore
 
@@ -63,7 +63,7 @@ def import_checkpoint(
 
     `finish` has the last word on the manifest before it is published.
     """
-    _want_name(name)
+    name = parse_model_name(name, "model name")
     with ImportJournal(ground.folder, name, _subject(checkpoint, request)) as journal:
         journal.keep(lambda block: _held(ground.store, block))
         resumed = len(journal.done)
@@ -83,7 +83,7 @@ def store_checkpoint(
     journal: ImportJournal | None = None,
 ) -> Manifest:
     """Parts and tokenizer as blocks. The manifest that names them is not stored yet."""
-    _want_name(name)
+    name = parse_model_name(name, "model name")
     config = checkpoint.config
     plan = request.plan if request is not None else None
     quantizer = None if request is None else Quantizer(checkpoint, request, say)
@@ -221,11 +221,6 @@ def _subject(checkpoint: HfCheckpoint, request: QuantizationRequest | None) -> d
         "text": None if request is None else request.text_digest,
         "tokenizer": None if checkpoint.tokenizer is None else hashlib.sha256(checkpoint.tokenizer).hexdigest(),
     }
-
-
-def _want_name(name: str) -> None:
-    if not name_pattern.fullmatch(name):
-        raise InvalidInput(f"model name: expected {name_pattern.pattern}, found {name[:80]!r}")
 
 
 def _printable(text: str) -> str:

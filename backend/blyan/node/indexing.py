@@ -26,7 +26,6 @@ from blyan.chain.entries import (
     TokenizerBody,
     TrunkBody,
     chain_names,
-    name_pattern,
     parse_entry,
 )
 from blyan.chain.log import Log
@@ -36,6 +35,7 @@ from blyan.model.parts import part_position
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
 from blyan.primitives.ids import EntryId, PublicKey
+from blyan.primitives.model_name import model_name_pattern
 from blyan.storage import durable
 from blyan.storage.index import Applied, EntryIndex, IndexDamaged, Place, Row
 
@@ -67,8 +67,8 @@ class Query:
     author: PublicKey | None = None
 
     def __post_init__(self) -> None:
-        if self.model is not None and not name_pattern.fullmatch(self.model):
-            raise InvalidInput(f"query model: expected {name_pattern.pattern}, found {self.model[:80]!r}")
+        if self.model is not None and not model_name_pattern.fullmatch(self.model):
+            raise InvalidInput(f"query model: expected {model_name_pattern.pattern}, found {self.model[:80]!r}")
         for what, number in (("layer", self.layer), ("expert", self.expert)):
             if number is not None and not 0 <= number <= limits.canonical_integer_max:
                 raise InvalidInput(f"query {what}: expected 0 to 2^53-1, found {number}")

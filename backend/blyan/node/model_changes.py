@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from blyan.chain.entries import RetirementBody, name_pattern
+from blyan.chain.entries import RetirementBody
 from blyan.chain.sequencer import Draft
 from blyan.chain.state import ModelVersion
 from blyan.model import tokenizer as tokenizer_module
@@ -26,6 +26,7 @@ from blyan.node.publish import Published, publish
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, Fault, InvalidInput, NotFound
+from blyan.primitives.model_name import parse_model_name
 from blyan.wire.ollama import OllamaRequest
 from blyan.wire.ollama_create import Recipe
 
@@ -53,13 +54,6 @@ def named_model(ground: Ground, name: str) -> tuple[ModelVersion, Manifest]:
     return version, manifest_of(ground, version)
 
 
-def want_name(name: str) -> str:
-    """A name that a model may have."""
-    if not name_pattern.fullmatch(name):
-        raise InvalidInput(f"model name: expected {name_pattern.pattern}, found {name[:80]!r}")
-    return name
-
-
 def want_writer(ground: Ground) -> None:
     """`Denied` where these chains are another node's."""
     if not ground.may_write:
@@ -73,7 +67,8 @@ def copy_model(ground: WritableGround, source: str, destination: str) -> Publish
     """Publish a model under another name too."""
     want_writer(ground)
     version, manifest = named_model(ground, source)
-    if want_name(destination) == source:
+    destination = parse_model_name(destination, "destination")
+    if destination == version.name:
         raise InvalidInput(f"destination: expected another name than {source}, found the same")
     parent = f"{version.name} {version.version}"
     return publish(ground, replace(manifest, name=destination, defaults=replace(manifest.defaults, parent=parent)))
@@ -119,7 +114,7 @@ def _freed(ground: Ground, name: str) -> int:
 def create_from(ground: WritableGround, renderer: TemplateRenderer, name: str, recipe: Recipe) -> Published:
     """Publish what a recipe makes of a model of this node."""
     want_writer(ground)
-    want_name(name)
+    name = parse_model_name(name, "model")
     assert recipe.base is not None, "files are imported first"
     version, manifest = named_model(ground, recipe.base)
     parent = manifest.defaults.parent if recipe.base == name else f"{version.name} {version.version}"

@@ -31,6 +31,7 @@ from blyan.node.verified import remember_verified
 from blyan.node.writer import WritableGround
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
 from blyan.primitives.errors import Fault, InternalError, Unavailable
+from blyan.primitives.model_name import canonical_name
 from blyan.storage.index import EntryIndex
 
 _log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Node:
 
     def model(self, name: str) -> LoadedModel:
         """The model of that name; `NotFound`, or the reason why it is refused."""
+        name = canonical_name(name)
         found = self.models.get(name)
         if found is None:
             raise no_such_model(name, self.models)

@@ -23,12 +23,13 @@ from blyan.network.peers import Peer, parse_peer
 from blyan.network.remote_chain import remote_model
 from blyan.node.config import ModelsConfig
 from blyan.node.importing import import_checkpoint
-from blyan.node.model_changes import want_name, want_writer
+from blyan.node.model_changes import want_writer
 from blyan.node.publish import Published, publish
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, InvalidInput, NotFound, PeerFault
 from blyan.primitives.ids import PayloadId
+from blyan.primitives.model_name import parse_model_name
 from blyan.storage.blob_store import BlobStore
 
 Status: TypeAlias = dict[str, Any]
@@ -44,7 +45,7 @@ def pull_model(ground: WritableGround, configured: ModelsConfig, name: str, say:
     own: not for a thread that has one.
     """
     want_writer(ground)
-    want_name(name)
+    name = parse_model_name(name, "model")
     say({"status": "pulling manifest"})
     for directory in configured.directories:
         folder = Path(directory) / name

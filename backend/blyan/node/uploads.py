@@ -20,6 +20,7 @@ from typing import Final, Self
 from blyan.primitives import limits
 from blyan.primitives.clock import UnixSeconds
 from blyan.primitives.errors import InvalidInput, NotFound, PayloadTooLarge, QueueFull, UnsupportedModel
+from blyan.primitives.model_name import file_stem
 from blyan.storage import durable
 from blyan.storage.blob_faults import full, no_room
 from blyan.storage.blob_store import BlobStore
@@ -64,7 +65,7 @@ class Uploads:
 
     def checkpoint_folder(self, model: str, files: Mapping[str, str]) -> Path:
         """A folder with these files under these names; `NotFound` names one that was not uploaded."""
-        folder = self.folder / _made / model
+        folder = self.folder / _made / file_stem(model)
         durable.make_folder(folder, mode=0o700, within=self._data_dir)
         for name, digest in files.items():
             source, target = self._path(digest), folder / name
@@ -94,7 +95,7 @@ class Uploads:
     def used(self, model: str, files: Mapping[str, str]) -> None:
         """The model is on the chain: its files are not needed any more."""
         with suppress(FileNotFoundError):
-            durable.remove_tree(self.folder / _made / model)
+            durable.remove_tree(self.folder / _made / file_stem(model))
         for digest in set(files.values()):
             durable.discard(self._path(digest))
         durable.sync_names(self.folder)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final, cast
 
 from blyan.primitives import limits
-from blyan.primitives.errors import InvalidInput
+from blyan.primitives.errors import InvalidInput, UnsupportedModel
 
 _unit_seconds: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3_600.0}
 _duration: Final = re.compile(r"(?P<sign>-?)(?:\d{1,9}|(?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h)){1,4})")
@@ -25,6 +25,22 @@ def naming_parameter() -> Generator[None]:
     except InvalidInput as fault:
         name = re.split(r"[: ]", fault.message, maxsplit=1)[0]
         fault.detail = {**fault.detail, "param": {"message": "messages"}.get(name, name)}
+        raise
+
+
+@contextmanager
+def blaming(field: str, *others: str) -> Generator[None]:
+    """What a check of a field's content refuses is that field's, also where the check does not know its name.
+
+    Unless the refusal begins with one of `others`, or the model is to blame.
+    """
+    try:
+        yield
+    except UnsupportedModel:
+        raise
+    except InvalidInput as fault:
+        first = fault.message.split(":", 1)[0]
+        fault.detail = {"param": first if first in others else field, **fault.detail}
         raise
 
 

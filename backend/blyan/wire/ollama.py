@@ -1,7 +1,7 @@
 """The Ollama dialect: requests parsed into values (https://github.com/ollama/ollama/blob/main/docs/api.md).
 
 Streaming is the default here. `options` that would change the answer and are not provided are refused when they ask for
-something; those that tune another program's memory or threads only inform. Names may end in `:latest`.
+something; those that tune another program's memory or threads only inform. Names are `name` or `name:tag`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, UnsupportedParameter
+from blyan.primitives.model_name import canonical_name
 from blyan.wire.fields import (
     as_dict,
     as_list,
@@ -68,6 +69,7 @@ class OllamaRequest:
     logprobs: bool = False
     top_logprobs: int = 0
     template: str = ""  # in place of the model's own; empty: that one
+    suffix: str = ""  # what stands after the gap that the answer fills; the prompt before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,9 @@ class EmbedRequest:
 def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
     """Check a generate request; the fault's detail names the parameter."""
     with naming_parameter():
-        _known(body, {"model", "prompt", "system", "template", "context", "raw"} | _both)
+        _known(body, {"model", "prompt", "system", "template", "context", "raw", "suffix"} | _both)
+        if suffix := _text(body, "suffix"):
+            return _gap(body, suffix)
         prompt = _text(body, "prompt")
         system, raw = _text(body, "system"), boolean(body, "raw")
         messages: list[Mapping[str, Any]] = []
@@ -96,6 +100,15 @@ def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
             raise InvalidInput(f"context: expected token ids, found {brief(body.get('context'))}")
         asked = _request(body, messages, prompt if raw and prompt else None, tuple(context), chat=False)
         return replace(asked, template=_text(body, "template"))
+
+
+def _gap(body: Mapping[str, Any], suffix: str) -> OllamaRequest:
+    """A gap to fill: its prompt has two parts and no place for anything else."""
+    for name in ("raw", "system", "context", "think"):
+        if body.get(name):
+            raise UnsupportedParameter(f"{name}: expected none with suffix, found {brief(body[name])}")
+    asked = _request(body, [], _text(body, "prompt"), (), chat=False)
+    return replace(asked, template=_text(body, "template"), suffix=suffix)
 
 
 def parse_chat(body: Mapping[str, Any]) -> OllamaRequest:
@@ -111,14 +124,18 @@ def parse_chat(body: Mapping[str, Any]) -> OllamaRequest:
 def parse_embed(body: Mapping[str, Any], *, single: bool) -> EmbedRequest:
     """Check an embed request; the fault's detail names the parameter."""
     with naming_parameter():
-        given = body.get("prompt" if single else "input")
-        known = {"model", "name", "prompt" if single else "input", "truncate", "dimensions", "options", "keep_alive"}
+        field = "prompt" if single else "input"
+        given = body.get(field)
+        known = {"model", "name", field, "truncate", "dimensions", "options", "keep_alive"}
         unknown = sorted(set(body) - known)
         if unknown:
             raise UnsupportedParameter(f"{unknown[0][:80]}: expected a known field, found {brief(body[unknown[0]])}")
-        texts = [given] if isinstance(given, str) else None if single else as_list(given)
+        nothing = given is None or given == ""  # clients load a model with it
+        texts = [] if nothing else [given] if isinstance(given, str) else None if single else as_list(given)
         if texts is None or len(texts) > limits.prompts_max or not all(isinstance(text, str) for text in texts):
-            raise InvalidInput(f"input: expected text or at most {limits.prompts_max} texts, found {brief(given)}")
+            raise InvalidInput(f"{field}: expected text or at most {limits.prompts_max} texts, found {brief(given)}")
+        if "" in texts:
+            raise InvalidInput(f"input: expected texts that are not empty, found none at {texts.index('')}")
         if body.get("dimensions") is not None:
             raise UnsupportedParameter(f"dimensions: expected none, found {brief(body['dimensions'])}")
         truncate = True if body.get("truncate") is None else boolean(body, "truncate")
@@ -128,11 +145,11 @@ def parse_embed(body: Mapping[str, Any], *, single: bool) -> EmbedRequest:
 
 
 def model_name(body: Mapping[str, Any]) -> str:
-    """The model's name without the tag that every name has."""
+    """The model's name in its one spelling."""
     found = body.get("model", body.get("name"))
     if not isinstance(found, str) or not found:
         raise InvalidInput(f"model: expected a name, found {brief(found)}")
-    return found.removesuffix(":latest")
+    return canonical_name(found)
 
 
 def _request(
@@ -202,6 +219,8 @@ def _format(value: object) -> AnswerFormat | None:
 
 def _known(body: Mapping[str, Any], own: set[str]) -> None:
     for name, value in body.items():
+        if name in own:
+            continue
         if name in _nothing and value not in _nothing[name]:
             raise UnsupportedParameter(f"{name}: expected none (not provided here), found {brief(value)}")
         if name not in _nothing and name not in own | {"name"}:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, UnsupportedParameter
+from blyan.primitives.model_name import parse_model_name
 from blyan.wire.fields import as_dict, as_list, boolean, brief, naming_parameter
 from blyan.wire.modelfile import Modelfile, parse_modelfile
 from blyan.wire.ollama import OllamaRequest, model_name, parse_generate
@@ -88,7 +89,7 @@ def parse_create(body: Mapping[str, Any]) -> CreateRequest:
                 "quantize: expected it with files, found it with a model",
                 hint="blocks are stored as they are: quantise when the checkpoint is imported",
             )
-        return CreateRequest(model_name(body), recipe, _streams(body))
+        return CreateRequest(_new_name(body), recipe, _streams(body))
 
 
 def parse_pull(body: Mapping[str, Any]) -> PullRequest:
@@ -96,14 +97,15 @@ def parse_pull(body: Mapping[str, Any]) -> PullRequest:
     with naming_parameter():
         _known(body, frozenset({"model", "name", "insecure", "stream"}))
         boolean(body, "insecure")  # there is no registry here that it could speak of
-        return PullRequest(model_name(body), _streams(body))
+        return PullRequest(_new_name(body), _streams(body))
 
 
 def parse_copy(body: Mapping[str, Any]) -> tuple[str, str]:
     """Source and destination."""
     with naming_parameter():
         _known(body, frozenset({"source", "destination"}))
-        return model_name({"model": body.get("source")}), model_name({"model": body.get("destination")})
+        source, destination = body.get("source"), body.get("destination")
+        return parse_model_name(source, "source"), parse_model_name(destination, "destination")
 
 
 def parse_delete(body: Mapping[str, Any]) -> str:
@@ -124,6 +126,11 @@ def digest_of(text: object) -> str:
 def recipe_of(text: str) -> Recipe:
     """What a Modelfile asks for, for who reads one from a file: FROM names a model of the node."""
     return parse_create({"model": "new", "modelfile": text}).recipe
+
+
+def _new_name(body: Mapping[str, Any]) -> str:
+    """The name of a model that is to be made: one that a model may have."""
+    return parse_model_name(body.get("model", body.get("name")), "model")
 
 
 def _from_modelfile(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,9 +189,12 @@ def _base(value: object) -> str | None:
         raise InvalidInput(f"from: expected a model's name, found {brief(value)}")
     if value.endswith(".gguf"):
         raise UnsupportedParameter("from: expected a model's name, found a GGUF file", hint=_no_gguf)
-    return value.removesuffix(":latest")
+    if value.startswith((".", "/", "~")):
+        raise UnsupportedParameter(f"from: expected a model's name, found the path {brief(value)}", hint=_no_paths)
+    return parse_model_name(value, "from")
 
 
+_no_paths: Final = "upload its files, as `ollama create` does, or `blyan model import` the folder"
 _no_gguf: Final = (
     "GGUF holds weights in forms that cannot be given back bit for bit; import the safetensors checkpoint that it was "
     "made of"

@@ -78,6 +78,7 @@ generate_request: Final = fields(
         "prompt": optional(text()),
         "system": optional(text()),
         "template": optional(text()),
+        "suffix": optional(text()),
         "context": optional(listing(token)),
         "raw": optional(flag),
     },
@@ -89,11 +90,11 @@ chat_request: Final = fields(
 )
 _embed: Final[Mapping[str, Schema]] = {"model": text(1), "truncate": optional(flag), "dimensions": one_of(None)}
 embed_request: Final = fields(
-    {**_embed, "input": either(text(), listing(text(), 0, limits.prompts_max))},
-    required=("model", "input"),
+    {**_embed, "input": optional(either(text(), listing(text(1), 0, limits.prompts_max)))},
+    required=("model",),
     closed=False,
 )
-embeddings_request: Final = fields({**_embed, "prompt": text()}, required=("model", "prompt"), closed=False)
+embeddings_request: Final = fields({**_embed, "prompt": optional(text())}, required=("model",), closed=False)
 named: Final = fields({"model": text(1)}, required=("model",), closed=False)
 
 error: Final = fields({"error": text(1)}, required=("error",))

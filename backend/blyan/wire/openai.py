@@ -97,6 +97,7 @@ class CompletionRequest:
     echo: bool
     logprobs: int | None
     tokens_as_ids: bool
+    suffix: str = ""  # what stands after the gap that the answer fills
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +172,13 @@ def _parse_chat(body: Mapping[str, Any]) -> ChatRequest:
 
 
 def _parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
-    own = {"prompt", "max_tokens", "echo", "logprobs", "return_tokens_as_token_ids"}
+    own = {"prompt", "max_tokens", "echo", "logprobs", "return_tokens_as_token_ids", "suffix"}
     options = _options(body, own)
-    echo = boolean(body, "echo")
+    echo, suffix = boolean(body, "echo"), body.get("suffix")
+    if suffix is not None and not isinstance(suffix, str):
+        raise InvalidInput(f"suffix: expected text, found {brief(suffix)}")
+    if suffix and echo:
+        raise UnsupportedParameter("suffix: expected echo false with it (the prompt has two parts), found true")
     tokens_max = integer(body, "max_tokens", 0 if echo else 1, limits.canonical_integer_max)
     return CompletionRequest(
         options,
@@ -182,12 +187,13 @@ def _parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
         echo,
         integer(body, "logprobs", 0, limits.logprobs_max),
         boolean(body, "return_tokens_as_token_ids"),
+        suffix or "",
     )
 
 
 def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
     for name, value in body.items():
-        if name in _harmless:
+        if name in _harmless and name not in own:
             # `True == 1`: no flag is harmless here
             if not any(value == fine and not isinstance(value, bool) for fine in _harmless[name]):
                 raise UnsupportedParameter(f"{name}: expected none (not provided here), found {brief(value)}")

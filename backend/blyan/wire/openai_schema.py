@@ -175,6 +175,7 @@ completion_request: Final = fields(
         "prompt": _prompt,
         "max_tokens": optional(integer(0, limits.canonical_integer_max)),
         "echo": optional(flag),
+        "suffix": optional(text()),
         "logprobs": _top,
         "return_tokens_as_token_ids": optional(flag),
     },
