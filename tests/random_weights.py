@@ -66,6 +66,9 @@ class RandomWeights:
     def part(self, name: str) -> Mapping[str, Tensor]:
         return self.parts[name]
 
+    def watch(self, name: str) -> Watch:
+        return Watch(self, name)
+
     def embed(self) -> Tensor:
         return self.parts["embed"]["embed_tokens.weight"]
 
@@ -80,6 +83,17 @@ class RandomWeights:
 
     def answer(self, call: ExpertCall) -> Tensor:
         return swiglu(self.expert(call.layer, call.expert), "", call.hidden)
+
+
+class Watch:
+    """Whether a part is still what it was."""
+
+    def __init__(self, weights: RandomWeights, name: str) -> None:
+        self._weights, self._name, self._held = weights, name, weights.part(name)
+
+    @property
+    def unchanged(self) -> bool:
+        return self._weights.part(self._name) is self._held
 
 
 def _drawn(

@@ -57,6 +57,7 @@ def contenders(model: Reference, stack: ExitStack, page: Page) -> dict[str, Spee
     stack.callback(engine.close)
     found = {f"engine {kind}": Speeds(engine.ask(kind)) for kind in TYPES}
     node = stack.enter_context(node_up(model.data_dir))
+    node.jitted(*(model.model(kind) for kind in TYPES))
     found |= {f"HTTP {kind}": Speeds(node.ask(model.model(kind))) for kind in TYPES}
     folders = [f"{kind}={model.folder / kind}" for kind in ("fp32", "bf16")]
     peer = Worker([sys.executable, HERE / "worker_transformers.py", *folders], OMP_NUM_THREADS="2")

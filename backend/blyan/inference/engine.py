@@ -45,6 +45,7 @@ class Engine:
         self.pool = PagePool(pages)
         self._offered: Callable[[], Stepper] | None = None
         self.stepper = make_stepper(model, self.kv, self.offer)
+        self.jitted = False  # whether a stepper that was offered later took over
         self.running: dict[int, TokenSequence] = {}
         self.waiting: dict[str, dict[int, Waiting]] = {}  # client → id → what the policy reads, in order of id
         self.drafts_max = 0  # that were welcome in the last step
@@ -170,6 +171,7 @@ class Engine:
             make, self._offered = self._offered, None
             self.stepper.close()
             self.stepper = make()
+            self.jitted = True
         results = self.stepper.step([run for _, run in runs])
         for (sequence, run), result in zip(runs, results, strict=True):
             self._took(sequence, run, result)
@@ -211,6 +213,9 @@ class Engine:
 
     def _places(self, pages: list[int], begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Page and place within the page of each position."""
+        if end - begin == 1:
+            page, place = divmod(begin, page_positions)
+            return np.asarray([pages[page]], np.int64), np.asarray([place], np.int64)
         first = begin // page_positions
         numbers = np.asarray(pages[first : pages_for(end)], np.int64)
         pages_, places = np.divmod(np.arange(begin, end, dtype=np.int64), page_positions)

@@ -45,6 +45,9 @@ class Answer:
         chosen = self.chosen[begin:end]
         if not chosen.size:
             return ()
+        if len(chosen) == 1:  # as almost always: no expert is there twice
+            pairs = zip(self.layers, chosen[0].tolist(), strict=True)
+            return tuple((layer, expert, 1) for layer, experts in pairs for expert in sorted(experts))
         span = 1 << 16
         places = chosen.astype(np.int64) + np.asarray(self.layers, np.int64)[None, :, None] * span
         found, counts = np.unique(places, return_counts=True)

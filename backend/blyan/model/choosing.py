@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from blyan.model.grammar import Constraint
+from blyan.model.likeliest import are_finite, told
 from blyan.model.sampler import History, sample
 from blyan.model.sampling import Sampling
 from blyan.primitives.digest import uniform
@@ -84,17 +85,12 @@ class Chooser:
 
 def want_finite(scores: Tensor) -> None:
     """`NotComputable` unless every score is a finite number."""
-    if not bool(torch.isfinite(scores).all()):
+    if not are_finite(scores):
         raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
 
 
 @torch.inference_mode()
 def step_of(scores: Tensor, token: int, top: int, experts: tuple[tuple[int, int, int], ...]) -> Step:
     """What the model thought of `token` by the scores [vocab] of its position, with the `top` likeliest."""
-    logprobs = torch.log_softmax(scores, dim=-1)
-    candidates: tuple[Candidate, ...] = ()
-    if top:
-        values, tokens = logprobs.topk(min(top, len(logprobs)))
-        pairs = zip(tokens.tolist(), values.tolist(), strict=True)
-        candidates = tuple(Candidate(int(token), float(value)) for token, value in pairs)
-    return Step(token, float(logprobs[token]), candidates, experts)
+    logprob, likeliest = told(scores, token, top)
+    return Step(token, logprob, tuple(Candidate(*each) for each in likeliest), experts)

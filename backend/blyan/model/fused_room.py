@@ -140,27 +140,34 @@ class Room:
 
     def lay_out(self, runs: Sequence[Run], angles: Angles, scores: Tensor) -> list[Tensor]:
         """Write down a step; what is returned must live until it was computed."""
-        first = tasks = listed = scored = 0
+        first = scored = 0
         alive: list[Tensor] = []
+        rows: list[tuple[int, int, int, int]] = []  # token, its angles' address, page, place in the page
+        tasks: list[tuple[int, int, int, int]] = []
+        listed: list[int] = []
+        wanted: list[int] = []
         row_bytes = 2 * self._config.head_dim * 4
         for run in runs:
-            count = len(run.tokens)
-            table, begin = angles.of(run.start, count, max(run.reach, run.start + count))
+            count, start, pages = len(run.tokens), run.start, run.pages
+            table, begin = angles.of(start, count, max(run.reach, start + count))
             alive.append(table)
-            pages = np.array(run.pages, np.int64)
-            positions = np.arange(run.start, run.start + count)
-            rows = self._step_rows[first : first + count]
-            rows[:, 0] = run.tokens
-            rows[:, 1] = table.data_ptr() + (positions - begin) * row_bytes
-            rows[:, 2] = pages[positions // page_positions]
-            rows[:, 3] = positions % page_positions
-            self._page_tables[listed : listed + len(pages)] = pages
-            for done in range(0, count, _task_rows):
-                self._tasks[tasks] = first + done, min(_task_rows, count - done), run.start + done, listed
-                tasks += 1
-            self._scored[scored : scored + run.scored] = np.arange(first + count - run.scored, first + count)
-            first, listed, scored = first + count, listed + len(pages), scored + run.scored
-        self.sizes[:] = first, tasks, scored
+            address = table.data_ptr() - begin * row_bytes
+            for position, token in enumerate(run.tokens, start):
+                page, place = divmod(position, page_positions)
+                rows.append((token, address + position * row_bytes, pages[page], place))
+            tasks += [
+                (first + done, min(_task_rows, count - done), start + done, len(listed))
+                for done in range(0, count, _task_rows)
+            ]
+            listed += pages
+            first += count
+            scored += run.scored
+            wanted += range(first - run.scored, first)
+        self._step_rows[:first] = rows
+        self._tasks[: len(tasks)] = tasks
+        self._page_tables[: len(listed)] = listed
+        self._scored[:scored] = wanted
+        self.sizes[:] = first, len(tasks), scored
         self.places[at.SCORES] = scores.data_ptr()
         return alive
 
@@ -169,9 +176,10 @@ class Room:
         results: list[RunResult] = []
         first = scored = 0
         moe, hidden = len(self._config.moe_layers), self._config.hidden
+        all_chosen = self.chosen[:moe, : int(self.sizes[0])].astype(np.int32)
         for run in runs:
             count = len(run.tokens)
-            chosen = self.chosen[:moe, first : first + count].astype(np.int32)
+            chosen = all_chosen[:, first : first + count]
             states = None
             if run.hidden:
                 found = self._arrays[at.NORMED][first * hidden : (first + count) * hidden]

@@ -45,19 +45,21 @@ class WeightTables:
         moe = {layer: number for number, layer in enumerate(config.moe_layers, 1)}
         for layer in range(config.layers):
             self._lay_layer(layer, moe.get(layer, 0))
-        self._expert_names = [[expert_part(layer, e) for e in range(config.experts)] for layer in config.moe_layers]
+        self._trunk_watches = [weights.watch(name) for name in self._trunk_parts]
+        self._expert_watches = [
+            [weights.watch(expert_part(layer, expert)) for expert in range(config.experts)]
+            for layer in config.moe_layers
+        ]
+        # the looks began after the addresses were taken
+        self._torn = any(weights.part(name) is not held for name, held in self._opened.items())
 
     def unchanged(self, chosen: NDArray[np.int64]) -> bool:
-        """Whether what was computed with, the experts of `chosen` [moe layers, n, top_k] among it, is what was mapped.
-
-        Raises what `ModelWeights.part` raises for a block that was damaged since.
-        """
-        part, opened = self._weights.part, self._opened
-        if any(part(name) is not opened[name] for name in self._trunk_parts):
+        """Whether what was computed with, the experts of `chosen` [moe layers, n, top_k] too, is what was mapped."""
+        if self._torn or not all(watch.unchanged for watch in self._trunk_watches):
             return False
-        for names, picks in zip(self._expert_names, chosen, strict=True):
+        for watches, picks in zip(self._expert_watches, chosen, strict=True):
             for expert in set(picks.ravel().tolist()):
-                if part(names[expert]) is not opened[names[expert]]:
+                if not watches[expert].unchanged:
                     return False
         return True
 

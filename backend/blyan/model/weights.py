@@ -19,6 +19,7 @@ from blyan.model.stored_tensors import dense_tensors
 from blyan.model.tiered_experts import TieredExperts
 from blyan.primitives.errors import BlockCorrupt, NotFound
 from blyan.storage import tensor_block
+from blyan.storage.blob_check import BlobWatch
 from blyan.storage.blob_store import BlobStore, VerifiedBlob
 
 
@@ -51,6 +52,11 @@ class ModelWeights:
         if tiered is not None:
             return tiered.answer(call)
         return swiglu(self.expert(call.layer, call.expert), "", call.hidden)
+
+    def watch(self, name: str) -> BlobWatch:
+        """A cheap look at whether the block of a part is still what it is now; faults as `part`'s."""
+        self.part(name)
+        return self._store.watch(self._manifest.parts[name].payload)
 
     def verify(self, name: str) -> None:
         """Make sure that one part is whole; an expert in tiers is hashed without being mapped. Faults as `part`'s."""

@@ -145,6 +145,11 @@ def _of_scheduler(scheduler: Scheduler) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "blyan_kv_positions_reused_total", "Positions that need not be computed.", value=usage.reused_positions
     )
+    yield GaugeMetricFamily(
+        "blyan_models_jitted",
+        "Models that the jitted step computes.",
+        value=sum(engine.jitted for engine in scheduler.engines),
+    )
     yield CounterMetricFamily(
         "blyan_preemptions_total", "Generations that gave their memory back.", value=counters.preemptions
     )

@@ -10,6 +10,7 @@ import mmap
 import os
 import stat
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -33,6 +34,23 @@ def identity_of(found: os.stat_result) -> Identity:
     ctime too: `utime` sets the mtime, but nothing short of the clock sets the ctime.
     """
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class BlobWatch:
+    """A file and what it was like when its bytes were verified."""
+
+    path: str
+    identity: Identity
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it still is; a file that is gone or cannot be looked at is not."""
+        try:
+            found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116 - a Path costs ten times as much
+        except OSError:
+            return False
+        return identity_of(found) == self.identity
 
 
 def map_and_check(
