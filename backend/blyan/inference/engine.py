@@ -213,9 +213,6 @@ class Engine:
 
     def _places(self, pages: list[int], begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Page and place within the page of each position."""
-        if end - begin == 1:
-            page, place = divmod(begin, page_positions)
-            return np.asarray([pages[page]], np.int64), np.asarray([place], np.int64)
         first = begin // page_positions
         numbers = np.asarray(pages[first : pages_for(end)], np.int64)
         pages_, places = np.divmod(np.arange(begin, end, dtype=np.int64), page_positions)

@@ -55,8 +55,9 @@ class ModelWeights:
 
     def watch(self, name: str) -> BlobWatch:
         """A cheap look at whether the block of a part is still what it is now; faults as `part`'s."""
-        self.part(name)
-        return self._store.watch(self._manifest.parts[name].payload)
+        watch = self._store.watch(self._manifest.parts[name].payload)
+        self.part(name)  # hashed after the look, so that a change in between is seen as one
+        return watch
 
     def verify(self, name: str) -> None:
         """Make sure that one part is whole; an expert in tiers is hashed without being mapped. Faults as `part`'s."""

@@ -156,10 +156,8 @@ class BlobStore(BlobFolder):
             return self._known(payload) or self._verify(payload)
 
     def watch(self, payload: PayloadId) -> BlobWatch:
-        """A cheap look at whether a payload's file is still what it is now; faults as `open`'s."""
-        watch = BlobWatch(str(self.path(payload)), identity_of(self.stat(payload)))
-        self.open(payload)  # hashed after the look, so that a change in between is seen as one
-        return watch
+        """A cheap look at whether a payload's file is still what it is now; faults as `stat`'s."""
+        return BlobWatch(str(self.path(payload)), identity_of(self.stat(payload)))
 
     def verify(self, payload: PayloadId) -> VerifiedBlob:
         """Hash a payload again whatever is remembered, remember the result, and look at its tile index too.
