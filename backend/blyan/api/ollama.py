@@ -243,6 +243,7 @@ def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[Gener
         asked.tokens_max,
         stop=stops,
         top=asked.top_logprobs,
+        told=asked.logprobs,
         grammar=form.grammar,
         shown=form.shown if shown is None else shown,
     )

@@ -50,7 +50,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     model = await asyncio.to_thread(node.model, asked.options.model)
     node.kept.asked(model.name, keep_seconds(None))
     prompt, form = await asyncio.to_thread(_chat_prompt, node, model, asked)
-    first = _generation(asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs)
+    first = _generation(
+        asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs if asked.logprobs else None
+    )
     wanted = _choices(
         replace(first, grammar=form.grammar, shown=form.shown, continues=asked.continue_final), asked.options
     )
@@ -75,7 +77,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         choice
         for prompt in prompts
         for choice in _choices(
-            _generation(asked.options, model, node, prompt, asked.tokens_max, asked.logprobs or 0, asked), asked.options
+            _generation(asked.options, model, node, prompt, asked.tokens_max, asked.logprobs, asked), asked.options
         )
     ]
     if asked.suffix:
@@ -219,7 +221,7 @@ def _generation(
     node: Node,
     prompt: tuple[int, ...],
     tokens_max: int | None,
-    top: int,
+    top: int | None,
     completion: CompletionRequest | None = None,
 ) -> GenerationRequest:
     defaults = model.manifest.defaults
@@ -232,7 +234,8 @@ def _generation(
             *defaults.stop,
             *(model.tokenizer.chat_stops if completion is None and model.tokenizer else ()),
         ),
-        top=top,
+        top=top or 0,
+        told=top is not None,
         echo=completion is not None and completion.echo,
         ignore_eos=options.ignore_eos,
     )

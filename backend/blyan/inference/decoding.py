@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from blyan.inference.drafting import Drafter
 from blyan.inference.needs import Answer, Need
-from blyan.model.choosing import Choice, Chooser, Step, step_of, want_finite
+from blyan.model.choosing import Choice, Chooser, Step, step_of
 from blyan.model.grammar import Grammar
 
 _echo_rows: Final = 64  # positions scored at once: scores of a long prompt would fill memory
@@ -78,7 +78,6 @@ def _echoed(prompt: tuple[int, ...], top: int) -> Generator[Need | Step, Answer 
             yield Step(prompt[0], None, (), used)
             used = ()
         following = prompt[begin + 1 : begin + rows + 1]
-        want_finite(answer.scores[: len(following)])
         for row, token in enumerate(following):
             yield step_of(answer.scores[row], token, top, used)
             used = ()

@@ -33,6 +33,7 @@ class GenerationRequest:
     tokens_max: int | None = None  # None: as many as fit the context
     stop: tuple[str, ...] = ()
     top: int = 0  # candidates reported per token
+    told: bool = True  # whether log-probabilities are reported
     echo: bool = False
     ignore_eos: bool = False
     grammar: Grammar | None = None  # that the answer follows
@@ -163,7 +164,7 @@ def _run(model: LoadedModel, request: GenerationRequest, drafts_max: int) -> Wor
     echoed = len(request.prompt) if request.echo else 0
     steps = decode(
         request.prompt,
-        Choice(request.sampling, tokens_max, eos, request.top),
+        Choice(request.sampling, tokens_max, eos, request.top, request.told),
         echo=request.echo,
         grammar=request.grammar,
         drafter=Drafter(request.prompt, drafts_max) if drafts_max else None,

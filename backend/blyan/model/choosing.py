@@ -33,7 +33,7 @@ class Step:
     """One position: the token that stands or was chosen there, and what the model thought."""
 
     token: int
-    logprob: float | None  # None for the first prompt token, which nothing predicts
+    logprob: float | None  # None for the first prompt token, which nothing predicts, and where nobody asked
     top: tuple[Candidate, ...]
     experts: tuple[tuple[int, int, int], ...]  # (layer, expert, tokens routed) since the last step
 
@@ -46,6 +46,7 @@ class Choice:
     tokens_max: int
     stop_tokens: frozenset[int] = field(default_factory=frozenset[int])
     top: int = 0  # candidates told with each token
+    told: bool = True  # whether log-probabilities are
 
 
 class Chooser:
@@ -66,11 +67,10 @@ class Chooser:
 
     @torch.inference_mode()
     def choose(self, scores: Tensor, experts: tuple[tuple[int, int, int], ...]) -> Step:
-        """The next token by its scores [vocab]; `NotComputable` unless they are finite. Not after `left` is 0.
+        """The next token by its scores [vocab], which are finite. Not after `left` is 0.
 
         The token with which the constraint ends is the last, and so is a stop token.
         """
-        want_finite(scores)
         sampling = self._choice.sampling
         reshaped = self._history.reshaped(scores, sampling)
         possible = reshaped if self._constraint is None else self._constraint.allowed(reshaped)
@@ -80,6 +80,8 @@ class Chooser:
         if self._constraint is not None:
             self._constraint.take(token)
         self.stopped = token in self._choice.stop_tokens or (self._constraint is not None and self._constraint.ended)
+        if not self._choice.told:
+            return Step(token, None, (), experts)
         return step_of(scores, token, self._choice.top, experts)
 
 

@@ -34,6 +34,8 @@ from blyan.model.fused_layout import (
     NORMALISE,
     NORMED,
     PAGES,
+    PANEL_BYTES,
+    PANELS,
     POST_NORM,
     PROJECTED,
     Q_NORM,
@@ -73,7 +75,7 @@ from blyan.model.simd import eight_bytes, fp32, load, store
 
 
 @compiled
-def _projected(shared, phase, x, inner, rows, table, matrices, columns, widths, outs, listed, kind, like):
+def _projected(shared, phase, x, inner, rows, table, matrices, columns, widths, outs, listed, room, kind, like, wide):
     """Products of the same rows with the first `matrices` of a layer's, with bias and rounding."""
     while True:
         piece = next_piece(shared, phase)
@@ -90,7 +92,8 @@ def _projected(shared, phase, x, inner, rows, table, matrices, columns, widths, 
         width, out, bias = widths[which], outs[which], table[columns[which] + 5]
         begin = piece * span
         end = min(begin + span, width)
-        product(x, inner * 4, listed, rows, matrix_at(table, columns[which]), inner, begin, end, out, width * 4, kind)
+        matrix = matrix_at(table, columns[which])
+        product(x, inner * 4, listed, rows, matrix, inner, begin, end, out, width * 4, kind, wide, room)
         for row in range(rows):
             at = out + (row * width + begin) * 4
             if bias:
@@ -192,7 +195,7 @@ def _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, sha
 
 
 @compiled
-def _scored(shared, phase, dims, places, scored, like):
+def _scored(shared, phase, dims, places, scored, room, like):
     """Scores over the vocabulary of the rows that are asked for."""
     hidden, vocab = dims[HIDDEN], dims[VOCAB]
     stride = hidden // 8 * eight_bytes(like)
@@ -204,7 +207,7 @@ def _scored(shared, phase, dims, places, scored, like):
         end = min(begin + span, vocab)
         matrix = places[HEAD], stride, 0, 1, hidden
         x, out = places[NORMED], places[SCORES]
-        product(x, hidden * 4, scored, len(scored), matrix, hidden, begin, end, out, vocab * 4, like)
+        product(x, hidden * 4, scored, len(scored), matrix, hidden, begin, end, out, vocab * 4, like, fp32, room)
         for row in range(len(scored)):
             round_run(out + (row * vocab + begin) * 4, end - begin, like)
 
@@ -220,7 +223,7 @@ def _checked(shared, phase, dims, places, bad):
 
 
 @compiled
-def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like):
+def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like, into):
     """One step, as one of `threads` threads. `work` has room for more than this step's share, which `sizes` tells."""
     sizes, all_rows, all_tasks, tables, all_scored, all_bad, chosen, shares, slots, listed, ranges = work
     rows, tasks = all_rows[: sizes[0]], all_tasks[: sizes[1]]
@@ -229,6 +232,7 @@ def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, k
     hidden, wide = dims[HIDDEN], dims[HEADS] * dims[HEAD_DIM]
     narrow = dims[KV_HEADS] * dims[HEAD_DIM]
     nothing = listed[:0]
+    room = places[PANELS] + thread * places[PANEL_BYTES]
     count = len(rows)
     _embedded(shared, phase, dims, floats, trunk, places, rows, like)
     phase = pass_on(shared, phase, threads)
@@ -236,7 +240,7 @@ def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, k
         table = trunk[layer]
         x, outs = places[NORMED], (places[QUERIES], places[NEW_KEYS], places[NEW_VALUES])
         columns, widths = (Q, K, V), (wide, narrow, narrow)
-        _projected(shared, phase, x, hidden, count, table, 3, columns, widths, outs, nothing, kind, like)
+        _projected(shared, phase, x, hidden, count, table, 3, columns, widths, outs, nothing, room, kind, like, into)
         phase = pass_on(shared, phase, threads)
         _placed(shared, phase, layer, dims, floats, trunk, places, rows, like)
         phase = pass_on(shared, phase, threads)
@@ -244,20 +248,20 @@ def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, k
         phase = pass_on(shared, phase, threads)
         x, out = places[ATTENDED], places[PROJECTED]
         columns, widths, outs = (O, O, O), (hidden, hidden, hidden), (out, out, out)
-        _projected(shared, phase, x, wide, count, table, 1, columns, widths, outs, nothing, kind, like)
+        _projected(shared, phase, x, wide, count, table, 1, columns, widths, outs, nothing, room, kind, like, into)
         phase = pass_on(shared, phase, threads)
         _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, like)
         if meet(shared, phase, threads):
             group_rows(layer, dims, trunk, rows, chosen, listed, slots, ranges)
             release(shared, phase)
         phase += 1
-        raise_rows(shared, phase, layer, dims, trunk, experts, places, listed, ranges, kind, like)
+        raise_rows(shared, phase, layer, dims, trunk, experts, places, listed, ranges, room, kind, like, into)
         phase = pass_on(shared, phase, threads)
-        lower_rows(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, kind)
+        lower_rows(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, room, kind, into)
         phase = pass_on(shared, phase, threads)
         mix_rows(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like)
         phase = pass_on(shared, phase, threads)
-    _scored(shared, phase, dims, places, scored, like)
+    _scored(shared, phase, dims, places, scored, room, like)
     phase = pass_on(shared, phase, threads)
     _checked(shared, phase, dims, places, bad)
     if meet(shared, phase, threads):
@@ -266,7 +270,7 @@ def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, k
 
 
 @entry
-def serve(thread, threads, seen, patience, once, shared, dims, floats, trunk, experts, places, work, kind, like):
+def serve(thread, threads, seen, patience, once, shared, dims, floats, trunk, experts, places, work, kind, like, into):
     """Run every step that is announced after number `seen`, until none comes for a while; the last number seen.
 
     With `once`, return after the first.
@@ -284,7 +288,7 @@ def serve(thread, threads, seen, patience, once, shared, dims, floats, trunk, ex
         seen = read_shared(address)
         if shared[STOP]:
             return seen
-        _step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like)
+        _step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like, into)
         if once:
             return seen
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from blyan.model import fused_code as code
 from blyan.model import jit, simd
+from blyan.model.weight_tables import widened
 
 names: Final = {
     "fp32": simd.fp32,
@@ -76,7 +77,8 @@ def main(wanted: list[str]) -> None:
     os.nice(10)
     torch.set_num_threads(1)
     for name in wanted or everything:
-        load(name)
+        if jit.folder is None or not (jit.folder / _mark(name)).exists():
+            load(name)
 
 
 def _mark(name: str) -> str:
@@ -91,7 +93,7 @@ def _example(kind: NDArray[Any], like: NDArray[Any]) -> tuple[Any, ...]:
 
     work = (*(whole(n) for n in (1, 2, 2, 1, 1, 1, 3)), np.zeros((1, 1), np.float32), whole(2), whole(1), whole(2))
     tables = (whole(1), whole(1), np.zeros(1, np.float32), whole(2), whole(3), whole(1))
-    return 0, 1, 0, 0, True, *tables, work, kind, like
+    return 0, 1, 0, 0, True, *tables, work, kind, like, widened(kind)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _piece(piece, dims, experts, layer, column, extra, plain, ranges):
 
 
 @compiled
-def raise_rows(shared, phase, layer, dims, trunk, experts, places, listed, ranges, kind, like):
+def raise_rows(shared, phase, layer, dims, trunk, experts, places, listed, ranges, widening, kind, like, wide):
     """Gate and up products of every expert's rows, and what comes of them."""
     hidden, extra, stride = dims[HIDDEN], trunk[layer, EXTRA_INNER], places[RAISED] - places[GATED]
     room = dims[ROOM] * 4  # bytes of a slot
@@ -97,14 +97,16 @@ def raise_rows(shared, phase, layer, dims, trunk, experts, places, listed, range
         x = places[NORMED]
         for up in range(2):
             matrix = matrix_at(table, UP if up else UP_GATE)
-            product(x, hidden * 4, of, count, matrix, hidden, begin, end, gate + up * stride, room, kind)
+            product(
+                x, hidden * 4, of, count, matrix, hidden, begin, end, gate + up * stride, room, kind, wide, widening
+            )
         for row in range(count):
             at = gate + row * room + begin * 4
             gated(at, at + stride, end - begin, at, like)
 
 
 @compiled
-def lower_rows(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, kind):
+def lower_rows(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, widening, kind, wide):
     """Down products of every expert's rows."""
     hidden, extra, room = dims[HIDDEN], trunk[layer, EXTRA_INNER], dims[ROOM] * 4
     while True:
@@ -116,7 +118,7 @@ def lower_rows(shared, phase, layer, dims, trunk, experts, places, ranges, nothi
         inner = extra if expert == dims[EXPERTS] else dims[INNER]
         x, out = places[GATED] + first * room, places[LOWERED] + first * hidden * 4
         matrix = matrix_at(experts[layer, expert], DOWN)
-        product(x, room, nothing, count, matrix, inner, begin, end, out, hidden * 4, kind)
+        product(x, room, nothing, count, matrix, inner, begin, end, out, hidden * 4, kind, wide, widening)
 
 
 @compiled

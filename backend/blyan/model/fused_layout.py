@@ -49,4 +49,6 @@ UP_GATE, UP, DOWN = 0, 5, 10
     VALUES,
     SCORES,
     SCORE_BYTES,  # room for one thread's scores of one query
-) = range(20)
+    PANELS,  # room for one thread's widened panel
+    PANEL_BYTES,
+) = range(22)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blyan.model import fused_layout as at
 from blyan.model.config import ModelConfig
+from blyan.model.kernels import panel
 from blyan.model.rotary import rotary_table
 from blyan.model.stepping import KVPages, Run, RunResult, page_positions
 from blyan.model.weight_tables import WeightTables
@@ -88,6 +89,7 @@ class Room:
         wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim
         lanes = -(-config.experts // 8) * 8
         longest = pages * page_positions + 16  # positions of one sequence, with room for a last vector
+        deepest = max(config.hidden, wide, widest)  # inputs of a matrix
         numbers = {
             at.X: rows * config.hidden,
             at.NORMED: rows * config.hidden,
@@ -102,8 +104,9 @@ class Room:
             at.MIXED: rows * config.hidden,
             at.ROUTING: rows * lanes,
             at.ATTENTION: threads * 2 * longest,
+            at.PANELS: threads * panel * deepest,
         }
-        self.places = np.zeros(20, np.int64)
+        self.places = np.zeros(22, np.int64)
         self._arrays = {place: np.empty(count + 16, np.float32) for place, count in numbers.items()}
         for place, array in self._arrays.items():
             self.places[place] = array.ctypes.data
@@ -116,6 +119,7 @@ class Room:
         ):
             self.places[place] = tensor.data_ptr()
         self.places[at.SCORE_BYTES] = longest * 4
+        self.places[at.PANEL_BYTES] = panel * deepest * 4
         top_k, moe = config.experts_per_token, max(1, len(config.moe_layers))
         self.sizes = np.zeros(3, np.int64)
         self._step_rows = np.zeros((rows, 4), np.int64)

@@ -21,7 +21,7 @@ from blyan.model.eager_step import EagerStepper
 from blyan.model.fused_room import Angles, Room
 from blyan.model.pace import Pace
 from blyan.model.stepping import KVPages, Run, RunResult
-from blyan.model.weight_tables import WeightTables, kinds
+from blyan.model.weight_tables import WeightTables, kinds, widened
 from blyan.model.weights import ModelWeights
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import NotComputable
@@ -125,6 +125,7 @@ class FusedStepper:
             room.work,
             tables.kind,
             self._like,
+            widened(tables.kind),
         )
 
     def close(self) -> None:

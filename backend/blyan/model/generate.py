@@ -86,7 +86,9 @@ def generate(
             yield None
     chooser = Chooser(prompt, Choice(sampling, tokens_max, stop_tokens, top), constraint)
     while chooser.left:
-        step = chooser.choose(_scores(weights, config, hidden[-1]), take_used())
+        scores = _scores(weights, config, hidden[-1])
+        want_finite(scores)
+        step = chooser.choose(scores, take_used())
         yield step
         if chooser.left:
             hidden = forward_locally(weights, config, [step.token], cache, count)

@@ -127,15 +127,21 @@ def _put3(out, sums):
 
 
 @compiled
-def product(x, x_stride, listed, rows, matrix, inner, begin, end, out, out_stride, kind):
-    """Outputs begin … end of `rows` rows, as fp32 that is not rounded yet.
+def _widened(w, inner, to, kind):
+    """One row of a stored matrix as fp32."""
+    ahead = w + _ahead
+    for at in range(0, inner * 4, 32):
+        store(to + at, load(w, kind), fp32)
+        prefetch(ahead)
+        w += eight_bytes(kind)
+        ahead += eight_bytes(kind)
 
-    Row i is that at x + listed[i] × x_stride, or x + i × x_stride where `listed` is empty; its outputs go to
-    out + i × out_stride. `matrix` is (weights, bytes per row, scales, scales per row, inputs per scale).
-    """
+
+@compiled
+def _fours(x, x_stride, listed, rows, matrix, inner, begin, end, out, out_stride, wide):
+    """Outputs of rows, four at a time, of a matrix in fp32."""
     w, stride, scales, groups, group = matrix
-    row = 0
-    while row + 4 <= rows:
+    for row in range(0, rows, 4):
         if len(listed) > 0:
             x0, x1 = x + listed[row] * x_stride, x + listed[row + 1] * x_stride
             x2, x3 = x + listed[row + 2] * x_stride, x + listed[row + 3] * x_stride
@@ -146,15 +152,35 @@ def product(x, x_stride, listed, rows, matrix, inner, begin, end, out, out_strid
         n = begin
         while n + 3 <= end:
             of, by = w + n * stride, scales + n * groups * 4
-            dots_4x3(x0, x1, x2, x3, of, stride, by, groups, group, inner, kind, to + n * 4, out_stride)
+            dots_4x3(x0, x1, x2, x3, of, stride, by, groups, group, inner, wide, to + n * 4, out_stride)
             n += 3
         while n < end:
             for one in range(row, row + 4):
                 at = x + (listed[one] if len(listed) > 0 else one) * x_stride
-                sums = dot(at, w + n * stride, scales + n * groups * 4, groups, group, inner, kind)
+                sums = dot(at, w + n * stride, scales + n * groups * 4, groups, group, inner, wide)
                 poke(out + one * out_stride + n * 4, sums)
             n += 1
-        row += 4
+
+
+@compiled
+def product(x, x_stride, listed, rows, matrix, inner, begin, end, out, out_stride, kind, wide, room):
+    """Outputs begin … end of `rows` rows, as fp32 that is not rounded yet.
+
+    Row i is that at x + listed[i] × x_stride, or x + i × x_stride where `listed` is empty; its outputs go to
+    out + i × out_stride. `matrix` is (weights, bytes per row, scales, scales per row, inputs per scale). For four rows
+    and more a panel of the matrix is widened once, to `room` for `panel` rows of it; `wide` says what it is then.
+    """
+    w, stride, scales, groups, group = matrix
+    row = rows // 4 * 4
+    if row > 0 and eight_bytes(kind) == 32:
+        _fours(x, x_stride, listed, row, matrix, inner, begin, end, out, out_stride, wide)
+    elif row > 0:
+        for first in range(begin, end, panel):
+            last = min(first + panel, end)
+            for n in range(first, last):
+                _widened(w + n * stride, inner, room + (n - first) * inner * 4, kind)
+            widened = room - first * inner * 4, inner * 4, scales, groups, group
+            _fours(x, x_stride, listed, row, widened, inner, first, last, out, out_stride, wide)
     while row < rows:
         at = x + (listed[row] if len(listed) > 0 else row) * x_stride
         to = out + row * out_stride

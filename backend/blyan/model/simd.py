@@ -5,7 +5,8 @@ whatever stands around it: how many rows share a product, which processor runs i
 Addresses are bytes, as int64. The caller answers for what lies there; `fused_step` alone makes them.
 
 How numbers are stored is said by an empty array whose dtype stands for it (`like`): float32, uint16 for bf16, int16 for
-fp16, int8, uint8 for fp8 E4M3, uint32 for int4 (eight codes of four bits, the first lowest, each plus eight).
+fp16, int8, uint8 for fp8 E4M3, uint32 for int4 (eight codes of four bits, the first lowest, each plus eight), float64 for
+codes widened to fp32.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ fp16: Final = np.empty(0, np.int16)
 int8: Final = np.empty(0, np.int8)
 fp8: Final = np.empty(0, np.uint8)
 int4: Final = np.empty(0, np.uint32)
+codes: Final = np.empty(0, np.float64)  # codes that were widened to fp32, and have a scale
 
 _f32 = ir.FloatType()
 _i8, _i16, _i32, _i64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -79,7 +81,7 @@ def _spread(builder: Any, scalar: Any, kind: Any) -> Any:
 
 def _widened(builder: Any, address: Any, dtype: Any) -> Any:
     """Eight stored numbers from `address` on, as fp32."""
-    if dtype == types.float32:
+    if dtype in (types.float32, types.float64):
         return builder.load(at_address(builder, address, _v8), align=4)
     if dtype == types.uint16:
         bits = builder.load(at_address(builder, address, ir.VectorType(_i16, 8)), align=2)
@@ -345,7 +347,7 @@ def scaled(_typing: Any, like: Any) -> Any:
     """Whether numbers stored so are codes that have a scale; known when code is compiled."""
 
     def code(_context: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
-        return ir.Constant(ir.IntType(1), int(like.dtype in (types.int8, types.uint8, types.uint32)))
+        return ir.Constant(ir.IntType(1), int(like.dtype in (types.int8, types.uint8, types.uint32, types.float64)))
 
     return types.boolean(like), code
 
@@ -355,6 +357,7 @@ def eight_bytes(_typing: Any, like: Any) -> Any:
     """Bytes that eight numbers stored so take; known when code is compiled."""
 
     def code(_context: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
-        return ir.Constant(_i64, 4 if like.dtype == types.uint32 else like.dtype.bitwidth)
+        special = {types.uint32: 4, types.float64: 32}
+        return ir.Constant(_i64, special.get(like.dtype, like.dtype.bitwidth))
 
     return types.int64(like), code

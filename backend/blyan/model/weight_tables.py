@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -25,6 +25,11 @@ kinds: Final = {
     torch.float8_e4m3fn: simd.fp8,
     torch.uint8: simd.int4,
 }
+
+
+def widened(kind: NDArray[Any]) -> NDArray[Any]:
+    """What numbers stored as `kind` are once they are fp32: themselves, or codes that have a scale."""
+    return simd.codes if kind.dtype in (np.int8, np.uint8, np.uint32) else simd.fp32
 
 
 class WeightTables:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from blyan.primitives.ids import PayloadId
 from blyan.storage import durable, partial, pins, space
+from blyan.storage.blob_check import BlobWatch, identity_of
 from blyan.storage.blob_faults import misplaced, not_opened
 from blyan.storage.space import SpaceLimits, Usage
 
@@ -38,6 +39,10 @@ class BlobFolder:
             return self.path(payload).stat(follow_symlinks=False)
         except OSError as reason:
             raise not_opened(payload, self.path(payload), reason) from None
+
+    def watch(self, payload: PayloadId) -> BlobWatch:
+        """A cheap look at whether a payload's file is still what it is now; faults as `stat`'s."""
+        return BlobWatch(str(self.path(payload)), identity_of(self.stat(payload)))
 
     def size(self, payload: PayloadId) -> int:
         """Bytes of a stored payload; faults as `stat`'s."""

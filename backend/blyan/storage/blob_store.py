@@ -27,7 +27,7 @@ from blyan.primitives.digest import Bytes
 from blyan.primitives.errors import BlockCorrupt, IntegrityFault, InvalidInput, NotFound
 from blyan.primitives.ids import PayloadId
 from blyan.storage import durable, partial, space
-from blyan.storage.blob_check import BlobWatch, identity_of, map_and_check, read_index
+from blyan.storage.blob_check import identity_of, map_and_check, read_index
 from blyan.storage.blob_faults import corrupted, full, no_room
 from blyan.storage.blob_folder import BlobFolder, prepare_writing
 from blyan.storage.blob_memory import BlobMemory, VerifiedBlob
@@ -154,10 +154,6 @@ class BlobStore(BlobFolder):
             return known
         with self._lock:
             return self._known(payload) or self._verify(payload)
-
-    def watch(self, payload: PayloadId) -> BlobWatch:
-        """A cheap look at whether a payload's file is still what it is now; faults as `stat`'s."""
-        return BlobWatch(str(self.path(payload)), identity_of(self.stat(payload)))
 
     def verify(self, payload: PayloadId) -> VerifiedBlob:
         """Hash a payload again whatever is remembered, remember the result, and look at its tile index too.
