@@ -36,6 +36,7 @@ const FAULTS = {
   block_corrupt: ["damaged", "retry"],
   unavailable: ["unavailable", "retry"],
   queue_full: ["busy", "retry"],
+  overloaded: ["busy", "retry"],
   not_computable: ["overflow", "edit", "settings"],
   internal_error: ["mistake", "retry"],
   fault: ["mistake", "retry"],

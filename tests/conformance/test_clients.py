@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,8 +19,9 @@ import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
+from blyan.primitives import limits
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
-from nodes import import_into, running
+from nodes import import_into, running, serving
 from running_node import RunningNode
 
 # making and starting the node is the first test's, on a machine with other work
@@ -143,9 +145,16 @@ def test_openai_other_statuses_are_its_own_exceptions(node: RunningNode) -> None
             client.moderations.create(input="x")  # a route that is not here
 
 
-async def test_openai_a_full_queue_is_a_rate_limit_error(node: RunningNode) -> None:
+async def test_openai_a_full_queue_is_a_rate_limit_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than run and wait together; those that were taken go on, and all is free again when they are closed."""
-    async with asynchronous(node) as client:
+    monkeypatch.setattr(limits, "generations_queued_client_max", 20)
+    save_random_checkpoint(tmp_path / "hf", vocab_size=260, max_position_embeddings=8192)
+    save_byte_tokenizer(tmp_path / "hf")
+    import_into(tmp_path / "data", tmp_path / "hf", "random")
+    async with (
+        serving(tmp_path / "data", inference={"running_max": 4}) as server,
+        openai.AsyncOpenAI(base_url=str(server.make_url("/v1")), api_key="none", max_retries=0, timeout=15) as client,
+    ):
 
         async def begin() -> Any:
             try:
@@ -155,7 +164,7 @@ async def test_openai_a_full_queue_is_a_rate_limit_error(node: RunningNode) -> N
             except openai.APIStatusError as refused:
                 return refused
 
-        tasks = [asyncio.create_task(begin()) for _ in range(90)]
+        tasks = [asyncio.create_task(begin()) for _ in range(40)]
         async with asyncio.timeout(15):
             # the first to end: what was taken goes on for minutes
             for ended in asyncio.as_completed(tasks):
@@ -174,7 +183,7 @@ async def test_openai_a_full_queue_is_a_rate_limit_error(node: RunningNode) -> N
 
 
 def test_openai_a_closed_stream_frees_its_place(client: openai.OpenAI) -> None:
-    """Four run at a time: twelve that are begun and closed, and the next answers as soon as the first did."""
+    """Twelve that are begun and closed, and the next answers as soon as the first did."""
     for _ in range(12):
         stream = client.completions.create(
             model="random", prompt="x", max_tokens=LONG, stream=True, extra_body={"ignore_eos": True}

@@ -117,7 +117,7 @@ async def test_the_compute_thread_logs_with_the_request_s_id(
     def broken(*_: Any, **__: Any) -> Any:
         raise ValueError(SECRET)
 
-    monkeypatch.setattr(session, "generate", broken)
+    monkeypatch.setattr(session, "decode", broken)
     lines: list[str] = []
 
     class Kept(logging.Handler):

@@ -57,11 +57,12 @@ from blyan.model.fused_layout import (
 )
 from blyan.model.fused_rows import add_bias, add_rounded, clip, finite, keep, norm, rotate, route
 from blyan.model.jit import compiled, entry
-from blyan.model.kernels import matrix_at, product, round_run, span_of
+from blyan.model.kernels import matrix_at, pieces_of, product, round_run, span_of
 from blyan.model.meeting import (
     GO,
     PHASE,
     STOP,
+    following,
     give_way,
     meet,
     next_piece,
@@ -75,20 +76,20 @@ from blyan.model.simd import eight_bytes, fp32, load, store
 
 
 @compiled
-def _projected(shared, phase, x, inner, rows, table, matrices, columns, widths, outs, listed, room, kind, like, wide):
+def _projected(team, x, inner, rows, table, matrices, columns, widths, outs, listed, room, kind, like, wide):
     """Products of the same rows with the first `matrices` of a layer's, with bias and rounding."""
+    whole = 0
+    for which in range(matrices):
+        whole += pieces_of(table[columns[which] + 1], widths[which])
     while True:
-        piece = next_piece(shared, phase)
-        which, span, found = 0, 1, False
-        for which in range(matrices):
-            span = span_of(table[columns[which] + 1])
-            pieces = (widths[which] + span - 1) // span
-            if piece < pieces:
-                found = True
-                break
-            piece -= pieces
-        if not found:
+        piece = next_piece(team, whole)
+        if piece >= whole:
             return
+        which = 0
+        while piece >= pieces_of(table[columns[which] + 1], widths[which]):
+            piece -= pieces_of(table[columns[which] + 1], widths[which])
+            which += 1
+        span = span_of(table[columns[which] + 1])
         width, out, bias = widths[which], outs[which], table[columns[which] + 5]
         begin = piece * span
         end = min(begin + span, width)
@@ -103,12 +104,12 @@ def _projected(shared, phase, x, inner, rows, table, matrices, columns, widths, 
 
 
 @compiled
-def _embedded(shared, phase, dims, floats, trunk, places, rows, like):
+def _embedded(team, dims, floats, trunk, places, rows, like):
     """Embeddings of the tokens, and the first norm."""
     hidden = dims[HIDDEN]
     stride = hidden // 8 * eight_bytes(like)
     while True:
-        row = next_piece(shared, phase)
+        row = next_piece(team, len(rows))
         if row >= len(rows):
             return
         of, to = places[EMBED] + rows[row, 0] * stride, places[X] + row * hidden * 4
@@ -118,14 +119,14 @@ def _embedded(shared, phase, dims, floats, trunk, places, rows, like):
 
 
 @compiled
-def _placed(shared, phase, layer, dims, floats, trunk, places, rows, like):
+def _placed(team, layer, dims, floats, trunk, places, rows, like):
     """Norms, clipping and rotation of queries and keys; keys and values into their pages."""
     heads, kv_heads, head_dim = dims[HEADS], dims[KV_HEADS], dims[HEAD_DIM]
     wide, narrow = heads * head_dim, kv_heads * head_dim
     head_bytes = 32 * head_dim // 8 * eight_bytes(like)
     eps, bound = floats[0], floats[1]
     while True:
-        row = next_piece(shared, phase)
+        row = next_piece(team, len(rows))
         if row >= len(rows):
             return
         q, k = places[QUERIES] + row * wide * 4, places[NEW_KEYS] + row * narrow * 4
@@ -153,16 +154,16 @@ def _placed(shared, phase, layer, dims, floats, trunk, places, rows, like):
 
 
 @compiled
-def _attended(shared, phase, thread, layer, dims, trunk, places, tasks, tables, like):
+def _attended(team, layer, dims, trunk, places, tasks, tables, like):
     """Attention of every run, a few rows of one key head at a time."""
     heads, kv_heads, head_dim = dims[HEADS], dims[KV_HEADS], dims[HEAD_DIM]
     group = heads // kv_heads
     head_bytes = 32 * head_dim // 8 * eight_bytes(like)
     stride = heads * head_dim * 4
     scale = np.float32(1.0 / math.sqrt(head_dim))
-    scores = places[ATTENTION] + thread * 2 * places[SCORE_BYTES]
+    scores = places[ATTENTION] + team[2] * 2 * places[SCORE_BYTES]
     while True:
-        piece = next_piece(shared, phase)
+        piece = next_piece(team, len(tasks) * kv_heads)
         if piece >= len(tasks) * kv_heads:
             return
         task, head = piece // kv_heads, piece % kv_heads
@@ -176,12 +177,12 @@ def _attended(shared, phase, thread, layer, dims, trunk, places, tasks, tables, 
 
 
 @compiled
-def _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, like):
+def _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, like):
     """The residual after attention, the second norm, and the experts of every row."""
     hidden = dims[HIDDEN]
     lanes = (dims[EXPERTS] + 7) // 8 * 8
     while True:
-        row = next_piece(shared, phase)
+        row = next_piece(team, len(rows))
         if row >= len(rows):
             return
         at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
@@ -195,14 +196,15 @@ def _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, sha
 
 
 @compiled
-def _scored(shared, phase, dims, places, scored, room, like):
+def _scored(team, dims, places, scored, room, like):
     """Scores over the vocabulary of the rows that are asked for."""
     hidden, vocab = dims[HIDDEN], dims[VOCAB]
     stride = hidden // 8 * eight_bytes(like)
     span = span_of(stride)
+    pieces = pieces_of(stride, vocab) if len(scored) > 0 else 0
     while True:
-        begin = next_piece(shared, phase) * span
-        if begin >= vocab or len(scored) == 0:
+        begin = next_piece(team, pieces) * span
+        if begin >= pieces * span:
             return
         end = min(begin + span, vocab)
         matrix = places[HEAD], stride, 0, 1, hidden
@@ -213,10 +215,10 @@ def _scored(shared, phase, dims, places, scored, room, like):
 
 
 @compiled
-def _checked(shared, phase, dims, places, bad):
+def _checked(team, dims, places, bad):
     """Note the rows whose scores are not all finite."""
     while True:
-        row = next_piece(shared, phase)
+        row = next_piece(team, len(bad))
         if row >= len(bad):
             return
         bad[row] = 0 if finite(places[SCORES] + row * dims[VOCAB] * 4, dims[VOCAB]) else 1
@@ -228,45 +230,45 @@ def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, k
     sizes, all_rows, all_tasks, tables, all_scored, all_bad, chosen, shares, slots, listed, ranges = work
     rows, tasks = all_rows[: sizes[0]], all_tasks[: sizes[1]]
     scored, bad = all_scored[: sizes[2]], all_bad[: sizes[2]]
-    phase = shared[PHASE]
+    team = (shared, shared[PHASE], thread, threads)
     hidden, wide = dims[HIDDEN], dims[HEADS] * dims[HEAD_DIM]
     narrow = dims[KV_HEADS] * dims[HEAD_DIM]
     nothing = listed[:0]
     room = places[PANELS] + thread * places[PANEL_BYTES]
     count = len(rows)
-    _embedded(shared, phase, dims, floats, trunk, places, rows, like)
-    phase = pass_on(shared, phase, threads)
+    _embedded(team, dims, floats, trunk, places, rows, like)
+    team = pass_on(team)
     for layer in range(dims[LAYERS]):
         table = trunk[layer]
         x, outs = places[NORMED], (places[QUERIES], places[NEW_KEYS], places[NEW_VALUES])
         columns, widths = (Q, K, V), (wide, narrow, narrow)
-        _projected(shared, phase, x, hidden, count, table, 3, columns, widths, outs, nothing, room, kind, like, into)
-        phase = pass_on(shared, phase, threads)
-        _placed(shared, phase, layer, dims, floats, trunk, places, rows, like)
-        phase = pass_on(shared, phase, threads)
-        _attended(shared, phase, thread, layer, dims, trunk, places, tasks, tables, like)
-        phase = pass_on(shared, phase, threads)
+        _projected(team, x, hidden, count, table, 3, columns, widths, outs, nothing, room, kind, like, into)
+        team = pass_on(team)
+        _placed(team, layer, dims, floats, trunk, places, rows, like)
+        team = pass_on(team)
+        _attended(team, layer, dims, trunk, places, tasks, tables, like)
+        team = pass_on(team)
         x, out = places[ATTENDED], places[PROJECTED]
         columns, widths, outs = (O, O, O), (hidden, hidden, hidden), (out, out, out)
-        _projected(shared, phase, x, wide, count, table, 1, columns, widths, outs, nothing, room, kind, like, into)
-        phase = pass_on(shared, phase, threads)
-        _routed(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, like)
-        if meet(shared, phase, threads):
+        _projected(team, x, wide, count, table, 1, columns, widths, outs, nothing, room, kind, like, into)
+        team = pass_on(team)
+        _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, like)
+        if meet(team):
             group_rows(layer, dims, trunk, rows, chosen, listed, slots, ranges)
-            release(shared, phase)
-        phase += 1
-        raise_rows(shared, phase, layer, dims, trunk, experts, places, listed, ranges, room, kind, like, into)
-        phase = pass_on(shared, phase, threads)
-        lower_rows(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, room, kind, into)
-        phase = pass_on(shared, phase, threads)
-        mix_rows(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like)
-        phase = pass_on(shared, phase, threads)
-    _scored(shared, phase, dims, places, scored, room, like)
-    phase = pass_on(shared, phase, threads)
-    _checked(shared, phase, dims, places, bad)
-    if meet(shared, phase, threads):
-        shared[PHASE] = phase + 1
-        release(shared, phase)
+            release(team)
+        team = following(team)
+        raise_rows(team, layer, dims, trunk, experts, places, listed, ranges, room, kind, like, into)
+        team = pass_on(team)
+        lower_rows(team, layer, dims, trunk, experts, places, ranges, nothing, room, kind, into)
+        team = pass_on(team)
+        mix_rows(team, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like)
+        team = pass_on(team)
+    _scored(team, dims, places, scored, room, like)
+    team = pass_on(team)
+    _checked(team, dims, places, bad)
+    if meet(team):
+        shared[PHASE] = team[1] + 1
+        release(team)
 
 
 @entry

@@ -30,7 +30,7 @@ from blyan.model.fused_layout import (
 )
 from blyan.model.fused_rows import add_rounded, add_shared, gated, mix, norm
 from blyan.model.jit import compiled
-from blyan.model.kernels import matrix_at, product, round_run, span_of
+from blyan.model.kernels import matrix_at, pieces_of, product, round_run, span_of
 from blyan.model.meeting import next_piece
 
 
@@ -68,29 +68,40 @@ def group_rows(layer, dims, trunk, rows, chosen, listed, slots, ranges):
 
 
 @compiled
-def _piece(piece, dims, experts, layer, column, extra, plain, ranges):
-    """Which expert a piece of work belongs to, and its outputs: (place in `ranges` or -1, begin, end)."""
+def _pieces(dims, experts, layer, column, extra, plain, ranges):
+    """How many pieces of work one product of all experts is."""
+    whole = 0
     for which in range(ranges[dims[EXPERTS] + 1, 0]):
         expert = ranges[which, 0]
-        width = extra if expert == dims[EXPERTS] else plain
-        span = span_of(experts[layer, expert, column + 1])
-        pieces = (width + span - 1) // span
-        if piece < pieces:
-            return which, piece * span, min((piece + 1) * span, width)
-        piece -= pieces
-    return -1, 0, 0
+        whole += pieces_of(experts[layer, expert, column + 1], extra if expert == dims[EXPERTS] else plain)
+    return whole
 
 
 @compiled
-def raise_rows(shared, phase, layer, dims, trunk, experts, places, listed, ranges, widening, kind, like, wide):
+def _piece(piece, dims, experts, layer, column, extra, plain, ranges):
+    """Which expert a piece of work belongs to, and its outputs: (place in `ranges`, begin, end)."""
+    which = 0
+    while True:
+        expert = ranges[which, 0]
+        width = extra if expert == dims[EXPERTS] else plain
+        stride = experts[layer, expert, column + 1]
+        if piece < pieces_of(stride, width):
+            return which, piece * span_of(stride), min((piece + 1) * span_of(stride), width)
+        piece -= pieces_of(stride, width)
+        which += 1
+
+
+@compiled
+def raise_rows(team, layer, dims, trunk, experts, places, listed, ranges, widening, kind, like, wide):
     """Gate and up products of every expert's rows, and what comes of them."""
     hidden, extra, stride = dims[HIDDEN], trunk[layer, EXTRA_INNER], places[RAISED] - places[GATED]
     room = dims[ROOM] * 4  # bytes of a slot
+    whole = _pieces(dims, experts, layer, UP_GATE, extra, dims[INNER], ranges)
     while True:
-        piece = next_piece(shared, phase)
-        which, begin, end = _piece(piece, dims, experts, layer, UP_GATE, extra, dims[INNER], ranges)
-        if which < 0:
+        piece = next_piece(team, whole)
+        if piece >= whole:
             return
+        which, begin, end = _piece(piece, dims, experts, layer, UP_GATE, extra, dims[INNER], ranges)
         expert, first, count = ranges[which, 0], ranges[which, 1], ranges[which, 2]
         table, of = experts[layer, expert], listed[first : first + count]
         gate = places[GATED] + first * room
@@ -106,14 +117,15 @@ def raise_rows(shared, phase, layer, dims, trunk, experts, places, listed, range
 
 
 @compiled
-def lower_rows(shared, phase, layer, dims, trunk, experts, places, ranges, nothing, widening, kind, wide):
+def lower_rows(team, layer, dims, trunk, experts, places, ranges, nothing, widening, kind, wide):
     """Down products of every expert's rows."""
     hidden, extra, room = dims[HIDDEN], trunk[layer, EXTRA_INNER], dims[ROOM] * 4
+    whole = _pieces(dims, experts, layer, DOWN, hidden, hidden, ranges)
     while True:
-        piece = next_piece(shared, phase)
-        which, begin, end = _piece(piece, dims, experts, layer, DOWN, hidden, hidden, ranges)
-        if which < 0:
+        piece = next_piece(team, whole)
+        if piece >= whole:
             return
+        which, begin, end = _piece(piece, dims, experts, layer, DOWN, hidden, hidden, ranges)
         expert, first, count = ranges[which, 0], ranges[which, 1], ranges[which, 2]
         inner = extra if expert == dims[EXPERTS] else dims[INNER]
         x, out = places[GATED] + first * room, places[LOWERED] + first * hidden * 4
@@ -122,12 +134,12 @@ def lower_rows(shared, phase, layer, dims, trunk, experts, places, ranges, nothi
 
 
 @compiled
-def mix_rows(shared, phase, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like):
+def mix_rows(team, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like):
     """The residual after the experts, and the next norm."""
     hidden, top_k = dims[HIDDEN], dims[TOP_K]
     others = ranges[dims[EXPERTS] + 1, 1]
     while True:
-        row = next_piece(shared, phase)
+        row = next_piece(team, len(rows))
         if row >= len(rows):
             return
         at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4

@@ -61,13 +61,13 @@ class FusedStepper:
         assert reason is None, reason
         self._weights, self._config, self._kv = weights, config, kv
         self.threads = threads  # that compute, the caller's included
-        self.shared = np.zeros(meeting.SHARED_NUMBERS, np.int64)  # through which the threads meet
+        self.shared = np.zeros(meeting.shared_numbers(threads), np.int64)  # through which the threads meet
         self._like = kinds[kv.keys.dtype]
         self._tables = WeightTables(weights, config)
         self._angles = Angles(config, kv.keys.dtype)
         self._room = Room(config, kv, self._tables, threads, rows=8, pages=64)
         self._others = [_ComputeThread(self, thread) for thread in range(1, threads)]
-        self._alone = np.zeros(meeting.SHARED_NUMBERS, np.int64)
+        self._alone = np.zeros(meeting.shared_numbers(1), np.int64)
         self._pace, self._monotonic = Pace(threads), monotonic
         self._plain = EagerStepper(weights, config, kv)
 

@@ -220,3 +220,10 @@ def matrix_at(row, column):
 def span_of(stride):
     """Outputs of a matrix with rows of `stride` bytes that make one piece of work."""
     return max(1, _panel_bytes // (stride * panel)) * panel
+
+
+@compiled
+def pieces_of(stride, outputs):
+    """How many pieces of work a product with `outputs` outputs is."""
+    span = span_of(stride)
+    return (outputs + span - 1) // span

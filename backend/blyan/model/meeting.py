@@ -14,8 +14,9 @@ from numba import types
 from blyan.model.jit import compiled
 from blyan.model.simd import at_address, call, instruction
 
-_line = 8  # int64 numbers in a cache line: arrivals, releases, two counters and the others stand on one each
-PHASE, GO, STOP, SHARED_NUMBERS = (n * _line for n in range(4, 8))
+_line = 8  # int64 numbers in a cache line: each number that several threads write has one of its own
+PHASE, GO, STOP = 2 * _line, 3 * _line, 4 * _line
+_counters = 5  # line of the first: two of each thread, for phases of even and of odd number
 _patience = 4096  # looks at a shared number before another thread may have the core
 _waiting = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}.get(platform.machine())
 _i32, _i64 = ir.IntType(32), ir.IntType(64)
@@ -75,12 +76,17 @@ def give_way(_typing: Any) -> Any:
     return types.void(), code
 
 
+# What follows takes a team: (shared numbers, number of the phase, number of this thread, how many there are).
+
+
 @compiled
-def meet(shared, phase, threads):
-    """Wait for all threads; True for the last, which must call `_release`."""
+def meet(team):
+    """Wait for all threads; True for the last, which must call `release`."""
+    shared, phase, _, threads = team
     address = shared.ctypes.data
     if take_number(address) == (phase + 1) * threads - 1:
-        write_shared(address + (2 + phase % 2) * _line * 8, 0)
+        for thread in range(threads):
+            write_shared(address + (_counters + 2 * thread + phase % 2) * _line * 8, 0)
         return True
     looks = 0
     while read_shared(address + _line * 8) <= phase:
@@ -92,20 +98,42 @@ def meet(shared, phase, threads):
 
 
 @compiled
-def release(shared, phase):
-    """Let the others go on after phase number `phase`."""
-    write_shared(shared.ctypes.data + _line * 8, phase + 1)
+def release(team):
+    """Let the others go on after this phase."""
+    write_shared(team[0].ctypes.data + _line * 8, team[1] + 1)
 
 
 @compiled
-def pass_on(shared, phase, threads):
-    """Meet, with nothing to do in between; the next phase."""
-    if meet(shared, phase, threads):
-        release(shared, phase)
-    return phase + 1
+def following(team):
+    """The team in its next phase."""
+    return team[0], team[1] + 1, team[2], team[3]
 
 
 @compiled
-def next_piece(shared, phase):
-    """The next piece of work of this phase."""
-    return take_number(shared.ctypes.data + (2 + phase % 2) * _line * 8)
+def pass_on(team):
+    """Meet, with nothing to do in between; the team in its next phase."""
+    if meet(team):
+        release(team)
+    return following(team)
+
+
+@compiled
+def next_piece(team, pieces):
+    """The next of the phase's `pieces` of work for this thread; `pieces` when none is left.
+
+    Each thread has its own stretch, so that what it asks for ahead of use is its own next piece; who has finished takes
+    from the others' stretches.
+    """
+    shared, phase, thread, threads = team
+    for step in range(threads):
+        of = (thread + step) % threads
+        begin, end = pieces * of // threads, pieces * (of + 1) // threads
+        piece = begin + take_number(shared.ctypes.data + (_counters + 2 * of + phase % 2) * _line * 8)
+        if piece < end:
+            return piece
+    return pieces
+
+
+def shared_numbers(threads: int) -> int:
+    """How many int64 numbers a team shares."""
+    return (_counters + 2 * threads) * _line

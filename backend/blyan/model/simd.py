@@ -5,8 +5,8 @@ whatever stands around it: how many rows share a product, which processor runs i
 Addresses are bytes, as int64. The caller answers for what lies there; `fused_step` alone makes them.
 
 How numbers are stored is said by an empty array whose dtype stands for it (`like`): float32, uint16 for bf16, int16 for
-fp16, int8, uint8 for fp8 E4M3, uint32 for int4 (eight codes of four bits, the first lowest, each plus eight), float64 for
-codes widened to fp32.
+fp16, int8, uint8 for fp8 E4M3, uint32 for int4 (eight codes of four bits, the first lowest, each plus eight), and
+float64 for codes that were widened to fp32.
 """
 
 from __future__ import annotations
