@@ -6,7 +6,6 @@ A process that serves would stand still while numba compiles; one that finds the
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,8 +73,7 @@ def compile_apart(name: str) -> bool:
 
 def main(wanted: list[str]) -> None:
     """Compile what is named, or everything."""
-    os.nice(10)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # not niced: beside a busy node it would never end
     for name in wanted or everything:
         if jit.folder is None or not (jit.folder / _mark(name)).exists():
             load(name)
