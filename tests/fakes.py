@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from blyan.model.config import ModelConfig
 from blyan.model.stepping import KVPages, Run, RunResult, page_positions
@@ -53,20 +54,20 @@ class TokenPages:
         lie = self._tokens[list(run.pages)].reshape(-1)[:end]
         assert (lie >= 0).all(), "every position before was written"
         rows = [self.scores(config, lie[: end - run.scored + row + 1].tolist()) for row in range(run.scored)]
-        scores = torch.stack(rows) if rows else torch.empty((0, config.vocab_size))
+        scores = np.stack(rows) if rows else np.empty((0, config.vocab_size), np.float32)
         chosen = np.zeros((len(config.moe_layers), n, config.experts_per_token), np.int32)
         chosen[:] = (np.arange(run.start, end)[:, None] + np.arange(config.experts_per_token)) % config.experts
         hidden = torch.tensor(lie[run.start :], dtype=torch.float32)[:, None].repeat(1, config.hidden)
         return RunResult(scores, chosen, hidden if run.hidden else None)
 
     @staticmethod
-    def scores(config: ModelConfig, tokens: Sequence[int]) -> torch.Tensor:
+    def scores(config: ModelConfig, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Scores [vocab] after these tokens; those of the last four decide most, all of them something."""
         state = 7
         for token in tokens:
             state = (state * 31 + token + 1) % 1_000_003
         numbers = np.arange(config.vocab_size, dtype=np.int64)
-        return torch.from_numpy(((numbers * 7919 + state * 104_729) % 1_009 / 64).astype(np.float32))
+        return ((numbers * 7919 + state * 104_729) % 1_009 / 64).astype(np.float32)
 
 
 class SlowNode:

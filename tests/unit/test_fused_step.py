@@ -47,7 +47,7 @@ def drawn(count: int, config: ModelConfig, seed: int = 0) -> tuple[int, ...]:
 def alone(stepper: FusedStepper, tokens: tuple[int, ...]) -> Tensor:
     """Scores of all positions, computed in one run."""
     pages = tuple(range(-(-len(tokens) // 32)))
-    return stepper.step([Run(tokens, 0, pages, len(tokens))])[0].scores
+    return torch.from_numpy(stepper.step([Run(tokens, 0, pages, len(tokens))])[0].scores)
 
 
 YARN = RopeScaling(kind="yarn", factor=4.0, original_context=32, attention_factor=1.1)
@@ -76,7 +76,7 @@ def test_fp32_equals_the_plain_path(case):
     [found] = stepper.step([Run(tokens, 0, (4, 2, 7), len(tokens), hidden=True)])
     stepper.close()
     assert found.hidden is not None
-    assert float((scores - found.scores).abs().max()) < 5e-5
+    assert float((scores - torch.from_numpy(found.scores)).abs().max()) < 5e-5
     assert float((hidden - found.hidden).abs().max()) < 5e-5
 
 
@@ -141,7 +141,7 @@ def test_a_row_is_the_same_bits_in_any_company(name):
             count = min(choose.choice([1, 1, 2, 5, 17, 40]), len(sequences[n]) - done[n])
             runs.append((n, Run(sequences[n][done[n] : done[n] + count], done[n], held[n], count)))
         for (n, run), result in zip(runs, stepper.step([run for _, run in runs]), strict=True):
-            found[n].append(result.scores)
+            found[n].append(torch.from_numpy(result.scores))
             done[n] += len(run.tokens)
     stepper.close()
     single.close()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ SCORES = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
 
 
 def frequencies(sampling: Sampling, draws: int = 20_000) -> list[float]:
-    counts = Counter(sample(SCORES, sampling, uniform(3, position)) for position in range(draws))
+    counts = Counter(sample(SCORES.numpy(), sampling, uniform(3, position)) for position in range(draws))
     return [counts[token] / draws for token in range(4)]
 
 
@@ -26,7 +27,7 @@ def test_the_uniform_numbers_never_change() -> None:
 
 def test_greedy_takes_the_best_whatever_the_number() -> None:
     """Temperature 0 ignores chance."""
-    assert {sample(SCORES, Sampling(temperature=0), number / 10) for number in range(10)} == {0}
+    assert {sample(SCORES.numpy(), Sampling(temperature=0), number / 10) for number in range(10)} == {0}
 
 
 def test_frequencies_follow_the_probabilities() -> None:
@@ -52,15 +53,15 @@ def test_top_k_keeps_the_k_best() -> None:
 
 def test_the_ends_of_the_interval_are_safe() -> None:
     """Numbers next to 0 and 1 choose the first and the last kept token."""
-    assert sample(SCORES, Sampling(), 0.0) == 0
-    assert sample(SCORES, Sampling(), 1 - 2**-53) == 3
-    assert sample(SCORES, Sampling(top_p=1e-9), 1 - 2**-53) == 0
+    assert sample(SCORES.numpy(), Sampling(), 0.0) == 0
+    assert sample(SCORES.numpy(), Sampling(), 1 - 2**-53) == 3
+    assert sample(SCORES.numpy(), Sampling(top_p=1e-9), 1 - 2**-53) == 0
 
 
 def test_a_tiny_temperature_is_greedy_and_nothing_worse() -> None:
     """Dividing by it must not overflow into choosing the last."""
     scores = torch.tensor([-2.0, 5.0, 3.0, -9.0])
-    assert {sample(scores, Sampling(temperature=t), 0.999) for t in (1e-3, 1e-308, 5e-324)} == {1}
+    assert {sample(scores.numpy(), Sampling(temperature=t), 0.999) for t in (1e-3, 1e-308, 5e-324)} == {1}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def reshaped(sampling: Sampling, *, prompt: tuple[int, ...] = (), generated: tup
     history = History(prompt)
     for token in generated:
         history.take(token)
-    return history.reshaped(torch.tensor([2.0, -2.0, 1.0, 0.0]), sampling).tolist()
+    return history.reshaped(np.array([2.0, -2.0, 1.0, 0.0], np.float32), sampling).tolist()
 
 
 def test_penalties_are_those_of_the_reference() -> None:
@@ -119,12 +120,14 @@ def test_repetition_penalty_equals_that_of_transformers() -> None:
     history = History((4, 9))
     history.take(4)
     history.take(30)
-    assert torch.allclose(history.reshaped(scores[0], Sampling(repetition_penalty=1.3)), expected)
+    assert torch.allclose(
+        torch.from_numpy(history.reshaped(scores[0].numpy(), Sampling(repetition_penalty=1.3))), expected
+    )
 
 
 def test_without_penalties_scores_are_left_as_they_are() -> None:
     """Not even copied."""
-    scores = torch.zeros(4)
+    scores = np.zeros(4, np.float32)
     assert History((1,)).reshaped(scores, Sampling()) is scores
 
 

@@ -128,13 +128,13 @@ async def stream(
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     finished: list[Finished] = []
 
-    async def send(body: dict[str, Any]) -> None:
+    async def send(*bodies: dict[str, Any]) -> None:
         if not response.prepared:
             await response.prepare(request)
             opening = dialect.opening(0)
             if opening is not None:
                 await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
-        await send_piece(request, response, b"data: " + orjson.dumps(body) + b"\n\n")
+        await send_piece(request, response, b"".join(map(_event, bodies)))
 
     async def send_all() -> None:
         for index, one in enumerate(wanted):
@@ -142,11 +142,12 @@ async def stream(
             if opening is not None:
                 await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
             async with generation(node, model, one) as events:
-                async for event in events:
-                    known = _unless_failed(event)
-                    await send(_chunk(dialect, index, known))
-                    if isinstance(known, Finished):
-                        finished.append(known)
+                async for batch in events.batches():
+                    known = [event for event in batch if isinstance(event, Delta | Finished)]
+                    if known:
+                        await send(*(_chunk(dialect, index, event) for event in known))
+                    _unless_failed(batch[-1])
+                    finished.extend(event for event in known if isinstance(event, Finished))
         if dialect.options.include_usage:
             await send(
                 dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(finished, dialect.options.choices)}
@@ -166,6 +167,10 @@ async def stream(
         await send(named_error_body(fault))
     await response.write_eof()
     return response
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
 def _check_lengths(model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]) -> None:

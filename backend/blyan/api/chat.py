@@ -6,7 +6,7 @@ Here holds and settlement will stand around the stream; today there is nothing t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
@@ -14,10 +14,11 @@ from weakref import WeakKeyDictionary
 
 from blyan.api.client import client_of_trace
 from blyan.api.counting import counted
+from blyan.api.events import Events
 from blyan.inference.delivery import LoopListener
 from blyan.inference.embedding import embed, want_embeddable
 from blyan.inference.engine_table import too_long_for_memory
-from blyan.inference.session import Embedded, Event, Failed, Finished, GenerationRequest, Work, answer_tokens_max, run
+from blyan.inference.session import Embedded, Event, Failed, GenerationRequest, Work, answer_tokens_max, run
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
 from blyan.node.node import Node
@@ -54,25 +55,23 @@ def sampling_of(options: AnswerOptions, model: LoadedModel, node: Node) -> Sampl
 
 
 @asynccontextmanager
-async def generation(
-    node: Node, model: LoadedModel, request: GenerationRequest
-) -> AsyncGenerator[AsyncIterator[Event], None]:
+async def generation(node: Node, model: LoadedModel, request: GenerationRequest) -> AsyncGenerator[Events, None]:
     """Events of one generation, the last one `Finished` or `Failed`; leaving the context cancels what is left.
 
     Checks lengths before it queues. What it took and gave is counted when the context is left.
     """
     request = _fitting(node, model, request)
     with counted(node.metrics, node.sources.monotonic, echoed=len(request.prompt) if request.echo else 0) as count:
-        async with _submitted(node, model, run(model, request, node.scheduler.drafts_max)) as events:
-            yield count.watched(events)
+        async with _submitted(node, model, run(model, request, node.scheduler.drafts_max), count.passed) as events:
+            yield events
 
 
 async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Embedded:
     """One vector; cancelled when the caller goes."""
     want_embeddable(model, tokens)
     with counted(node.metrics, node.sources.monotonic) as count:
-        async with _submitted(node, model, embed(model, tokens)) as events:
-            async for event in count.watched(events):
+        async with _submitted(node, model, embed(model, tokens), count.passed) as events:
+            async for event in events:
                 if isinstance(event, Embedded):
                     return event
                 if isinstance(event, Failed):
@@ -81,29 +80,19 @@ async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Em
 
 
 @asynccontextmanager
-async def _submitted(node: Node, model: LoadedModel, work: Work) -> AsyncGenerator[AsyncIterator[Event], None]:
-    """Events as they come. They are bounded by the tokens of the answer, so the queue needs no bound."""
+async def _submitted(
+    node: Node, model: LoadedModel, work: Work, seen: Callable[[Event], None]
+) -> AsyncGenerator[Events, None]:
+    """Events as they come; `Failed` if they have not ended at the deadline."""
     loop = asyncio.get_running_loop()
-    events: asyncio.Queue[Event] = asyncio.Queue()
-    ticket = node.scheduler.submit(
-        model, work, events.put_nowait, client=client_of_trace(), listener=_listener_of(node, loop)
-    )
-    deadline = loop.time() + limits.request_seconds_max
-
-    async def received() -> AsyncIterator[Event]:
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    event = await events.get()
-            except TimeoutError:
-                event = Failed(Unavailable(f"generation: expected an end within {limits.request_seconds_max:g} s"))
-            yield event
-            if isinstance(event, Finished | Failed | Embedded):
-                return
-
+    events = Events(loop, seen)
+    late = Failed(Unavailable(f"generation: expected an end within {limits.request_seconds_max:g} s"))
+    ticket = node.scheduler.submit(model, work, events.put, client=client_of_trace(), listener=_listener_of(node, loop))
+    deadline = loop.call_later(limits.request_seconds_max, events.put, late)  # one timer, not one for each token
     try:
-        yield received()
+        yield events
     finally:
+        deadline.cancel()
         ticket.cancel()
 
 

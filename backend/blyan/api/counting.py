@@ -5,7 +5,7 @@ All of it happens in the event loop beside the passing on of events, nothing in 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,13 +28,8 @@ class GenerationCount:
     completion_tokens: int = 0
     outcome: str = "cancelled"
 
-    async def watched(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """The same events, counted as they pass."""
-        async for event in events:
-            self._count(event)
-            yield event
-
-    def _count(self, event: Event) -> None:
+    def passed(self, event: Event) -> None:
+        """One event is on its way to whoever asked."""
         if isinstance(event, Delta):
             fresh = len(event.tokens)
             skipped = min(fresh, self.echoed)

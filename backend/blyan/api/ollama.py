@@ -244,6 +244,7 @@ def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[Gener
         stop=stops,
         top=asked.top_logprobs,
         told=asked.logprobs,
+        routed=False,
         grammar=form.grammar,
         shown=form.shown if shown is None else shown,
     )

@@ -236,6 +236,7 @@ def _generation(
         ),
         top=top or 0,
         told=top is not None,
+        routed=options.experts,
         echo=completion is not None and completion.echo,
         ignore_eos=options.ignore_eos,
     )

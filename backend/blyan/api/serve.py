@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import AsyncGenerator
@@ -26,6 +27,7 @@ from blyan.primitives.clock import system_entropy, system_monotonic, system_seco
 
 _log = logging.getLogger(__name__)
 _switch_seconds = 0.0005  # for how long the compute thread's Python may keep the event loop waiting
+_young_objects = 10_000  # made between two collections of the youngest
 _last_words_seconds = 2.0  # for handlers to say that the node ends, after `http.shutdown_seconds`
 
 
@@ -48,6 +50,7 @@ async def served(config: NodeConfig, passphrase: Passphrase) -> AsyncGenerator[t
         if descriptors < limits.requests_in_flight_max:
             _log.warning("this process may hold %d files and connections; `ulimit -n` allows more", descriptors)
         sys.setswitchinterval(_switch_seconds)
+        _spare_collector()
         try:
             node.start()
             await runner.setup()
@@ -63,6 +66,13 @@ async def served(config: NodeConfig, passphrase: Passphrase) -> AsyncGenerator[t
             if listening is not None:
                 listening.close()
             await _stop(runner, node)
+
+
+def _spare_collector() -> None:
+    """What was imported stays for ever: a collection that looked through all of it would hold up everybody for long."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_young_objects)
 
 
 async def _stop(runner: web.AppRunner, node: Node) -> None:

@@ -27,18 +27,20 @@ def decode(
     echo: bool = False,
     grammar: Grammar | None = None,
     drafter: Drafter | None = None,
+    routed: bool = True,
 ) -> Steps:
     """Yield needs, to be sent answers, and between them the prompt's own steps if `echo` and the chosen ones.
 
-    Returns whether the answer came to its end by itself, by a stop token or by its grammar.
+    Steps tell of experts if `routed`. Returns whether the answer came to its end by itself, by a stop token or by its
+    grammar.
     """
     count = len(prompt)
     if echo:
-        answer = yield from _echoed(prompt, choice.top)
+        answer = yield from _echoed(prompt, choice.top, routed)
         used: tuple[tuple[int, int, int], ...] = ()
     else:
         answer = _given((yield Need(0, prompt, scored=1, reach=count)))
-        used = answer.experts(0, count)
+        used = answer.experts(0, count) if routed else ()
     chooser = Chooser(prompt, choice, None if grammar is None else grammar.begin())
     drafts: tuple[int, ...] = ()
     row = len(answer.scores) - 1  # the prompt's last position
@@ -62,18 +64,19 @@ def decode(
             answer = _given((yield Need(end - 1, tokens, 1 + len(drafts), drafts=len(drafts), reach=count)))
             drafts = drafts[: len(answer.scores) - 1]
             row = 0
-        used = answer.experts(row, row + 1)
+        if routed:
+            used = answer.experts(row, row + 1)
     return chooser.stopped
 
 
-def _echoed(prompt: tuple[int, ...], top: int) -> Generator[Need | Step, Answer | None, Answer]:
+def _echoed(prompt: tuple[int, ...], top: int, routed: bool) -> Generator[Need | Step, Answer | None, Answer]:
     """The steps of the prompt itself; the answer that holds the scores of its last position."""
     begin = 0
     while True:
         rest = len(prompt) - begin
         rows = rest if rest <= _echo_rows + 1 else _echo_rows  # not one alone at the end, which no step would tell of
         answer = _given((yield Need(begin, prompt[begin : begin + rows], rows, reach=len(prompt))))
-        used = answer.experts(0, rows)
+        used = answer.experts(0, rows) if routed else ()
         if begin == 0:
             yield Step(prompt[0], None, (), used)
             used = ()

@@ -55,7 +55,7 @@ class Engine:
         # the experts of each position lie beside its keys, so that a reused prefix tells of them too
         self._chosen = np.empty((pages, page_positions, len(self._layers), config.experts_per_token), np.int16)
         self._admissions = 0
-        self._no_scores = torch.empty((0, config.vocab_size))
+        self._no_scores = np.empty((0, config.vocab_size), np.float32)
 
     def offer(self, make: Callable[[], Stepper]) -> None:
         """Compute with another stepper over the same pages from the next step on. May be called from any thread."""
@@ -191,8 +191,8 @@ class Engine:
         assert held is not None and sequence.complete, "computed"
         scores, hidden = sequence.scores, sequence.hidden
         return Answer(
-            scores[0] if len(scores) == 1 else torch.cat(scores) if scores else self._no_scores,
-            self._chosen[self._places(held.pages, need.start, need.end)],
+            scores[0] if len(scores) == 1 else np.concatenate(scores) if scores else self._no_scores,
+            self._chosen_of(held.pages, need.start, need.end),
             self._layers,
             torch.cat(hidden) if hidden else None,
             self.drafts_max,
@@ -202,7 +202,11 @@ class Engine:
         held = sequence.held
         assert held is not None, "it runs"
         end = run.start + len(run.tokens)
-        self._chosen[self._places(held.pages, run.start, end)] = result.chosen.transpose(1, 0, 2)
+        if end == run.start + 1:  # as almost always
+            page, place = divmod(run.start, page_positions)
+            self._chosen[held.pages[page], place] = result.chosen[:, 0]
+        else:
+            self._chosen[self._places(held.pages, run.start, end)] = result.chosen.transpose(1, 0, 2)
         if run.scored:
             sequence.scores.append(result.scores)
         if result.hidden is not None:
@@ -210,6 +214,13 @@ class Engine:
         sequence.computed = end
         sure = min(end, sequence.need.end - sequence.need.drafts)
         self.pool.filled(held, run.tokens[: sure - run.start])
+
+    def _chosen_of(self, pages: list[int], begin: int, end: int) -> NDArray[np.int16]:
+        """The experts [n, moe layers, top_k] of some positions."""
+        if end == begin + 1:
+            page, place = divmod(begin, page_positions)
+            return self._chosen[pages[page], place : place + 1]
+        return self._chosen[self._places(pages, begin, end)]
 
     def _places(self, pages: list[int], begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Page and place within the page of each position."""

@@ -34,7 +34,7 @@ class Need:
 class Answer:
     """What became of a need."""
 
-    scores: Tensor  # [scored, vocab] fp32, fewer by the drafts that were left out
+    scores: NDArray[np.float32]  # [scored, vocab], fewer by the drafts that were left out
     chosen: NDArray[np.int16]  # [n, moe layers, top_k]: the experts of each position that was asked for
     layers: tuple[int, ...]  # the numbers of the moe layers
     hidden: Tensor | None = None  # [n, hidden] if it was wanted

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from blyan.inference.needs import Need
@@ -39,7 +41,7 @@ class TokenSequence:
     held: PagedSequence | None = None  # its pages; None while it waits
     admitted: int = -1  # the number of its admission; -1 while it waits
     need: Need = field(default_factory=lambda: Need(0, (0,)))
-    scores: list[Tensor] = field(default_factory=list[Tensor])
+    scores: list[NDArray[np.float32]] = field(default_factory=list[NDArray[np.float32]])
     hidden: list[Tensor] = field(default_factory=list[Tensor])
 
     def ask(self, need: Need) -> None:

@@ -34,6 +34,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     top: int = 0  # candidates reported per token
     told: bool = True  # whether log-probabilities are reported
+    routed: bool = True  # whether the experts that computed are reported
     echo: bool = False
     ignore_eos: bool = False
     grammar: Grammar | None = None  # that the answer follows
@@ -120,6 +121,9 @@ class _Output:
 
     def add(self, text: str) -> str:
         """Take new text; return what may go out now. Sets `stopped` when a stop string is complete."""
+        if not self.stop:
+            self.sent_chars += len(text)
+            return text
         self.held += text
         cuts = [at for word in self.stop if (at := self.held.find(word)) >= 0]
         if cuts:
@@ -168,6 +172,7 @@ def _run(model: LoadedModel, request: GenerationRequest, drafts_max: int) -> Wor
         echo=request.echo,
         grammar=request.grammar,
         drafter=Drafter(request.prompt, drafts_max) if drafts_max else None,
+        routed=request.routed,
     )
     before = request.prompt[-_before_tokens_max:] if request.continues else ()
     stream = model.tokenizer.stream(before, request.shown) if model.tokenizer else None

@@ -6,6 +6,7 @@ every block of the model verified: the jitted step chooses experts itself, so no
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import threading
@@ -86,6 +87,7 @@ class SteppersInTurn:
         if self._closing:
             return None
         load(name)
+        gc.freeze()  # the compiler's objects stay: a collection that looked through them would stop everybody
         for part in model.manifest.parts:
             if self._closing:
                 return None

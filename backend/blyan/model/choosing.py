@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from blyan.model.grammar import Constraint
-from blyan.model.likeliest import are_finite, told
+from blyan.model.likeliest import Scores, are_finite, told
 from blyan.model.sampler import History, sample
 from blyan.model.sampling import Sampling
 from blyan.primitives.digest import uniform
@@ -65,17 +62,21 @@ class Chooser:
         """How many more tokens there may be."""
         return 0 if self.stopped else self._end - self._position
 
-    @torch.inference_mode()
-    def choose(self, scores: Tensor, experts: tuple[tuple[int, int, int], ...]) -> Step:
+    def choose(self, scores: Scores, experts: tuple[tuple[int, int, int], ...]) -> Step:
         """The next token by its scores [vocab], which are finite. Not after `left` is 0.
 
         The token with which the constraint ends is the last, and so is a stop token.
         """
         sampling = self._choice.sampling
-        reshaped = self._history.reshaped(scores, sampling)
-        possible = reshaped if self._constraint is None else self._constraint.allowed(reshaped)
-        token = sample(possible, sampling, uniform(sampling.seed, self._position))
-        self._history.take(token)
+        possible = self._history.reshaped(scores, sampling)
+        if self._constraint is not None:
+            possible = self._constraint.allowed(possible)
+        if sampling.temperature == 0.0:
+            token = int(possible.argmax())
+        else:
+            token = sample(possible, sampling, uniform(sampling.seed, self._position))
+        if sampling.reshapes:
+            self._history.take(token)
         self._position += 1
         if self._constraint is not None:
             self._constraint.take(token)
@@ -85,14 +86,13 @@ class Chooser:
         return step_of(scores, token, self._choice.top, experts)
 
 
-def want_finite(scores: Tensor) -> None:
+def want_finite(scores: Scores) -> None:
     """`NotComputable` unless every score is a finite number."""
     if not are_finite(scores):
         raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
 
 
-@torch.inference_mode()
-def step_of(scores: Tensor, token: int, top: int, experts: tuple[tuple[int, int, int], ...]) -> Step:
+def step_of(scores: Scores, token: int, top: int, experts: tuple[tuple[int, int, int], ...]) -> Step:
     """What the model thought of `token` by the scores [vocab] of its position, with the `top` likeliest."""
     logprob, likeliest = told(scores, token, top)
     return Step(token, logprob, tuple(Candidate(*each) for each in likeliest), experts)

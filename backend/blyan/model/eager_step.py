@@ -17,7 +17,7 @@ from torch import Tensor
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall
 from blyan.model.gate import Routing
-from blyan.model.likeliest import are_finite
+from blyan.model.likeliest import Scores, are_finite
 from blyan.model.stepping import KVPages, Run, RunResult, page_positions
 from blyan.model.transformer import TrunkWeights, drive, forward, logits
 from blyan.primitives.errors import NotComputable
@@ -100,12 +100,12 @@ class EagerStepper:
             hidden=hidden if run.hidden else None,
         )
 
-    def _scores(self, hidden: Tensor, scored: int) -> Tensor:
+    def _scores(self, hidden: Tensor, scored: int) -> Scores:
         if not scored:
-            return torch.empty((0, self._config.vocab_size))
+            return np.empty((0, self._config.vocab_size), np.float32)
         # one row as a vector: another kernel than a matrix of one row, and the one that the plain loop uses
         rows = hidden[-1] if scored == 1 else hidden[-scored:]
-        scores = logits(self._weights, self._config, rows).float().view(scored, -1)
+        scores = logits(self._weights, self._config, rows).float().view(scored, -1).numpy()
         if not are_finite(scores):
             raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
         return scores

@@ -142,7 +142,7 @@ class Room:
             np.zeros((config.experts + 2, 4), np.int64),
         )
 
-    def lay_out(self, runs: Sequence[Run], angles: Angles, scores: Tensor) -> list[Tensor]:
+    def lay_out(self, runs: Sequence[Run], angles: Angles, scores: NDArray[np.float32]) -> list[Tensor]:
         """Write down a step; what is returned must live until it was computed."""
         first = scored = 0
         alive: list[Tensor] = []
@@ -172,10 +172,10 @@ class Room:
         self._page_tables[: len(listed)] = listed
         self._scored[:scored] = wanted
         self.sizes[:] = first, len(tasks), scored
-        self.places[at.SCORES] = scores.data_ptr()
+        self.places[at.SCORES] = scores.ctypes.data
         return alive
 
-    def results(self, runs: Sequence[Run], scores: Tensor) -> list[RunResult]:
+    def results(self, runs: Sequence[Run], scores: NDArray[np.float32]) -> list[RunResult]:
         """What each run gave."""
         results: list[RunResult] = []
         first = scored = 0

@@ -79,7 +79,7 @@ class FusedStepper:
         pages = sum(len(run.pages) for run in runs)
         if rows > self._room.rows or pages > self._room.pages:
             self._lay_tables(max(rows, self._room.rows), pages if pages <= self._room.pages else 2 * pages)
-        scores = torch.empty(scored, self._config.vocab_size)
+        scores = np.empty((scored, self._config.vocab_size), np.float32)
         while True:
             angles = self._room.lay_out(runs, self._angles, scores)
             self._compute(rows)

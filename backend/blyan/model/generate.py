@@ -17,6 +17,7 @@ from blyan.model.config import ModelConfig
 from blyan.model.gate import Routing
 from blyan.model.grammar import Constraint
 from blyan.model.kv_cache import KVCache
+from blyan.model.likeliest import Scores
 from blyan.model.sampling import Sampling
 from blyan.model.transformer import drive, forward, logits
 from blyan.model.weights import ModelWeights
@@ -95,5 +96,5 @@ def generate(
 
 
 @torch.inference_mode()
-def _scores(weights: ModelWeights, config: ModelConfig, hidden: Tensor) -> Tensor:
-    return logits(weights, config, hidden).float()
+def _scores(weights: ModelWeights, config: ModelConfig, hidden: Tensor) -> Scores:
+    return logits(weights, config, hidden).float().numpy()

@@ -14,9 +14,8 @@ from typing import Any, Final
 import llguidance
 import numpy as np
 import tokenizers
-import torch
-from torch import Tensor
 
+from blyan.model.likeliest import Scores
 from blyan.model.thinking import Thinking, thought_rules
 from blyan.primitives.errors import InvalidInput, UnsupportedModel
 
@@ -32,12 +31,12 @@ class Constraint:
         self._matcher = matcher
         self._what = what
 
-    def allowed(self, scores: Tensor) -> Tensor:
+    def allowed(self, scores: Scores) -> Scores:
         """Scores [vocab] with minus infinity for each token that may not come next."""
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._want_well()
-        bits = torch.from_numpy(np.unpackbits(packed, count=len(scores), bitorder="little")).bool()
-        return scores.masked_fill(~bits.to(scores.device), -torch.inf)
+        bits = np.unpackbits(packed, count=len(scores), bitorder="little").view(np.bool_)
+        return np.where(bits, scores, np.float32(-np.inf))
 
     def take(self, token: int) -> None:
         """A token was chosen."""

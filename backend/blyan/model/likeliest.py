@@ -10,7 +10,6 @@ from typing import Final, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Scores: TypeAlias = NDArray[np.float32]  # [vocab]
 
@@ -18,19 +17,9 @@ _group: Final = 64  # tokens of which only the best is looked at first
 _few: Final = 256  # tokens whose order is found soonest the plain way
 
 
-def array_of(scores: Tensor) -> Scores:
-    """Scores [vocab] or [n, vocab] as an array over the same memory; fp32 on the CPU."""
-    return scores.detach().numpy()
-
-
-def are_finite(scores: Tensor) -> bool:
+def are_finite(scores: Scores) -> bool:
     """Whether all scores are numbers."""
-    return bool(np.isfinite(array_of(scores)).all())
-
-
-def greedy(scores: Tensor) -> list[int]:
-    """The best token of each row [n, vocab]; of equal ones the one with the lowest id."""
-    return [int(token) for token in array_of(scores).argmax(axis=1)]
+    return bool(np.isfinite(scores).all())
 
 
 def best_first(scores: Scores, count: int) -> NDArray[np.int64]:
@@ -63,8 +52,8 @@ def order(scores: Scores, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     return tokens[np.argsort(-scores[tokens], kind="stable")]
 
 
-def told(scores: Tensor, token: int, top: int = 0) -> tuple[float, list[tuple[int, float]]]:
+def told(scores: Scores, token: int, top: int = 0) -> tuple[float, list[tuple[int, float]]]:
     """The log-probability of a token under scores [vocab], and the `top` likeliest tokens with theirs, best first."""
-    logprobs = array_of(torch.log_softmax(scores, dim=-1))  # a single row, hence by a single thread
-    listed = best_first(array_of(scores), top)[:top] if top else ()
+    logprobs = torch.log_softmax(torch.from_numpy(scores), dim=-1).numpy()  # a single row, hence by a single thread
+    listed = best_first(scores, top)[:top] if top else ()
     return float(logprobs[token]), [(int(other), float(logprobs[other])) for other in listed]

@@ -6,11 +6,13 @@ times as fast. Steps of many rows keep every thread busy for long and are not co
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Final
 
 small_step: Final = 8  # rows
-_look_every: Final = 200  # small steps between two tries of what was slower
-_tries: Final = 3  # of which the quickest counts
+_look_first: Final = 8  # small steps before what was slower is tried; twice as many each time that it still is
+_look_last: Final = 256
+_tries: Final = 3  # of which the middle one counts
 _memory: Final = 0.8  # of the mean of the way that is used
 
 
@@ -22,6 +24,7 @@ class Pace:
         self._seconds: dict[int, float] = {}  # by threads, of a small step
         self._used = threads
         self._steps = 0
+        self._look = _look_first
         self._trying: list[float] = []
 
     def threads(self, rows: int) -> int:
@@ -37,11 +40,13 @@ class Pace:
         if self._trial:
             self._trying.append(seconds)
             if len(self._trying) == _tries:
-                self._seconds[threads] = min(self._trying)
+                self._seconds[threads] = median(self._trying)
                 self._trying.clear()
                 self._steps = 0
                 if self._seconds[self._other] < self._seconds[self._used]:
-                    self._used = self._other
+                    self._used, self._look = self._other, _look_first
+                else:
+                    self._look = min(2 * self._look, _look_last)
             return
         self._steps += 1
         held = self._seconds.get(threads, seconds)
@@ -49,7 +54,7 @@ class Pace:
 
     @property
     def _trial(self) -> bool:
-        return self._steps >= _look_every
+        return self._steps >= self._look
 
     @property
     def _other(self) -> int:

@@ -17,9 +17,8 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from blyan.model.likeliest import Scores, array_of, best_first, order
+from blyan.model.likeliest import Scores, best_first, order
 from blyan.model.sampling import Sampling
 from blyan.primitives.errors import InvalidInput
 
@@ -46,12 +45,11 @@ class History:
         if self._seen is not None:
             self._seen.add(token)
 
-    def reshaped(self, scores: Tensor, sampling: Sampling) -> Tensor:
+    def reshaped(self, scores: Scores, sampling: Sampling) -> Scores:
         """Scores [vocab] with penalties and biases; the ones given where there are none."""
         if not sampling.reshapes:
             return scores
-        fresh = scores.clone()
-        array = array_of(fresh)
+        array = scores.copy()
         with np.errstate(over="ignore"):
             if sampling.repetition_penalty != 1.0:
                 if self._seen is None:
@@ -64,7 +62,7 @@ class History:
                 array[self._generated.tokens] -= frequency * self._generated.counts + presence
             if sampling.logit_bias:
                 np.add.at(array, *self._biases(sampling, len(array)))
-        return fresh
+        return array
 
     def _biases(self, sampling: Sampling, vocab: int) -> tuple[NDArray[np.int64], Scores]:
         if self._bias is None or self._bias[0] is not sampling:
@@ -108,24 +106,23 @@ class _Tally:
         self._counts[at] += 1
 
 
-def sample(scores: Tensor, sampling: Sampling, uniform: float) -> int:
+def sample(scores: Scores, sampling: Sampling, uniform: float) -> int:
     """Choose a token id from scores [vocab], fp32, minus infinity for those that may not come.
 
     `uniform` in [0, 1) is ignored when greedy. Temperatures below 1e-30 count as 1e-30.
     """
-    array = array_of(scores)
-    best = int(array.argmax())
-    peak = array[best]
+    best = int(scores.argmax())
+    peak = scores[best]
     if sampling.temperature == 0.0 or peak == -np.inf:
         return best
     with np.errstate(over="ignore"):
         if sampling.top_k:
-            head = best_first(array, sampling.top_k)[: sampling.top_k]
-        elif len(array) <= _head:
-            head = best_first(array, _head)
+            head = best_first(scores, sampling.top_k)[: sampling.top_k]
+        elif len(scores) <= _head:
+            head = best_first(scores, _head)
         else:
-            return _from_all(array, peak, sampling, uniform)
-        weights = weights_of(array[head], peak, sampling.temperature, len(array))
+            return _from_all(scores, peak, sampling, uniform)
+        weights = weights_of(scores[head], peak, sampling.temperature, len(scores))
     cumulative = weights.cumsum()
     kept = int(cumulative.searchsorted(sampling.top_p * cumulative[-1])) + 1
     if sampling.min_p:

@@ -37,7 +37,7 @@ class Run:
 class RunResult:
     """What one run gave."""
 
-    scores: Tensor  # [scored, vocab] fp32, owned by the caller
+    scores: NDArray[np.float32]  # [scored, vocab], the caller's
     chosen: NDArray[np.int32]  # [moe layers, n, top_k]: the experts of each position, in the order of the layers
     hidden: Tensor | None = None  # [n, hidden] after the final norm, if it was wanted
 

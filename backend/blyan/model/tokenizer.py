@@ -148,8 +148,12 @@ class TextStream:
         if token in self._shown:
             return self.finish() + self._shown[token]
         self._waiting.append(token)
-        with _native("token ids that this model's tokenizer can decode"):
+        try:  # without `_native`, which would cost as much as the step
             text = self._stream.step(self._inner, token) or ""
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as reason:  # noqa: BLE001 - a panic of the native library is that model's fault alone
+            raise _fault_of("token ids that this model's tokenizer can decode", reason) from None
         if text:
             self._waiting.clear()
         elif len(self._waiting) >= _waiting_tokens_max:
@@ -173,7 +177,11 @@ def _native(expected: str) -> Generator[None]:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as reason:  # noqa: BLE001 - a panic of the native library is that model's fault alone
-        raise UnsupportedModel(f"tokenizer: expected {expected}, found {type(reason).__name__}: {reason}") from None
+        raise _fault_of(expected, reason) from None
+
+
+def _fault_of(expected: str, reason: BaseException) -> UnsupportedModel:
+    return UnsupportedModel(f"tokenizer: expected {expected}, found {type(reason).__name__}: {reason}")
 
 
 def decode_payload(raw: bytes) -> TokenizerFields:
