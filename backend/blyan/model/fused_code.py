@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from blyan.model.argument_table import floats1, floats2, ints1, ints2, ints3
 from blyan.model.fused_attention import attend_rows
 from blyan.model.fused_experts import group_rows, lower_rows, mix_rows, raise_rows
 from blyan.model.fused_layout import (
@@ -272,11 +273,17 @@ def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, k
 
 
 @entry
-def serve(thread, threads, seen, patience, once, shared, dims, floats, trunk, experts, places, work, kind, like, into):
+def serve(thread, threads, seen, patience, once, table, kind, like, into):
     """Run every step that is announced after number `seen`, until none comes for a while; the last number seen.
 
-    With `once`, return after the first.
+    With `once`, return after the first. `table` tells of the arrays (`argument_table`) in the order of the lines below.
     """
+    shared, dims, floats = ints1(table, 0), ints1(table, 1), floats1(table, 2)
+    trunk, experts, places = ints2(table, 3), ints3(table, 4), ints1(table, 5)
+    sizes, rows, tasks, pages = ints1(table, 6), ints2(table, 7), ints2(table, 8), ints1(table, 9)
+    scored, bad, chosen = ints1(table, 10), ints1(table, 11), ints3(table, 12)
+    shares, slots, listed, ranges = floats2(table, 13), ints2(table, 14), ints1(table, 15), ints2(table, 16)
+    work = sizes, rows, tasks, pages, scored, bad, chosen, shares, slots, listed, ranges
     address = shared.ctypes.data + GO * 8
     while True:
         looks = 0

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from blyan.model import fused_code, meeting
+from blyan.model.argument_table import laid_out
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
 from blyan.model.fused_room import Angles, Room
@@ -62,12 +63,13 @@ class FusedStepper:
         self._weights, self._config, self._kv = weights, config, kv
         self.threads = threads  # that compute, the caller's included
         self.shared = np.zeros(meeting.shared_numbers(threads), np.int64)  # through which the threads meet
+        self._alone = np.zeros(meeting.shared_numbers(1), np.int64)  # when the caller's computes alone
         self._like = kinds[kv.keys.dtype]
         self._tables = WeightTables(weights, config)
         self._angles = Angles(config, kv.keys.dtype)
         self._room = Room(config, kv, self._tables, threads, rows=8, pages=64)
+        self._lay_arguments()
         self._others = [_ComputeThread(self, thread) for thread in range(1, threads)]
-        self._alone = np.zeros(meeting.shared_numbers(1), np.int64)
         self._pace, self._monotonic = Pace(threads), monotonic
         self._plain = EagerStepper(weights, config, kv)
 
@@ -96,37 +98,33 @@ class FusedStepper:
         """All threads, or this one alone while that is quicker."""
         threads = self._pace.threads(rows)
         began = self._monotonic()
-        self._run(self.shared if threads == self.threads else self._alone, threads)
+        if threads == self.threads:
+            self._run(self.shared, threads, self.arguments)
+        else:
+            self._run(self._alone, threads, self._arguments_alone)
         self._pace.took(threads, rows, self._monotonic() - began)
 
-    def _run(self, shared: NDArray[np.int64], threads: int) -> None:
+    def _run(self, shared: NDArray[np.int64], threads: int, arguments: tuple[Any, ...]) -> None:
         fused_code.announce(shared)
         if threads > 1:
             for other in self._others:
                 other.wake()
-        fused_code.serve(0, threads, int(shared[meeting.GO]) - 1, 0, True, shared, *self.arguments()[1:])
+        fused_code.serve(0, threads, int(shared[meeting.GO]) - 1, 0, True, *arguments)
 
     def _lay_tables(self, rows: int, pages: int) -> None:
         """New room, once no other thread holds the old one."""
         for other in self._others:
             other.rest()
         self._room = Room(self._config, self._kv, self._tables, self.threads, rows, max(pages, self._room.pages))
+        self._lay_arguments()
 
-    def arguments(self) -> tuple[Any, ...]:
-        """What every thread is called with, whatever its number."""
+    def _lay_arguments(self) -> None:
+        """What every thread is called with, whatever its number; and what one that computes alone is."""
         room, tables = self._room, self._tables
-        return (
-            self.shared,
-            room.dims,
-            tables.floats,
-            tables.trunk,
-            tables.experts,
-            room.places,
-            room.work,
-            tables.kind,
-            self._like,
-            widened(tables.kind),
-        )
+        arrays = (room.dims, tables.floats, tables.trunk, tables.experts, room.places, *room.work)
+        types = tables.kind, self._like, widened(tables.kind)
+        self.arguments = laid_out((self.shared, *arrays)), *types
+        self._arguments_alone = laid_out((self._alone, *arrays)), *types
 
     def close(self) -> None:
         """End the other threads."""
@@ -174,5 +172,5 @@ class _ComputeThread:
                 self._awake.wait()
             self._asleep = False
             self._seen = int(
-                fused_code.serve(self._number, stepper.threads, self._seen, _patience, False, *stepper.arguments())
+                fused_code.serve(self._number, stepper.threads, self._seen, _patience, False, *stepper.arguments)
             )

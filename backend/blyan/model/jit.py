@@ -21,6 +21,7 @@ _here: Final = Path(__file__).parent
 _sources: Final = (
     "jit.py",
     "simd.py",
+    "argument_table.py",
     "meeting.py",
     "kernels.py",
     "fused_layout.py",

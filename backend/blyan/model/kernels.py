@@ -113,10 +113,17 @@ def dots_4x3(x0, x1, x2, x3, w, stride, scales, groups, group, inner, kind, out,
         else:
             a0, a1, a2, b0, b1, b2 = e0, e1, e2, f0, f1, f2
             c0, c1, c2, d0, d1, d2 = g0, g1, g2, h0, h1, h2
-    _put3(out, totals4(a0, a1, a2, a2))
-    _put3(out + out_stride, totals4(b0, b1, b2, b2))
-    _put3(out + 2 * out_stride, totals4(c0, c1, c2, c2))
-    _put3(out + 3 * out_stride, totals4(d0, d1, d2, d2))
+    _put_rows(out, out_stride, totals4(a0, b0, c0, d0))
+    _put_rows(out + 4, out_stride, totals4(a1, b1, c1, d1))
+    _put_rows(out + 8, out_stride, totals4(a2, b2, c2, d2))
+
+
+@compiled
+def _put_rows(out, out_stride, sums):
+    poke(out, lane(sums, 0))
+    poke(out + out_stride, lane(sums, 1))
+    poke(out + 2 * out_stride, lane(sums, 2))
+    poke(out + 3 * out_stride, lane(sums, 3))
 
 
 @compiled
