@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -57,6 +58,16 @@ class BenchedNode(RunningNode):
         """That it has used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def histogram(self, name: str) -> Counter[float]:
+        """Upper bound of each bucket → how many were in it so far."""
+        found: Counter[float] = Counter()
+        before = 0
+        for sample, value in self.metrics().items():  # in rising order, each with all below it
+            if bound := re.fullmatch(name + r'_bucket\{le="(.+)"\}', sample):
+                found[float(bound[1].replace("+Inf", "inf"))] = int(value) - before
+                before = int(value)
+        return found
 
     def jitted(self, *models: str) -> None:
         """Ask each model until the jitted step computes all of them."""

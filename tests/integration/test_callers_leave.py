@@ -111,3 +111,11 @@ def test_a_caller_that_leaves_while_its_prompt_is_read_frees_it(node: RunningNod
     settled(node, depth(1, 0), 10)
     reset(connection)
     settled(node, lambda found: depth(0, 0)(found) and found[USED] == 0, WITHIN_S)
+
+
+def test_the_delay_of_the_event_loop_is_measured_while_somebody_asks(node: RunningNode) -> None:
+    """By the node itself, where everything else is that an operator looks at."""
+    before = node.metrics()["blyan_event_loop_delay_seconds_count"]
+    connection = asked(node, stream=True)
+    settled(node, lambda found: found["blyan_event_loop_delay_seconds_count"] >= before + 10, 10)
+    closed(connection)
