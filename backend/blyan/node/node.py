@@ -21,7 +21,7 @@ from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
 from blyan.model.stored_part import naming
 from blyan.node.catalogue import manifest_of, no_such_model
-from blyan.node.config import NodeConfig
+from blyan.node.config import NodeConfig, cache_dir_from_environment
 from blyan.node.indexing import catch_up, open_index
 from blyan.node.kept import KeptModels
 from blyan.node.machine import memory_limit
@@ -68,7 +68,8 @@ class Node:
         self.expert_memory = None if budget is None else ExpertMemory(budget, sources.monotonic)
         self.metrics = Metrics(self)
         kv_bytes = config.inference.kv_bytes
-        self._steppers = SteppersInTurn(config.compute.threads or torch.get_num_threads(), sources.monotonic)
+        threads = config.compute.threads or torch.get_num_threads()
+        self._steppers = SteppersInTurn(threads, sources.monotonic, cache_dir_from_environment())
         self.scheduler = Scheduler(
             Setting(
                 memory_limit() // 4 if kv_bytes is None else kv_bytes,
