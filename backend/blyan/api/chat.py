@@ -70,6 +70,9 @@ async def generation(
 async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Embedded:
     """One vector; cancelled when the caller goes."""
     want_embeddable(model, tokens)
+    most = node.scheduler.engines.positions_max(model)
+    if len(tokens) >= most:
+        raise too_long_for_memory(most, len(tokens))
     with counted(node.metrics, node.sources.monotonic) as count:
         async with _submitted(node, model, embed(model, tokens)) as events:
             async for event in count.watched(events):
