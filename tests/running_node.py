@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ class RunningNode:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.url = ""
+        self.metrics_url = ""  # where `metrics.listen` is set
         self._said: list[str] = []
         self._ready = threading.Event()
 
@@ -28,7 +30,7 @@ class RunningNode:
         command += ["up", "--listen", "127.0.0.1:0", "--no-browser"]
         self._said.clear()
         self._ready.clear()
-        self.url = ""
+        self.url = self.metrics_url = ""
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -41,6 +43,8 @@ class RunningNode:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._said.append(line)
+            if metrics := re.search(r"metrics at (http://\S+)", line):
+                self.metrics_url = metrics.group(1)
             address = re.search(r"chat at (http://127\.0\.0\.1:\d+)", line)
             if address and not self.url:
                 self.url = address.group(1)
@@ -56,6 +60,13 @@ class RunningNode:
     def pid(self) -> int:
         """The process that serves."""
         return self._process.pid
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of /metrics by its name with labels, as it is written there."""
+        with urllib.request.urlopen(self.metrics_url, timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
 
     def stop(self) -> int:
         """Asks the node to end, as Ctrl+C does, insists after a while, and returns the exit code."""

@@ -7,10 +7,9 @@ import http.client
 import json
 import os
 import re
-import socket
 import sys
 import time
-import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -26,11 +25,9 @@ from running_node import RunningNode
 def node_up(data_dir: Path, **environment: str) -> Iterator[BenchedNode]:
     """A node on an existing data directory, with its metrics open."""
     before = dict(os.environ)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        metrics = f"127.0.0.1:{probe.getsockname()[1]}"
-    os.environ.update({"BLYAN_METRICS__LISTEN": metrics, "BLYAN_STORAGE__VERIFY_AT_START": "false", **environment})
-    node = BenchedNode(data_dir, metrics)
+    settings = {"BLYAN_METRICS__LISTEN": "127.0.0.1:0", "BLYAN_STORAGE__VERIFY_AT_START": "false"}
+    os.environ.update(settings | environment)
+    node = BenchedNode(data_dir)
     try:
         node.start()
         os.environ.clear()
@@ -44,10 +41,6 @@ def node_up(data_dir: Path, **environment: str) -> Iterator[BenchedNode]:
 
 class BenchedNode(RunningNode):
     """One that is looked at from outside."""
-
-    def __init__(self, data_dir: Path, metrics: str) -> None:
-        super().__init__(data_dir)
-        self._metrics = metrics
 
     @property
     def address(self) -> tuple[str, int]:
@@ -66,12 +59,15 @@ class BenchedNode(RunningNode):
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def metrics(self) -> dict[str, float]:
-        """Every sample of /metrics by its name with labels."""
-        with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
-        return {name: float(value) for name, _, value in pairs}
+    def histogram(self, name: str) -> Counter[float]:
+        """Upper bound of each bucket → how many were in it so far."""
+        found: Counter[float] = Counter()
+        before = 0
+        for sample, value in self.metrics().items():  # in rising order, each with all below it
+            if bound := re.fullmatch(name + r'_bucket\{le="(.+)"\}', sample):
+                found[float(bound[1].replace("+Inf", "inf"))] = int(value) - before
+                before = int(value)
+        return found
 
     def jitted(self, *models: str) -> None:
         """Ask each model until the jitted step computes all of them."""

@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,18 @@ def percentile(seconds: Sequence[float], share: float) -> float:
     """The value that this share of all do not exceed."""
     ordered = sorted(seconds)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def within(histogram: Counter[float], share: float) -> str:
+    """The bucket in which this share of all is reached. `histogram`: upper bound in seconds → how many in it."""
+    bounds = sorted(histogram)
+    counts = [histogram[bound] for bound in bounds]
+    if not any(counts):
+        return "none"
+    wanted = share * histogram.total()
+    at = next(number for number in range(len(bounds)) if sum(counts[: number + 1]) >= wanted)
+    least = milliseconds(bounds[at - 1]) if at else "0"
+    return f"≤ {milliseconds(bounds[at])}" if bounds[at] < float("inf") else f"> {least}"
 
 
 def milliseconds(seconds: float) -> str:

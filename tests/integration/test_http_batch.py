@@ -1,6 +1,8 @@
 """Many generations of a real node at once: bounded memory, guesses ahead, and who counts as one client."""
 
 import asyncio
+import contextlib
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,11 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from blyan.api.state import node_key
-from blyan.node.node import Node
+from blyan.node.config import read_config
+from blyan.node.node import Node, Sources
+from blyan.primitives.errors import InvalidInput
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
-from nodes import import_into, serving
+from nodes import command, fixed_entropy, fixed_seconds, import_into, serving, writing
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def chat(**changes: Any) -> dict[str, Any]:
 
 async def test_a_prompt_that_memory_cannot_hold_is_refused_and_an_answer_is_cut_to_it(data_dir: Path) -> None:
     """Keys and values have a bound: both numbers are said, and the setting that moves it."""
-    async with serving(data_dir, inference={"kv_memory": "1MiB"}) as client:
+    async with serving(data_dir, inference={"kv_memory": "1.2MiB"}) as client:
         asked = {"model": "bare", "prompt": [1] * 10, "max_tokens": 480, "temperature": 0, "ignore_eos": True}
         body = await (await client.post("/v1/completions", json=asked)).json()
         most = body["usage"]["total_tokens"]
@@ -53,6 +57,32 @@ async def test_a_prompt_that_memory_cannot_hold_is_refused_and_an_answer_is_cut_
         assert (refused.status, error["code"]) == (400, "context_length_exceeded")
         assert f"at most {most} tokens" in error["message"]
         assert "inference.kv_memory" in error["hint"]
+        refused = await client.post("/v1/embeddings", json={"model": "bare", "input": [1] * (most + 1)})
+        assert (refused.status, (await refused.json())["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_a_memory_that_holds_no_short_answer_is_refused_before_the_start(data_dir: Path, tmp_path: Path) -> None:
+    """By `config check` where no model could do with it, by `up` where those that are here cannot."""
+    with pytest.raises(InvalidInput, match=r"kv_memory: expected at least 1048576 bytes, found 0"):
+        read_config(data_dir, {"inference": {"kv_memory": "0"}}, {})
+    (tmp_path / "node.toml").write_text('[inference]\nkv_memory = "20KiB"\n')
+    assert "expected at least 1048576 bytes, found 20480" in command("config", "check", data_dir=tmp_path).stderr
+    save_random_checkpoint(tmp_path / "hf", vocab_size=260, num_hidden_layers=8)
+    import_into(tmp_path / "data", tmp_path / "hf", "deep")
+    (tmp_path / "data/node.toml").write_text('[inference]\nkv_memory = "1MiB"\n')
+    done = command("up", "--no-browser", "--listen", "127.0.0.1:0", data_dir=tmp_path / "data")
+    least = re.search(r"inference.kv_memory: expected at least (\d+) bytes, found 1048576", done.stderr)
+    assert least is not None, done.stderr
+    assert done.returncode == 1
+    with writing(tmp_path / "data") as ground:
+        for kv_bytes, starts in ((int(least[1]) - 1, False), (int(least[1]), True)):
+            config = read_config(tmp_path / "data", {"inference": {"kv_memory": str(kv_bytes)}}, {})
+            node = Node(config, ground, Sources(fixed_seconds, lambda: 0.0, fixed_entropy))
+            try:
+                with contextlib.nullcontext() if starts else pytest.raises(InvalidInput):
+                    node.start()
+            finally:
+                node.close()
 
 
 async def test_answers_are_the_same_when_tokens_are_guessed_ahead(data_dir: Path) -> None:

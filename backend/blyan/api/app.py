@@ -7,6 +7,7 @@ from aiohttp import web
 from blyan.api import page
 from blyan.api.document import build_document, document_key
 from blyan.api.door import expected
+from blyan.api.loop_delay import loop_watched
 from blyan.api.middleware import (
     add_security_headers,
     admitted,
@@ -31,6 +32,7 @@ def build_app(node: Node) -> web.Application:
     app[node_key] = node
     app[traffic_key] = Traffic()
     app.on_response_prepare.append(add_security_headers)
+    app.cleanup_ctx.append(loop_watched)
     table = (*routes, *page.page_routes(page.page_folder()))
     for route in table:
         app.router.add_route(route.method, route.path, route.handler, expect_handler=expected)

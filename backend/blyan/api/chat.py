@@ -69,6 +69,9 @@ async def generation(node: Node, model: LoadedModel, request: GenerationRequest)
 async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Embedded:
     """One vector; cancelled when the caller goes."""
     want_embeddable(model, tokens)
+    most = node.scheduler.engines.positions_max(model)
+    if len(tokens) >= most:
+        raise too_long_for_memory(most, len(tokens))
     with counted(node.metrics, node.sources.monotonic) as count:
         async with _submitted(node, model, embed(model, tokens), count.passed) as events:
             async for event in events:

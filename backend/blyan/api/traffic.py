@@ -21,6 +21,7 @@ class Traffic:
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._busy = asyncio.Event()
 
     @contextmanager
     def admitted(self) -> Generator[None]:
@@ -33,17 +34,23 @@ class Traffic:
             )
         self.in_flight += 1
         self._idle.clear()
+        self._busy.set()
         try:
             yield
         finally:
             self.in_flight -= 1
             if not self.in_flight:
+                self._busy.clear()
                 self._idle.set()
 
     def want_open(self) -> None:
         """`Unavailable` if no more requests are taken."""
         if self._draining:
             raise Unavailable("node: expected one that takes requests, found it draining before its end")
+
+    async def begun(self) -> None:
+        """Wait until some request is under way."""
+        await self._busy.wait()
 
     async def drained(self, seconds: float) -> bool:
         """Take no more requests and wait until those under way have ended; whether they did in time."""

@@ -19,7 +19,7 @@ from blyan.inference.fairness import ClientShares
 from blyan.inference.needs import Answer, Need
 from blyan.inference.policy import Rules, plan
 from blyan.inference.sequence import TokenSequence
-from blyan.inference.session import Event, Failed, Work
+from blyan.inference.session import Event, Failed, Finished, Work
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import Run, page_positions
 from blyan.primitives.clock import Monotonic
@@ -209,6 +209,9 @@ class Batching:
                 self._asked(job, item)
                 return
             answer = None
+            if isinstance(item, Finished) and job.sequence is not None:  # no need follows that would tell of the last
+                chosen = item.prompt_tokens + item.completion_tokens - job.sequence.need.start
+                self._guessed(job.sequence.need.drafts, chosen - 2)
             self._tell(job, item)
 
     def _asked(self, job: Job, need: Need) -> None:
@@ -217,13 +220,17 @@ class Batching:
             if need.end - need.drafts > most:
                 raise too_long_for_memory(most, need.end - need.drafts)
             before = job.sequence.need
-            if before.drafts:
-                self.counters.drafted += before.drafts
-                self.counters.accepted += need.start - before.start - 1
+            self._guessed(before.drafts, need.start - before.start - 1)
             job.engine.ask(job.sequence, need)
             return
         job.need = need
         self._place(job)
+
+    def _guessed(self, drafts: int, accepted: int) -> None:
+        """Count guesses that were computed, and those of them that were right and of use."""
+        if drafts:
+            self.counters.drafted += drafts
+            self.counters.accepted += min(max(accepted, 0), drafts)
 
     def _place(self, job: Job) -> None:
         """Give a job to its model's engine, if it has one now."""

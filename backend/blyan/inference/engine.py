@@ -26,11 +26,16 @@ MakeStepper: TypeAlias = Callable[[LoadedModel, KVPages, Offer], Stepper]  # one
 _pages_max: Final = 1 << 16  # two million positions: more would cost lists without end for a tiny model
 
 
-def page_count(model: LoadedModel, kv_bytes: int) -> int:
-    """How many pages of this model fit `kv_bytes`, the experts of their positions included."""
+def page_bytes(model: LoadedModel) -> int:
+    """What one page of this model takes, the experts of its positions included."""
     config = model.manifest.config
     chosen = 2 * page_positions * len(config.moe_layers) * config.experts_per_token
-    return min(kv_bytes // (KVPages.page_bytes(config, model.weights.embed().dtype) + chosen), _pages_max)
+    return KVPages.page_bytes(config, model.weights.embed().dtype) + chosen
+
+
+def page_count(model: LoadedModel, kv_bytes: int) -> int:
+    """How many pages of this model fit `kv_bytes`."""
+    return min(kv_bytes // page_bytes(model), _pages_max)
 
 
 class Engine:
@@ -232,9 +237,9 @@ class Engine:
     def _wait(self, sequence: TokenSequence) -> None:
         queue = self.waiting.setdefault(sequence.client, {})
         count = len(sequence.tokens)
-        waits = Waiting(sequence.id, sequence.client, count - sequence.computed, pages_for(count + 1))
-        first = next(iter(queue), None)
-        if first is None or sequence.id > next(reversed(queue)):
+        pages = min(pages_for(count + 1), self.pool.pages)  # one position more, if there is one
+        waits = Waiting(sequence.id, sequence.client, count - sequence.computed, pages)
+        if not queue or sequence.id > next(reversed(queue)):
             queue[sequence.id] = waits
         else:  # it came before some who wait
             merged = dict(sorted({**queue, sequence.id: waits}.items()))

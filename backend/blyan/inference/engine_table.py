@@ -6,22 +6,41 @@ model is first asked, and again when the share has changed and it has nothing to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from blyan.inference.engine import Engine, MakeStepper, page_count
+from blyan.inference.engine import Engine, MakeStepper, page_bytes, page_count
+from blyan.inference.sequence import pages_for
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import page_positions
-from blyan.primitives.errors import ContextLengthExceeded
+from blyan.primitives import limits
+from blyan.primitives.errors import ContextLengthExceeded, InvalidInput
 
 
 def too_long_for_memory(most: int, tokens: int) -> ContextLengthExceeded:
     """The fault of a prompt and answer that memory for `most` positions can never hold."""
     return ContextLengthExceeded(
-        f"memory: expected at most {most - 1} tokens of prompt and answer together, found {tokens}",
+        f"memory: expected at most {max(0, most - 1)} tokens of prompt and answer together, found {tokens}",
         hint="ask for fewer, or give the node more memory for keys and values: inference.kv_memory",
-        detail={"context_length": most - 1},
+        detail={"context_length": max(0, most - 1)},
     )
+
+
+def want_memory(kv_bytes: int, models: Sequence[LoadedModel]) -> None:
+    """`InvalidInput` if a model's share of `kv_bytes` holds no sequence of 256 tokens (or of the model's context)."""
+    wants = {
+        model.name: len(models)
+        * page_bytes(model)
+        * pages_for(min(limits.sequence_tokens_min, model.manifest.config.context_length) + 1)
+        for model in models
+    }
+    name, most = max(wants.items(), key=lambda each: each[1], default=("", 0))
+    if kv_bytes < most:
+        raise InvalidInput(
+            f"inference.kv_memory: expected at least {most} bytes, found {kv_bytes}",
+            hint=f"{name} needs that for {limits.sequence_tokens_min} tokens, with the same share for each of "
+            f"{len(models)} models: set {-(-most // limits.MIB)}MiB or more",
+        )
 
 
 @dataclass(frozen=True, slots=True)

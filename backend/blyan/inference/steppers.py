@@ -12,8 +12,10 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from blyan.inference.engine import Offer
+from blyan.model import jit_cache
 from blyan.model.eager_step import EagerStepper
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import KVPages, Stepper
@@ -38,8 +40,11 @@ class _Wanted:
 class SteppersInTurn:
     """Makes plain steppers and prepares jitted ones behind them, one after the other. `close` ends it."""
 
-    def __init__(self, threads: int, monotonic: Monotonic) -> None:
+    def __init__(self, threads: int, monotonic: Monotonic, cache: Path | None = None) -> None:
+        """`cache`: where compiled code is kept if not beside the package; None for the usual place in the home."""
         self._threads, self._monotonic = threads, monotonic
+        if cache is not None:
+            jit_cache.use_for_user(cache)
         self._queue: queue.SimpleQueue[_Wanted | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closing = False

@@ -6,6 +6,8 @@ A process that serves would stand still while numba compiles; one that finds the
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +19,11 @@ from numba import typeof
 from numpy.typing import NDArray
 
 from blyan.model import fused_code as code
-from blyan.model import jit, simd
+from blyan.model import jit, jit_cache, simd
 from blyan.model.weight_tables import widened
+from blyan.primitives.clock import system_seconds
 
+_log = logging.getLogger(__name__)
 names: Final = {
     "fp32": simd.fp32,
     "bf16": simd.bf16,
@@ -55,7 +59,11 @@ def compile_apart(name: str) -> bool:
     if (jit.folder / _mark(name)).exists():
         return True
     source = str(Path(__file__).resolve().parents[2])
-    run = f"import sys; sys.path.insert(0, {source!r}); from blyan.model.fused_compile import main; main([{name!r}])"
+    run = (
+        f"import sys; from pathlib import Path; sys.path.insert(0, {source!r}); from blyan.model import jit_cache; "
+        f"jit_cache.use_parents(Path({str(jit.folder.parent)!r})); from blyan.model.fused_compile import main; "
+        f"main([{name!r}])"
+    )
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-c", run],
@@ -68,19 +76,31 @@ def compile_apart(name: str) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0
+    return done.returncode == 0 and (jit.folder / _mark(name)).exists()
 
 
 def main(wanted: list[str]) -> None:
     """Compile what is named, or everything."""
     torch.set_num_threads(1)  # not niced: beside a busy node it would never end
-    for name in wanted or everything:
-        if jit.folder is None or not (jit.folder / _mark(name)).exists():
+    if jit.folder is None:
+        for name in wanted or everything:
             load(name)
+        return
+    with jit_cache.alone(jit.folder):
+        for name in wanted or everything:
+            if not (jit.folder / _mark(name)).exists():
+                load(name)
+    for gone in jit_cache.prune(jit.folder, system_seconds()):
+        _log.info("compiled code that is not used any more was deleted: %s", gone)
 
 
 def _mark(name: str) -> str:
-    return f"{name.replace('/', '-')}.ready"
+    """The file that says that code is there. numba finds code again by path and (older ones) time of its source, so a
+    copied folder or a package at another place is compiled apart as well, and not by who serves.
+    """
+    source = Path(code.__file__)
+    place = hashlib.sha256(f"{source} {source.stat().st_mtime_ns}".encode()).hexdigest()[:8]
+    return f"{name.replace('/', '-')}.{place}.ready"
 
 
 def _example(kind: NDArray[Any], like: NDArray[Any]) -> tuple[Any, ...]:

@@ -1,14 +1,12 @@
 """Compiling the fast path: numba without its surprises, and a cache on disk that knows all of its sources.
 
 numba's own cache looks only at the file of the function that is compiled; ours lies in a folder named after every
-kernel source, numba's version and the processor, so that nothing stale is ever run. Without a place to write, code is
-compiled anew by each process.
+kernel source, numba's version and the processor, so that nothing stale is ever run (`jit_cache` says where).
 """
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +14,8 @@ from typing import Any, Final
 import llvmlite.binding as llvm
 import numba
 from numba.core import config
+
+from blyan.model.jit_cache import held_folder
 
 _here: Final = Path(__file__).parent
 _sources: Final = (
@@ -52,23 +52,14 @@ def entry(function: Callable[..., Any]) -> Callable[..., Any]:
         config.CACHE_DIR = held  # type: ignore[attr-defined]
 
 
-def _cache_folder() -> Path | None:
-    """Beside the package's own byte code, or in the user's cache; None where neither can be written."""
+def _cache_name() -> str:
     state = hashlib.sha256(f"{numba.__version__} {llvm.get_host_cpu_name()} ".encode())
     state.update(repr(sorted(llvm.get_host_cpu_features().items())).encode())
     for name in _sources:
         state.update((_here / name).read_bytes())
-    for parent in (_here / "__pycache__", Path.home() / ".cache" / "blyan"):
-        folder = parent / f"jit-{state.hexdigest()[:16]}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except (OSError, RuntimeError):
-            continue
-    return None
+    return f"jit-{state.hexdigest()[:16]}"
 
 
-folder: Final = _cache_folder()
+folder: Final = held_folder(_cache_name())  # None: compiled anew by each process
 # The vectors are written out: a search for more of them costs seconds and finds nothing.
 config.LOOP_VECTORIZE = config.SLP_VECTORIZE = 0  # type: ignore[attr-defined]

@@ -37,8 +37,16 @@ class InferenceConfig:
 
     @property
     def kv_bytes(self) -> int | None:
-        """Bytes for keys and values, None for the default."""
-        return parse_size("inference.kv_memory", self.kv_memory) if self.kv_memory else None
+        """Bytes for keys and values, None for the default; `InvalidInput` for what is too little for any model."""
+        if not self.kv_memory:
+            return None
+        found = parse_size("inference.kv_memory", self.kv_memory)
+        if found < limits.kv_memory_bytes_min:
+            raise InvalidInput(
+                f"inference.kv_memory: expected at least {limits.kv_memory_bytes_min} bytes, found {found}",
+                hint="1MiB holds some hundred tokens of a small model; a start says what the models here need at least",
+            )
+        return found
 
     @property
     def expert_bytes(self) -> int | None:

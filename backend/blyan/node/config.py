@@ -227,6 +227,12 @@ def state_dir_from_environment() -> Path | None:
     return Path(home) / ".local/state/blyan" if Path(home).is_absolute() else None
 
 
+def cache_dir_from_environment() -> Path | None:
+    """Where this user's `blyan` keeps what can be made again, if the environment says so (XDG)."""
+    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return chosen / "blyan" if chosen.is_absolute() else None
+
+
 def process_environment() -> Mapping[str, str]:
     """The environment of this process."""
     return os.environ

@@ -28,6 +28,7 @@ _step_buckets: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 _wait_buckets: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _batch_buckets: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _tokens_buckets: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_delay_buckets: Final = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _between_buckets: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 
 
@@ -76,6 +77,12 @@ class Metrics:
             "blyan_queue_seconds",
             "From the submission of a generation until it holds memory.",
             buckets=_wait_buckets,
+            registry=registry,
+        )
+        self.loop_delay_seconds = Histogram(
+            "blyan_event_loop_delay_seconds",
+            "How late the event loop came to what was due, while requests were under way.",
+            buckets=_delay_buckets,
             registry=registry,
         )
         build = Gauge("blyan_build_info", "1, with the version as a label.", ("version",), registry=registry)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from blyan.inference.engine_table import want_memory
 from blyan.inference.scheduler import Scheduler, Setting
 from blyan.inference.steppers import SteppersInTurn
 from blyan.model.chat_template import TemplateRenderer
@@ -21,7 +22,7 @@ from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
 from blyan.model.stored_part import naming
 from blyan.node.catalogue import manifest_of, no_such_model
-from blyan.node.config import NodeConfig
+from blyan.node.config import NodeConfig, cache_dir_from_environment
 from blyan.node.indexing import catch_up, open_index
 from blyan.node.kept import KeptModels
 from blyan.node.machine import memory_limit
@@ -68,15 +69,17 @@ class Node:
         self.expert_memory = None if budget is None else ExpertMemory(budget, sources.monotonic)
         self.metrics = Metrics(self)
         kv_bytes = config.inference.kv_bytes
-        self._steppers = SteppersInTurn(config.compute.threads or torch.get_num_threads(), sources.monotonic)
+        self._kv_bytes = memory_limit() // 4 if kv_bytes is None else kv_bytes
+        threads = config.compute.threads or torch.get_num_threads()
+        self._steppers = SteppersInTurn(threads, sources.monotonic, cache_dir_from_environment())
         self.scheduler = Scheduler(
             Setting(
-                memory_limit() // 4 if kv_bytes is None else kv_bytes,
+                self._kv_bytes,
                 config.inference.rules,
                 self._steppers.make,
             ),
             sources.monotonic,
-            models=lambda: sum(isinstance(model, LoadedModel) for model in self.models.values()),
+            models=lambda: len(self._loaded),
             watch=self.metrics,
         )
         self.kept = KeptModels(sources.now)
@@ -86,13 +89,17 @@ class Node:
         self._verifier = threading.Thread(target=self._verify_experts, name="blyan-verify", daemon=True)
 
     def start(self) -> None:
-        """Load every model of the chain and begin to verify the rest of its blocks in the background."""
+        """Load every model of the chain and begin to verify the rest of its blocks in the background.
+
+        `InvalidInput` if keys and values have too little memory for what was loaded.
+        """
         if self.config.compute.threads:
             torch.set_num_threads(self.config.compute.threads)
         self.uploads.sweep(starting=True)
         self.index = open_index(self.ground.folder, self.ground.chains)
         for name in sorted(self.ground.chains.state.models):
             self.models[name] = self._load(name)
+        want_memory(self._kv_bytes, self._loaded)
         if self.config.storage.verify_at_start:
             self._verifier.start()
 
@@ -169,6 +176,10 @@ class Node:
         if self.index is not None:
             self.index.close()
             self.index = None
+
+    @property
+    def _loaded(self) -> list[LoadedModel]:
+        return [model for model in self.models.values() if isinstance(model, LoadedModel)]
 
     def _known_damage(self, model: LoadedModel | RefusedModel) -> Fault | None:
         if isinstance(model, RefusedModel):
