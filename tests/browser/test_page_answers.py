@@ -220,3 +220,18 @@ def test_the_view_follows_until_it_is_scrolled_up(page: Page, node: RunningNode)
     page.get_by_test_id("jump").click()
     expect(page.get_by_test_id("jump")).to_have_count(0)
     assert scroll.evaluate(distance) < 2
+
+
+def test_an_answer_that_came_in_one_piece_has_no_rate(page: Page, node: RunningNode) -> None:
+    """Its tokens were not timed, only how fast the page read them: 70,000 a second, if it were believed."""
+    page.goto(node.url)
+    rates = page.evaluate("""async () => {
+      const { Turn } = await import("/source/turn.js");
+      return [0.1, 100].map((between) => {
+        const turn = new Turn({ id: "a", conversation: "c", parent: "", time: 0, model: null });
+        for (let at = 0; at < 5; at += 1) turn.absorb({ choices: [{ delta: { content: "x" } }] }, 1000 + at * between);
+        turn.absorb({ choices: [], usage: { prompt_tokens: 3, completion_tokens: 5 } }, 2000);
+        return turn.rate;
+      });
+    }""")
+    assert rates == [None, 10]
