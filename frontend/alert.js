@@ -72,7 +72,7 @@ export function alertView(alert, { onDismiss, deeds }) {
   if (alert === null) return nothing;
   const { error, retry } = alert;
   const [words, ...remedies] = faultOf(alert);
-  const said = [error.message, error.hint, error.requestId ? t("error.log", { id: error.requestId }) : ""].filter(Boolean);
+  const said = [error.message, error.hint].filter(Boolean).join("\n");
   const button = (/** @type {Remedy} */ name) => {
     const deed = name === "retry" ? retry : deeds[name];
     return deed ? html`<button type="button" class="button" data-testid=${name} @click=${deed}>${t(`remedy.${name}`)}</button>` : nothing;
@@ -82,7 +82,8 @@ export function alertView(alert, { onDismiss, deeds }) {
     <p data-testid="error-hint">${t(`error.${words}.next`)}</p>
     ${error.detail.payload ? damagedBlock(error.detail) : nothing}
     ${error.retryAfterSeconds === null ? nothing : html`<p>${t("error.retryAfter", { seconds: error.retryAfterSeconds })}</p>`}
-    ${said.length === 0 ? nothing : html`<p class="alert-said" data-testid="error-said">${t("error.said")} <q lang="en" dir="auto">${said.join("\n")}</q></p>`}
+    ${said === "" ? nothing : html`<p class="alert-said" data-testid="error-said">${t("error.said")} <q lang="en" dir="auto">${said}</q></p>`}
+    ${error.requestId ? html`<p class="alert-said" data-testid="error-log">${t("error.log", { id: error.requestId })}</p>` : nothing}
     <p class="alert-actions">
       ${remedies.map(button)}
       <button type="button" class="button quiet" data-testid="dismiss" @click=${onDismiss}>${t("dismiss")}</button>

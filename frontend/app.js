@@ -23,14 +23,13 @@ import { follow, onScroll } from "/scroll.js";
 import { openSettings, settingsView } from "/settings.js";
 import { lastQuestion, state } from "/state.js";
 import { keepSplash } from "/splash.js";
-import { editDraft, showDraft } from "/talk.js";
+import { editDraft, promptBox, showDraft } from "/talk.js";
 import { startTheme } from "/theme.js";
 
 // Narrower than this, the history and the panel lie over the conversation.
 const narrow = matchMedia("(max-width: 64rem)");
 
 const app = /** @type {HTMLElement} */ (document.getElementById("app"));
-const promptBox = () => document.getElementById("prompt");
 
 panels.push({ name: "experts", title: () => t("grid.title"), view: expertsView });
 let panelName = panels[0].name;
@@ -76,7 +75,7 @@ function noticeView() {
   </section>`;
 }
 
-function view() {
+function pageView() {
   const isDrawer = narrow.matches;
   const isCovered = isDrawer && (state.isSideOpen || state.isPanelOpen);
   return html`${headerView(isDrawer)} ${historyView(isDrawer)}
@@ -91,14 +90,14 @@ function view() {
     <p class="sr-only" role="status">${spoken.words}</p>`;
 }
 
-function show() {
+function showPage() {
   // Only when it changes: the browser restyles every element, though the value be the same.
   if (document.documentElement.lang !== language()) document.documentElement.lang = language();
   const { title } = state.thread.record;
   document.title = title === "" ? t("page.title") : t("page.titleOf", { title });
   app.classList.toggle("side-open", state.isSideOpen);
   app.classList.toggle("panel-open", state.isPanelOpen);
-  render(view(), app);
+  render(pageView(), app);
   showDialogs();
   redrawSheet();
   follow();
@@ -180,12 +179,10 @@ listenToKeys({
   },
 });
 narrow.addEventListener("change", fitDrawers);
-drawWith(show);
+drawWith(showPage);
 startTheme(redraw);
 fitDrawers();
 draw();
 promptBox()?.focus({ preventScroll: true });
 startLibrary().then(load);
-// The words came on their own, so the page may be loaded before this line.
-if (document.readyState === "complete") keepSplash();
-else addEventListener("load", keepSplash);
+addEventListener("load", keepSplash);

@@ -9,7 +9,7 @@ import { excessOf } from "/lengths.js";
 import { answerView, beginEdit, questionView } from "/message.js";
 import { jumpToEnd } from "/scroll.js";
 import { isBusy, isElsewhere, lastQuestion, state } from "/state.js";
-import { ask, editDraft, stop, submit } from "/talk.js";
+import { ask, editDraft, stopAnswer, submit } from "/talk.js";
 
 const EXAMPLES = /** @type {const} */ (["example.1", "example.2", "example.3"]);
 const BUILT_IN_MODEL = "blyan-genesis";
@@ -46,11 +46,11 @@ export function conversationView() {
   </div>`;
 }
 
-const sending = sendingKeys(submit);
+const promptKeys = sendingKeys(submit);
 
 /** @param {KeyboardEvent} event */
 function onPromptKey(event) {
-  if (event.key === "Escape" && isBusy()) stop();
+  if (event.key === "Escape" && isBusy()) stopAnswer();
   if (event.key === "ArrowUp" && state.draft === "" && !isBusy()) {
     const asked = lastQuestion();
     if (asked) {
@@ -58,7 +58,7 @@ function onPromptKey(event) {
       beginEdit(asked);
     }
   }
-  sending.onKeydown(event);
+  promptKeys.onKeydown(event);
 }
 
 /** The form. The text area keeps its own text, so that rendering never disturbs an input method. */
@@ -87,10 +87,10 @@ export function composerView() {
         placeholder=${t("prompt.placeholder")}
         @input=${editDraft}
         @keydown=${onPromptKey}
-        @compositionend=${sending.onCompositionEnd}
+        @compositionend=${promptKeys.onCompositionEnd}
       ></textarea>
       ${isBusy() && !isElsewhere()
-        ? html`<button type="button" class="button stop" data-testid="stop" @click=${stop}>${t("stop")}</button>`
+        ? html`<button type="button" class="button stop" data-testid="stop" @click=${stopAnswer}>${t("stop")}</button>`
         : html`<button type="submit" class="button send" data-testid="send" ?disabled=${!canSend}>${t("send")}</button>`}
     </div>
     ${excess === "" ? nothing : html`<p class="excess" role="alert" data-testid="excess">${excess}</p>`}

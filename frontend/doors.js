@@ -12,25 +12,10 @@ import { state } from "/state.js";
 /** @type {Sheet | null} */
 let sheet = null;
 
-/** The styles of what lies in the dialog; without them, nothing of it is shown. @returns {Promise<unknown>} */
-function styled() {
-  const link = document.createElement("link");
-  link.rel = "stylesheet";
-  link.href = "/proof.css";
-  document.head.append(link);
-  return new Promise((resolve, reject) => {
-    link.onload = resolve;
-    link.onerror = () => {
-      link.remove();
-      reject();
-    };
-  });
-}
-
 /** @param {(sheet: Sheet) => void} show */
 async function withSheet(show) {
   try {
-    sheet ??= (await Promise.all([import("/sheet.js"), styled()]))[0];
+    sheet ??= await import("/sheet.js");
   } catch {
     return noNode();
   }

@@ -6,7 +6,6 @@ import { redraw } from "/drawing.js";
 import { language, t, toggleLanguage } from "/i18n.js";
 import { icon } from "/icons.js";
 import { exportConversations, importFile, listed, openConversation, openDrawer, remove, rename, searchFor } from "/library.js";
-import { noNode } from "/models.js";
 import { running, state } from "/state.js";
 import { theme, toggleTheme } from "/theme.js";
 
@@ -114,7 +113,7 @@ function footerView() {
     </p>
     <p class="side-tools">
       <button type="button" class="button tool" data-testid="lang" lang=${language() === "en" ? "ko" : "en"} aria-label=${t("lang.label")} title=${t("lang.label")}
-        @click=${() => toggleLanguage().then(redraw, noNode)}>${t("lang.other")}</button>
+        @click=${() => { toggleLanguage(); redraw(); }}>${t("lang.other")}</button>
       <button type="button" class="icon-button" data-testid="theme" aria-label=${themeLabel} title=${themeLabel}
         @click=${() => { toggleTheme(); redraw(); }}>${icon(dark ? "sun" : "moon")}</button>
       <button type="button" class="icon-button" data-testid="keys" aria-label=${t("keys.title")} title=${t("keys.title")} @click=${sheet}>

@@ -1,14 +1,14 @@
 /* The page's words in English and Korean. Messages and hints that the node sends are shown as they come. */
 
 import { remember, remembered } from "/preferences.js";
+import { words } from "/words.js";
 
 /**
  * Keys by name, and those of families whose last part is a value.
- * @typedef {keyof typeof import("/words_en.js").words | keyof typeof import("/i18n_proof.js").proofWords.en | `${"state" | "block" | "step" | "proof" | "story" | "error" | "remedy"}.${string}`} WordKey
+ * @typedef {keyof typeof words | keyof typeof import("/words_proof.js").proofWords | `${"state" | "block" | "step" | "proof" | "story" | "error" | "remedy"}.${string}`} WordKey
  */
 
 /** @typedef {"en" | "ko"} Language */
-/** @typedef {Record<string, string>} Words */
 
 /** @returns {Language} */
 function preferred() {
@@ -18,34 +18,21 @@ function preferred() {
 }
 
 let current = preferred();
-/** Of parts of the page that were loaded since. @type {Record<Language, Words>[]} */
-const added = [];
-let dictionary = await read(current);
-
-/** Only the language that is read is loaded. @param {Language} language @returns {Promise<Words>} */
-async function read(language) {
-  const { words } = await import(`/words_${language}.js`);
-  return { ...words };
-}
+/** In English, in Korean. @type {Record<string, [string, string]>} */
+const dictionary = { ...words };
 
 export function language() {
   return current;
 }
 
-export async function toggleLanguage() {
-  const next = current === "en" ? "ko" : "en";
-  dictionary = Object.assign(await read(next), ...added.map((words) => words[next]));
-  current = next;
+export function toggleLanguage() {
+  current = current === "en" ? "ko" : "en";
   remember("lang", current);
 }
 
-/**
- * More words, of a part of the page that is loaded when it is needed.
- * @param {Record<Language, Words>} words
- */
-export function addWords(words) {
-  added.push(words);
-  Object.assign(dictionary, words[current]);
+/** More words, of a part of the page that is loaded when it is needed. @param {Record<string, [string, string]>} more */
+export function addWords(more) {
+  Object.assign(dictionary, more);
 }
 
 /**
@@ -55,9 +42,9 @@ export function addWords(words) {
  * @returns {string}
  */
 export function t(key, values = {}) {
-  const words = dictionary[key];
-  if (words === undefined) throw new Error(`no words for ${key} in ${current}`);
-  return words.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
+  const found = dictionary[key];
+  if (found === undefined) throw new Error(`no words for ${key}`);
+  return found[current === "en" ? 0 : 1].replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }
 
 /** 8100000 as "8.1M" or "810만". @param {number} value */

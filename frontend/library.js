@@ -9,15 +9,13 @@ import { remember, remembered } from "/preferences.js";
 import { pinToEnd } from "/scroll.js";
 import { running, state } from "/state.js";
 import { add, change, isLasting, listConversations, loadConversation, onOtherTab, purge, search } from "/store.js";
-import { showDraft } from "/talk.js";
+import { promptBox, showDraft } from "/talk.js";
 import { Thread } from "/thread.js";
 import { BadFile, exported, FILE_BYTES_MAX, imported } from "/transfer.js";
 
 const UNDO_MS = 10_000;
 const SEARCH_AFTER_MS = 150;
 const TITLE_CHARS_MAX = 200;
-
-const promptBox = () => /** @type {HTMLTextAreaElement} */ (document.getElementById("prompt"));
 
 export async function refreshHistory() {
   state.history = await listConversations();

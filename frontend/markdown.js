@@ -182,7 +182,7 @@ function blockView(token, isClosed) {
     case "blockquote":
       return html`<blockquote dir="auto">${blocks(token.tokens, isClosed)}</blockquote>`;
     case "list":
-      return listView(token, isClosed);
+      return itemsView(token, isClosed);
     case "table":
       return tableView(token);
     case "hr":
@@ -202,7 +202,7 @@ function blocks(tokens, isClosed) {
 }
 
 /** @param {any} token @param {boolean} isClosed */
-function listView({ ordered, start, items }, isClosed) {
+function itemsView({ ordered, start, items }, isClosed) {
   const views = items.map((/** @type {any} */ item, /** @type {number} */ at) => {
     const inner = blocks(item.tokens, isClosed || at < items.length - 1);
     return html`<li class=${item.task ? "task" : ""} dir="auto">${inner}</li>`;

@@ -74,14 +74,14 @@ function sendEdited() {
   if (box instanceof HTMLTextAreaElement && box.reportValidity() && question?.role === "user") editQuestion(question, box.value);
 }
 
-const sending = sendingKeys(sendEdited);
+const editKeys = sendingKeys(sendEdited);
 
 /** @param {Question} question */
 function editForm(question) {
   /** @param {KeyboardEvent} event */
   const onKey = (event) => {
     if (event.key === "Escape" && !event.isComposing) cancelEdit(question);
-    sending.onKeydown(event);
+    editKeys.onKeydown(event);
   };
   /** @param {Event} event */
   const onSubmit = (event) => {
@@ -90,7 +90,7 @@ function editForm(question) {
   };
   return html`<form class="edit" @submit=${onSubmit}>
     <textarea id="edit" data-testid="edit-text" dir="auto" aria-label=${t("question.edit")} @input=${sayExcess} @keydown=${onKey}
-      @compositionend=${sending.onCompositionEnd}></textarea>
+      @compositionend=${editKeys.onCompositionEnd}></textarea>
     <p class="edit-note quiet-text">${t("question.note")}</p>
     <p class="edit-actions">
       <button type="button" class="button quiet" data-testid="edit-cancel" @click=${() => cancelEdit(question)}>${t("cancel")}</button>

@@ -42,7 +42,7 @@ function withoutSignature(bytes, signature) {
  * @param {string} what
  * @returns {string}
  */
-function textOf(value, pattern, what) {
+function textField(value, pattern, what) {
   if (typeof value !== "string" || !pattern.test(value)) throw new Malformed(`${what}: ${String(value).slice(0, 80)}`);
   return value;
 }
@@ -68,17 +68,17 @@ export function parseJoint(bytes) {
   const value = decodeObject(bytes);
   if (value.v !== 1) throw new Malformed("joint checkpoint: expected version 1");
   const heads = /** @type {any} */ (value.heads);
-  const sig = textOf(value.sig, HEX_64, "signature");
+  const sig = textField(value.sig, HEX_64, "signature");
   const head = (/** @type {ChainName} */ name) => ({
     size: countOf(heads?.[name]?.size, `size of ${name}`),
-    root: textOf(heads?.[name]?.root, HEX_32, `root of ${name}`),
+    root: textField(heads?.[name]?.root, HEX_32, `root of ${name}`),
   });
   return {
-    network: textOf(value.network, /^[a-z0-9-]{1,64}$/, "network"),
+    network: textField(value.network, /^[a-z0-9-]{1,64}$/, "network"),
     heads: { meta: head("meta"), parameter: head("parameter"), dataset: head("dataset") },
     height: countOf(value.height, "height"),
     time: countOf(value.time, "time"),
-    author: textOf(value.author, HEX_32, "author"),
+    author: textField(value.author, HEX_32, "author"),
     signed: withoutSignature(bytes, sig),
     sig,
   };
@@ -94,21 +94,21 @@ export async function parseEntry(bytes) {
   const chain = CHAINS.find((name) => name === value.chain);
   if (chain === undefined) throw new Malformed(`entry: chain ${String(value.chain).slice(0, 80)}`);
   if (value.body === null || typeof value.body !== "object") throw new Malformed("entry: expected a body");
-  const sig = textOf(value.sig, HEX_64, "signature");
+  const sig = textField(value.sig, HEX_64, "signature");
   const payload = /** @type {any} */ (value.payload);
   const leaf = await leafHash(bytes);
   return {
-    author: textOf(value.author, HEX_32, "author"),
+    author: textField(value.author, HEX_32, "author"),
     body: value.body,
     chain,
-    network: textOf(value.network, /^[a-z0-9-]{1,64}$/, "network"),
-    type: textOf(value.type, /^[a-z_]{1,64}$/, "type"),
+    network: textField(value.network, /^[a-z0-9-]{1,64}$/, "network"),
+    type: textField(value.type, /^[a-z_]{1,64}$/, "type"),
     time: countOf(value.time, "time"),
     payload: payload
       ? {
-          id: textOf(payload.id, HEX_32, "payload"),
+          id: textField(payload.id, HEX_32, "payload"),
           bytes: countOf(payload.bytes, "payload bytes"),
-          media: textOf(payload.media, /^[a-z0-9./+-]{1,128}$/, "media"),
+          media: textField(payload.media, /^[a-z0-9./+-]{1,128}$/, "media"),
         }
       : null,
     id: toHex(leaf),

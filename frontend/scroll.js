@@ -8,7 +8,7 @@ import { state } from "/state.js";
 
 const AT_END_PX = 48;
 
-const view = () => document.getElementById("scroll");
+const scrolled = () => document.getElementById("scroll");
 let lastTop = 0;
 let lastHeight = 0;
 
@@ -19,7 +19,7 @@ export function pinToEnd() {
 
 /** After each drawing: to the end if the view is pinned there. */
 export function follow() {
-  const scroll = view();
+  const scroll = scrolled();
   if (scroll === null) return;
   if (state.isAtEnd) scroll.scrollTop = scroll.scrollHeight;
   lastTop = scroll.scrollTop;
@@ -27,7 +27,7 @@ export function follow() {
 }
 
 export function onScroll() {
-  const scroll = view();
+  const scroll = scrolled();
   if (scroll === null) return;
   const { scrollTop, scrollHeight, clientHeight } = scroll;
   const isNear = scrollHeight - scrollTop - clientHeight <= AT_END_PX;

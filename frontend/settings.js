@@ -12,7 +12,7 @@ const STOPS_MAX = 16;
 const STOP_CHARS_MAX = 256;
 
 /** Name, least, most, step. The node checks again, and says what it expected. */
-const NUMBERS = /** @type {const} */ ([
+const NUMBER_FIELDS = /** @type {const} */ ([
   ["temperature", 0, 2, 0.05],
   ["top_p", 0, 1, 0.01],
   ["top_k", 0, 1_000_000, 1],
@@ -28,7 +28,7 @@ const NUMBERS = /** @type {const} */ ([
 function samplingOf(form) {
   /** @type {SamplingSettings} */
   const sampling = {};
-  for (const [name] of NUMBERS) {
+  for (const [name] of NUMBER_FIELDS) {
     const words = String(form.get(name) ?? "").trim();
     if (words !== "" && Number.isFinite(Number(words))) sampling[name] = Number(words);
   }
@@ -53,7 +53,7 @@ export function settingsCount({ system, sampling }) {
   return Object.keys(sampling).length + (system.trim() === "" ? 0 : 1);
 }
 
-/** @param {typeof NUMBERS[number]} field @param {SamplingSettings} sampling */
+/** @param {typeof NUMBER_FIELDS[number]} field @param {SamplingSettings} sampling */
 function numberField([name, min, max, step], sampling) {
   return html`<label class="field">
     <span class="field-name">${t(`sampling.${name}`)}</span>
@@ -103,7 +103,7 @@ export function settingsView() {
     </label>
     <fieldset>
       <legend>${t("settings.sampling")}</legend>
-      ${NUMBERS.map((field) => numberField(field, sampling))}
+      ${NUMBER_FIELDS.map((field) => numberField(field, sampling))}
       <label class="field wide">
         <span class="field-name">${t("sampling.stop")}</span>
         <textarea name="stop" data-testid="setting-stop" rows="2" dir="auto" aria-describedby="about-stop" @input=${onStops} .value=${(sampling.stop ?? []).join("\n")}></textarea>

@@ -8,7 +8,7 @@
 import { html, nothing, render } from "/vendor/lit-html/lit-html.js";
 import { expertsView } from "/experts_view.js";
 import { addWords, t } from "/i18n.js";
-import { proofWords } from "/i18n_proof.js";
+import { proofWords } from "/words_proof.js";
 import { BLOCK_STEPS, BYTES_STEPS, PROMISE_STEPS, Proof, VERSION_STEPS } from "/proof.js";
 import { proofView } from "/proof_view.js";
 import { Story } from "/story.js";
@@ -44,7 +44,7 @@ export function redraw() {
  * @param {string} prompt its question
  */
 export function openExperts(model, blocks, turn, prompt) {
-  open({ kind: "experts", model, blocks, turn, prompt, inspected: null, tableOpen: false, drawn: "" });
+  openView({ kind: "experts", model, blocks, turn, prompt, inspected: null, tableOpen: false, drawn: "" });
 }
 
 /**
@@ -54,7 +54,7 @@ export function openExperts(model, blocks, turn, prompt) {
  */
 export function openProof(model, block) {
   const proof = new Proof([...PROMISE_STEPS, ...VERSION_STEPS, ...BLOCK_STEPS, ...BYTES_STEPS], redraw);
-  open({ kind: "proof", model, block, proof, download: null });
+  openView({ kind: "proof", model, block, proof, download: null });
   void proof.run({ id: model.id, manifest: model.blyan.manifest }, block);
 }
 
@@ -65,12 +65,12 @@ export function openProof(model, block) {
  */
 export function openStory(card, blocks) {
   const story = new Story({ id: card.id, manifest: card.blyan.manifest }, redraw);
-  open({ kind: "story", card, blocks, story });
+  openView({ kind: "story", card, blocks, story });
   void story.read();
 }
 
 /** @param {View} view */
-function open(view) {
+function openView(view) {
   if (dialog === null) {
     dialog = document.createElement("dialog");
     dialog.className = "sheet";

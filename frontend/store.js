@@ -9,7 +9,7 @@
 /** @typedef {{record: ConversationRecord, messages: MessageRecord[]}} Kept */
 
 const NAME = "blyan";
-const VERSION = 1;
+const STORE_VERSION = 1;
 const OPEN_LIMIT_MS = 5000;
 
 /** @template T @param {IDBRequest<T>} request @returns {Promise<T>} */
@@ -30,7 +30,7 @@ function committed(transaction) {
 
 /** @returns {Promise<IDBDatabase>} */
 async function openDatabase() {
-  const request = indexedDB.open(NAME, VERSION);
+  const request = indexedDB.open(NAME, STORE_VERSION);
   request.onupgradeneeded = () => {
     request.result.createObjectStore("conversations", { keyPath: "id" });
     request.result.createObjectStore("messages", { keyPath: "id" }).createIndex("conversation", "conversation");

@@ -18,7 +18,7 @@ import { removeMessage, save } from "/store.js";
 const SAVE_EVERY_MS = 2000;
 const WORK_MS_MAX = 8;
 
-const promptBox = () => /** @type {HTMLTextAreaElement} */ (document.getElementById("prompt"));
+export const promptBox = () => /** @type {HTMLTextAreaElement} */ (document.getElementById("prompt"));
 
 /** A history that cannot be written must not cost the answer: the page says so and goes on. @param {Promise<unknown>} writing */
 function keep(writing) {
@@ -155,7 +155,7 @@ async function receive(thread, turn, request) {
   }
 }
 
-export function stop() {
+export function stopAnswer() {
   running.get(state.thread.record.id)?.controller.abort();
   promptBox().focus();
 }

@@ -20,7 +20,7 @@ export function toggleTheme() {
   apply();
 }
 
-// At once: other modules wait for the page's words, and the first paint waits for none.
+// At once: the first paint waits for it.
 apply();
 
 /** Sets the theme again whenever the system's own choice changes. @param {() => void} onChange */

@@ -5,7 +5,7 @@
 
 import { Turn } from "/turn.js";
 
-const TITLE_CHARS_MAX = 80;
+const FIRST_TITLE_CHARS_MAX = 80;
 
 /** @typedef {MessageRecord & {role: "user"}} Question */
 /** @typedef {Question | Turn} Message */
@@ -18,9 +18,9 @@ export function newId() {
 
 /** The first words of a question, on one line. @param {string} text */
 export function titleOf(text) {
-  const line = text.slice(0, 4 * TITLE_CHARS_MAX).replace(/\s+/g, " ").trim();
+  const line = text.slice(0, 4 * FIRST_TITLE_CHARS_MAX).replace(/\s+/g, " ").trim();
   const letters = [...line];
-  return letters.length <= TITLE_CHARS_MAX ? line : `${letters.slice(0, TITLE_CHARS_MAX - 1).join("")}…`;
+  return letters.length <= FIRST_TITLE_CHARS_MAX ? line : `${letters.slice(0, FIRST_TITLE_CHARS_MAX - 1).join("")}…`;
 }
 
 export class Thread {

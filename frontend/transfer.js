@@ -10,7 +10,7 @@
 import { newId } from "/thread.js";
 
 const FORMAT = "blyan/conversations";
-const VERSION = 1;
+const FILE_VERSION = 1;
 export const FILE_BYTES_MAX = 64 * 1024 * 1024;
 const CONVERSATIONS_MAX = 10_000;
 const MESSAGES_MAX = 10_000;
@@ -40,7 +40,7 @@ export function exported(kept, now) {
     const { deleted: _, ...fields } = record;
     return { ...fields, messages: messages.map(({ conversation: __, ...message }) => message) };
   });
-  return JSON.stringify({ format: FORMAT, version: VERSION, exported: now.toISOString(), conversations });
+  return JSON.stringify({ format: FORMAT, version: FILE_VERSION, exported: now.toISOString(), conversations });
 }
 
 /** @param {unknown} value @returns {value is Record<string, unknown>} */
@@ -182,7 +182,7 @@ export function imported(raw) {
     return refuse("file", "JSON", raw.slice(0, 40));
   }
   if (!isObject(value) || value.format !== FORMAT) return refuse("format", FORMAT, isObject(value) ? value.format : value);
-  if (value.version !== VERSION) return refuse("version", String(VERSION), value.version);
+  if (value.version !== FILE_VERSION) return refuse("version", String(FILE_VERSION), value.version);
   const list = value.conversations;
   if (!Array.isArray(list) || list.length > CONVERSATIONS_MAX) {
     return refuse("conversations", `a list of at most ${CONVERSATIONS_MAX}`, list);

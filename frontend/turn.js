@@ -8,6 +8,9 @@
 import { ExpertWork } from "/blocks.js";
 import { MarkdownText } from "/markdown.js";
 
+// An answer that came quicker came in one piece: what was timed then is how fast it was read.
+const RATE_SECONDS_MIN = 0.01;
+
 export class Turn {
   /** @type {"assistant"} */
   role = "assistant";
@@ -115,7 +118,7 @@ export class Turn {
     // The last token of an answer is not fed back.
     if (this.#fedBefore !== null && tokens > 0) this.fedTokens = this.#fedBefore + prompt + tokens - 1;
     const seconds = (this.#lastTokenMs - (this.#firstTokenMs ?? this.#lastTokenMs)) / 1000;
-    if (tokens > 2 && seconds > 0) this.rate = (tokens - 1) / seconds;
+    if (tokens > 2 && seconds >= RATE_SECONDS_MIN) this.rate = (tokens - 1) / seconds;
   }
 
   finish() {

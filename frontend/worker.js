@@ -5,17 +5,13 @@
  * newer node. What it keeps is the splash alone.
  */
 
-const CACHE = "blyan-splash-1";
+const CACHE = "blyan-splash-2";
 const SPLASH = "/offline.html";
 const FILES = [
   SPLASH,
   "/offline.js",
-  "/style.css",
   "/i18n.js",
-  "/words_en.js",
-  "/words_ko.js",
-  "/preferences.js",
-  "/theme.js",
+  "/page.css",
   "/favicon.svg",
 ];
 

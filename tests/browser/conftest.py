@@ -1,7 +1,8 @@
 """A real node in its own process, and a real Chromium that opens its page.
 
-Each test module starts one node on the built-in model. Fixtures end with their module: while Playwright's synchronous
-API runs, its thread counts as inside an event loop, which no asyncio test of another module could bear.
+One node on the built-in model serves all test modules: each test has a browser context of its own, so that nothing of
+another's is kept. The browser ends with its module: while Playwright's synchronous API runs, its thread counts as
+inside an event loop, which no asyncio test of another module could bear.
 """
 
 import os
@@ -29,12 +30,23 @@ REPORT_VIOLATIONS = """addEventListener("securitypolicyviolation", (event) => {
 });"""
 
 
-@pytest.fixture(scope="module")
+_shared: list[RunningNode] = []
+
+
+@pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     running = RunningNode(tmp_path_factory.mktemp("node"))
     running.start()
+    _shared.append(running)
     yield running
     running.stop()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The node ends with the last test of this folder, though its fixture would hold it to the end of the session."""
+    if nextitem is None or item.path.parent not in nextitem.path.parents:
+        for running in _shared:
+            running.stop()
 
 
 def find_chromium(bundled: str) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Request, Route, expect
 
+from blyan.api.packing import read_module
+from blyan.api.page import page_folder
 from chat_page import SLOW_ANSWERS, answer_with, ask, open_page
 from running_node import RunningNode
 
@@ -307,3 +309,21 @@ def flip_bit(file: Path, position: int) -> None:
         byte = opened.read(1)[0]
         opened.seek(position)
         opened.write(bytes([byte ^ 1]))
+
+
+def test_no_name_of_a_module_is_one_of_the_browser(page: Page) -> None:
+    """In a pack a name at the top of one module would hide the browser's own from all others."""
+    modules = [read_module(path.name, path.read_text("utf-8")) for path in page_folder().glob("*.js")]
+    names = sorted({name for module in modules for name in module.declared})
+    assert len(names) > 300
+    assert page.evaluate("names => names.filter((name) => name in globalThis)", names) == []
+
+
+def test_the_source_works_as_a_page(page: Page, node: RunningNode, faults: list[str]) -> None:
+    """Module by module, as people write it: for those who read, and who look for a mistake."""
+    open_page(page, f"{node.url}/source/")
+    ask(page, "What is 23 + 45?")
+    expect(page.get_by_test_id("answer-text")).to_contain_text("68")
+    page.get_by_test_id("story").click()
+    expect(page.get_by_test_id("sheet-body")).to_be_visible()
+    assert faults == []

@@ -143,7 +143,7 @@ def test_every_number_has_a_shade_and_more_is_never_lighter(page: Page, node: Ru
     """For every busiest expert up to 500 tokens: none is shade 0, the most is the strongest, and shades never fall."""
     page.goto(node.url)
     wrong = page.evaluate("""async () => {
-      const { levelOf, scaleOf, LEVELS } = await import("/heat.js");
+      const { levelOf, scaleOf, LEVELS } = await import("/source/heat.js");
       const wrong = [];
       for (let most = 1; most <= 500; most += 1) {
         const bounds = scaleOf(most);

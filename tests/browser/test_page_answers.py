@@ -148,7 +148,7 @@ def test_a_megabyte_of_marks_is_drawn_while_it_comes(page: Page, node: RunningNo
     }""")
     answer_with(page, *text_chunks(*pieces))
     ask(page, "?")
-    expect(page.locator(".md h3")).to_have_count(2000)
+    expect(page.locator(".md h3")).to_have_count(2000, timeout=120_000)  # so much work takes what the machine has left
     expect(page.locator(".md figure")).to_have_count(2000)
     assert page.evaluate("window.longest") < 8000  # on a machine that is busy with other things
 
@@ -174,7 +174,7 @@ def test_a_text_that_grows_ends_as_one_that_is_read_at_once(page: Page, node: Ru
     page.goto(node.url)
     grown, whole = page.evaluate(
         """async (text) => {
-          const { MarkdownText } = await import("/markdown.js");
+          const { MarkdownText } = await import("/source/markdown.js");
           const kinds = ({ groups, tail }) => JSON.stringify([...groups.flat(), ...tail]);
           const grown = new MarkdownText();
           for (let at = 1; at <= text.length; at++) grown.update(text.slice(0, at), false);
@@ -220,3 +220,18 @@ def test_the_view_follows_until_it_is_scrolled_up(page: Page, node: RunningNode)
     page.get_by_test_id("jump").click()
     expect(page.get_by_test_id("jump")).to_have_count(0)
     assert scroll.evaluate(distance) < 2
+
+
+def test_an_answer_that_came_in_one_piece_has_no_rate(page: Page, node: RunningNode) -> None:
+    """Its tokens were not timed, only how fast the page read them: 70,000 a second, if it were believed."""
+    page.goto(node.url)
+    rates = page.evaluate("""async () => {
+      const { Turn } = await import("/source/turn.js");
+      return [0.1, 100].map((between) => {
+        const turn = new Turn({ id: "a", conversation: "c", parent: "", time: 0, model: null });
+        for (let at = 0; at < 5; at += 1) turn.absorb({ choices: [{ delta: { content: "x" } }] }, 1000 + at * between);
+        turn.absorb({ choices: [], usage: { prompt_tokens: 3, completion_tokens: 5 } }, 2000);
+        return turn.rate;
+      });
+    }""")
+    assert rates == [None, 10]

