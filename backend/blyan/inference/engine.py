@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from blyan.inference.chosen_experts import ChosenExperts
 from blyan.inference.fairness import read_weight, written_weight
 from blyan.inference.needs import Answer, Need
 from blyan.inference.pages import PagePool
@@ -56,9 +56,7 @@ class Engine:
         self.drafts_max = 0  # that were welcome in the last step
         self._sequences: dict[int, TokenSequence] = {}
         self._alike = alike_until(config)
-        self._layers = tuple(config.moe_layers)
-        # the experts of each position lie beside its keys, so that a reused prefix tells of them too
-        self._chosen = np.empty((pages, page_positions, len(self._layers), config.experts_per_token), np.int16)
+        self._chosen = ChosenExperts(config, pages)
         self._admissions = 0
         self._no_scores = np.empty((0, config.vocab_size), np.float32)
 
@@ -197,8 +195,8 @@ class Engine:
         scores, hidden = sequence.scores, sequence.hidden
         return Answer(
             scores[0] if len(scores) == 1 else np.concatenate(scores) if scores else self._no_scores,
-            self._chosen_of(held.pages, need.start, need.end),
-            self._layers,
+            self._chosen.of(held.pages, need.start, need.end),
+            self._chosen.layers,
             torch.cat(hidden) if hidden else None,
             self.drafts_max,
         )
@@ -207,11 +205,7 @@ class Engine:
         held = sequence.held
         assert held is not None, "it runs"
         end = run.start + len(run.tokens)
-        if end == run.start + 1:  # as almost always
-            page, place = divmod(run.start, page_positions)
-            self._chosen[held.pages[page], place] = result.chosen[:, 0]
-        else:
-            self._chosen[self._places(held.pages, run.start, end)] = result.chosen.transpose(1, 0, 2)
+        self._chosen.put(held.pages, run.start, result.chosen)
         if run.scored:
             sequence.scores.append(result.scores)
         if result.hidden is not None:
@@ -219,20 +213,6 @@ class Engine:
         sequence.computed = end
         sure = min(end, sequence.need.end - sequence.need.drafts)
         self.pool.filled(held, run.tokens[: sure - run.start])
-
-    def _chosen_of(self, pages: list[int], begin: int, end: int) -> NDArray[np.int16]:
-        """The experts [n, moe layers, top_k] of some positions."""
-        if end == begin + 1:
-            page, place = divmod(begin, page_positions)
-            return self._chosen[pages[page], place : place + 1]
-        return self._chosen[self._places(pages, begin, end)]
-
-    def _places(self, pages: list[int], begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Page and place within the page of each position."""
-        first = begin // page_positions
-        numbers = np.asarray(pages[first : pages_for(end)], np.int64)
-        pages_, places = np.divmod(np.arange(begin, end, dtype=np.int64), page_positions)
-        return numbers[pages_ - first], places
 
     def _wait(self, sequence: TokenSequence) -> None:
         queue = self.waiting.setdefault(sequence.client, {})

@@ -6,8 +6,7 @@ it. Models without a tokenizer are legal: they take and give token ids only.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -66,12 +65,12 @@ class Tokenizer:
             raise ContextLengthExceeded(
                 f"prompt: expected at most {longest} bytes (context of {tokens_max} tokens), found {found}"
             )
-        with _native("text that this model's tokenizer can encode"):
+        with _encoding:
             return list(self._inner.encode(text, add_special_tokens=add_special).ids)
 
     def encode_start(self, text: str, count: int) -> list[int]:
         """The first `count` token ids of a text, or all of them."""
-        with _native("text that this model's tokenizer can encode"):
+        with _encoding:
             return list(self._inner.encode(text[: self.token_bytes_max * count]).ids)[:count]
 
     def token_id(self, text: str) -> int | None:
@@ -86,7 +85,7 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
-        with _native("token ids that this model's tokenizer can decode"):
+        with _decoding:
             return self._inner.decode(list(tokens), skip_special_tokens=True)
 
     def stream(self, after: Sequence[int] = (), shown: Collection[str] = ()) -> TextStream:
@@ -148,12 +147,8 @@ class TextStream:
         if token in self._shown:
             return self.finish() + self._shown[token]
         self._waiting.append(token)
-        try:  # without `_native`, which would cost as much as the step
+        with _decoding:
             text = self._stream.step(self._inner, token) or ""
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as reason:  # noqa: BLE001 - a panic of the native library is that model's fault alone
-            raise _fault_of("token ids that this model's tokenizer can decode", reason) from None
         if text:
             self._waiting.clear()
         elif len(self._waiting) >= _waiting_tokens_max:
@@ -163,25 +158,31 @@ class TextStream:
 
     def finish(self) -> str:
         """The text of what still waits, replacement characters for bytes that are no character."""
-        with _native("token ids that this model's tokenizer can decode"):
+        with _decoding:
             text = self._inner.decode(self._waiting, skip_special_tokens=True) if self._waiting else ""
         self._waiting.clear()
         return text
 
 
-@contextmanager
-def _native(expected: str) -> Generator[None]:
-    """Turn what the tokenizer library raises into a fault: on some tokenizers it panics, which is a BaseException."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as reason:  # noqa: BLE001 - a panic of the native library is that model's fault alone
-        raise _fault_of(expected, reason) from None
+class _Native:
+    """Turns what the tokenizer library raises into a fault: on some tokenizers it panics, which is a BaseException."""
+
+    __slots__ = ("_expected",)
+
+    def __init__(self, expected: str) -> None:
+        self._expected = expected
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, reason: BaseException | None, _trace: object) -> None:
+        if reason is not None and not isinstance(reason, KeyboardInterrupt | SystemExit):
+            found = f"{type(reason).__name__}: {reason}"
+            raise UnsupportedModel(f"tokenizer: expected {self._expected}, found {found}") from None
 
 
-def _fault_of(expected: str, reason: BaseException) -> UnsupportedModel:
-    return UnsupportedModel(f"tokenizer: expected {expected}, found {type(reason).__name__}: {reason}")
+_encoding: Final = _Native("text that this model's tokenizer can encode")
+_decoding: Final = _Native("token ids that this model's tokenizer can decode")
 
 
 def decode_payload(raw: bytes) -> TokenizerFields:
@@ -205,7 +206,7 @@ def decode_payload(raw: bytes) -> TokenizerFields:
 def parse_payload(raw: bytes, vocab_size: int) -> Tokenizer:
     """Check a tokenizer payload against the model's vocabulary; `UnsupportedModel` says what is wrong."""
     held = decode_payload(raw)
-    with _native("a tokenizer.json that the library reads"):
+    with _Native("a tokenizer.json that the library reads"):
         inner = tokenizers.Tokenizer.from_str(held.tokenizer_json)
     inner.no_padding()  # neither belongs to one prompt: padding would add tokens, truncation drop some in silence
     inner.no_truncation()
