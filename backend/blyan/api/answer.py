@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -120,13 +121,54 @@ async def _all(node: Node, model: LoadedModel, wanted: Sequence[GenerationReques
     return [task.result() for task in tasks]
 
 
+@asynccontextmanager
+async def _together(
+    node: Node, model: LoadedModel, wanted: Sequence[GenerationRequest]
+) -> AsyncGenerator[AsyncIterator[tuple[int, Event]], None]:
+    """Events of all generations with the number of theirs, as they come; leaving the context cancels what is left.
+
+    All are submitted before the first event is given, or none: a full queue refuses the request as a whole.
+    """
+    ready: asyncio.Queue[tuple[int, Event | BaseException]] = asyncio.Queue()
+
+    async def forward(index: int, events: AsyncIterator[Event]) -> None:
+        async for event in events:
+            ready.put_nowait((index, event))
+
+    def ended(task: asyncio.Task[None]) -> None:
+        reason = None if task.cancelled() else task.exception()
+        if reason is not None:
+            ready.put_nowait((0, reason))
+
+    async def merged() -> AsyncIterator[tuple[int, Event]]:
+        left = len(wanted)
+        while left:
+            index, event = await ready.get()
+            if isinstance(event, BaseException):
+                raise event
+            yield index, event
+            left -= isinstance(event, Finished | Failed)
+
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(generation(node, model, one)) for one in wanted]
+        tasks = [asyncio.create_task(forward(index, events)) for index, events in enumerate(streams)]
+        for task in tasks:
+            task.add_done_callback(ended)
+        try:
+            yield merged()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def stream(
     request: web.Request, node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
 ) -> web.StreamResponse:
-    """Run all generations one after the other and send their events as they come."""
+    """Run all generations together and send their events as they come, those of one choice in their order."""
     _check_lengths(model, dialect, wanted)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    finished: list[Finished] = []
+    finished: dict[int, Finished] = {}
 
     async def send(body: dict[str, Any]) -> None:
         if not response.prepared:
@@ -137,19 +179,21 @@ async def stream(
         await send_piece(request, response, b"data: " + orjson.dumps(body) + b"\n\n")
 
     async def send_all() -> None:
-        for index, one in enumerate(wanted):
-            opening = dialect.opening(index) if index else None
-            if opening is not None:
-                await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
-            async with generation(node, model, one) as events:
-                async for event in events:
-                    known = _unless_failed(event)
-                    await send(_chunk(dialect, index, known))
-                    if isinstance(known, Finished):
-                        finished.append(known)
+        begun = {0}  # choices whose opening was sent
+        async with _together(node, model, wanted) as events:
+            async for index, event in events:
+                known = _unless_failed(event)
+                opening = None if index in begun else dialect.opening(index)
+                begun.add(index)
+                if opening is not None:
+                    await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
+                await send(_chunk(dialect, index, known))
+                if isinstance(known, Finished):
+                    finished[index] = known
         if dialect.options.include_usage:
+            in_order = [finished[index] for index in range(len(wanted))]
             await send(
-                dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(finished, dialect.options.choices)}
+                dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(in_order, dialect.options.choices)}
             )
         await send_piece(request, response, b"data: [DONE]\n\n")
 

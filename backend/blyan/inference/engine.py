@@ -61,6 +61,13 @@ class Engine:
         """Compute with another stepper over the same pages from the next step on. May be called from any thread."""
         self._offered = make
 
+    def close(self) -> None:
+        """Let go of everything; there is nothing to do."""
+        self._offered = None
+        self.stepper.close()
+        self.kv.close()
+        self._chosen = self._chosen[:0].copy()
+
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
@@ -192,7 +199,7 @@ class Engine:
         scores, hidden = sequence.scores, sequence.hidden
         return Answer(
             scores[0] if len(scores) == 1 else torch.cat(scores) if scores else self._no_scores,
-            self._chosen[self._places(held.pages, need.start, need.end)],
+            self._chosen[_places(held.pages, need.start, need.end)],
             self._layers,
             torch.cat(hidden) if hidden else None,
             self.drafts_max,
@@ -202,7 +209,7 @@ class Engine:
         held = sequence.held
         assert held is not None, "it runs"
         end = run.start + len(run.tokens)
-        self._chosen[self._places(held.pages, run.start, end)] = result.chosen.transpose(1, 0, 2)
+        self._chosen[_places(held.pages, run.start, end)] = result.chosen.transpose(1, 0, 2)
         if run.scored:
             sequence.scores.append(result.scores)
         if result.hidden is not None:
@@ -210,13 +217,6 @@ class Engine:
         sequence.computed = end
         sure = min(end, sequence.need.end - sequence.need.drafts)
         self.pool.filled(held, run.tokens[: sure - run.start])
-
-    def _places(self, pages: list[int], begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Page and place within the page of each position."""
-        first = begin // page_positions
-        numbers = np.asarray(pages[first : pages_for(end)], np.int64)
-        pages_, places = np.divmod(np.arange(begin, end, dtype=np.int64), page_positions)
-        return numbers[pages_ - first], places
 
     def _wait(self, sequence: TokenSequence) -> None:
         queue = self.waiting.setdefault(sequence.client, {})
@@ -233,3 +233,11 @@ class Engine:
         queue = self.waiting.get(sequence.client)
         if queue is not None and queue.pop(sequence.id, None) is not None and not queue:
             del self.waiting[sequence.client]
+
+
+def _places(pages: list[int], begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Page and place within the page of each position."""
+    first = begin // page_positions
+    numbers = np.asarray(pages[first : pages_for(end)], np.int64)
+    pages_, places = np.divmod(np.arange(begin, end, dtype=np.int64), page_positions)
+    return numbers[pages_ - first], places

@@ -62,7 +62,7 @@ class OllamaRequest:
     prompt: str | None  # raw text, not to be put into the chat template
     context: tuple[int, ...]  # tokens of an earlier answer that this one continues
     chat: bool
-    keep: float  # seconds that the model is to stay loaded; 0 asks to unload it
+    keep: float | None  # seconds that the model is to stay loaded; 0 unloads it, None: as said before
     format: AnswerFormat | None = None
     tools: ToolChoice | None = None
     thinking: bool | str | None = None  # None: as the model's template has it; text: how much
@@ -80,7 +80,7 @@ class EmbedRequest:
     texts: tuple[str, ...]
     truncate: bool
     single: bool
-    keep: float  # seconds that the model is to stay loaded
+    keep: float | None  # seconds that the model is to stay loaded
 
 
 def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
