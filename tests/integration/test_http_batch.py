@@ -128,3 +128,14 @@ async def test_who_leaves_a_stream_of_several_choices_frees_all_of_them(client: 
         await asyncio.sleep(0.02)
     assert node.scheduler.depth() == (0, 0)
     assert node.scheduler.engines.usage().used == 0
+
+
+async def test_a_body_that_does_not_unpack_is_answered_and_fills_no_log(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose fault it is, one line says; the next request on a new connection is served."""
+    packed = {"Content-Encoding": "gzip", "Content-Type": "application/json", "Connection": "close"}
+    response = await client.post("/v1/completions", data=b"no gzip", headers=packed)
+    assert (response.status, "as its headers say" in await response.text()) == (400, True)
+    assert (await client.get("/livez")).status == 200
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
