@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -118,3 +119,53 @@ async def test_callers_are_told_apart_by_key_and_user(client: TestClient, monkey
     assert len(set(seen)) == 4
     assert seen[0] == seen[4]
     assert not any("Bearer" in each for each in seen)
+
+
+async def test_streamed_choices_are_computed_together_and_come_interleaved(client: TestClient) -> None:
+    """Each with its number, in its own order; the same texts as alone, and usage that counts the prompt once."""
+    asked = chat(n=4, seed=3, temperature=1, max_tokens=24, ignore_eos=True)
+    whole = await (await client.post("/v1/chat/completions", json=asked)).json()
+    response = await client.post(
+        "/v1/chat/completions", json=asked | {"stream": True, "stream_options": {"include_usage": True}}
+    )
+    lines = [line[6:] for line in (await response.text()).split("\n\n") if line]
+    assert lines.pop() == "[DONE]"
+    *chunks, last = map(json.loads, lines)
+    assert (last["choices"], last["usage"]) == ([], whole["usage"])
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    ends = [number for number, choice in enumerate(choices) if choice["finish_reason"]]
+    order = [choice["index"] for choice in choices]
+    assert set(order[: ends[0]]) == {0, 1, 2, 3}, "all have begun before the first has ended"
+    for index in range(4):
+        mine = [choice for choice in choices if choice["index"] == index]
+        assert mine[0]["delta"] == {"role": "assistant", "content": ""}
+        assert [choice["finish_reason"] for choice in mine[1:]] == [None] * (len(mine) - 2) + ["length"]
+        text = "".join(choice["delta"].get("content", "") for choice in mine)
+        assert text == whole["choices"][index]["message"]["content"]
+
+
+async def test_who_leaves_a_stream_of_several_choices_frees_all_of_them(client: TestClient) -> None:
+    """Pages too."""
+    node = node_of_app(client)
+    asked = chat(n=8, temperature=1, max_tokens=400, ignore_eos=True, stream=True)
+    response = await client.post("/v1/chat/completions", json=asked)
+    await response.content.readany()
+    assert sum(node.scheduler.depth()) > 1
+    response.close()
+    for _ in range(100):
+        if node.scheduler.depth() == (0, 0):
+            break
+        await asyncio.sleep(0.02)
+    assert node.scheduler.depth() == (0, 0)
+    assert node.scheduler.engines.usage().used == 0
+
+
+async def test_a_body_that_does_not_unpack_is_answered_and_fills_no_log(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose fault it is, one line says; the next request on a new connection is served."""
+    packed = {"Content-Encoding": "gzip", "Content-Type": "application/json", "Connection": "close"}
+    response = await client.post("/v1/completions", data=b"no gzip", headers=packed)
+    assert (response.status, "as its headers say" in await response.text()) == (400, True)
+    assert (await client.get("/livez")).status == 200
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -161,9 +162,50 @@ async def test_ps_names_what_was_asked_for_as_long_as_it_is_to_be_kept(client: T
     assert await loaded() == {"random:latest": "2023-11-14T23:14:20Z"}
     await theirs.embed("random", "x", keep_alive=-1)
     assert await loaded() == {"random:latest": "9999-12-31T23:59:59Z"}
+    await client.post("/v1/completions", json={"model": "random", "prompt": [1], "max_tokens": 1})
+    assert await loaded() == {"random:latest": "9999-12-31T23:59:59Z"}, "who says nothing changes nothing"
     for wrong in ("soon", "5 m", "5mm", True, [], "1e3"):
         answer = await client.post("/api/generate", json={"model": "random", "keep_alive": wrong})
         assert (answer.status, "keep_alive" in (await answer.json())["error"]) == (400, True)
+
+
+def private_bytes() -> int:
+    """Memory that this process has for itself."""
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    return sum(int(size) << 10 for size in re.findall(r"Private_(?:Clean|Dirty):\s+(\d+)", rollup))
+
+
+@pytest.mark.slow
+async def test_a_model_that_is_let_go_gives_its_memory_back(tmp_path: Path) -> None:
+    """Keys, values and tables; the next request computes what it computed before."""
+    wide = {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128}
+    save_random_checkpoint(tmp_path / "hf", vocab_size=260, max_position_embeddings=4096, **wide)
+    import_into(tmp_path / "data", tmp_path / "hf", "wide")
+    asked = {"model": "wide", "prompt": [n % 250 for n in range(600)], "max_tokens": 1, "temperature": 0}
+    asked["return_token_ids"] = True
+    async with serving(tmp_path / "data") as client:
+
+        async def told() -> list[int]:
+            answer = await (await client.post("/v1/completions", json=asked)).json()
+            return answer["choices"][0]["token_ids"]
+
+        first = await told()  # what stays of a first time: code, tables of the libraries
+        await client.post("/api/generate", json={"model": "wide", "keep_alive": 0})
+        await asyncio.sleep(0.3)
+        before = private_bytes()
+        assert await told() == first
+        taken = private_bytes() - before
+        assert taken > 8 << 20, "keys and values of 600 positions"
+        await client.post("/api/generate", json={"model": "wide", "keep_alive": 0})
+        assert (await (await client.get("/api/ps")).json())["models"] == []
+        for _ in range(100):
+            if private_bytes() - before < taken / 4:
+                break
+            await asyncio.sleep(0.05)
+        assert private_bytes() - before < taken / 4
+        assert await told() == first
+        loaded = await (await client.post("/api/generate", json={"model": "wide"})).json()
+        assert loaded["done_reason"] == "load"
 
 
 async def test_errors_are_text_with_a_status(client: TestClient) -> None:

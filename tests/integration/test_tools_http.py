@@ -146,9 +146,12 @@ async def test_a_go_template_with_tools_makes_a_model_that_calls_them(client: Te
     told = await theirs.chat("caller:go", messages=said, tools=[WEATHER], options=options)
     less = await theirs.chat("caller:go", messages=ASKED, options=options)
     assert (told.prompt_eval_count or 0) > (less.prompt_eval_count or 0) + 300
-    with pytest.raises(ollama.ResponseError, match=r"\.Tools, with no form of calls that is read back here"):
-        await theirs.create("other", from_="toolless", template="{{ .Tools }}{{ range .Messages }}{{ end }}")
-    await theirs.delete("caller:go")
+    await theirs.create("other", from_="toolless", template="{{ .Tools }}{{ range .Messages }}{{ end }}x")
+    assert "tools" not in ((await theirs.show("other")).capabilities or [])
+    with pytest.raises(ollama.ResponseError, match="tools: expected a model whose chat template has tools"):
+        await theirs.chat("other", messages=ASKED, tools=[WEATHER])
+    for name in ("caller:go", "other"):
+        await theirs.delete(name)
 
 
 async def test_auto_lets_the_model_speak_and_none_takes_the_tools_away(client: TestClient) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from aiohttp import web
 
 from blyan.api.chat import generation
 from blyan.api.errors import json_response, named_error_body
+from blyan.api.events import Events
 from blyan.api.sending import send_piece
 from blyan.inference.session import (
     Delta,
@@ -120,13 +122,61 @@ async def _all(node: Node, model: LoadedModel, wanted: Sequence[GenerationReques
     return [task.result() for task in tasks]
 
 
+@asynccontextmanager
+async def _together(
+    node: Node, model: LoadedModel, wanted: Sequence[GenerationRequest]
+) -> AsyncGenerator[AsyncIterator[tuple[int, list[Event]]], None]:
+    """Events of all generations with the number of theirs, as they come; leaving the context cancels what is left.
+
+    All are submitted before the first event is given, or none: a full queue refuses the request as a whole.
+    """
+    ready: asyncio.Queue[tuple[int, list[Event] | BaseException]] = asyncio.Queue()
+
+    async def forward(index: int, events: Events) -> None:
+        async for batch in events.batches():
+            ready.put_nowait((index, batch))
+
+    def ended(task: asyncio.Task[None]) -> None:
+        reason = None if task.cancelled() else task.exception()
+        if reason is not None:
+            ready.put_nowait((0, reason))
+
+    async def merged() -> AsyncIterator[tuple[int, list[Event]]]:
+        left = len(wanted)
+        while left:
+            index, batch = await ready.get()
+            if isinstance(batch, BaseException):
+                raise batch
+            yield index, batch
+            left -= isinstance(batch[-1], Finished | Failed)
+
+    async def only(events: Events) -> AsyncIterator[tuple[int, list[Event]]]:
+        async for batch in events.batches():
+            yield 0, batch
+
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(generation(node, model, one)) for one in wanted]
+        if len(streams) == 1:
+            yield only(streams[0])
+            return
+        tasks = [asyncio.create_task(forward(index, events)) for index, events in enumerate(streams)]
+        for task in tasks:
+            task.add_done_callback(ended)
+        try:
+            yield merged()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def stream(
     request: web.Request, node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
 ) -> web.StreamResponse:
-    """Run all generations one after the other and send their events as they come."""
+    """Run all generations together and send their events as they come, those of one choice in their order."""
     _check_lengths(model, dialect, wanted)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    finished: list[Finished] = []
+    finished: dict[int, Finished] = {}
 
     async def send(*bodies: dict[str, Any]) -> None:
         if not response.prepared:
@@ -137,20 +187,23 @@ async def stream(
         await send_piece(request, response, b"".join(map(_event, bodies)))
 
     async def send_all() -> None:
-        for index, one in enumerate(wanted):
-            opening = dialect.opening(index) if index else None
-            if opening is not None:
-                await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
-            async with generation(node, model, one) as events:
-                async for batch in events.batches():
-                    known = [event for event in batch if isinstance(event, Delta | Finished)]
-                    if known:
-                        await send(*(_chunk(dialect, index, event) for event in known))
-                    _unless_failed(batch[-1])
-                    finished.extend(event for event in known if isinstance(event, Finished))
+        begun = {0}  # choices whose opening was sent
+        async with _together(node, model, wanted) as batches:
+            async for index, batch in batches:
+                known = [event for event in batch if isinstance(event, Delta | Finished)]
+                opening = None if index in begun else dialect.opening(index)
+                begun.add(index)
+                if opening is not None and known:
+                    await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
+                if known:
+                    await send(*(_chunk(dialect, index, event) for event in known))
+                last = _unless_failed(batch[-1])
+                if isinstance(last, Finished):
+                    finished[index] = last
         if dialect.options.include_usage:
+            in_order = [finished[index] for index in range(len(wanted))]
             await send(
-                dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(finished, dialect.options.choices)}
+                dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(in_order, dialect.options.choices)}
             )
         await send_piece(request, response, b"data: [DONE]\n\n")
 

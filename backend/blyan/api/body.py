@@ -40,6 +40,9 @@ async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
                 if len(taken) > bytes_max:
                     raise PayloadTooLarge(f"body: expected at most {bytes_max} bytes, found more")
     except web.RequestPayloadError as reason:
+        # or the server reads what is left of it, and logs the same again with every line of its own code
+        request.content.feed_eof()
+        request.protocol.close()  # after the answer: where the next request begins, nobody knows
         raise InvalidInput(f"body: expected one as its headers say, found {reason}") from None
     except TimeoutError:
         raise RequestTimeout(

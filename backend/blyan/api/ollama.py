@@ -1,7 +1,6 @@
 """The Ollama dialect: `/api/tags|ps|version|show|generate|chat|embed|embeddings`, newline-delimited JSON by default.
 
-Errors are `{"error": "text"}`, also as the last line of a stream that has begun. Durations are nanoseconds. Nothing is
-loaded or unloaded: weights lie in files that the kernel maps.
+Errors are `{"error": "text"}`, also as the last line of a stream that has begun. Durations are nanoseconds.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from blyan.node.node import Node
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, InvalidInput, NotFound
 from blyan.primitives.model_name import tagged
-from blyan.wire.ollama import OllamaRequest, model_name, parse_chat, parse_embed, parse_generate
+from blyan.wire.ollama import EmbedRequest, OllamaRequest, model_name, parse_chat, parse_embed, parse_generate
 
 _last_second: Final = 253_402_300_799  # of the year 9999
 
@@ -135,7 +134,24 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
     began = node.sources.monotonic()
     asked = parse_embed(await body_of(request), single=single)
     model = await _model(node, asked.model)
-    node.kept.asked(model.name, asked.keep)
+    with node.kept.using(model, asked.keep):
+        vectors, count = await _vectors(node, model, asked)
+    if single:
+        return json_response({"embedding": vectors[0] if vectors else []})
+    spent = round((node.sources.monotonic() - began) * nanoseconds)
+    return json_response(
+        {
+            "model": asked.model,
+            "embeddings": vectors,
+            "total_duration": spent,
+            "load_duration": 0,
+            "prompt_eval_count": count,
+        }
+    )
+
+
+async def _vectors(node: Node, model: LoadedModel, asked: EmbedRequest) -> tuple[list[list[float]], int]:
+    """A vector for each text, and how many tokens they have together."""
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     vectors: list[list[float]] = []
     inputs: list[list[int]] = []
@@ -154,26 +170,22 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
         found = await embedding(node, model, tokens)
         vectors.append(list(found.vector))
         count += found.tokens
-    if single:
-        return json_response({"embedding": vectors[0] if vectors else []})
-    spent = round((node.sources.monotonic() - began) * nanoseconds)
-    return json_response(
-        {
-            "model": asked.model,
-            "embeddings": vectors,
-            "total_duration": spent,
-            "load_duration": 0,
-            "prompt_eval_count": count,
-        }
-    )
+    return vectors, count
 
 
 async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamResponse:
     node = node_of(request)
     model = await _model(node, asked.options.model)
-    node.kept.asked(model.name, asked.keep)
+    with node.kept.using(model, asked.keep):
+        return await _answer(request, model, asked)
+
+
+async def _answer(request: web.Request, model: LoadedModel, asked: OllamaRequest) -> web.StreamResponse:
+    node = node_of(request)
     lines = Lines(node, asked, model.tokenizer)
     if not asked.messages and asked.prompt is None:
+        if asked.keep != 0:
+            node.scheduler.load(model)
         return json_response(lines.nothing_asked())
     wanted, form = await asyncio.to_thread(_wanted, node, model, asked)
     answer_tokens_max(model, wanted)

@@ -60,7 +60,7 @@ class Lines:
 
     def nothing_asked(self) -> dict[str, Any]:
         """The answer to a request without a prompt, by which clients load and unload."""
-        return self._body(nothing) | {"done": True, "done_reason": "load" if self._asked.keep else "unload"}
+        return self._body(nothing) | {"done": True, "done_reason": "unload" if self._asked.keep == 0 else "load"}
 
     def _body(self, piece: Piece) -> dict[str, Any]:
         body: dict[str, Any] = {

@@ -30,7 +30,7 @@ from blyan.model.tokenizer import Tokenizer
 from blyan.node.node import Node
 from blyan.primitives.errors import InvalidInput, NotFound
 from blyan.primitives.model_name import canonical_name
-from blyan.wire.fields import blaming, keep_seconds, naming_parameter
+from blyan.wire.fields import blaming, naming_parameter
 from blyan.wire.openai import (
     AnswerOptions,
     ChatRequest,
@@ -48,7 +48,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     asked = parse_chat(body)
     tell_client(request, body.get("user"))
     model = await asyncio.to_thread(node.model, asked.options.model)
-    node.kept.asked(model.name, keep_seconds(None))
+    with node.kept.using(model, None):
+        return await _chat(request, model, asked)
+
+
+async def _chat(request: web.Request, model: LoadedModel, asked: ChatRequest) -> web.StreamResponse:
+    node = node_of(request)
     prompt, form = await asyncio.to_thread(_chat_prompt, node, model, asked)
     first = _generation(
         asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs if asked.logprobs else None
@@ -69,7 +74,12 @@ async def completions(request: web.Request) -> web.StreamResponse:
     asked = parse_completion(body)
     tell_client(request, body.get("user"))
     model = await asyncio.to_thread(node.model, asked.options.model)
-    node.kept.asked(model.name, keep_seconds(None))
+    with node.kept.using(model, None):
+        return await _completion(request, model, asked)
+
+
+async def _completion(request: web.Request, model: LoadedModel, asked: CompletionRequest) -> web.StreamResponse:
+    node = node_of(request)
     with blaming("prompt", "suffix"):
         gaps = await asyncio.to_thread(_gaps, node, model, asked)
         prompts = [gap.tokens for gap in gaps]
@@ -95,17 +105,17 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     asked = parse_embedding(body)
     tell_client(request, body.get("user"))
     model = await asyncio.to_thread(node.model, asked.model)
-    node.kept.asked(model.name, keep_seconds(None))
     with blaming("input"):
         inputs = await asyncio.to_thread(lambda: [_completion_prompt(model, text) for text in asked.inputs])
         for tokens in inputs:
             want_embeddable(model, tokens)  # the last before the first is computed
     data: list[dict[str, Any]] = []
-    for index, tokens in enumerate(inputs):
-        found = await embedding(node, model, tokens)
-        raw = struct.pack(f"<{len(found.vector)}f", *found.vector)
-        vector = base64.b64encode(raw).decode() if asked.base64 else list(found.vector)
-        data.append({"object": "embedding", "index": index, "embedding": vector})
+    with node.kept.using(model, None):
+        for index, tokens in enumerate(inputs):
+            found = await embedding(node, model, tokens)
+            raw = struct.pack(f"<{len(found.vector)}f", *found.vector)
+            vector = base64.b64encode(raw).decode() if asked.base64 else list(found.vector)
+            data.append({"object": "embedding", "index": index, "embedding": vector})
     count = sum(map(len, inputs))
     usage = {"prompt_tokens": count, "total_tokens": count}
     return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})

@@ -74,7 +74,7 @@ class AnswerForm:
         return AnswerReader(self.thinking, tools)
 
 
-def want_thinking(model: LoadedModel, tokenizer: Tokenizer, thinking: bool | None, what: str) -> None:
+def want_thinking(model: LoadedModel, tokenizer: Tokenizer, thinking: bool | str | None, what: str) -> None:
     """Refuse what parameter `what` says about thinking where this model cannot do so."""
     template = tokenizer.chat_template
     if thinking and not can_think(template):

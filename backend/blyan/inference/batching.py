@@ -266,6 +266,7 @@ class Batching:
         self.ends.append(self.monotonic())
         if job.engine is not None and job.sequence is not None:
             job.engine.remove(job.sequence)
+        job.engine = job.sequence = None  # who waits for the last event keeps no pages alive
         self.shares.leave(job.client)
 
 

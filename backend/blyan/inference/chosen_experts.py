@@ -33,6 +33,10 @@ class ChosenExperts:
             return self._chosen[pages[page], place : place + 1]
         return self._chosen[_places(pages, begin, end)]
 
+    def close(self) -> None:
+        """Give the memory back."""
+        self._chosen = self._chosen[:0].copy()
+
 
 def _places(pages: Sequence[int], begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Page and place within the page of each position."""

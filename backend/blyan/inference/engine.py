@@ -64,6 +64,13 @@ class Engine:
         """Compute with another stepper over the same pages from the next step on. May be called from any thread."""
         self._offered = make
 
+    def close(self) -> None:
+        """Let go of everything; there is nothing to do."""
+        self._offered = None
+        self.stepper.close()
+        self.kv.close()
+        self._chosen.close()
+
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""

@@ -15,6 +15,7 @@ from blyan.model.loading import LoadedModel
 from blyan.model.stepping import page_positions
 from blyan.primitives import limits
 from blyan.primitives.errors import ContextLengthExceeded, InvalidInput
+from blyan.storage.mapping import trim_heap
 
 
 def too_long_for_memory(most: int, tokens: int) -> ContextLengthExceeded:
@@ -91,6 +92,16 @@ class EngineTable:
         made = self._engines[id(model.weights)] = Engine(model, share, self._make)
         return made
 
+    def unload(self, model: LoadedModel) -> None:
+        """Give back what a model takes, unless it has something to do: pages, stepper, mapped weights, hot experts."""
+        found = self._engines.get(id(model.weights))
+        if found is not None and not found.idle:
+            return
+        if found is not None:
+            self._drop(id(model.weights))
+        model.weights.cool()
+        trim_heap()
+
     def close(self) -> None:
         """Let go of everything."""
         for key in list(self._engines):
@@ -109,7 +120,7 @@ class EngineTable:
 
     def _drop(self, key: int) -> None:
         engine = self._engines.pop(key)
-        engine.stepper.close()
+        engine.close()
         self._reused += engine.pool.counters.reused_positions
 
     def _drop_idle(self) -> None:

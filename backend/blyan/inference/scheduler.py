@@ -72,6 +72,7 @@ class Scheduler:
         self._number = 0
         self._closing = False
         self._gone: deque[int] = deque()  # appended and taken without the lock
+        self._asides: deque[Callable[[], object]] = deque()  # that too: what is done between two steps
         self._thread = threading.Thread(target=self._work, name="blyan-compute", daemon=True)
         self._thread.start()
 
@@ -106,6 +107,14 @@ class Scheduler:
             self._new.append(ticket)
             self._wake.notify()
         return ticket
+
+    def load(self, model: LoadedModel) -> None:
+        """Make ready what the next generation of a model needs, between two steps."""
+        self._aside(lambda: self.engines.engine(model))
+
+    def unload(self, model: LoadedModel) -> None:
+        """Give back what a model takes, between two steps, unless it has something to do then."""
+        self._aside(lambda: self.engines.unload(model))
 
     @property
     def counters(self) -> Counters:
@@ -159,6 +168,11 @@ class Scheduler:
                 if not self._waiting[ticket.job.client]:
                     del self._waiting[ticket.job.client]
 
+    def _aside(self, work: Callable[[], object]) -> None:
+        self._asides.append(work)
+        with self._wake:
+            self._wake.notify()
+
     def _let_go(self, ticket: Ticket) -> None:
         self._started(ticket)
         self._gone.append(ticket.job.number)
@@ -169,9 +183,9 @@ class Scheduler:
         batching, idle = self._batching, False
         while True:
             with self._wake:
-                while not (self._new or self._gone or batching.jobs or self._closing):
+                while not (self._new or self._gone or self._asides or batching.jobs or self._closing):
                     self._wake.wait()
-                if idle and not self._new and not self._gone and not self._closing:
+                if idle and not (self._new or self._gone or self._asides or self._closing):
                     self._wake.wait(_idle_seconds)
                 new, self._new = self._new, []
                 if self._closing:
@@ -181,6 +195,8 @@ class Scheduler:
                     batching.add(ticket.job)
                 while self._gone:
                     batching.let_go(self._gone.popleft())
+                while self._asides:
+                    self._asides.popleft()()
                 idle = not batching.step()
             except Exception as reason:  # noqa: BLE001 - task boundary: the thread outlives whatever goes wrong in it
                 batching.end_all(reason)

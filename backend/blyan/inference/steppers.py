@@ -7,12 +7,16 @@ every block of the model verified: the jitted step chooses experts itself, so no
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from blyan.inference.engine import Offer
 from blyan.model import jit_cache
@@ -32,9 +36,18 @@ def plain_stepper(model: LoadedModel, kv: KVPages, _offer: Offer) -> Stepper:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
+    """A stepper to prepare. It keeps neither pages nor their engine alive: who is let go meanwhile is gone."""
+
     model: LoadedModel
-    kv: KVPages
-    offer: Offer
+    kv: Callable[[], KVPages | None]
+    dtype: torch.dtype
+    offer: Callable[[], Offer | None]
+
+    @classmethod
+    def of(cls, model: LoadedModel, kv: KVPages, offer: Offer) -> _Wanted:
+        """With weak references."""
+        weak = weakref.WeakMethod(offer) if inspect.ismethod(offer) else lambda: offer
+        return cls(model, weakref.ref(kv), kv.keys.dtype, weak)
 
 
 class SteppersInTurn:
@@ -56,7 +69,7 @@ class SteppersInTurn:
             self._thread = threading.Thread(target=self._work, name="blyan-jit", daemon=True)
             self._thread.start()
         self.pending += 1
-        self._queue.put(_Wanted(model, kv, offer))
+        self._queue.put(_Wanted.of(model, kv, offer))
         return plain_stepper(model, kv, offer)
 
     def close(self) -> None:
@@ -65,27 +78,35 @@ class SteppersInTurn:
         self._queue.put(None)
 
     def _work(self) -> None:
-        while (wanted := self._queue.get()) is not None and not self._closing:
-            try:
-                make = self._prepared(wanted)
-            except (Fault, OSError, RuntimeError) as reason:  # no compiler, no memory, a damaged block
-                _log.warning("%s is computed by the plain path: %s", wanted.model.name, reason)
-            else:
-                if make is not None:
-                    wanted.offer(make)
-            self.pending -= 1
+        while self._next():  # whose names end with it: waiting for the next, this thread holds no pages
+            pass
+
+    def _next(self) -> bool:
+        wanted = self._queue.get()
+        if wanted is None or self._closing:
+            return False
+        try:
+            make = self._prepared(wanted)
+        except (Fault, OSError, RuntimeError) as reason:  # no compiler, no memory, a damaged block
+            _log.warning("%s is computed by the plain path: %s", wanted.model.name, reason)
+        else:
+            offer = wanted.offer()
+            if make is not None and offer is not None:
+                offer(make)
+        self.pending -= 1
+        return True
 
     def _prepared(self, wanted: _Wanted) -> Callable[[], Stepper] | None:
         # imported here: numba takes half a second, and no node must wait for it
         from blyan.model.fused_compile import compile_apart, load, name_of
         from blyan.model.fused_step import FusedStepper, kind_of, obstacle
 
-        model, config, kv = wanted.model, wanted.model.manifest.config, wanted.kv
-        reason = obstacle(config, kv.keys.dtype)
+        model, config = wanted.model, wanted.model.manifest.config
+        reason = obstacle(config, wanted.dtype)
         if reason is not None or not model.weights.experts_all_resident:
             _log.info("%s is computed by the plain path: %s", model.name, reason or "its experts do not fit the budget")
             return None
-        kind, like = kind_of(model.weights, kv.keys.dtype)
+        kind, like = kind_of(model.weights, wanted.dtype)
         name = name_of(kind, like)
         if not compile_apart(name):
             _log.info("the jitted step for %s is compiled in this process", name)
@@ -97,5 +118,8 @@ class SteppersInTurn:
             if self._closing:
                 return None
             model.weights.part(part)
+        kv = wanted.kv()
+        if kv is None:
+            return None
         _log.info("%s is computed by the jitted step (%s, %d threads)", model.name, name, self._threads)
         return lambda: FusedStepper(model.weights, config, kv, self._threads, self._monotonic)

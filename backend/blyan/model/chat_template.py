@@ -50,12 +50,12 @@ class TemplateRenderer:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         continue_final: bool = False,
-        thinking: bool | None = None,
+        thinking: bool | str | None = None,
     ) -> str:
         """The prompt for `messages`, which may use `tools`, with the generation prompt added.
 
         With `continue_final` it ends where the last message's text ends. `thinking` turns the model's thinking on or
-        off where the template lets it.
+        off where the template lets it; a text says how much, to templates that write it.
 
         `InvalidInput` if the template refuses them or takes too long, `UnsupportedModel` if it reaches out of its
         sandbox, `Unavailable` if the worker is busy or dies.
@@ -66,7 +66,9 @@ class TemplateRenderer:
         given: dict[str, Any] = {**variables, "messages": list(messages), "tools": list(tools) or None}
         given["add_generation_prompt"] = not continue_final
         if thinking is not None:
-            given["enable_thinking"] = thinking
+            given["enable_thinking"] = thinking is not False
+        if isinstance(thinking, str):
+            given["reasoning_effort"] = thinking
         answer = self._ask(template, given, _local(self._now()), check=False)
         if answer.get("forbidden"):
             raise UnsupportedModel(

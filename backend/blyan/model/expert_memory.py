@@ -148,7 +148,7 @@ class ExpertMemory:
                 self._warm[payload] = warm
 
     def forget(self, payload: PayloadId) -> None:
-        """An expert turned out damaged or gone: keep nothing of it."""
+        """An expert turned out damaged or gone, or its model is let go: keep nothing of it."""
         with self._lock:
             self._drop(payload)
 

@@ -134,6 +134,7 @@ class FusedStepper:
             other.wake()
         for other in self._others:
             other.join()
+        self._others.clear()  # they name this stepper, and it them
 
 
 class _ComputeThread:

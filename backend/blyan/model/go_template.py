@@ -1,17 +1,17 @@
 """Go templates, in which Modelfiles are written, parsed; `go_to_jinja` writes what was found as Jinja.
 
-Known: text, comments, trim markers, `if`/`else if`/`else`, `range` over `.Messages`, `.Tools` and `.ToolCalls`, `with`,
-`$variables`, `$`, `.System .Prompt .Response` and the fields of messages, tools and calls, literals, and the functions
-`and or not eq ne lt le gt ge len slice index json currentDate`. Everything else is refused by name, because a template
-that is nearly right prompts a model wrongly in silence.
+Known: text, comments, trim markers, `if`, `with` and `range` with their `else`s, `break`, `continue`, variables, `$`,
+fields, literals, functions and pipes. What they mean, `go_to_jinja` and `go_values` know. Everything else is refused by
+its line and name, because a template that is nearly right prompts a model wrongly in silence.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from blyan.primitives.errors import InvalidInput
@@ -52,9 +52,9 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """What is read from the dot, the root or a variable; without names, that itself."""
+    """What is read from the dot, the root, a variable or a value; without names, that itself."""
 
-    base: str  # "." for the dot, "$" for the root, "$name" for a variable
+    base: str | Expression  # "." for the dot, "$" for the root, "$name" for a variable
     names: tuple[str, ...]
 
 
@@ -78,6 +78,7 @@ class Print:
     """An action that prints a value."""
 
     value: Expression
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Assign:
     name: str
     declares: bool
     value: Expression
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,18 @@ class Block:
     value: Expression
     body: tuple[Node, ...]
     otherwise: tuple[Node, ...]
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """`break` or `continue`."""
+
+    kind: str
 
 
 Expression: TypeAlias = Literal | Field | Call
-Node: TypeAlias = Text | Print | Assign | Block
+Node: TypeAlias = Text | Print | Assign | Block | Leave
 
 
 def refused(what: str) -> InvalidInput:
@@ -112,11 +122,31 @@ def refused(what: str) -> InvalidInput:
     )
 
 
-def _pieces(text: str) -> list[str | list[re.Match[str]]]:
+@contextmanager
+def at_line(line: int) -> Generator[None]:
+    """A refusal within says the line, if none within it has said one."""
+    try:
+        yield
+    except InvalidInput as fault:
+        if line and "line" not in fault.detail:
+            fault.detail = {**fault.detail, "line": line}
+            fault.message = fault.message.replace("template:", f"template line {line}:", 1)
+            fault.args = (fault.message,)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    tokens: list[re.Match[str]]
+    line: int
+
+
+def _pieces(text: str) -> list[str | _Action]:
     """Texts and the tokens of actions in turn, trim markers applied, comments left out."""
-    pieces: list[str | list[re.Match[str]]] = []
-    at, trims = 0, False
+    pieces: list[str | _Action] = []
+    at, trims, line, counted = 0, False, 1, 0
     while (begin := text.find("{{", at)) >= 0:
+        line, counted = line + text.count("\n", counted, begin), begin
         found = _comment_begin.match(text, begin)
         if found:
             end = text.find("*/", found.end())
@@ -124,14 +154,16 @@ def _pieces(text: str) -> list[str | list[re.Match[str]]]:
         else:
             action = found = _action.match(text, begin)
         if action is None or found is None:
-            raise refused(f"an action that does not end: {text[begin : begin + 40]!r}")
+            with at_line(line):
+                raise refused(f"an action that does not end: {text[begin : begin + 40]!r}")
         before = text[at:begin].lstrip(_space) if trims else text[at:begin]
         pieces.append(before.rstrip(_space) if found["left"] else before)
         if found is action:
             tokens = list(_token.finditer(action["inside"].strip()))
             if not tokens:
-                raise refused("an empty action")
-            pieces.append(tokens)
+                with at_line(line):
+                    raise refused("an empty action")
+            pieces.append(_Action(tokens, line))
         at, trims = action.end(), bool(action["right"])
     return [*pieces, text[at:].lstrip(_space) if trims else text[at:]]
 
@@ -139,17 +171,23 @@ def _pieces(text: str) -> list[str | list[re.Match[str]]]:
 class _Parser:
     """Pieces to nodes, by recursive descent."""
 
-    def __init__(self, pieces: list[str | list[re.Match[str]]]) -> None:
+    def __init__(self, pieces: list[str | _Action]) -> None:
         self._pieces = pieces
         self._at = 0
+        self._line = 1  # of the present action
+        self._ranges = 0  # that the present action is in
         self._tokens: list[re.Match[str]] = []  # what is left of the present action
         self._depth = 0
 
     def whole(self) -> list[Node]:
         """The nodes of the whole template."""
-        nodes, ended = self._list()
-        if ended:
-            raise refused(f"{{{{ {ended} }}}} outside of a block")
+        try:
+            nodes, ended = self._list()
+            if ended:
+                raise refused(f"{{{{ {ended} }}}} outside of a block")
+        except InvalidInput:
+            with at_line(self._line):
+                raise
         return nodes
 
     def _list(self) -> tuple[list[Node], str]:
@@ -162,7 +200,7 @@ class _Parser:
                 if piece:
                     nodes.append(Text(piece))
                 continue
-            self._tokens = list(piece)
+            self._tokens, self._line = list(piece.tokens), piece.line
             first = self._tokens[0]["word"]
             if first in ("end", "else"):
                 self._tokens.pop(0)
@@ -179,11 +217,16 @@ class _Parser:
         if first in ("if", "with", "range"):
             self._tokens.pop(0)
             return self._block(first)
-        if first in ("define", "template", "block", "break", "continue"):
+        if first in ("break", "continue"):
+            self._tokens.pop(0)
+            if not self._ranges:
+                raise refused(f"{{{{ {first} }}}} outside of a range")
+            return Leave(first)
+        if first in ("define", "template", "block"):
             raise refused(f"{{{{ {first} }}}}")
         names, declares = self._declared()
-        value = self._expression()
-        return Assign(names[0], declares, value) if names else Print(value)
+        value = self._pipe()
+        return Assign(names[0], declares, value, self._line) if names else Print(value, self._line)
 
     def _declared(self) -> tuple[tuple[str, ...], bool]:
         """Variables before `:=` or `=`, and whether they are new."""
@@ -205,32 +248,47 @@ class _Parser:
         names, declares = self._declared()
         if (names and not declares) or (len(names) > 1 and kind != "range"):
             raise refused(f"{{{{ {kind} }}}} that sets {', '.join(names)}")
-        value = self._expression()
+        line, value = self._line, self._pipe()
         self._done()
+        self._ranges += kind == "range"
         body, ended = self._list()
+        self._ranges -= kind == "range"
         otherwise: list[Node] = []
-        if ended == "else" and self._tokens:  # else if
-            if self._tokens[0]["word"] != "if" or kind == "range":
+        if ended == "else" and self._tokens:  # else if, else with
+            again = self._tokens[0]["word"]
+            if again not in ("if", "with") or kind == "range":
                 raise refused(f"{{{{ else {self._tokens[0][0].strip()} }}}}")
             self._tokens.pop(0)
-            otherwise = [self._block("if")]
+            otherwise = [self._block(again)]
         elif ended == "else":
             otherwise, ended = self._list()
             if ended == "else":
                 raise refused("{{ else }} after {{ else }}")
             self._done()
         if not ended:
+            self._line = line
             raise refused(f"{{{{ {kind} }}}} without its {{{{ end }}}}")
         self._done()
         self._depth -= 1
-        return Block(kind, names, value, tuple(body), tuple(otherwise))
+        return Block(kind, names, value, tuple(body), tuple(otherwise), line)
+
+    def _pipe(self) -> Expression:
+        """Commands; what one gives is the last operand of the next."""
+        value = self._expression()
+        while self._tokens and self._tokens[0]["punctuation"] == "|":
+            self._tokens.pop(0)
+            after = self._expression()
+            if not isinstance(after, Call):
+                raise refused("'|' before something that is no function")
+            value = Call(after.name, (*after.arguments, value))
+        return value
 
     def _expression(self) -> Expression:
         """One operand, or a function and its operands."""
         if self._tokens and (name := self._tokens[0]["word"]) and name not in ("true", "false", "nil"):
             self._tokens.pop(0)
             arguments: list[Expression] = []
-            while self._tokens and self._tokens[0]["punctuation"] != ")":
+            while self._tokens and self._tokens[0]["punctuation"] not in (")", "|"):
                 arguments.append(self._operand())
             return Call(name, tuple(arguments))
         return self._operand()
@@ -243,10 +301,13 @@ class _Parser:
             self._depth += 1
             if self._depth > _depth_max:
                 raise refused(f"more than {_depth_max} parentheses in each other")
-            value = self._expression()
-            if not self._tokens or self._tokens.pop(0)["punctuation"] != ")":
+            value = self._pipe()
+            if not self._tokens or (closing := self._tokens.pop(0))["punctuation"] != ")":
                 raise refused("a parenthesis that does not close")
             self._depth -= 1
+            after = self._tokens[0] if self._tokens else None
+            if after is not None and (after["field"] or "").startswith(".") and after.start() == closing.end():
+                return Field(value, tuple(self._tokens.pop(0)["field"][1:].split(".")))
             return value
         if token["string"]:
             return Literal(_string(token["string"]))
@@ -277,13 +338,15 @@ def fields_of(nodes: Sequence[Node]) -> Iterator[str]:
         if isinstance(node, Block):
             yield from fields_of(node.body)
             yield from fields_of(node.otherwise)
-        if not isinstance(node, Text):
+        if not isinstance(node, Text | Leave):
             yield from _read(node.value)
 
 
 def _read(value: Expression) -> Iterator[str]:
     if isinstance(value, Field):
         yield from value.names
+        if not isinstance(value.base, str):
+            yield from _read(value.base)
     elif isinstance(value, Call):
         for argument in value.arguments:
             yield from _read(argument)
@@ -298,7 +361,7 @@ def up_to_response(nodes: Sequence[Node]) -> tuple[list[Node], bool]:
             otherwise, cut_there = up_to_response(node.otherwise)
             if (cut or cut_there) and node.otherwise:
                 raise refused("{{ .Response }} in one branch of two")
-            kept.append(Block(node.kind, node.variables, node.value, tuple(body), tuple(otherwise)))
+            kept.append(replace(node, body=tuple(body), otherwise=tuple(otherwise)))
         else:
             kept.append(node)
             cut = isinstance(node, Print) and "Response" in _read(node.value)
@@ -316,7 +379,7 @@ def decided(nodes: Sequence[Node], field: str, *, given: bool) -> list[Node]:
             if node.kind == "if" and not node.variables and node.value in (Field(".", (field,)), Field("$", (field,))):
                 kept += body if given else otherwise
             else:
-                kept.append(Block(node.kind, node.variables, node.value, tuple(body), tuple(otherwise)))
+                kept.append(replace(node, body=tuple(body), otherwise=tuple(otherwise)))
         else:
             kept.append(node)
     return kept
@@ -327,7 +390,9 @@ def shown(value: Expression) -> str:
     match value:
         case Literal(found):
             return json.dumps(found)
+        case Field(base, names) if not isinstance(base, str):
+            return ".".join((shown(base), *names))
         case Field(base, names):
-            return base + ".".join(names) if base == "." else ".".join((base, *names))
+            return "." + ".".join(names) if base == "." else ".".join((str(base), *names))
         case Call(name, arguments):
             return f"({' '.join([name, *map(shown, arguments)])})"

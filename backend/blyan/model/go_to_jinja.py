@@ -7,7 +7,7 @@ white space between them, so that Jinja's own rules on white space have nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,10 +17,12 @@ from blyan.model.go_template import (
     Call,
     Expression,
     Field,
+    Leave,
     Literal,
     Node,
     Print,
     Text,
+    at_line,
     decided,
     fields_of,
     parsed,
@@ -28,31 +30,25 @@ from blyan.model.go_template import (
     shown,
     up_to_response,
 )
+from blyan.model.go_values import Value, called, fields, lists, maps, printed, quoted, truth
 from blyan.model.infill import variable
-from blyan.model.tools import read_back, tool_format_of
+from blyan.model.thinking import begin as thought_begin
 from blyan.primitives.errors import InvalidInput
 
-_root_fields: Final = {"System": "system", "Prompt": "prompt", "Response": "response", "Messages": "messages"}
-# what may be read of each kind of value → its key, and the kind of what is found
-_fields: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
-    "message": {
-        "Role": ("role", "text"),
-        "Content": ("content", "text"),
-        "ToolCalls": ("tool_calls", "calls"),
-        "ToolName": ("name", "text"),
-    },
-    "tool": {"Type": ("type", "text"), "Function": ("function", "declared")},
-    "declared": {
-        "Name": ("name", "text"),
-        "Description": ("description", "text"),
-        "Parameters": ("parameters", "json"),
-    },
-    "call": {"Function": ("function", "called")},
-    "called": {"Name": ("name", "text"), "Arguments": ("arguments", "json")},
+_root_fields: Final = {
+    "System": ("system", "text"),
+    "Prompt": ("prompt", "text"),
+    "Response": ("response", "text"),
+    "Messages": ("messages", "messages"),
+    "Tools": ("(tools or [])", "tools"),
+    "Suffix": (f"({variable} or '')", "text"),
+    "ThinkLevel": ("(reasoning_effort|default(''))", "text"),
 }
-_elements: Final = {"messages": "message", "tools": "tool", "calls": "call"}
-_as_json: Final = frozenset({"tools", "tool", "declared", "json"})  # how these are printed
-_comparisons: Final = {"ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+# whether to think: a model that thinks does, unless it is told not to, as in Ollama
+_thinking: Final = {
+    True: {"Think": "(enable_thinking|default(true))", "IsThinkSet": "true"},
+    False: {"Think": "(enable_thinking|default(false))", "IsThinkSet": "(enable_thinking is defined)"},
+}
 # consecutive messages of one role become one, unless they call tools or answer calls; all system messages are `.System`
 _collate: Final = (
     "{% set ns = namespace(system='', prompt='', response='', all=[], first=true) %}"
@@ -60,9 +56,11 @@ _collate: Final = (
     "{% if m['role'] == 'system' %}"
     "{% set ns.system = m['content'] if ns.first else ns.system + '\\n\\n' + m['content'] %}{% set ns.first = false %}"
     "{% endif %}"
-    "{% set calls = m['tool_calls'] or [] %}{% set ns.one = {'role': m['role'], 'name': m['name'] or ''} %}"
+    "{% set calls = m['tool_calls'] or [] %}"
+    "{% set ns.one = {'role': m['role'], 'name': m['name'] or '', 'thinking': m['reasoning_content'] or '', "
+    "'tool_call_id': m['tool_call_id'] or ''} %}"
     "{% if ns.all and ns.all[-1]['role'] == m['role'] != 'tool' and not (calls or ns.all[-1]['tool_calls']) %}"
-    "{% set ns.one = dict(ns.one, content=ns.all[-1]['content'] + '\\n\\n' + m['content'], tool_calls=[]) %}"
+    "{% set ns.one = dict(ns.all[-1], content=ns.all[-1]['content'] + '\\n\\n' + m['content']) %}"
     "{% set ns.all = ns.all[:-1] + [ns.one] %}"
     "{% else %}{% set ns.all = ns.all + [dict(ns.one, content=m['content'], tool_calls=calls)] %}{% endif %}"
     "{% endfor %}"
@@ -82,36 +80,35 @@ _turns: Final = (
 
 
 def translated(text: str) -> str:
-    """The Jinja template that renders what this Go template renders; `InvalidInput` names what is not translated."""
+    """The Jinja template that renders what this Go template renders.
+
+    `InvalidInput` names what is not translated, and its line.
+    """
     nodes = parsed(text)
+    thinks = thought_begin in text
     if "Suffix" not in set(fields_of(nodes)):
-        return _chat(nodes)
-    gap = _Writer().block(decided(nodes, "Suffix", given=True), _Scope("root"))
+        return _chat(nodes, thinks)
+    gap = _Writer(thinks).block(decided(nodes, "Suffix", given=True), _Scope("root"))
     return (
         "{% macro gap(system, prompt, response, messages) %}{% set v = namespace() %}" + gap + "{% endmacro %}"
         f"{{% if {variable} %}}{{{{ gap('', messages[-1]['content'], '', []) }}}}{{% else %}}"
-        + _chat(decided(nodes, "Suffix", given=False))
+        + _chat(decided(nodes, "Suffix", given=False), thinks)
         + "{% endif %}"
     )
 
 
-def _chat(nodes: list[Node]) -> str:
+def _chat(nodes: list[Node], thinks: bool) -> str:
     """What prompts with messages."""
     used = set(fields_of(nodes))
-    body = _Writer().block(nodes, _Scope("root"))
+    body = _Writer(thinks).block(nodes, _Scope("root"))
     if "Messages" in used:
-        jinja = (
+        return (
             "{% macro whole(system, prompt, response, messages) %}{% set v = namespace() %}"
             + body
             + "{% endmacro %}"
             + _collate
             + "{{ whole(ns.system, '', '', ns.all) }}"
         )
-        if "Tools" in used and tool_format_of(jinja) is None:
-            raise refused(
-                ".Tools, with no form of calls that is read back here (" + ", ".join(read_back) + ")",
-            )
-        return jinja
     if used & {"Tools", "ToolCalls"}:
         raise refused(".Tools without .Messages, so that answers of tools have no place")
     if "Prompt" not in used:
@@ -119,17 +116,9 @@ def _chat(nodes: list[Node]) -> str:
     if "Response" not in used:  # as Ollama adds it
         nodes = [*nodes, Print(Field("$", ("Response",)))]
     macro = "{%% macro %s(system, prompt, response, messages) %%}{%% set v = namespace() %%}%s{%% endmacro %%}"
-    turn = _Writer().block(nodes, _Scope("root"))
-    last = _Writer().block(up_to_response(nodes)[0], _Scope("root"))
+    turn = _Writer(thinks).block(nodes, _Scope("root"))
+    last = _Writer(thinks).block(up_to_response(nodes)[0], _Scope("root"))
     return macro % ("turn", turn) + macro % ("last", last) + _collate + _turns
-
-
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """An expression in Jinja and what it is: text, number, truth, root, or one of `_fields` and `_elements`."""
-
-    code: str
-    kind: str
 
 
 @dataclass(slots=True)
@@ -138,7 +127,7 @@ class _Scope:
 
     dot: str  # root, or the Jinja name of a value
     kind: str = "root"
-    variables: dict[str, _Value] = field(default_factory=dict[str, _Value])
+    variables: dict[str, Value] = field(default_factory=dict[str, Value])
 
     def inner(self, dot: str | None = None, kind: str | None = None) -> _Scope:
         """The scope of a block."""
@@ -148,7 +137,8 @@ class _Scope:
 class _Writer:
     """Nodes to Jinja. Every variable has a name of its own in the namespace `v`, which blocks share."""
 
-    def __init__(self) -> None:
+    def __init__(self, thinks: bool) -> None:
+        self._thinking = _thinking[thinks]
         self._names = 0
 
     def block(self, nodes: Sequence[Node], scope: _Scope) -> str:
@@ -158,18 +148,21 @@ class _Writer:
     def _node(self, node: Node, scope: _Scope) -> str:
         match node:
             case Text(text):
-                return "{{ " + _quoted(text) + " }}"
-            case Print(value):
-                found = self._value(value, scope)
-                if found.kind in _as_json:
-                    found = _json(found)
-                if found.kind not in ("text", "number"):
-                    raise refused(f"an action that prints {shown(value)}, which is no text")
-                return "{{ " + found.code + " }}"
-            case Assign(name, declares, value):
-                return self._assign(name, declares, value, scope)
+                return "{{ " + quoted(text) + " }}"
+            case Leave(kind):
+                return "{% " + kind + " %}"
+            case Print(value, line):
+                with at_line(line):
+                    text = printed(self._value(value, scope))
+                    if text is None:
+                        raise refused(f"an action that prints {shown(value)}, which is no text")
+                return "{{ " + text + " }}"
+            case Assign(name, declares, value, line):
+                with at_line(line):
+                    return self._assign(name, declares, value, scope)
             case Block():
-                return self._branch(node, scope)
+                with at_line(node.line):
+                    return self._branch(node, scope)
 
     def _new(self) -> str:
         self._names += 1
@@ -178,7 +171,7 @@ class _Writer:
     def _assign(self, name: str, declares: bool, value: Expression, scope: _Scope) -> str:
         found = self._value(value, scope)
         if declares:
-            scope.variables[name] = _Value(self._new(), found.kind)
+            scope.variables[name] = Value(self._new(), found.kind)
         known = scope.variables.get(name)
         if known is None or known.kind != found.kind:
             raise refused(f"{name}, which was not declared as {found.kind}")
@@ -189,108 +182,69 @@ class _Writer:
         if node.kind == "range":
             return self._range(node, found, scope)
         inner = scope.inner()
-        begin = f"{{% if {found.code} %}}"
+        begin = f"{{% if {truth(found)} %}}"
         if node.variables or node.kind == "with":
-            held = _Value(self._new(), found.kind)
-            begin = f"{{% set {held.code} = {found.code} %}}{{% if {held.code} %}}"
+            held = Value(self._new(), found.kind)
+            begin = f"{{% set {held.code} = {found.code} %}}{{% if {truth(held)} %}}"
             inner = scope.inner(held.code, held.kind) if node.kind == "with" else scope.inner()
             inner.variables |= dict.fromkeys(node.variables, held)
         otherwise = self.block(node.otherwise, scope.inner())
         return begin + self.block(node.body, inner) + (f"{{% else %}}{otherwise}" if otherwise else "") + "{% endif %}"
 
-    def _range(self, node: Block, found: _Value, scope: _Scope) -> str:
-        if found.kind not in _elements:
-            raise refused(f"{{{{ range }}}} over {shown(node.value)}, which is no list of messages, tools or calls")
-        element, number = _Value(self._new(), _elements[found.kind]), _Value(self._new(), "number")
+    def _range(self, node: Block, found: Value, scope: _Scope) -> str:
+        keyed = found.kind in maps
+        if not keyed and found.kind not in lists:
+            raise refused(f"{{{{ range }}}} over {shown(node.value)}, which is no list and no map")
+        element = Value(self._new(), maps[found.kind] if keyed else lists[found.kind])
+        key = Value(self._new(), "text" if keyed else "number")
         inner = scope.inner(element.code, element.kind)
-        inner.variables |= dict(zip(node.variables[::-1], (element, number), strict=False))
-        item = element.code.replace(".", "_")
+        inner.variables |= dict(zip(node.variables[::-1], (element, key), strict=False))
+        item, name = element.code.replace(".", "_"), key.code.replace(".", "_")
         # kept in the namespace too, which `set` in blocks within can change and loops do not hide
-        begin = f"{{% for {item} in {found.code} %}}{{% set {element.code} = {item} %}}"
-        begin += f"{{% set {number.code} = loop.index0 %}}"
+        over = f"{name}, {item} in {found.code}.items()" if keyed else f"{item} in {found.code}"
+        begin = f"{{% for {over} %}}{{% set {element.code} = {item} %}}"
+        begin += f"{{% set {key.code} = {name if keyed else 'loop.index0'} %}}"
+        loop = begin + self.block(node.body, inner) + "{% endfor %}"
         otherwise = self.block(node.otherwise, scope.inner())
-        return begin + self.block(node.body, inner) + (f"{{% else %}}{otherwise}" if otherwise else "") + "{% endfor %}"
+        # the `else` of a loop in Jinja is also for one that went on to the next each time
+        return f"{{% if {found.code} %}}{loop}{{% else %}}{otherwise}{{% endif %}}" if otherwise else loop
 
-    def _value(self, value: Expression, scope: _Scope) -> _Value:
+    def _value(self, value: Expression, scope: _Scope) -> Value:
         match value:
             case Literal(bool() as truth):
-                return _Value("true" if truth else "false", "truth")
+                return Value("true" if truth else "false", "truth")
             case Literal(int() as number):
-                return _Value(f"({number})", "number")
+                return Value(f"({number})", "number")
             case Literal(str() as text):
-                return _Value(_quoted(text), "text")
+                return Value(quoted(text), "text")
             case Field():
                 return self._field(value, scope)
             case Call(name, arguments):
-                return _called(name, [self._value(each, scope) for each in arguments], value)
+                return called(name, [self._value(each, scope) for each in arguments], value)
         raise AssertionError("every expression has a case")
 
-    def _field(self, value: Field, scope: _Scope) -> _Value:
-        known = scope.variables.get(value.base)
-        if value.base == "$" or (value.base == "." and scope.kind == "root"):
-            found = _Value("", "root")
-        elif value.base == ".":
-            found = _Value(scope.dot, scope.kind)
-        elif known is not None:
-            found = known
-        else:
-            raise refused(f"{value.base}, which was not declared")
+    def _field(self, value: Field, scope: _Scope) -> Value:
+        found = self._base(value, scope)
         for name in value.names:
             if found.kind == "root" and name in _root_fields:
-                found = _Value(_root_fields[name], "messages" if name == "Messages" else "text")
-            elif found.kind == "root" and name == "Suffix":
-                found = _Value(f"({variable} or '')", "text")
-            elif found.kind == "root" and name == "Tools":
-                found = _Value("(tools or [])", "tools")
-            elif name in _fields.get(found.kind, {}):
-                key, kind = _fields[found.kind][name]
-                found = _Value(f"{found.code}['{key}']", kind)
+                found = Value(*_root_fields[name])
+            elif found.kind == "root" and name in self._thinking:
+                found = Value(self._thinking[name], "truth")
+            elif name in fields.get(found.kind, {}):
+                code, kind = fields[found.kind][name]
+                found = Value(code.replace("@", found.code), kind)
             else:
                 raise refused(shown(value))
         return found
 
-
-def _called(name: str, given: list[_Value], value: Call) -> _Value:
-    codes = [each.code for each in given]
-    kinds = {each.kind for each in given}
-    if "root" in kinds:
-        raise refused(shown(value))
-    if name in ("and", "or") and given:  # the operand that decides, as in Jinja
-        return _Value("(" + f" {name} ".join(codes) + ")", kinds.pop() if len(kinds) == 1 else "truth")
-    if name == "not" and len(given) == 1:
-        return _Value(f"(not {codes[0]})", "truth")
-    comparable = len(kinds) == 1 and kinds <= {"text", "number", "truth"}
-    if name == "eq" and len(given) >= 2 and comparable:
-        return _Value("(" + " or ".join(f"{codes[0]} == {each}" for each in codes[1:]) + ")", "truth")
-    if name in _comparisons and len(given) == 2 and comparable and (name == "ne" or kinds <= {"text", "number"}):
-        return _Value(f"({codes[0]} {_comparisons[name]} {codes[1]})", "truth")
-    if name == "json" and len(given) == 1 and kinds <= {"text", "number", *_as_json}:
-        return _json(given[0])
-    if name == "currentDate" and not given:
-        return _Value("strftime_now('%Y-%m-%d')", "text")
-    if name == "len" and len(given) == 1 and kinds <= _elements.keys():  # of a text Go counts bytes
-        return _Value(f"({codes[0]}|length)", "number")
-    numbers = all(each.kind == "number" for each in given[1:])
-    if name == "slice" and 2 <= len(given) <= 3 and given[0].kind in _elements and numbers:
-        return _Value(f"{codes[0]}[{':'.join(codes[1:]) + (':' if len(given) == 2 else '')}]", given[0].kind)
-    if name == "index" and len(given) == 2 and given[0].kind in _elements and numbers:
-        return _Value(f"{codes[0]}[{codes[1]}]", _elements[given[0].kind])
-    raise refused(shown(value))
-
-
-def _json(value: _Value) -> _Value:
-    """As Ollama prints what is no text: JSON without spaces, in the order in which it was sent."""
-    return _Value(f"({value.code}|tojson(separators=(',', ':')))", "text")
-
-
-def _quoted(text: str) -> str:
-    """A Jinja string; braces and percent signs are escaped, so that nothing in it can end an expression."""
-    plain = {character for character in map(chr, range(0x20, 0x7F)) if character not in "'\\{}%#"}
-    return "'" + "".join(each if each in plain else _escaped(each) for each in text) + "'"
-
-
-def _escaped(character: str) -> str:
-    number = ord(character)
-    if number < 0x100:
-        return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    def _base(self, value: Field, scope: _Scope) -> Value:
+        if not isinstance(value.base, str):
+            return self._value(value.base, scope)
+        if value.base == "$" or (value.base == "." and scope.kind == "root"):
+            return Value("", "root")
+        if value.base == ".":
+            return Value(scope.dot, scope.kind)
+        known = scope.variables.get(value.base)
+        if known is None:
+            raise refused(f"{value.base}, which was not declared")
+        return known

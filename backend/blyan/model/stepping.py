@@ -63,6 +63,11 @@ class KVPages:
         self.values = torch.empty(shape, dtype=dtype)
         self.pages = pages
 
+    def close(self) -> None:
+        """Give the memory back; nobody computes with it any more, whoever still holds this."""
+        self.keys = self.values = self.keys.new_empty(0)
+        self.pages = 0
+
     @staticmethod
     def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
         """Bytes of one page over all layers, keys and values."""

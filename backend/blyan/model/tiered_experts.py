@@ -42,6 +42,11 @@ class TieredExperts:
         """Whether the budget holds all experts of all models, so that they may as well all be mapped."""
         return self._memory.everything_fits
 
+    def cool(self) -> None:
+        """Keep nothing in memory. No call is under way."""
+        for name in self._parts:
+            self._memory.forget(self._manifest.parts[name].payload)
+
     def tier(self, name: str) -> Tier:
         """Where the expert that is part `name` is now."""
         return self._memory.tier(self._manifest.parts[name].payload)

@@ -114,7 +114,7 @@ class Tokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         continue_final: bool = False,
-        thinking: bool | None = None,
+        thinking: bool | str | None = None,
     ) -> str:
         """The text that asks this model to answer `messages`, by a plain template where it has none of its own.
 

@@ -27,7 +27,6 @@ _bare: Final = '{"name": "'  # how a call of Llama begins
 _bare_told: Final = re.compile(
     r'(?:\{|\\x7b)"name": function name, "parameters":'
 )  # a template says so, perhaps escaped
-read_back: Final = (f"{_open}…{_close}", f"{_list} […]", _bare + '…", "parameters": …}')  # for people
 _any_object: Final[Mapping[str, Any]] = {"type": "object"}
 
 
@@ -36,7 +35,7 @@ def tool_format_of(template: str | None) -> ToolFormat | None:
     if template is None or not re.search(r"\btools\b", template):
         return None
     if _list in template:
-        return "mistral"
+        return None if "[ARGS]" in template else "mistral"  # name[ARGS]{…} of later ones is not read back
     if _open not in template:
         return "llama" if _bare_told.search(template) else None
     return "qwen_xml" if "<function=" in template else "hermes"

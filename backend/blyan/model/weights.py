@@ -6,6 +6,7 @@ hashed again before its bytes are computed with. Trunk blocks and experts are th
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -66,6 +67,16 @@ class ModelWeights:
             tiered.verify(name)
         else:
             self.part(name)
+
+    def cool(self) -> None:
+        """Give back the memory that blocks and experts take; the next use takes it again. Nothing is computed now.
+
+        Mappings stay, and so does what is known of them; the kernel reads their pages again as they are touched.
+        """
+        if self._tiered is not None:
+            self._tiered.cool()
+        for blob, _ in list(self._views.values()):
+            blob.mapping.madvise(mmap.MADV_DONTNEED)
 
     def embed(self) -> Tensor:
         """Token embeddings [vocab, hidden]."""

@@ -82,7 +82,7 @@ class Node:
             models=lambda: len(self._loaded),
             watch=self.metrics,
         )
-        self.kept = KeptModels(sources.now)
+        self.kept = KeptModels(sources.now, self.scheduler.unload)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
         self._closing = threading.Event()
         self._changing = threading.Lock()  # held while models are made or taken away
@@ -145,6 +145,8 @@ class Node:
 
         For the thread of the event loop: whoever reads `models` there sees all of a change or nothing.
         """
+        if self.models.get(name) is not model:
+            self.kept.forget(name)
         others = {other: each for other, each in self.models.items() if other != name}
         self.models = others if model is None else {**others, name: model}
 

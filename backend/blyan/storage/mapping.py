@@ -28,6 +28,13 @@ _mmap.argtypes = [
 ]
 
 
+def trim_heap() -> None:
+    """Give the kernel the memory that was freed and that the allocator keeps, where it can: malloc_trim(3) of glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def map_private(handle: int, length: int, offset: int = 0) -> mmap.mmap:
     """`length` bytes (at least 1) of the open file from `offset`, a multiple of pages; the caller may close `handle`.
 

@@ -92,10 +92,10 @@ def number(body: Mapping[str, Any], name: str) -> float | None:
     return None if value is None else float(value)
 
 
-def keep_seconds(value: object) -> float:
-    """Ollama's `keep_alive`: seconds, or text such as `5m` or `1h30m`; negative is for ever, five minutes if unsaid."""
+def keep_seconds(value: object) -> float | None:
+    """Ollama's `keep_alive`: seconds, or text such as `5m` or `1h30m`; negative is for ever, None if unsaid."""
     if value is None or value == "":
-        return 300.0
+        return None
     if isinstance(value, str):
         found = _duration.fullmatch(value)
         if found is None:

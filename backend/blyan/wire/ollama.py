@@ -62,10 +62,10 @@ class OllamaRequest:
     prompt: str | None  # raw text, not to be put into the chat template
     context: tuple[int, ...]  # tokens of an earlier answer that this one continues
     chat: bool
-    keep: float  # seconds that the model is to stay loaded; 0 asks to unload it
+    keep: float | None  # seconds that the model is to stay loaded; 0 unloads it, None: as said before
     format: AnswerFormat | None = None
     tools: ToolChoice | None = None
-    thinking: bool | None = None  # None: as the model's template has it
+    thinking: bool | str | None = None  # None: as the model's template has it; text: how much
     logprobs: bool = False
     top_logprobs: int = 0
     template: str = ""  # in place of the model's own; empty: that one
@@ -80,7 +80,7 @@ class EmbedRequest:
     texts: tuple[str, ...]
     truncate: bool
     single: bool
-    keep: float  # seconds that the model is to stay loaded
+    keep: float | None  # seconds that the model is to stay loaded
 
 
 def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
@@ -203,11 +203,11 @@ def _request(
     )
 
 
-def _thinking(value: object) -> bool | None:
-    """True, false, or how much: that is the model's own affair."""
+def _thinking(value: object) -> bool | str | None:
+    """True, false, or how much, for templates that write it."""
     if value is not None and type(value) is not bool and value not in ("low", "medium", "high"):  # 1 == True
         raise InvalidInput(f"think: expected true, false, low, medium or high, found {brief(value)}")
-    return None if value is None else value is not False
+    return value if isinstance(value, bool | str) else None
 
 
 def _format(value: object) -> AnswerFormat | None:

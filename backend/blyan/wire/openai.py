@@ -83,7 +83,7 @@ class ChatRequest:
     top_logprobs: int
     tools: ToolChoice | None = None
     format: AnswerFormat | None = None
-    thinking: bool | None = None  # None: as the model's template has it
+    thinking: bool | str | None = None  # None: as the model's template has it; text: how much
     continue_final: bool = False  # the last message is an unfinished answer: go on with it
 
 
@@ -227,11 +227,11 @@ def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
     )
 
 
-def _thinking(effort: object) -> bool | None:
-    """Whether to think; how long is the model's own affair."""
+def _thinking(effort: object) -> bool | str | None:
+    """Whether to think, and how much, for templates that write it."""
     if effort not in (None, *_efforts):
         raise InvalidInput(f"reasoning_effort: expected {', '.join(_efforts)}, found {brief(effort)}")
-    return None if effort is None else effort != "none"
+    return None if effort is None else effort != "none" and str(effort)
 
 
 def _prompts(prompt: object, name: str = "prompt") -> tuple[str | tuple[int, ...], ...]:
