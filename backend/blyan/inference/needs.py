@@ -6,15 +6,14 @@ batches, pages and other generations, so that the scheduler may compute its need
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(NamedTuple):
     """Positions to compute. What was computed from `start` on before is forgotten."""
 
     start: int  # positions before `tokens`, which the generation has asked for already
@@ -30,8 +29,7 @@ class Need:
         return self.start + len(self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What became of a need."""
 
     scores: NDArray[np.float32]  # [scored, vocab], fewer by the drafts that were left out

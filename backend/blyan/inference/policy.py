@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A generation without pages."""
 
     id: int
@@ -24,8 +24,7 @@ class Waiting:
     pages: int  # that all its tokens take
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(NamedTuple):
     """A generation with pages."""
 
     id: int

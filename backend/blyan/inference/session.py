@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from blyan.inference.decoding import decode
 from blyan.inference.drafting import Drafter
@@ -42,8 +42,7 @@ class GenerationRequest:
     continues: bool = False  # the output goes on with the prompt's text, so a leading space of it counts
 
 
-@dataclass(frozen=True, slots=True)
-class TokenReport:
+class TokenReport(NamedTuple):
     """One token of an event."""
 
     token: int
@@ -52,8 +51,7 @@ class TokenReport:
     text_at: int  # characters of text before this token's, counted from the start of the output
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """Text that became certain, and the tokens and experts since the last delta."""
 
     text: str

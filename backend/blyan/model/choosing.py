@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from blyan.model.grammar import Constraint
 from blyan.model.likeliest import Scores, are_finite, told
@@ -17,16 +18,14 @@ from blyan.primitives.digest import uniform
 from blyan.primitives.errors import NotComputable
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A token and its log-probability under the model, before temperature."""
 
     token: int
     logprob: float
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One position: the token that stands or was chosen there, and what the model thought."""
 
     token: int

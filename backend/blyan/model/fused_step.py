@@ -86,7 +86,7 @@ class FusedStepper:
             angles = self._room.lay_out(runs, self._angles, scores)
             self._compute(rows)
             del angles  # read until here
-            if self._tables.unchanged(self._room.chosen[: len(self._config.moe_layers), :rows]):
+            if self._tables.unchanged(self._room.chosen, rows):
                 break
             self._tables = WeightTables(self._weights, self._config)
             self._lay_tables(self._room.rows, self._room.pages)

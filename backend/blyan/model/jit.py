@@ -22,6 +22,7 @@ _sources: Final = (
     "jit.py",
     "simd.py",
     "argument_table.py",
+    "file_looks.py",
     "meeting.py",
     "kernels.py",
     "fused_layout.py",

@@ -8,8 +8,7 @@ jitted one (`fused_step`), which is held to it. What one run gives does not depe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ from blyan.model.config import ModelConfig
 page_positions: Final = 32  # positions whose keys and values share a page
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """New positions of one sequence, computed in one step: a piece of a prompt, one token, or a draft to verify."""
 
     tokens: tuple[int, ...]  # [n], at least one, each below the vocabulary's size
@@ -33,8 +31,7 @@ class Run:
     reach: int = 0  # how long the sequence is known to become, for rotary scalings that depend on it; 0: not known
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(NamedTuple):
     """What one run gave."""
 
     scores: NDArray[np.float32]  # [scored, vocab], the caller's

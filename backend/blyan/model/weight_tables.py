@@ -13,6 +13,7 @@ from torch import Tensor
 from blyan.model import fused_layout as at
 from blyan.model import simd
 from blyan.model.config import ModelConfig
+from blyan.model.file_looks import FileLooks
 from blyan.model.parts import expert_part
 from blyan.model.stored_tensors import group_of, scale_suffix
 from blyan.model.weights import ModelWeights
@@ -50,23 +51,19 @@ class WeightTables:
         moe = {layer: number for number, layer in enumerate(config.moe_layers, 1)}
         for layer in range(config.layers):
             self._lay_layer(layer, moe.get(layer, 0))
-        self._trunk_watches = [weights.watch(name) for name in self._trunk_parts]
-        self._expert_watches = [
-            [weights.watch(expert_part(layer, expert)) for expert in range(config.experts)]
-            for layer in config.moe_layers
-        ]
+        self._looks = FileLooks(
+            [weights.watch(name) for name in self._trunk_parts],
+            [
+                [weights.watch(expert_part(layer, expert)) for expert in range(config.experts)]
+                for layer in config.moe_layers
+            ],
+        )
         # the looks began after the addresses were taken
         self._torn = any(weights.part(name) is not held for name, held in self._opened.items())
 
-    def unchanged(self, chosen: NDArray[np.int64]) -> bool:
-        """Whether what was computed with, the experts of `chosen` [moe layers, n, top_k] too, is what was mapped."""
-        if self._torn or not all(watch.unchanged for watch in self._trunk_watches):
-            return False
-        for watches, picks in zip(self._expert_watches, chosen, strict=True):
-            for expert in set(picks.ravel().tolist()):
-                if not watches[expert].unchanged:
-                    return False
-        return True
+    def unchanged(self, chosen: NDArray[np.int64], rows: int) -> bool:
+        """Whether what was computed with, the experts in `chosen` [moe layers, rows or more, top_k] too, is mapped."""
+        return not self._torn and self._looks.unchanged(chosen, rows)
 
     def _part(self, name: str) -> Mapping[str, Tensor]:
         tensors = self._opened[name] = self._weights.part(name)
