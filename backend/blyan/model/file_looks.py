@@ -10,7 +10,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from llvmlite import ir
@@ -76,15 +76,26 @@ def all_same(always, paths, before, chosen, layers, rows, experts, seen, room):
     return good
 
 
+class Watch(Protocol):
+    """Tells whether something is what it was: a file, or what stands for one."""
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it is."""
+        ...
+
+
 class FileLooks:
     """The files of a model: `always` looked at, then those of each layer's experts."""
 
-    def __init__(self, always: Sequence[BlobWatch], experts: Sequence[Sequence[BlobWatch]]) -> None:
+    def __init__(self, always: Sequence[Watch], experts: Sequence[Sequence[Watch]]) -> None:
         self._always, self._experts = always, experts
-        self._native = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "statx")
+        all_of_them = [*always, *(watch for layer in experts for watch in layer)]
+        watches = [watch for watch in all_of_them if isinstance(watch, BlobWatch)]
+        able = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "statx")
+        self._native = able and len(watches) == len(all_of_them)
         if not self._native:
             return
-        watches = [*always, *(watch for layer in experts for watch in layer)]
         self._names = [ctypes.create_string_buffer(os.fsencode(watch.path)) for watch in watches]
         self._paths = np.array([ctypes.addressof(name) for name in self._names], np.int64)
         self._before = np.array([_numbers_of(watch) for watch in watches], np.int64).reshape(-1, _told)
