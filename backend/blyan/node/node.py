@@ -20,6 +20,7 @@ from blyan.model.chat_template import TemplateRenderer
 from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
 from blyan.model.stored_part import naming
+from blyan.node.accounts import Accounts, open_accounts
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.config import NodeConfig
 from blyan.node.indexing import catch_up, open_index
@@ -61,6 +62,7 @@ class Node:
         self.config = config
         self.ground = ground
         self.sources = sources
+        self.accounts: Accounts | None = None  # open while the node runs, if they are configured
         self.index: EntryIndex | None = None  # open while the node runs
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer(sources.now)
@@ -89,6 +91,10 @@ class Node:
         """Load every model of the chain and begin to verify the rest of its blocks in the background."""
         if self.config.compute.threads:
             torch.set_num_threads(self.config.compute.threads)
+        sources = self.sources
+        self.accounts = open_accounts(
+            self.config, now=sources.now, monotonic=sources.monotonic, entropy=sources.entropy
+        )
         self.uploads.sweep(starting=True)
         self.index = open_index(self.ground.folder, self.ground.chains)
         for name in sorted(self.ground.chains.state.models):
