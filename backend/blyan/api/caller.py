@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 from aiohttp import web
 
 from blyan.auth.api_keys import ApiKey
+from blyan.auth.proxies import charged_address
 from blyan.auth.quotas import Charge
 from blyan.auth.sessions import Session
 from blyan.node.accounts import Role, charge
@@ -43,7 +44,7 @@ class Caller:
 
     def request_charges(self, quotas: QuotasConfig) -> Sequence[Charge]:
         """What one request costs this caller."""
-        found = charge("address requests", self.address, quotas.address_requests)
+        found = charge("address requests", charged_address(self.address), quotas.address_requests)
         if self.account is not None:
             found += charge("account requests", self.account, quotas.account_requests)
         if self.key is not None:

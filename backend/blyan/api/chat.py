@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from blyan.api.charging import within_quotas
 from blyan.api.client import client_of_trace
 from blyan.api.counting import counted
 from blyan.inference.delivery import LoopListener
@@ -63,7 +64,11 @@ async def generation(
     """
     request = _fitting(node, model, request)
     with counted(node.metrics, node.sources.monotonic, echoed=len(request.prompt) if request.echo else 0) as count:
-        async with _submitted(node, model, run(model, request, node.scheduler.drafts_max)) as events:
+        most = len(request.prompt) + answer_tokens_max(model, request)
+        async with (
+            within_quotas(node, most, lambda: count.prompt_tokens + count.completion_tokens),
+            _submitted(node, model, run(model, request, node.scheduler.drafts_max)) as events,
+        ):
             yield count.watched(events)
 
 
@@ -71,7 +76,10 @@ async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Em
     """One vector; cancelled when the caller goes."""
     want_embeddable(model, tokens)
     with counted(node.metrics, node.sources.monotonic) as count:
-        async with _submitted(node, model, embed(model, tokens)) as events:
+        async with (
+            within_quotas(node, len(tokens), lambda: count.prompt_tokens),
+            _submitted(node, model, embed(model, tokens)) as events,
+        ):
             async for event in count.watched(events):
                 if isinstance(event, Embedded):
                     return event

@@ -61,7 +61,7 @@ class Sessions(Protocol):
         """The one of that digest, if it holds."""
         ...
 
-    async def extend_session(self, session: Session) -> None:
+    async def extend_session(self, session: Session, now: int) -> None:
         """Write its new `idle_until`, unless it has ended meanwhile."""
         ...
 

@@ -120,7 +120,7 @@ class Door:
             return None
         used = found.used(now, self._bounds)
         if used is not None:
-            await self._store.extend_session(used)
+            await self._store.extend_session(used, now)
         return used or found
 
     async def sign_out(self, secret: str | None) -> None:

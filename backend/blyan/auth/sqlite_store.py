@@ -92,12 +92,12 @@ class SqliteStore:
 
         return await self._run(look)
 
-    async def extend_session(self, session: Session) -> None:
+    async def extend_session(self, session: Session, now: int) -> None:
         """As `sessions.Sessions` says."""
 
         def extend(connection: sqlite3.Connection) -> None:
-            query = "UPDATE session SET idle_until = ? WHERE digest = ?"
-            connection.execute(query, (session.idle_until, session.digest))
+            query = "UPDATE session SET idle_until = ? WHERE digest = ? AND idle_until > ?"
+            connection.execute(query, (session.idle_until, session.digest, now))
 
         await self._in_transaction(extend)
 

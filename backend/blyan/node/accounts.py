@@ -105,8 +105,15 @@ def charge(kind: str, name: str, per_minute: int, cost: int = 1) -> list[Charge]
 
 def _shared(url: str, rows: SqliteStore, monotonic: Monotonic) -> tuple[SignInStore, Quotas]:
     """Sign-ins, sessions and quotas: this node's own, or those of all nodes that share a Redis."""
-    del url
-    return rows, MemoryQuotas(monotonic)
+    alone = MemoryQuotas(monotonic)
+    if not url:
+        return rows, alone
+    from blyan.auth.redis_link import RedisLink  # with the package that it needs
+    from blyan.auth.redis_quotas import RedisQuotas
+    from blyan.auth.redis_store import RedisStore
+
+    link = RedisLink(url)
+    return RedisStore(link), RedisQuotas(link, alone, monotonic)
 
 
 def _contract_check(config: AccountsConfig) -> ContractCheck:

@@ -157,6 +157,7 @@ api_key_seconds_max: Final = 5 * 366 * 86_400
 rpc_answer_bytes_max: Final = 4 * KIB
 rpc_seconds_max: Final = 5.0
 rpc_gas_max: Final = 5_000_000  # for a contract that checks a signature
+redis_connections_max: Final = 64
 redis_seconds_max: Final = 2.0  # for one command, connecting included
 forwarded_hops_max: Final = 32
 trusted_proxies_max: Final = 64
