@@ -14,8 +14,7 @@ from blyan.node.node import Node
 async def within_quotas(node: Node, most: int, used: Callable[[], int]) -> AsyncGenerator[None]:
     """Hold `most` tokens of the caller's quotas while the context lasts; `RateLimited` before it begins.
 
-    `used` says at the end how many were computed: a caller who leaves pays for those and no more. What was never
-    computed because the prompt was not read through is not told apart from a prompt that was: nothing was counted.
+    `used` says at the end how many were computed: the rest is given back.
     """
     accounts, caller = node.accounts, current_caller()
     if accounts is None or caller is None:

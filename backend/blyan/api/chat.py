@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from blyan.api.charging import within_quotas
 from blyan.api.client import client_of_trace
-from blyan.api.counting import counted
+from blyan.api.counting import GenerationCount, counted
 from blyan.inference.delivery import LoopListener
 from blyan.inference.embedding import embed, want_embeddable
 from blyan.inference.engine_table import too_long_for_memory
@@ -66,7 +66,7 @@ async def generation(
     with counted(node.metrics, node.sources.monotonic, echoed=len(request.prompt) if request.echo else 0) as count:
         most = len(request.prompt) + answer_tokens_max(model, request)
         async with (
-            within_quotas(node, most, lambda: count.prompt_tokens + count.completion_tokens),
+            within_quotas(node, most, lambda: _computed(count, len(request.prompt))),
             _submitted(node, model, run(model, request, node.scheduler.drafts_max)) as events,
         ):
             yield count.watched(events)
@@ -113,6 +113,11 @@ async def _submitted(node: Node, model: LoadedModel, work: Work) -> AsyncGenerat
         yield received()
     finally:
         ticket.cancel()
+
+
+def _computed(count: GenerationCount, prompt: int) -> int:
+    """Tokens that a generation cost: also who leaves early has had the prompt read, and who was failed pays nothing."""
+    return 0 if count.outcome.startswith("failed") else prompt + count.completion_tokens
 
 
 def _fitting(node: Node, model: LoadedModel, request: GenerationRequest) -> GenerationRequest:
