@@ -3,111 +3,16 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse
-from aiohttp.test_utils import TestClient
-from eth_account.signers.local import LocalAccount
 
-from anvil import CHAIN_ID, Chain
+from accounts import ORIGIN, PROMPT, SOURCES, Browser, Nodes, code_of
 from blyan.api.app import access_of
 from blyan.api.routes import routes
-from blyan.node.node import Sources
-from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
-from checkpoints import save_byte_tokenizer, save_random_checkpoint
-from nodes import import_into, serving_with
-from redis_service import started_redis
-from wallets import FACTORY, ContractWallet, new_key, sign
-
-ORIGIN = "http://127.0.0.1:8645"
-PROMPT = {"model": "random", "prompt": "abc", "max_tokens": 2}
-SOURCES = Sources(system_seconds, system_monotonic, system_entropy)
-
-
-class Browser:
-    """One browser: its cookies, and what browsers say of their own accord."""
-
-    def __init__(self, client: TestClient, origin: str = ORIGIN) -> None:
-        self.client, self.origin = client, origin
-        self.cookies: dict[str, str] = {}
-        self.set: list[str] = []
-
-    async def ask(self, method: str, path: str, body: object = None, **headers: str) -> ClientResponse:
-        sent = {"Origin": self.origin, "Sec-Fetch-Site": "same-origin"} if method != "GET" else {}
-        if self.cookies:
-            sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        response = await self.client.request(
-            method, path, json=body, headers={name: value for name, value in sent.items() if value}
-        )
-        await response.read()
-        for line in response.headers.getall("Set-Cookie", []):
-            self.set.append(line)
-            name, _, value = line.partition(";")[0].partition("=")
-            self.cookies.pop(name, None)
-            if value not in ("", '""'):
-                self.cookies[name] = value
-        self.client.session.cookie_jar.clear()
-        return response
-
-    async def message(self, address: str, chain_id: int = 1) -> str:
-        response = await self.ask("POST", "/auth/nonce", {"address": address, "chain_id": chain_id})
-        assert response.status == 200, await response.text()
-        return (await response.json())["message"]
-
-    async def sign_in(self, key: LocalAccount) -> dict[str, Any]:
-        message = await self.message(key.address)
-        response = await self.ask("POST", "/auth/verify", {"message": message, "signature": sign(key, message)})
-        assert response.status == 200, await response.text()
-        return await response.json()
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("accounts")
-    save_random_checkpoint(folder / "hf", vocab_size=260, max_position_embeddings=64)
-    save_byte_tokenizer(folder / "hf")
-    import_into(folder / "data", folder / "hf", "random")
-    return folder / "data"
-
-
-class Nodes:
-    """Starts nodes for one test, each on a data directory of its own."""
-
-    def __init__(self, stack: AsyncExitStack, installed: Path, folder: Path) -> None:
-        self._stack, self._installed, self._folder, self._count = stack, installed, folder, 0
-
-    async def start(
-        self, *, quotas: dict[str, object] | None = None, http: dict[str, object] | None = None, **accounts
-    ):
-        self._count += 1
-        folder = self._folder / str(self._count)
-        await asyncio.to_thread(shutil.copytree, self._installed, folder)
-        sections = {"accounts": {"origin": ORIGIN, **accounts}, "quotas": quotas or {}, "http": http or {}}
-        client = await self._stack.enter_async_context(serving_with(SOURCES, folder, **sections))
-        client.data_dir = folder  # type: ignore[attr-defined]
-        return client
-
-
-@asynccontextmanager
-async def _nodes(installed: Path, folder: Path) -> AsyncIterator[Nodes]:
-    async with AsyncExitStack() as stack:
-        yield Nodes(stack, installed, folder)
-
-
-@pytest.fixture
-async def nodes(installed: Path, tmp_path: Path) -> AsyncIterator[Nodes]:
-    async with _nodes(installed, tmp_path) as found:
-        yield found
-
-
-async def code_of(response: ClientResponse) -> tuple[int, str]:
-    error = (await response.json())["error"]
-    return response.status, error["code"] if isinstance(error, dict) else error
+from nodes import serving_with
+from wallets import new_key, sign
 
 
 async def test_from_a_wallet_to_an_answer_and_out_again(nodes: Nodes) -> None:
@@ -385,60 +290,3 @@ async def test_no_secret_is_logged(nodes: Nodes, caplog: pytest.LogCaptureFixtur
     written = "".join(f"{record.getMessage()}{record.__dict__}" for record in caplog.records)
     assert "/auth/verify" in written
     assert [secret for secret in [*secrets, new_key().address] if secret in written] == []
-
-
-# Wallets that are contracts
-
-
-@pytest.mark.parametrize("is_deployed", [True, False])
-async def test_a_contract_signs_in_as_an_account_of_its_chain(nodes: Nodes, chain: Chain, is_deployed: bool) -> None:
-    wallet = ContractWallet(new_key(8), salt=bytes([is_deployed] * 32))
-    if is_deployed:
-        await asyncio.to_thread(chain.send, FACTORY, wallet.deployment)
-    client = await nodes.start(chain_ids=[str(CHAIN_ID), "1"], rpc_urls=[f"{CHAIN_ID}={chain.url}"])
-    browser = Browser(client)
-    message = await browser.message(wallet.address, CHAIN_ID)
-    signature = sign(wallet.owner, message)
-    body = {"message": message, "signature": signature if is_deployed else wallet.wrapped(signature)}
-    signed = await (await browser.ask("POST", "/auth/verify", body)).json()
-    assert f"eip155:{CHAIN_ID}:{wallet.address}" == signed["account"]
-    message = await browser.message(wallet.address, 1)
-    body = {"message": message, "signature": sign(wallet.owner, message)}
-    refused = await browser.ask("POST", "/auth/verify", body)
-    assert await code_of(refused) == (401, "unauthenticated")
-    assert "need an RPC of chain 1" in (await refused.json())["error"]["hint"]
-
-
-async def test_an_rpc_that_is_gone_leaves_keys_alone(nodes: Nodes) -> None:
-    browser = Browser(await nodes.start(rpc_urls=["1=http://127.0.0.1:9/"]))
-    await browser.sign_in(new_key())
-    message = await browser.message(new_key().address)
-    response = await browser.ask("POST", "/auth/verify", {"message": message, "signature": sign(new_key(2), message)})
-    assert await code_of(response) == (503, "unavailable")
-
-
-# Redis
-
-
-async def test_two_nodes_share_sessions_and_while_redis_is_gone_keys_hold(nodes: Nodes) -> None:
-    redis = await asyncio.to_thread(started_redis)
-    try:
-        one, two = await nodes.start(redis_url=redis.url), await nodes.start(redis_url=redis.url)
-        here, there = Browser(one), Browser(two)
-        await here.sign_in(new_key())
-        there.cookies = here.cookies
-        assert (await (await there.ask("GET", "/auth/session")).json())["signed_in"]
-        key = await (await here.ask("POST", "/auth/keys", {"name": "x"})).json()
-        shown = {"Authorization": f"Bearer {key['key']}"}
-        redis.kill()
-        response = await here.ask("POST", "/v1/completions", PROMPT)
-        assert await code_of(response) == (503, "unavailable")
-        assert "redis_url" in (await response.json())["error"]["hint"]
-        assert (await here.ask("POST", "/auth/nonce", {"address": new_key().address, "chain_id": 1})).status == 503
-        assert (await Browser(one).ask("POST", "/v1/completions", PROMPT, **shown)).status == 200
-        assert (await here.ask("GET", "/livez")).status == 200
-        await asyncio.to_thread(redis.start)
-        assert not (await (await here.ask("GET", "/auth/session")).json())["signed_in"]
-        await here.sign_in(new_key())
-    finally:
-        redis.close()

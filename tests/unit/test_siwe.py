@@ -1,6 +1,7 @@
 """A sign-in message is what this node writes, byte for byte, signed by the key that it names, and nothing else."""
 
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,7 @@ async def test_its_key_signs_it() -> None:
         (("Chain ID: 1", "Chain ID: 0"), "byte for byte"),
         (("costs nothing.", "costs everything."), "statement"),
         (("\nSign in to this Blyan node. This sends no transaction and costs nothing.\n", ""), "EIP-4361"),
+        (("Sign in to this Blyan node. This sends no transaction and costs nothing.\n", ""), "statement"),
         (("0x7E5F", "0x7e5F"), "EIP-4361"),
         (("20Z\nExpiration Time: 2023-11-14T22:18:20Z", "20Z"), "expiration time"),
         (("22:18:20Z", "22:18:20.000Z"), "expiration time"),
@@ -60,10 +62,10 @@ async def test_its_key_signs_it() -> None:
         (("22:18:20Z", "22:18:20Z\nNot Before: 2023-11-14T22:13:20Z"), "not before"),
         (("22:18:20Z", "22:18:20Z\nRequest ID: 1"), "request id"),
         (("22:18:20Z", "22:18:20Z\nResources:\n- https://evil.example"), "resources"),
-        (("22:18:20Z", "22:18:20Z\n"), "EIP-4361"),
+        (("22:18:20Z", "22:18:20Z\n"), "byte for byte"),
         (("\n", "\r\n"), "EIP-4361"),
         (("Nonce: 0", "Nonce:  0"), "EIP-4361"),
-        (("chat", "ch\u0430t"), "EIP-4361"),
+        (("chat", "ch\u0430t"), "domain"),
     ],
 )
 def test_a_message_that_differs_is_refused(change: tuple[str, str], said: str) -> None:
@@ -95,6 +97,22 @@ def test_a_message_with_one_other_character_is_refused_or_says_something_else(pl
 def test_any_text_is_refused_and_nothing_else_happens(text: str) -> None:
     with pytest.raises(Unauthenticated):
         parse_message(text, ORIGIN)
+
+
+@pytest.mark.parametrize("text", ["\n" * 17, "x" * 301, f"{MESSAGE.text}\nResources:" + "\n- https://a" * 20])
+def test_many_or_long_lines_are_refused_before_they_are_parsed(text: str) -> None:
+    with pytest.raises(Unauthenticated, match="few and short lines"):
+        parse_message(text, ORIGIN)
+
+
+def test_messages_leave_no_memory_behind() -> None:
+    """A parser that caches what it reads would be filled by strangers: checked where that one was found to."""
+    import abnf.parser
+
+    kept = sum(map(len, abnf.parser.ParseCache.objects))
+    for number in range(20):
+        parse_message(replace(MESSAGE, nonce=f"{number:032x}").text, ORIGIN)
+    assert kept == sum(map(len, abnf.parser.ParseCache.objects))
 
 
 def test_a_long_message_is_refused_before_it_is_parsed() -> None:

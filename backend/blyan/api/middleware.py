@@ -147,9 +147,9 @@ async def known_host_and_origin(request: web.Request, handler: Handler) -> web.S
     host = want_known_host(request, config.http.address[0], ours)
     origin = request.headers.get("Origin")
     # the configured origin is ours also where a proxy names this node otherwise to us
-    own = origin is None or (where is not None and origin == where.text) or _origin_host(origin) == host
-    if request.method not in safe_methods and not own:
-        raise Denied(f"Origin: expected {host!r}, found {origin[:200]!r}")
+    foreign = origin is not None and (where is None or origin != where.text) and _origin_host(origin) != host
+    if foreign and request.method not in safe_methods:
+        raise Denied(f"Origin: expected {host!r}, found {str(origin)[:200]!r}")
     return await handler(request)
 
 
