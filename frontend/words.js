@@ -74,6 +74,13 @@ export const words = {
   "block.subtiles": ["Bad subtiles", "손상된 서브타일"],
   "cell.label": ["{name}: {state}, {tokens} tokens", "{name}: {state}, 토큰 {tokens}개"],
   "cell.name": ["layer {layer}, expert {expert}", "층 {layer}, 전문가 {expert}"],
+  "error.signin": ["The node wants to know who asks", "노드가 누구인지 알아야 합니다"],
+  "error.signin.next": [
+    "Sign in with your wallet, then try again. A session ends when it is not used for a while.",
+    "지갑으로 로그인한 뒤 다시 시도하세요. 세션은 한동안 쓰지 않으면 끝납니다.",
+  ],
+  "error.quota": ["That was more than one may ask in a minute", "1분에 보낼 수 있는 양을 넘었습니다"],
+  "error.quota.next": ["Wait a little, then try again.", "잠시 기다렸다가 다시 시도하세요."],
   "error.said": ["The node says:", "노드의 말:"],
   "error.log": ["The node’s log has more under {id}.", "노드의 로그에서 {id}로 더 찾을 수 있습니다."],
   "error.retryAfter": ["Free again in about {seconds} s.", "약 {seconds}초 뒤에 다시 가능합니다."],

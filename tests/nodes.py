@@ -59,9 +59,16 @@ def writing(data_dir: Path, **sections: dict[str, object]) -> Iterator[WritableG
 
 @contextlib.asynccontextmanager
 async def serving(data_dir: Path, **sections: dict[str, object]) -> AsyncIterator[TestClient]:
-    """A node on an existing data directory, served on a free port of this process."""
+    """A node on an existing data directory, served on a free port of this process; its clock stands still."""
+    async with serving_with(Sources(fixed_seconds, lambda: 0.0, fixed_entropy), data_dir, **sections) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def serving_with(sources: Sources, data_dir: Path, **sections: dict[str, object]) -> AsyncIterator[TestClient]:
+    """The same with a clock and chance of the caller's."""
     with writing(data_dir, **sections) as ground:
-        node = Node(read_config(data_dir, sections, {}), ground, Sources(fixed_seconds, lambda: 0.0, fixed_entropy))
+        node = Node(read_config(data_dir, sections, {}), ground, sources)
         node.start()
         try:
             async with TestClient(TestServer(build_app(node), handler_cancellation=True)) as client:

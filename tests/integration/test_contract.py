@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
-from nodes import import_into, running
+from nodes import import_into, install_builtin, running
 from running_node import RunningNode
+from wallets import new_key, sign
 
 SECONDS = 90
+SIGN_IN_SECONDS = 20
 LONG_SECONDS = int(os.environ.get("BLYAN_TEST_CONTRACT_SECONDS", "3600"))  # shorter to see that it works
 # Left out: what a schema cannot say. `positive_data_acceptance`: models exist or not, prompts fit their context or not,
 # ranges lie in a blob or not. `missing_required_header` and those about sign-in: there is none.
@@ -63,9 +65,9 @@ def with_names(node: RunningNode) -> dict[str, Any]:
     return document
 
 
-def asked(node: RunningNode, folder: Path, seconds: int, *arguments: str) -> str:
+def asked(node: RunningNode, folder: Path, seconds: int, *arguments: str, names: bool = True) -> str:
     """What schemathesis says; the test fails with it where node and document differ."""
-    (folder / "openapi.json").write_text(json.dumps(with_names(node)))
+    (folder / "openapi.json").write_text(json.dumps(with_names(node) if names else fetched(f"{node.url}/openapi.json")))
     command = [sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", node.url, "--no-color"]
     command += ["--checks", CHECKS, "--max-time", str(seconds), "--workers", "1", "--request-timeout", "30", *arguments]
     done = subprocess.run(
@@ -93,3 +95,28 @@ def test_every_route_does_what_the_document_says_for_an_hour(
     summary = re.search(r"(\d+) generated", said)
     found = f"{summary[1] if summary else '?'} requests, no difference"
     long_result(f"schemathesis on /openapi.json, {LONG_SECONDS:,} s", found)
+
+
+@pytest.mark.slow
+def test_the_routes_of_sign_in_do_what_the_document_says(tmp_path: Path) -> None:
+    """With accounts, by somebody who has signed in and may make keys; a wrong sign-in changes nothing of that."""
+    install_builtin(tmp_path / "data")
+    origin = "http://127.0.0.1:8645"
+    (tmp_path / "data/node.toml").write_text(
+        f'[accounts]\norigin = "{origin}"\n[quotas]\naddress_sign_ins = 0\naddress_requests = 0\naccount_requests = 0\n'
+    )
+    with running(tmp_path / "data") as node:
+        message, cookies = posted(node, "/auth/nonce", {"address": new_key().address, "chain_id": 1})
+        body = {"message": message["message"], "signature": sign(new_key(), message["message"])}
+        _, cookies = posted(node, "/auth/verify", body, Cookie="; ".join(cookies))
+        session = next(cookie for cookie in cookies if "session" in cookie)
+        shown = ("--header", f"Cookie: {session}", "--header", f"Origin: {origin}")
+        only = ("--include-path-regex", "^/auth/(nonce|verify|session|keys)", "--seed", "20251121")
+        asked(node, tmp_path, SIGN_IN_SECONDS, *shown, *only, names=False)
+
+
+def posted(node: RunningNode, path: str, body: object, **headers: str) -> tuple[Any, list[str]]:
+    """The answer, and its cookies as a browser sends them back."""
+    request = urllib.request.Request(node.url + path, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response), [line.partition(";")[0] for line in response.headers.get_all("Set-Cookie")]

@@ -22,7 +22,7 @@ from blyan.api.metrics import build_metrics_app
 from blyan.api.sending import send_piece
 from blyan.api.state import node_key
 from blyan.api.traffic import traffic_key
-from blyan.node.config import MetricsConfig
+from blyan.node.http_config import MetricsConfig
 from blyan.node.logs import JsonLines, fields_attribute
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied

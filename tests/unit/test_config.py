@@ -62,14 +62,14 @@ def test_mistakes_in_the_environment_are_named(tmp_path: Path) -> None:
 def test_listening_beyond_loopback_is_denied(tmp_path: Path, listen: str) -> None:
     """Nothing authenticates callers yet, so nobody else may call."""
     with pytest.raises(Denied, match="expected a loopback address"):
-        _ = read_config(tmp_path, {"http": {"listen": listen}}, {}).http.address
+        _ = read_config(tmp_path, {"http": {"listen": listen}}, {}).address
 
 
 @pytest.mark.parametrize("listen", ["8645", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000"])
 def test_an_address_without_a_port_is_refused(tmp_path: Path, listen: str) -> None:
     """HOST:PORT is the form."""
     with pytest.raises(InvalidInput, match="expected HOST:PORT"):
-        _ = read_config(tmp_path, {"http": {"listen": listen}}, {}).http.address
+        _ = read_config(tmp_path, {"http": {"listen": listen}}, {}).address
 
 
 @pytest.mark.parametrize(

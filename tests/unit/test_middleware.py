@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestServer
 
 from blyan.api.middleware import add_security_headers, faults_as_json, known_host_and_origin
 from blyan.api.state import node_key
-from blyan.node.config import HttpConfig, NodeConfig
+from blyan.node.config import NodeConfig
+from blyan.node.http_config import HttpConfig
 from blyan.primitives.errors import Unavailable
 
 Ask = Callable[[bytes], "asyncio.Future[bytes]"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from aiohttp import web
 
 from blyan.api import page
+from blyan.api.caller import Access
 from blyan.api.document import build_document, document_key
 from blyan.api.door import expected
+from blyan.api.guard import access_key, guarded
 from blyan.api.loop_delay import loop_watched
 from blyan.api.middleware import (
     add_security_headers,
@@ -16,6 +20,7 @@ from blyan.api.middleware import (
     quiet_key,
     traced,
 )
+from blyan.api.route import Route
 from blyan.api.routes import routes
 from blyan.api.state import node_key
 from blyan.api.traffic import Traffic, traffic_key
@@ -26,7 +31,7 @@ from blyan.primitives import limits
 def build_app(node: Node) -> web.Application:
     """The HTTP application of a node that was started."""
     app = web.Application(
-        middlewares=[traced, faults_as_json, known_host_and_origin, admitted],
+        middlewares=[traced, faults_as_json, known_host_and_origin, admitted, guarded],
         client_max_size=limits.request_body_bytes_max,
     )
     app[node_key] = node
@@ -39,5 +44,23 @@ def build_app(node: Node) -> web.Application:
         if route.method == "GET":
             app.router.add_route("HEAD", route.path, route.handler, expect_handler=expected)
     app[quiet_key] = frozenset(route.template for route in table if route.group in ("health", "page"))
+    app[access_key] = access_of(table)
+    app.on_cleanup.append(_close_accounts)
     app[document_key] = build_document(table)
     return app
+
+
+def access_of(table: Iterable[Route]) -> dict[tuple[str, str], Access]:
+    """(method, template) → what is needed."""
+    found: dict[tuple[str, str], Access] = {}
+    for route in table:
+        found[route.method, route.template] = route.access
+        if route.method == "GET":
+            found["HEAD", route.template] = route.access
+    return found
+
+
+async def _close_accounts(app: web.Application) -> None:
+    accounts = app[node_key].accounts
+    if accounts is not None:
+        await accounts.close()

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from blyan.api.charging import within_quotas
 from blyan.api.client import client_of_trace
-from blyan.api.counting import counted
+from blyan.api.counting import GenerationCount, counted
 from blyan.api.events import Events
 from blyan.inference.delivery import LoopListener
 from blyan.inference.embedding import embed, want_embeddable
@@ -62,7 +63,11 @@ async def generation(node: Node, model: LoadedModel, request: GenerationRequest)
     """
     request = _fitting(node, model, request)
     with counted(node.metrics, node.sources.monotonic, echoed=len(request.prompt) if request.echo else 0) as count:
-        async with _submitted(node, model, run(model, request, node.scheduler.drafts_max), count.passed) as events:
+        most = len(request.prompt) + answer_tokens_max(model, request)
+        async with (
+            within_quotas(node, most, lambda: _computed(count, len(request.prompt))),
+            _submitted(node, model, run(model, request, node.scheduler.drafts_max), count.passed) as events,
+        ):
             yield events
 
 
@@ -73,7 +78,10 @@ async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Em
     if len(tokens) >= most:
         raise too_long_for_memory(most, len(tokens))
     with counted(node.metrics, node.sources.monotonic) as count:
-        async with _submitted(node, model, embed(model, tokens), count.passed) as events:
+        async with (
+            within_quotas(node, len(tokens), lambda: count.prompt_tokens),
+            _submitted(node, model, embed(model, tokens), count.passed) as events,
+        ):
             async for event in events:
                 if isinstance(event, Embedded):
                     return event
@@ -97,6 +105,11 @@ async def _submitted(
     finally:
         deadline.cancel()
         ticket.cancel()
+
+
+def _computed(count: GenerationCount, prompt: int) -> int:
+    """Tokens that a generation cost: also who leaves early has had the prompt read, and who was failed pays nothing."""
+    return 0 if count.outcome.startswith("failed") else prompt + count.completion_tokens
 
 
 def _fitting(node: Node, model: LoadedModel, request: GenerationRequest) -> GenerationRequest:

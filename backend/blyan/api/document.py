@@ -21,20 +21,26 @@ document_key: Final = web.AppKey("document", bytes)
 # parts of paths, by name; the rest is text
 _path_parameters: Final[Mapping[str, Schema]] = {"name": one_of(*chain_names), "payload_id": hex64}
 _path_parameters_of: Final[Mapping[tuple[str, str], Schema]] = {("/entries/{id}", "id"): hex64}
-# what any route may answer: malformed, another Host or Origin, slow, too large, too many, our mistake, not now
-_every_route: Final = (400, 403, 408, 413, 417, 429, 431, 500, 503)
+# what any route may answer: malformed, an API key that does not hold, another Host or Origin, slow, too large, too
+# many, our mistake, not now
+_every_route: Final = (400, 401, 403, 408, 413, 417, 429, 431, 500, 503)
 _said: Final[Mapping[int, str]] = {
     400: "A value does not fit; nothing was changed.",
+    401: "Nobody was shown who may do it, or an API key that does not hold.",
     403: "Denied: another Host or Origin, or a policy of the node.",
     404: "The named thing is not here.",
     408: "The body did not come in time.",
     413: "The body is above its limit.",
     417: "Only `Expect: 100-continue` is known.",
-    429: "Too many requests are under way or wait; `Retry-After` says when to come again.",
+    429: "Too many requests are under way or wait, or a quota is used up; `Retry-After` says when to come again.",
     431: "The headers are above their limit.",
     500: "A mistake of the node's; its log has more.",
     503: "Not now: draining, a corrupt block, no model; the same request may succeed later.",
 }
+_security: Final = (
+    "An API key of a node with accounts (see docs/http.md); browsers have a session in its place. "
+    "Nodes without accounts need neither."
+)
 _request_id: Final = {
     "X-Request-Id": {
         "description": "The id that came in this header, or the one that was made; the log has it too.",
@@ -66,6 +72,7 @@ def build_document(table: Iterable[Route]) -> bytes:
             },
             "paths": paths,
             "components": {
+                "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer", "description": _security}},
                 "schemas": {"Error": openai_schema.error, "OllamaError": ollama_schema.error},
                 "responses": {
                     f"{name}{status}": _error(status, name) for name in ("Error", "OllamaError") for status in _said
@@ -89,6 +96,8 @@ def _operation(route: Route) -> dict[str, Any]:
         "parameters": _parameters(route),
         "responses": answers,
     }
+    if route.access not in ("public", "session"):
+        operation["security"] = [{"apiKey": []}, {}]
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": route.body}}}
     return operation

@@ -21,6 +21,7 @@ _statuses: Final[Mapping[type[errors.Fault], tuple[int, str]]] = {
     errors.PayloadTooLarge: (413, "invalid_request_error"),
     errors.InvalidInput: (400, "invalid_request_error"),
     errors.NotFound: (404, "not_found_error"),
+    errors.Unauthenticated: (401, "authentication_error"),
     errors.Denied: (403, "permission_error"),
     errors.QueueFull: (429, "rate_limit_error"),
     errors.IntegrityFault: (503, "integrity_error"),
@@ -64,6 +65,8 @@ def error_response(fault: errors.Fault, *, status: int | None = None, path: str 
     body = ollama_error(fault) if path.startswith("/api/") else named_error_body(fault)
     seconds = fault.detail.get("retry_after_seconds", _retry_after_seconds)
     headers = {"Retry-After": str(seconds)} if isinstance(fault, errors.Unavailable) else None
+    if isinstance(fault, errors.Unauthenticated):
+        headers = {"WWW-Authenticate": 'Bearer realm="blyan"'}
     return json_response(body, status=status or status_of(fault), headers=headers)
 
 

@@ -31,7 +31,7 @@ quiet_key: Final = web.AppKey("quiet", frozenset[str])
 _left: Final = 499  # the caller left before the answer (nginx's number for it)
 _known_methods: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _begun: Final = web.RequestKey("begun", bool)  # headers of the response went out
-_safe_methods: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+safe_methods: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _loopback_names: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _headers: Final = {
     "Content-Security-Policy": (
@@ -141,11 +141,15 @@ async def faults_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 @web.middleware
 async def known_host_and_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Deny requests that were sent to another name, or that another site's page sends."""
-    http = node_of(request).config.http
-    host = want_known_host(request, http.address[0], http.allowed_hosts)
+    config = node_of(request).config
+    where = config.accounts.where
+    ours = (*config.http.allowed_hosts, *([where.host] if where else []))
+    host = want_known_host(request, config.http.address[0], ours)
     origin = request.headers.get("Origin")
-    if request.method not in _safe_methods and origin is not None and _origin_host(origin) != host:
-        raise Denied(f"Origin: expected {host!r}, found {origin[:200]!r}")
+    # the configured origin is ours also where a proxy names this node otherwise to us
+    foreign = origin is not None and (where is None or origin != where.text) and _origin_host(origin) != host
+    if foreign and request.method not in safe_methods:
+        raise Denied(f"Origin: expected {host!r}, found {str(origin)[:200]!r}")
     return await handler(request)
 
 

@@ -1,7 +1,8 @@
 """Ollama's routes that change which models there are: `/api/create|copy|delete|pull|push` and `/api/blobs/{digest}`.
 
-They change this node's chains, so they answer only on loopback, under loopback names. Work runs in a thread, one change
-at a time, beside answers under way; who leaves in the middle stops it, and what was stored stays for the next try.
+They change this node's chains, so they are for its operators; where there are no accounts, for who asks by a loopback
+name. Work runs in a thread, one change at a time, beside answers under way; who leaves in the middle stops it, and
+what was stored stays for the next try.
 """
 
 from __future__ import annotations
@@ -257,14 +258,15 @@ def _not_found_as_ollama(work: Callable[[], None]) -> None:
 
 
 def _writing(request: web.Request) -> Node:
-    """The node, for a caller that may change it: on loopback, by a loopback name. `Denied` for any other."""
+    """The node, for a caller that may change it: without accounts one who asks by a loopback name, else `Denied`."""
     node = node_of(request)
-    _ = node.config.http.address  # which is loopback or refused
+    if node.accounts is not None:  # the guard has let in an operator
+        return node
     host = request.headers.get("Host", "").lower()
     name = host if host.endswith("]") else host.rsplit(":", 1)[0]
     if name not in _loopback_names:
         raise Denied(
             f"Host: expected a loopback name on routes that change models, found {host[:200]!r}",
-            hint="ask on the machine of the node: nobody signs in here yet",
+            hint="ask on the machine of the node: it has no accounts",
         )
     return node

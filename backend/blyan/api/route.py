@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 from aiohttp import web
 
+from blyan.api.caller import Access
 from blyan.wire.schema import Schema, anything
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,6 +44,7 @@ class Route:
     headers: tuple[str, ...] = ()  # request headers that change the answer
     errors: tuple[int, ...] = ()  # beside those that every route may answer
     group: str = "node"
+    access: Access = "models"  # the most there is, for a route that does not say what it needs
 
     @property
     def template(self) -> str:
@@ -66,27 +68,42 @@ def get(
     headers: tuple[str, ...] = (),
     errors: tuple[int, ...] = (),
     group: str = "node",
+    access: Access = "public",
 ) -> Route:
-    """A GET route; `more` are its answers beside 200."""
+    """A GET route, for everybody unless it says what it needs; `more` are its answers beside 200."""
     answers = {200: answer, **(more or {})}
-    return Route("GET", path, handler, answers, None, query or {}, required, headers, errors, group)
+    return Route("GET", path, handler, answers, None, query or {}, required, headers, errors, group, access)
 
 
 def openai_post(path: str, handler: Handler, body: Schema, answer: Schema, *, streams: bool = True) -> Route:
     """A POST route of the OpenAI dialect: a JSON object in; out a JSON object or server-sent events."""
     contents = {**json_of(answer), **({"text/event-stream": {"type": "string"}} if streams else {})}
-    return Route("POST", path, handler, {200: contents}, body, errors=(404,), group="openai")
+    return Route("POST", path, handler, {200: contents}, body, errors=(404,), group="openai", access="inference")
 
 
 def ollama_post(
-    path: str, handler: Handler, body: Schema = anything, answer: Schema = anything, *, streams: bool = False
+    path: str,
+    handler: Handler,
+    body: Schema = anything,
+    answer: Schema = anything,
+    *,
+    streams: bool = False,
+    access: Access = "inference",
 ) -> Route:
     """A POST route of the Ollama dialect: a JSON object in; out a JSON object or lines of them."""
     contents = {**json_of(answer), **({"application/x-ndjson": {"type": "string"}} if streams else {})}
-    return Route("POST", path, handler, {200: contents}, body, errors=(404,), group="ollama")
+    return Route("POST", path, handler, {200: contents}, body, errors=(404,), group="ollama", access=access)
 
 
 def ollama(method: str, path: str, handler: Handler, *, errors: tuple[int, ...] = (404,)) -> Route:
     """Any other route of that dialect, such as DELETE or one that takes bytes: answers with or without a body."""
     answers: Mapping[int, Contents] = {200: json_of(anything), 201: {}}
     return Route(method, path, handler, answers, errors=errors, group="ollama")
+
+
+def auth_post(
+    path: str, handler: Handler, body: Schema, answer: Schema, *, access: Access = "public", made: bool = False
+) -> Route:
+    """A POST route of sign-in: a JSON object in and out; `made` says that it answers 201."""
+    answers: Mapping[int, Contents] = {201 if made else 200: json_of(answer)}
+    return Route("POST", path, handler, answers, body, group="auth", access=access)

@@ -7,8 +7,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from blyan.api import blobs, chain, document, entries, experts, health, ollama, ollama_models, openai, schemas
-from blyan.api.route import Route, get, json_of, octets, ollama_post, openai_post, plain
+from blyan.api import (
+    auth,
+    auth_schemas,
+    blobs,
+    chain,
+    document,
+    entries,
+    experts,
+    health,
+    ollama,
+    ollama_models,
+    openai,
+    schemas,
+)
+from blyan.api.route import Route, auth_post, get, json_of, octets, ollama_post, openai_post, plain
 from blyan.api.route import ollama as ollama_route
 from blyan.primitives import limits
 from blyan.wire import ollama_schema, openai_schema
@@ -17,6 +30,28 @@ from blyan.wire.schema import integer, text
 _range: Final = ("Range", "If-None-Match", "If-Range")
 _unavailable: Final = {503: plain}
 _end: Final = integer(0, limits.canonical_integer_max)
+
+_auth: Final = (
+    auth_post("/auth/nonce", auth.nonce, auth_schemas.nonce_request, auth_schemas.nonce_answer),
+    auth_post("/auth/verify", auth.verify, auth_schemas.verify_request, auth_schemas.session),
+    auth_post("/auth/logout", auth.logout, auth_schemas.logout_request, auth_schemas.session),
+    get("/auth/session", auth.session, json_of(auth_schemas.session), group="auth"),
+    auth_post(
+        "/auth/keys", auth.make_key, auth_schemas.key_request, auth_schemas.made_key, access="session", made=True
+    ),
+    get("/auth/keys", auth.keys, json_of(auth_schemas.keys), group="auth", access="session"),
+    Route(
+        "DELETE",
+        "/auth/keys",
+        auth.delete_key,
+        {200: json_of(auth_schemas.deleted_key)},
+        query={"id": auth_schemas.key_id},
+        required=("id",),
+        errors=(404,),
+        group="auth",
+        access="session",
+    ),
+)
 
 routes: Final[tuple[Route, ...]] = (
     openai_post("/v1/chat/completions", openai.chat_completions, openai_schema.chat_request, openai_schema.chat_answer),
@@ -48,11 +83,11 @@ routes: Final[tuple[Route, ...]] = (
     ollama_post(
         "/api/embeddings", ollama.embeddings, ollama_schema.embeddings_request, ollama_schema.embeddings_answer
     ),
-    ollama_post("/api/create", ollama_models.create, streams=True),
-    ollama_post("/api/copy", ollama_models.copy),
+    ollama_post("/api/create", ollama_models.create, streams=True, access="models"),
+    ollama_post("/api/copy", ollama_models.copy, access="models"),
     ollama_route("DELETE", "/api/delete", ollama_models.delete),
-    ollama_post("/api/pull", ollama_models.pull, streams=True),
-    ollama_post("/api/push", ollama_models.push),
+    ollama_post("/api/pull", ollama_models.pull, streams=True, access="models"),
+    ollama_post("/api/push", ollama_models.push, access="models"),
     ollama_route("HEAD", "/api/blobs/{digest}", ollama_models.has_blob),
     ollama_route("POST", "/api/blobs/{digest}", ollama_models.put_blob),
     get(
@@ -120,6 +155,7 @@ routes: Final[tuple[Route, ...]] = (
         group="blobs",
     ),
     get("/blobs/{payload_id}/index", blobs.index, octets, errors=(404,), group="blobs"),
+    *_auth,
     get("/livez", health.livez, plain, group="health"),
     get(
         "/readyz",

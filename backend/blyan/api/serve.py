@@ -39,7 +39,7 @@ async def served(config: NodeConfig, passphrase: Passphrase) -> AsyncGenerator[t
     and refuses new ones with 503, and `/readyz` says why. The URL stands in the LOCK file while the node listens, so
     that other commands find it.
     """
-    host, port = config.http.address
+    host, port = config.address
     with opened(config, now=system_seconds, entropy=system_entropy, passphrase=passphrase, new=True) as ground:
         builtin.install_first(ground)
         node = Node(config, ground, Sources(system_seconds, system_monotonic, system_entropy))

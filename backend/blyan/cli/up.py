@@ -50,7 +50,7 @@ def _up(options: argparse.Namespace, output: Output) -> int:
     flags = {"http": {"listen": options.listen}} if options.listen is not None else {}
     config = read_config(options.data_dir, flags)
     try:
-        _ = config.http.address  # refuse a bad address before anything is loaded
+        _ = config.address  # refuse a bad address before anything is loaded
     except InvalidInput as reason:
         raise UsageMistake(reason.message, hint=reason.hint) from None
     with logging_as(config.log, config.data_dir):

@@ -6,7 +6,6 @@ with defaults; an unknown key or a value of the wrong kind is refused, with a su
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import re
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
 from blyan.network.peers import parse_peer
+from blyan.node.accounts_config import AccountsConfig, QuotasConfig
 from blyan.node.compute_config import ComputeConfig, InferenceConfig
+from blyan.node.http_config import HttpConfig, MetricsConfig
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, Fault, InvalidInput
 from blyan.primitives.nearest import did_you_mean
@@ -35,55 +36,6 @@ _of_kubernetes: Final = re.compile(
     r"(^|_)SERVICE_HOST$|(^|_)SERVICE_PORT(_\w+)?$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$"
 )
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpConfig:
-    """The door of the API and the page."""
-
-    listen: str = "127.0.0.1:8645"  # HOST:PORT, port 0 for a free one
-    allowed_hosts: tuple[str, ...] = ()  # further Host names that are answered (DNS rebinding is not)
-    shutdown_seconds: int = 10  # how long answers under way may go on when the node is asked to stop
-
-    def __post_init__(self) -> None:
-        if self.shutdown_seconds > limits.request_seconds_max:
-            most = f"{limits.request_seconds_max:g}"
-            raise InvalidInput(f"http.shutdown_seconds: expected 0 to {most}, found {self.shutdown_seconds}")
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port; `Denied` off loopback, because nothing authenticates callers yet."""
-        host, port, loopback = _host_and_port("http.listen", self.listen)
-        if not loopback:
-            raise Denied(
-                f"http.listen: expected a loopback address, found {host!r}",
-                hint="this version has no sign-in; put a reverse proxy with authentication before 127.0.0.1",
-            )
-        return host, port
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsConfig:
-    """The door of `/metrics`, apart from the API's."""
-
-    listen: str = ""  # HOST:PORT, port 0 for a free one; empty: no such door
-    allow_remote: bool = False  # also listen where other machines reach it
-
-    def __post_init__(self) -> None:
-        _ = self.address  # which refuses what does not fit
-
-    @property
-    def address(self) -> tuple[str, int] | None:
-        """Host and port, None if there is no such door; `Denied` off loopback unless that is allowed."""
-        if not self.listen:
-            return None
-        host, port, loopback = _host_and_port("metrics.listen", self.listen)
-        if not loopback and not self.allow_remote:
-            raise Denied(
-                f"metrics.listen: expected a loopback address, found {host!r}",
-                hint="anybody who reaches it reads the metrics; metrics.allow_remote = true allows that",
-            )
-        return host, port
 
 
 _log_levels = ("debug", "info", "warning", "error")
@@ -181,8 +133,25 @@ class NodeConfig:
     storage: StorageConfig = field(default_factory=StorageConfig)
     keys: KeysConfig = field(default_factory=KeysConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
+    accounts: AccountsConfig = field(default_factory=AccountsConfig)
+    quotas: QuotasConfig = field(default_factory=QuotasConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the API; as `door_address`."""
+        return door_address(self.http, self.accounts)
+
+
+def door_address(http: HttpConfig, accounts: AccountsConfig) -> tuple[str, int]:
+    """Host and port of the API; `Denied` off loopback without accounts, because then nobody shows who they are."""
+    if not http.loopback and not accounts.origin:
+        raise Denied(
+            f"http.listen: expected a loopback address, found {http.address[0]!r} and no accounts",
+            hint="set accounts.origin, or put a reverse proxy with authentication before 127.0.0.1",
+        )
+    return http.address
 
 
 _sections: dict[str, type[Any]] = {
@@ -192,6 +161,8 @@ _sections: dict[str, type[Any]] = {
     "storage": StorageConfig,
     "keys": KeysConfig,
     "models": ModelsConfig,
+    "accounts": AccountsConfig,
+    "quotas": QuotasConfig,
     "metrics": MetricsConfig,
     "log": LogConfig,
 }
@@ -200,18 +171,6 @@ _sections: dict[str, type[Any]] = {
 def sections() -> Mapping[str, type[Any]]:
     """Section → the class that holds its settings, their kinds and their defaults."""
     return _sections
-
-
-def _host_and_port(key: str, listen: str) -> tuple[str, int, bool]:
-    """Host, port, and whether only this machine reaches it."""
-    host, separator, port = listen.rpartition(":")
-    host = host.strip("[]")
-    if not separator or not port.isdecimal() or int(port) > 65_535:
-        raise InvalidInput(f"{key}: expected HOST:PORT, found {listen!r}")
-    try:
-        return host, int(port), host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host, int(port), False
 
 
 def data_dir_from_environment() -> Path:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, cast
 
+from blyan.node.accounts_config import AccountsConfig
 from blyan.node.config import (
     data_dir_from_environment,
+    door_address,
     faults_of,
     file_name,
     from_environment,
@@ -25,8 +27,9 @@ from blyan.node.config import (
     unread_variables,
     variable_of,
 )
+from blyan.node.http_config import HttpConfig
 from blyan.primitives import limits
-from blyan.primitives.errors import Fault, InvalidInput, NotFound
+from blyan.primitives.errors import Denied, Fault, InvalidInput, NotFound
 from blyan.storage import durable
 
 _header: Final = re.compile(r"\s*\[+\s*([^\]\s]+)\s*\]")
@@ -130,7 +133,18 @@ class _Notes:
                 value = values.get(f.name, getattr(made, f.name))
                 origin = self.origins.get((section, f.name), "default")
                 settings.append(Setting(f"{section}.{f.name}", shown(f.name, value), origin))
+        self._look_at_door()
         return Survey(tuple(settings), tuple(sorted(self.mistakes, key=_order)), tuple(self.warnings))
+
+    def _look_at_door(self) -> None:
+        """What two sections say together; what one of them says wrong was said."""
+        try:
+            parts = (HttpConfig(**self.merged["http"]), AccountsConfig(**self.merged["accounts"]))
+            door_address(*parts)
+        except Denied as reason:
+            self._add(self.origins["http", "listen"], reason)
+        except Fault:
+            return
 
     def _add(self, where: str, fault: Fault) -> None:
         self.mistakes.append(Mistake(where, fault.message, fault.hint))

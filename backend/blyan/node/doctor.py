@@ -292,7 +292,7 @@ def _models(ground: Ground) -> Finding:
 def _port(folder: Path) -> Finding:
     try:
         holder = lock_holder(folder)
-        host, port = read_config(folder).http.address
+        host, port = read_config(folder).address
     except (Fault, OSError):
         return Finding("port", "warn", "not looked at: no address is configured", "blyan config check")
     if holder and holder.get("url"):

@@ -21,6 +21,7 @@ from blyan.model.chat_template import TemplateRenderer
 from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
 from blyan.model.stored_part import naming
+from blyan.node.accounts import Accounts, open_accounts
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.config import NodeConfig, cache_dir_from_environment
 from blyan.node.indexing import catch_up, open_index
@@ -62,6 +63,7 @@ class Node:
         self.config = config
         self.ground = ground
         self.sources = sources
+        self.accounts: Accounts | None = None  # open while the node runs, if they are configured
         self.index: EntryIndex | None = None  # open while the node runs
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer(sources.now)
@@ -95,6 +97,10 @@ class Node:
         """
         if self.config.compute.threads:
             torch.set_num_threads(self.config.compute.threads)
+        sources = self.sources
+        self.accounts = open_accounts(
+            self.config, now=sources.now, monotonic=sources.monotonic, entropy=sources.entropy
+        )
         self.uploads.sweep(starting=True)
         self.index = open_index(self.ground.folder, self.ground.chains)
         for name in sorted(self.ground.chains.state.models):

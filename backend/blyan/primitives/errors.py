@@ -110,6 +110,12 @@ class Denied(Fault):
     code = "denied"
 
 
+class Unauthenticated(Denied):
+    """The caller has not shown who they are: no credential, one that does not hold, a sign-in that proves nothing."""
+
+    code = "unauthenticated"
+
+
 class SchemaTooNew(Denied):
     """A data directory that a newer version wrote: this one would misread it, so it leaves it alone."""
 
@@ -144,6 +150,12 @@ class QueueFull(Unavailable):
     """This caller's share of a bounded queue is full."""
 
     code = "queue_full"
+
+
+class RateLimited(QueueFull):
+    """An address, account or key asks more than its quota; the detail says when to come again."""
+
+    code = "rate_limited"
 
 
 class Overloaded(Unavailable):

@@ -131,6 +131,9 @@ peer_body_bytes_max: Final = 16 * MIB  # what a peer may answer at once; payload
 peer_seconds_max: Final = 60.0  # for one answer
 peer_attempts_max: Final = 4
 
+# databases
+migration_bytes_max: Final = 256 * KIB
+
 # files of the node
 config_file_bytes_max: Final = 64 * KIB
 schema_file_bytes_max: Final = KIB
@@ -139,6 +142,29 @@ passphrase_bytes_max: Final = KIB
 key_memory_bytes_min: Final = 8 * MIB  # what opening an encrypted key may cost (Argon2id, RFC 9106)
 key_memory_bytes_max: Final = GIB
 key_passes_max: Final = 16
+
+# accounts
+origin_chars_max: Final = 300
+sign_in_message_chars_max: Final = 2_048
+wallet_signature_bytes_max: Final = 16 * KIB  # EIP-6492 carries what deploys the wallet
+sign_in_seconds_max: Final = 300  # from message to signature
+clock_skew_seconds_max: Final = 60  # between the nodes that share one Redis
+sign_ins_open_max: Final = 65_536  # messages that wait for their signature
+sessions_account_max: Final = 32  # the oldest ends when another begins
+session_touch_seconds: Final = 60  # that a session is used is written at most so often
+chains_max: Final = 32  # on which wallets may sign in
+api_keys_account_max: Final = 64  # that are neither expired nor deleted
+api_key_name_chars_max: Final = 80
+api_key_seconds_max: Final = 5 * 366 * 86_400
+rpc_answer_bytes_max: Final = 4 * KIB
+rpc_seconds_max: Final = 5.0
+rpc_gas_max: Final = 5_000_000  # for a contract that checks a signature
+redis_connections_max: Final = 64
+redis_seconds_max: Final = 2.0  # for one command, connecting included
+forwarded_hops_max: Final = 32
+trusted_proxies_max: Final = 64
+quota_subjects_max: Final = 65_536  # whose use one process remembers; more share one quota
+quota_per_minute_max: Final = 1_000_000_000
 
 assert tile_bytes == 4 * MIB
 assert tile_bytes < peer_body_bytes_max
@@ -153,3 +179,4 @@ assert generations_running_max <= step_tokens_max
 assert small_body_bytes_max < request_body_bytes_max
 assert rendered_prompt_bytes_max < template_memory_bytes_max
 assert tensor_header_bytes_max % data_alignment_bytes == 0
+assert sign_in_message_chars_max + 2 * wallet_signature_bytes_max < small_body_bytes_max
