@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from services import postgres_server, postgres_url  # noqa: F401 - fixtures
+
 # Before anything imports torch: workers share the cores, and more threads only take turns on them.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(variable, "1")

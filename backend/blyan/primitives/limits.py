@@ -129,6 +129,9 @@ peer_body_bytes_max: Final = 16 * MIB  # what a peer may answer at once; payload
 peer_seconds_max: Final = 60.0  # for one answer
 peer_attempts_max: Final = 4
 
+# databases
+migration_bytes_max: Final = 256 * KIB
+
 # files of the node
 config_file_bytes_max: Final = 64 * KIB
 schema_file_bytes_max: Final = KIB
