@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ledgers import postgres_store, sqlite_store, store  # noqa: F401 - fixtures
 from services import postgres_server, postgres_url  # noqa: F401 - fixtures
 
 # Before anything imports torch: workers share the cores, and more threads only take turns on them.

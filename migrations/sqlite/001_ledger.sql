@@ -45,6 +45,9 @@ CREATE TABLE account (
   CHECK (closed IS NULL OR (balance = 0 AND held_out = 0 AND held_in = 0)) -- I10
 ) STRICT;
 
+-- A new record looks for the accounts that wait for it (the foreign keys are deferred).
+CREATE INDEX account_closed ON account (closed);
+
 CREATE TABLE entry (
   record INTEGER NOT NULL REFERENCES record (seq) DEFERRABLE INITIALLY DEFERRED,
   n INTEGER NOT NULL CHECK (n BETWEEN 0 AND 15),
