@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from blyan.ledger.store import Row, Session, migration_numbers
 from blyan.primitives.clock import UnixSeconds
@@ -35,21 +36,23 @@ _stream_rows: Final = 1_024
 
 
 class SqliteStore:
-    """The books' file, made if `create` says so; `NotFound` otherwise."""
+    """The books' file, made if `create` says so; `NotFound` otherwise. `frozen`: a copy that nobody writes."""
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, frozen: bool = False) -> None:
         if not create and not path.is_file():
             raise NotFound(f"ledger {path}: expected the books there, found none")
         if create:
             durable.make_folder(path.parent)
         self.path = path
+        self._frozen = frozen
         self._idle: list[sqlite3.Connection] = []
         self.writer = threading.Lock()  # held while writing: SQLite's own way to wait is to sleep
         self._guard = threading.Lock()  # held while connections are taken and given back
         self._unknown: str | None = None  # why nobody knows what is on the disk
         self._closed = False
         with self.session():
-            durable.fsync_folder(path.parent)
+            if not frozen:
+                durable.fsync_folder(path.parent)
 
     @contextmanager
     def session(self) -> Generator[Session, None, None]:
@@ -135,9 +138,10 @@ class SqliteStore:
                 return self._idle.pop()
         connection = None
         try:
-            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            address = f"file:{quote(str(self.path.resolve()))}?mode={'ro&immutable=1' if self._frozen else 'rwc'}"
+            connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
             connection.text_factory = _text
-            for setting in _settings:
+            for setting in _settings[1:] if self._frozen else _settings:
                 connection.execute(setting)
         except sqlite3.Error as reason:
             if connection is not None:
