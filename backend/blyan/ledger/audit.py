@@ -33,6 +33,7 @@ _tiles: Final = "SELECT level, number, hashes FROM tile ORDER BY level, number"
 _clashes: Final = "SELECT r.key FROM refusal f JOIN record r ON r.key = f.key ORDER BY r.key LIMIT 10"
 _count: Final = "SELECT count(*) FROM record"
 _said_every: Final = 8_192
+_integers: Final = {int}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +171,12 @@ def _record_problem(fold: _Fold, row: Row, entry_rows: list[Row], account: Row |
 
 
 def _typed(row: Row, entry_rows: list[Row], account: Row | None) -> Record:
-    for value in (row[0], row[1], *(each for entry in entry_rows for each in entry)):
-        if type(value) is not int:
-            raise TypeError(f"{value!r} for an integer")
+    for values in ((row[0], row[1]), *entry_rows):
+        if set(map(type, values)) != _integers:
+            raise TypeError(f"{values!r} for integers")
     if row[2] not in kinds:
         raise ValueError(f"kind {row[2]!r}")
-    if [entry[1] for entry in entry_rows] != list(range(len(entry_rows))):
+    if any(entry[1] != n for n, entry in enumerate(entry_rows)):
         raise ValueError(f"entries numbered {[entry[1] for entry in entry_rows]}")
     terms = None
     if row[2] == "open":
