@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import sqlite3
 import sys
 import tempfile
@@ -120,6 +121,7 @@ def measure(page: Page, what: str, store: Store, callers: int, target: str) -> N
 
 def main() -> None:
     page = Page("ledger", "Transfers and verification", __doc__.partition("\n\n")[2].strip())
+    page.row("load of the machine as it began, its cores", f"{os.getloadavg()[0]:.1f}, {os.cpu_count()}", "0")
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "ledger.db", create=True)
         measure(page, "SQLite", store, 64, "5,000")
