@@ -249,6 +249,19 @@ def test_a_loop_that_ended_harms_nobody(store: Store) -> None:
     asyncio.run(books.close())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_mistake_of_ours_leaves_nobody_waiting(store: Store) -> None:
+    """The writer's thread ends with a traceback; whoever waited, then or later, is told."""
+    with_accounts(store, "a", "b")
+    times = iter([1])
+    books = Books(store, lambda: next(times))  # the second commit has no time
+    assert (await books.submit(post("p", "a", "b", 1))).taken
+    for key in ("q", "r"):
+        with pytest.raises(Unavailable, match=r"stopped|closed"):
+            await asyncio.wait_for(books.submit(post(key, "a", "b", 1)), 5)
+    await books.close()
+
+
 async def test_a_disk_that_fails_to_sync_stops_all_writing(
     sqlite_store: SqliteStore,
 ) -> None:

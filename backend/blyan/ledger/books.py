@@ -108,7 +108,7 @@ class Books:
         batch: Sequence[_Asked] = ()
         try:
             while batch := self._take():
-                _tell(batch, self._commit(batch))
+                self._commit_while_it_goes_well(batch)
         finally:  # after `close` nothing is left; after a mistake of ours, nobody may wait for ever
             with self._changed:
                 self._closed = True
@@ -122,15 +122,29 @@ class Books:
             count = min(len(self._waiting), limits.ledger_commit_max)
             return [self._waiting.popleft() for _ in range(count)]
 
-    def _commit(self, batch: Sequence[_Asked]) -> Sequence[Outcome | Fault]:
+    def _commit_while_it_goes_well(self, batch: Sequence[_Asked]) -> None:
+        """Commit one batch after another through one connection, until it fails or nothing more comes."""
         try:
             with self._store.session() as session:
-                return apply(session, [(asked.request, asked.digest) for asked in batch], self._now)
+                while batch:
+                    answers = self._commit(session, batch)
+                    _tell(batch, answers)
+                    failed = any(isinstance(answer, Unavailable) for answer in answers)
+                    batch = () if failed else self._take()
+        except Fault as reason:
+            _tell(batch, [reason] * len(batch))
+        except BaseException:
+            _tell(batch, [Unavailable("ledger: expected its writer to run, found that it stopped")] * len(batch))
+            raise
+
+    def _commit(self, session: Session, batch: Sequence[_Asked]) -> Sequence[Outcome | Fault]:
+        try:
+            return apply(session, [(asked.request, asked.digest) for asked in batch], self._now)
         except IntegrityFault as reason:
             if len(batch) == 1:
                 return [reason]
             # the database refused what the rules allowed; only the request that it refused may fail by that
-            return [answer for asked in batch for answer in self._commit([asked])]
+            return [answer for asked in batch for answer in self._commit(session, [asked])]
         except Fault as reason:
             return [reason] * len(batch)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from blyan.ledger.store import Row, Session, migration_numbers
@@ -119,9 +119,17 @@ class _PostgresSession:
 
     @contextmanager
     def writing(self) -> Generator[None, None, None]:
-        with _faults(), self.connection.transaction():
-            self.connection.execute("LOCK TABLE record IN SHARE ROW EXCLUSIVE MODE")
-            yield
+        import psycopg
+
+        with _faults():
+            self.connection.execute("BEGIN; LOCK TABLE record IN SHARE ROW EXCLUSIVE MODE")  # one way there and back
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                with suppress(psycopg.Error):  # the error that led here says more
+                    self.connection.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def reading(self) -> Generator[None, None, None]:

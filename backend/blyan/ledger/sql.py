@@ -22,8 +22,11 @@ from blyan.primitives.errors import IdempotencyConflict
 Signed: TypeAlias = tuple[Request, bytes]  # a request and its hash
 
 _last: Final = "SELECT seq, time FROM record ORDER BY seq DESC LIMIT 1"
-_taken: Final = "SELECT key, request, seq, time, kind FROM record WHERE key IN (SELECT value FROM json_each(?))"
-_refused: Final = "SELECT key, request, code, message FROM refusal WHERE key IN (SELECT value FROM json_each(?))"
+_known: Final = (
+    "SELECT key, request, seq, time, kind, NULL, NULL FROM record WHERE key IN (SELECT value FROM json_each(?)) "
+    "UNION ALL SELECT key, request, NULL, NULL, NULL, code, message FROM refusal "
+    "WHERE key IN (SELECT value FROM json_each(?))"
+)
 _earlier: Final = (
     "SELECT r.seq, r.kind, r.expires, e.seq FROM record r LEFT JOIN record e ON e.target = r.seq "
     "WHERE r.seq IN (SELECT value FROM json_each(?))"
@@ -122,10 +125,9 @@ def _load(session: Session, requests: Sequence[Signed]) -> _Work:
     view = View(*((last[0][0] + 1, last[0][1]) if last else (0, 0)))
     keys = list({request.key for request, _ in requests})
     known: dict[str, tuple[bytes, Outcome]] = {}
-    for key, digest, number, time, kind in session.rows(_taken, keys):
-        known[key] = (digest, Outcome(key, number, time, kind, replayed=True))
-    for key, digest, code, message in session.rows(_refused, keys):
-        known[key] = (digest, Outcome(key, refusal=Refusal(code, message), replayed=True))
+    for key, digest, number, time, kind, code, message in session.rows(_known, keys, keys):
+        refusal = None if code is None else Refusal(code, message)
+        known[key] = (digest, Outcome(key, number, time, kind, refusal, replayed=True))
     fresh = [request for request, _ in requests if request.key not in known]
     names = list({name for request in fresh for name in accounts_named(request)})
     accounts = [account_of(row) for row in session.rows(_by_name, names)] if names else []
