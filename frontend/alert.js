@@ -23,6 +23,7 @@ const FAULTS = {
   malformed_entry: ["request"],
   malformed_message: ["request"],
   entry_refused: ["request"],
+  idempotency_conflict: ["request"],
   request_timeout: ["slow", "retry"],
   not_found: ["gone", "models"],
   unsupported_model: ["refused", "models"],

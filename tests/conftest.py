@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from anvil import chain  # noqa: F401 - fixtures
+from ledgers import postgres_store, sqlite_store, store  # noqa: F401
 from redis_service import redis_server, redis_url  # noqa: F401
 from services import postgres_server, postgres_url  # noqa: F401
 

@@ -23,6 +23,7 @@ TENSOR_CODE = ("model/", "learning/", "storage/tensor_block.py")
 # Formats that are frozen, specified and tested before their first speaker; each line goes when that one comes.
 FROZEN_BEFORE_USE = {
     "blyan.wire.framing": "tensors over HTTP, spoken by peers (docs/spec/tensors.md)",
+    "blyan.ledger.books": "the books as a node writes them, once it has accounts (docs/spec/ledger.md)",
 }
 
 

@@ -17,6 +17,7 @@ from blyan.storage.migrate import (
     PostgresDatabase,
     SqliteDatabase,
     migrate,
+    migrations_folder,
     pending,
     read_migrations,
 )
@@ -178,3 +179,10 @@ def test_a_statement_without_an_end_is_refused(tmp_path: Path) -> None:
     database = SqliteDatabase(sqlite3.connect(":memory:", isolation_level=None))
     with pytest.raises(IntegrityFault, match="last statement"):
         ran(database, "sqlite", tmp_path)
+
+
+def test_both_folders_hold_the_same_numbers_of_the_ledger() -> None:
+    """Those from 010 on are of accounts, which are kept in SQLite or Redis."""
+    folder = migrations_folder()
+    names = [sorted(path.stem[:3] for path in (folder / dialect).glob("00*.sql")) for dialect in ("sqlite", "postgres")]
+    assert names[0] == names[1] != []

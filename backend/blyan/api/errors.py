@@ -19,6 +19,7 @@ from blyan.primitives import errors
 _statuses: Final[Mapping[type[errors.Fault], tuple[int, str]]] = {
     errors.RequestTimeout: (408, "invalid_request_error"),
     errors.PayloadTooLarge: (413, "invalid_request_error"),
+    errors.IdempotencyConflict: (409, "invalid_request_error"),
     errors.InvalidInput: (400, "invalid_request_error"),
     errors.NotFound: (404, "not_found_error"),
     errors.Unauthenticated: (401, "authentication_error"),

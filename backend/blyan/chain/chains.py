@@ -12,6 +12,7 @@ entries since. What lies left of the edge is read, and checked, by those who ask
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from blyan.chain.entries import (
 from blyan.chain.joint import Head, JointCheckpoint, StateRoot, empty_joint
 from blyan.chain.log import Log
 from blyan.chain.merkle import entry_id_of
-from blyan.chain.promise import joint_name, lags, open_logs, read_promise
+from blyan.chain.promise import Promise, joint_name, lags, open_logs, read_promise
 from blyan.chain.replay import fold, network_of
 from blyan.chain.state import State
 from blyan.primitives.clock import UnixSeconds
@@ -74,11 +75,7 @@ class Chains:
         self.network = self.joint.network
         self.logs = open_logs(folder, self.joint, promise.notes)
         self._fold()
-        self._lagging: list[ChainName] = [
-            name
-            for name in chain_names
-            if self.created and lags(self.logs[name], promise.notes[name], self.joint, self.state.former)
-        ]
+        self._lagging = _lagging(self.logs, promise, self.state)
 
     @property
     def sound(self) -> bool:
@@ -152,6 +149,12 @@ class Chains:
             self._commit(key, root)
         return root
 
+    def promise_ledger(self, key: Key, head: Head) -> None:
+        """Promise the root over the first `size` sealed records; `IntegrityFault` if fewer than were promised."""
+        self.publish(key)
+        if _grew(self.joint.ledger_root, head):
+            self._commit(key, self.joint.state, head)
+
     def rotate(self, old: Key, new: Key, now: UnixSeconds) -> EntryId:
         """Hand the chains over to another key: signed by the old one, agreed to by the new one, which signs the commit.
 
@@ -207,7 +210,7 @@ class Chains:
         """
         return audit(self.logs, self.joint, self.store, processes)
 
-    def _commit(self, key: Key, state: StateRoot | None) -> None:
+    def _commit(self, key: Key, state: StateRoot | None, ledger: Head | None = None) -> None:
         self._sign_lagging(key)
         self._failed = True  # until the last step
         extensions = write_entries(self.logs, {name: log.staged for name, log in self.logs.items() if log.staged})
@@ -215,7 +218,8 @@ class Chains:
         for name, new in extensions.items():
             heads[name] = Head(new.edge.size, new.edge.root())
         height = self.joint.height + 1 if self.created else 0
-        joint = JointCheckpoint(self.network, 0, height, heads, state, self._time, key.public).signed(key)
+        ledger = ledger or self.joint.ledger_root
+        joint = JointCheckpoint(self.network, 0, height, heads, state, self._time, key.public, ledger).signed(key)
         every = height == 0 or key.public != self.joint.author  # a new sequencer signs all three
         signed: list[ChainName] = [name for name in heads if every or name in extensions]
         notes: dict[ChainName, bytes] = {name: _note(self.logs[name], heads[name], key) for name in signed}
@@ -242,10 +246,7 @@ class Chains:
 
     def _want_sound(self) -> None:
         if self._failed:
-            raise Unavailable(
-                f"chains of {self.network}: expected them sound, found a commit that failed half way; open them again",
-                hint="restart: opening the data directory again finds out what reached the disk",
-            )
+            raise _half_way(self.network)
 
     def _is_sequencer(self, key: Key) -> bool:
         return key.public == (self.state.sequencer or self.joint.author)
@@ -259,6 +260,31 @@ def _no_sequencer(network: str, sequencer: PublicKey, found: PublicKey) -> Denie
     return Denied(
         f"chains of {network}: expected to write as {sequencer}, the sequencer, found {found}",
         hint="this node may read these chains; only their sequencer writes",
+    )
+
+
+def _half_way(network: str) -> Unavailable:
+    return Unavailable(
+        f"chains of {network}: expected them sound, found a commit that failed half way; open them again",
+        hint="restart: opening the data directory again finds out what reached the disk",
+    )
+
+
+def _lagging(logs: Mapping[ChainName, Log], promise: Promise, state: State) -> list[ChainName]:
+    joint = promise.joint
+    return [name for name in chain_names if joint and lags(logs[name], promise.notes[name], joint, state.former)]
+
+
+def _grew(before: Head | None, found: Head) -> bool:
+    """Whether the books hold more than was promised of them; `IntegrityFault` if they hold less, or something else."""
+    if before is None or found.size > before.size:
+        return True
+    if found == before:
+        return False
+    raise IntegrityFault(
+        f"ledger: expected the {before.size} records of root {before.root.hex()} that were promised, and more, "
+        f"found {found.size} of root {found.root.hex()}",
+        hint="run `blyan ledger verify`; books that were put back from a backup must not go on",
     )
 
 

@@ -1,4 +1,4 @@
-"""The joint checkpoint: one signed promise about all three chains and their state. Its rename is the commit.
+"""The joint checkpoint: one signed promise about all three chains, their state and the books. Its rename is the commit.
 
 Canonical JSON with a signature of kind `joint` over the bytes without `sig`; see docs/spec/joint.md. Whether its author
 may sign is asked by `chain/chains`, which knows the sequencer that the chains themselves name.
@@ -56,7 +56,7 @@ class JointCheckpoint:
     state: StateRoot | None  # None: no snapshot was taken yet; it may be of an earlier height
     time: int  # seconds since the Unix epoch, never below that of any entry
     author: PublicKey
-    ledger_root: None = None  # comes with the ledger
+    ledger_root: Head | None = None  # of the sealed books (ledger/seal); None where nothing was sealed yet
     anchor: None = None  # comes with anchoring
     signature: bytes = b""
 
@@ -85,9 +85,9 @@ class JointCheckpoint:
             "network": self.network,
             "epoch": self.epoch,
             "height": self.height,
-            "heads": {name: {"size": head.size, "root": head.root.hex()} for name, head in self.heads.items()},
+            "heads": {name: _head_value(head) for name, head in self.heads.items()},
             "state": state,
-            "ledger_root": self.ledger_root,
+            "ledger_root": None if self.ledger_root is None else _head_value(self.ledger_root),
             "anchor": self.anchor,
             "time": self.time,
             "author": self.author,
@@ -119,9 +119,8 @@ def _parse(value: dict[str, Any]) -> JointCheckpoint:
         raise InvalidInput(f"v: expected 1, found {value['v']!r}")
     if not isinstance(value["network"], str) or not _network.fullmatch(value["network"]):
         raise InvalidInput(f"network: expected {_network.pattern}, found {value['network']!r}")
-    for name in ("ledger_root", "anchor"):
-        if value[name] is not None:
-            raise InvalidInput(f"{name}: expected none in this version, found one")
+    if value["anchor"] is not None:
+        raise InvalidInput("anchor: expected none in this version, found one")
     if not isinstance(value["sig"], str) or not _signature.fullmatch(value["sig"]):
         raise InvalidInput("sig: expected 128 hex digits")
     given = _by_chain(value["heads"], "heads")
@@ -137,12 +136,17 @@ def _parse(value: dict[str, Any]) -> JointCheckpoint:
         state=state,
         time=_count(value["time"], "time"),
         author=public_key(value["author"]),
+        ledger_root=None if value["ledger_root"] is None else _parse_head(value["ledger_root"], "ledger_root"),
         signature=bytes.fromhex(value["sig"]),
     )
 
 
-def _parse_head(value: object) -> Head:
-    given = _object(value, {"size", "root"}, "head")
+def _head_value(head: Head) -> dict[str, canonical.Canonical]:
+    return {"size": head.size, "root": head.root.hex()}
+
+
+def _parse_head(value: object, what: str = "head") -> Head:
+    given = _object(value, {"size", "root"}, what)
     return Head(_size(given["size"]), Digest(bytes.fromhex(parse_hex64(given["root"], "root"))))
 
 

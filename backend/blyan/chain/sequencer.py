@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 
 from blyan.chain.chains import Chains
 from blyan.chain.entries import Body, PayloadReference
+from blyan.chain.joint import Head
 from blyan.primitives import limits
 from blyan.primitives.clock import UnixSeconds
 from blyan.primitives.errors import Fault, InvalidInput, QueueFull, Unavailable
@@ -52,6 +53,7 @@ class Draft:
 class _Submit:
     drafts: tuple[Draft, ...]
     done: Future[list[EntryId]]
+    ledger: Head | None = None  # a promise about the books in place of drafts
 
 
 _Batch: TypeAlias = list[_Submit]
@@ -85,7 +87,17 @@ class Sequencer:
         """
         if not 0 < len(drafts) <= limits.submit_drafts_max:
             raise InvalidInput(f"submit: expected 1 to {limits.submit_drafts_max} drafts, found {len(drafts)}")
-        submit = _Submit(tuple(drafts), Future())
+        return self._queued(_Submit(tuple(drafts), Future()))
+
+    def promise_ledger(self, head: Head) -> Future[list[EntryId]]:
+        """Queue the root of the sealed books for the joint checkpoint; the future gives no ids once it is promised.
+
+        It raises `IntegrityFault` if more records, or others, were promised before.
+        """
+        return self._queued(_Submit((), Future(), head))
+
+    def _queued(self, submit: _Submit) -> Future[list[EntryId]]:
+        drafts = submit.drafts
         with self._changed:
             if self._closed:
                 raise Unavailable("sequencer: expected it open, found it closed")
@@ -163,7 +175,20 @@ class Sequencer:
                 submit.done.set_exception(fault)
             return
         for submit, identities in staged:
-            submit.done.set_result(identities)
+            if submit.ledger is None:
+                submit.done.set_result(identities)
+            else:
+                self._promise(submit, submit.ledger)
+
+    def _promise(self, submit: _Submit, head: Head) -> None:
+        try:
+            self._chains.promise_ledger(self._key, head)
+        except Fault as reason:
+            submit.done.set_exception(reason)
+        except OSError as reason:
+            submit.done.set_exception(Unavailable(f"commit: expected it to reach the disk, found {reason}"))
+        else:
+            submit.done.set_result([])
 
     def _stage(self, drafts: Sequence[Draft]) -> list[EntryId]:
         mark = self._chains.mark()

@@ -15,6 +15,7 @@ from blyan.node.config import read_config
 from blyan.node.data_directory import open_ground
 from blyan.node.indexing import rebuild
 from blyan.node.keys import next_key, node_key, read_key
+from blyan.node.ledger import migrate_books
 from blyan.node.schema import schema_of
 from blyan.node.writer import bring_to_schema, claimed, left_unclean
 from blyan.primitives.clock import system_entropy, system_seconds
@@ -116,8 +117,10 @@ def _migrate(options: argparse.Namespace, output: Output) -> int:
     config = read_config(options.data_dir)
     with claimed(options.data_dir) as claim:
         bring_to_schema(claim, config, system_entropy, system_seconds)
+        books = migrate_books(options.data_dir, system_seconds)
         claim.settled = claim.since_ns is None
     ground = open_ground(options.data_dir)
-    value = {"before": before, "schema": 1, "network": ground.chains.network}
-    output.data(value, f"{options.data_dir}: schema 1" + (" already" if before == 1 else ", migrated"))
+    value = {"before": before, "schema": 1, "network": ground.chains.network, "books": list(books)}
+    text = f"{options.data_dir}: schema 1" + (" already" if before == 1 else ", migrated")
+    output.data(value, text + (f"; books: {', '.join(books)}" if books else ""))
     return 0

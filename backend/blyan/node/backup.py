@@ -1,15 +1,15 @@
 """Copies of a data directory that can be trusted with it: every byte is hashed on its way out and on its way back.
 
-A backup is a folder: `blobs/` as in a data directory, `chains.archive`, `keys/`, and `BACKUP`, written last, which says
-what it is of. Making it again into the same folder copies what is new. It can be made beside a running node: chains and
-key are those of one moment, read first, and blobs never change. A blob that is damaged, or needed and not there, is
-named and the rest is copied, on the way out and on the way back.
+A backup is a folder: `blobs/` as in a data directory, `chains.archive`, `ledger.db`, `keys/`, and `BACKUP`, written
+last, which says what it is of. Making it again into the same folder copies what is new. It can be made beside a running
+node: chains and key are those of one moment, read first, the books of a later one, and blobs never change. A blob that
+is damaged, or needed and not there, is named and the rest is copied, on the way out and on the way back; so are books.
 
-Steps of a backup, each durable before the next: (1) blobs, (2) a key that differs from the one there as `next.key`, (3)
-the archive, whose rename is the commit, (4) the key under its own name, (5) `BACKUP`. A crash leaves the backup of
-before, or this one: as after a rotation, the chains say which of two keys is theirs.
+Steps of a backup, each durable before the next: (1) blobs, (2) a key that differs from the one there as `next.key`, and
+the books, (3) the archive, whose rename is the commit, (4) the key under its own name, (5) `BACKUP`. A crash leaves the
+backup of before, or this one: as after a rotation, the chains say which of two keys is theirs.
 Steps of a restore, into an absent or empty folder: (1) `.restore`, which keeps everybody else away, (2) blobs, (3)
-chains, verified whole, (4) keys, (5) SCHEMA, (6) `.restore` goes. One that was interrupted begins anew.
+chains, verified whole, (4) keys and books, (5) SCHEMA, (6) `.restore` goes. One that was interrupted begins anew.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from blyan.node.config import NodeConfig
 from blyan.node.data_directory import Ground, lock, lock_name
 from blyan.node.keys import folder_name as keys_name
 from blyan.node.keys import next_key, node_key, read_key
+from blyan.node.ledger import back_up_books, restore_books
+from blyan.node.ledger import file_name as books_name
 from blyan.node.schema import restore_name, write_schema
 from blyan.node.writer import settle_rotation
 from blyan.primitives import canonical, limits
@@ -36,7 +38,7 @@ from blyan.storage.blob_store import BlobStore
 
 archive_name: Final = "chains.archive"
 _label_name: Final = "BACKUP"
-_names: Final = frozenset({"blobs", keys_name, archive_name, _label_name})
+_names: Final = frozenset({"blobs", keys_name, archive_name, books_name, _label_name})
 _chunk_bytes: Final = limits.MIB
 _key_mode: Final = 0o600
 
@@ -83,12 +85,17 @@ def back_up(ground: Ground, target: Path, *, keys: bool, progress: Progress) -> 
         _stage_key(key, ground.identity, target)
     if label is not None:
         _write_label(target, chains.network, {*_sequencers(label), chains.joint.author})
+    book_faults = back_up_books(ground.folder, target, chains)
     export_archive(chains, target / archive_name, from_snapshot=any(chains.first.values()))
     if next_key(target).exists():
         durable.publish(next_key(target), node_key(target))
     _write_label(target, chains.network, {chains.joint.author})
     return Copied(
-        chains.network, chains.joint.height, *blobs, keys and ground.may_write, (*faults.values(), *pin_faults)
+        chains.network,
+        chains.joint.height,
+        *blobs,
+        keys and ground.may_write,
+        (*faults.values(), *pin_faults, *book_faults),
     )
 
 
@@ -133,10 +140,12 @@ def _restored(config: NodeConfig, source: Path, label: Mapping[str, canonical.Ca
     if report.network != label["network"]:
         raise _damaged(source / _label_name, f"expected network {report.network}, found {label['network']}")
     may_write = _restore_keys(source, folder, trusted)
+    chains = Chains(folder / "chain", trusted, store)
+    book_faults = restore_books(source, folder, chains)
     write_schema(folder)
-    for payload, sentence in unmet_needs(Chains(folder / "chain", trusted, store), store).items():
+    for payload, sentence in unmet_needs(chains, store).items():
         faults.setdefault(payload, sentence)
-    return Copied(report.network, report.height, *blobs, may_write, (*faults.values(), *pin_faults))
+    return Copied(report.network, report.height, *blobs, may_write, (*faults.values(), *pin_faults, *book_faults))
 
 
 def _import(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from blyan.node.blobs_in_use import unmet_needs
 from blyan.node.data_directory import Ground
 from blyan.node.indexing import behind, differences, folder_name
+from blyan.node.ledger import check_books
 from blyan.primitives.errors import Fault, IntegrityFault
 from blyan.storage.index import EntryIndex, IndexDamaged
 
@@ -22,7 +23,7 @@ class Checkup:
 
 
 def check_up(ground: Ground, *, deep: bool) -> Checkup:
-    """Chains, index, blobs that are needed, pins, unfinished payloads; `deep` hashes every blob again."""
+    """Chains, index, blobs that are needed, books, pins, unfinished payloads; `deep` hashes every blob again."""
     damage: list[str] = []
     notes: list[str] = []
     try:
@@ -31,6 +32,7 @@ def check_up(ground: Ground, *, deep: bool) -> Checkup:
         damage.append(reason.message)
     damage += _index(ground, notes)
     damage += _needed(ground)
+    damage += check_books(ground.folder, ground.chains)
     usage = ground.store.usage()
     if deep:
         for payload in ground.store.payloads():

@@ -98,6 +98,12 @@ class RequestTimeout(InvalidInput):
     code = "request_timeout"
 
 
+class IdempotencyConflict(InvalidInput):
+    """A key that was used before, for a request that said something else; nothing was changed."""
+
+    code = "idempotency_conflict"
+
+
 class NotFound(Fault):
     """The named thing does not exist here."""
 

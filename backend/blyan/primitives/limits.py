@@ -131,6 +131,19 @@ peer_body_bytes_max: Final = 16 * MIB  # what a peer may answer at once; payload
 peer_seconds_max: Final = 60.0  # for one answer
 peer_attempts_max: Final = 4
 
+# the ledger
+amount_max: Final = 1 << 62  # smallest units, of an amount and of every sum that is kept
+legs_max: Final = 8
+account_name_chars_max: Final = 128
+idempotency_key_chars_max: Final = 200
+note_chars_max: Final = 200
+hold_seconds_max: Final = 31 * 24 * 3_600
+ledger_waiting_max: Final = 16_384  # requests that wait for the writer
+ledger_commit_max: Final = 512  # requests in one commit
+statement_lines_max: Final = 1_000
+ledger_record_bytes_max: Final = 8 * KIB
+ledger_faults_max: Final = 100  # that one verification names
+
 # databases
 migration_bytes_max: Final = 256 * KIB
 

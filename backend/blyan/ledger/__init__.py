@@ -1,0 +1,1 @@
+"""The books: accounts and balanced transfers, append-only, sealed so that anyone can recompute every balance."""
