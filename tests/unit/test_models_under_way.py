@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
 from batches import Bench, answer, bench, expected, model_of
+from blyan.inference.policy import Rules
 from blyan.inference.session import Delta, Failed, Finished
 from blyan.primitives.errors import BlockCorrupt
 from fakes import TokenPages
@@ -139,3 +141,12 @@ def test_a_model_goes_on_with_its_memory_while_a_removed_one_still_answers() -> 
         assert isinstance(removed.end(), Finished)
         allow(made, 2)
         assert isinstance(long.end(), Finished)
+
+
+def test_when_to_come_again_is_told_by_the_pace_while_somebody_waits() -> None:
+    """What ended before a quiet hour says nothing of how fast the queue moves now."""
+    with bench(rules=Rules(running_max=1, step_tokens=64, prompt_tokens=32), prepare=held) as made:
+        made.scheduler._batching.ends.extend((time.monotonic() - 7_200, time.monotonic() - 3_600))
+        for _ in range(40):
+            made.submit(answer([1], 5))
+        assert made.scheduler.retry_seconds() == 5

@@ -72,6 +72,7 @@ class Scheduler:
         self._wake = threading.Condition()  # guards what follows
         self._new: list[Ticket] = []
         self._waiting: Counter[str] = Counter()  # by client
+        self._waits_since = 0.0  # the moment since when somebody always waited
         self._number = 0
         self._closing = False
         self._gone: deque[int] = deque()  # appended and taken without the lock
@@ -106,6 +107,8 @@ class Scheduler:
                 self._monotonic(),
             )
             ticket = Ticket(job, self._let_go)
+            if not self._waiting:
+                self._waits_since = job.came
             self._waiting[client] += 1
             self._new.append(ticket)
             self._wake.notify()
@@ -131,7 +134,7 @@ class Scheduler:
 
     def retry_seconds(self) -> int:
         """When to come again: about when a quarter of those who wait will have ended, by the pace of the last ends."""
-        ends = list(self._batching.ends)
+        ends = [end for end in list(self._batching.ends) if end >= self._waits_since]
         if len(ends) < 2 or ends[-1] <= ends[0]:
             return _retry_seconds
         pace = (ends[-1] - ends[0]) / (len(ends) - 1)
