@@ -1,4 +1,4 @@
-"""Small models with random weights in memory: what steppers compute with when no blocks are needed."""
+"""Small models with random weights in memory: what `ModelWeights` is to a stepper, without blocks or a store."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall, swiglu
-from blyan.model.parts import Part, expert_part, parts_of
+from blyan.model.parts import expert_part, parts_of
 from blyan.model.quantization import Quantization
-from blyan.model.quantize import QuantizedPart
 from blyan.model.stored_tensors import stored_layout
 
 # Awkward on purpose: no size is a power of two, and the first layer has no experts.
@@ -36,55 +35,104 @@ SMALL: dict[str, Any] = {
     "rope_theta": 1e4,
     "context_length": 512,
 }
+# As awkward as the jitted step's vectors, which are of eight and sixteen numbers, let them be.
+FOR_VECTORS: dict[str, Any] = {
+    "vocab_size": 131,
+    "hidden": 40,
+    "head_dim": 16,
+    "dense_intermediate": 56,
+    "expert_intermediate": 24,
+    "context_length": 256,
+}
 
 
 def small_config(**changes: Any) -> ModelConfig:
+    """A small model; fields that are said replace its own."""
     said = SMALL | changes
     if said["family"] == "qwen2_moe":
         said.setdefault("shared_intermediate", 22)
     return ModelConfig(**said)
 
 
+def vector_config(**changes: Any) -> ModelConfig:
+    """A small model that the jitted step can compute."""
+    return small_config(**FOR_VECTORS | changes)
+
+
 class RandomWeights:
-    """Weights of a configuration, drawn from a seed; the same surface as `ModelWeights`."""
+    """Weights whose products neither vanish nor explode, drawn from a seed."""
 
     def __init__(
-        self, config: ModelConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32, scheme: str | None = None
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype = torch.float32,
+        *,
+        scheme: Quantization | None = None,
+        seed: int = 0,
     ) -> None:
-        self._draws = torch.Generator().manual_seed(seed)
-        self.dtype = dtype
-        self._parts = {part.name: self._drawn(part, scheme) for part in parts_of(config)}
+        source = torch.Generator().manual_seed(seed)
+        self.parts: dict[str, dict[str, Tensor]] = {}
+        for part in parts_of(config):
+            tensors = self.parts[part.name] = {}
+            layout = stored_layout(part, dtype, scheme)
+            for name, (stored, shape) in layout.items():
+                codes = layout[name.removesuffix(".scale")][0]
+                tensors[name] = _drawn(name, stored, shape, part.shapes, codes, source)
 
-    def part(self, name: str) -> dict[str, Tensor]:
-        return self._parts[name]
+    experts_all_resident = True
+
+    def part(self, name: str) -> Mapping[str, Tensor]:
+        return self.parts[name]
+
+    def watch(self, name: str) -> Watch:
+        return Watch(self, name)
 
     def embed(self) -> Tensor:
-        return self._parts["embed"]["embed_tokens.weight"]
-
-    def layer(self, layer: int) -> Mapping[str, Tensor]:
-        return self._parts[f"layer.{layer}"]
+        return self.parts["embed"]["embed_tokens.weight"]
 
     def head(self) -> Mapping[str, Tensor]:
-        return self._parts["head"]
+        return self.parts["head"]
+
+    def layer(self, layer: int) -> Mapping[str, Tensor]:
+        return self.parts[f"layer.{layer}"]
 
     def expert(self, layer: int, expert: int) -> Mapping[str, Tensor]:
-        return self._parts[expert_part(layer, expert)]
+        return self.parts[expert_part(layer, expert)]
 
     def answer(self, call: ExpertCall) -> Tensor:
         return swiglu(self.expert(call.layer, call.expert), "", call.hidden)
 
-    def _drawn(self, part: Part, scheme: str | None) -> dict[str, Tensor]:
-        tensors = {name: self._tensor(name, shape) for name, shape in part.shapes.items()}
-        if scheme is None:
-            return tensors
-        quantization = Quantization(scheme, 32 if scheme == "int4" else 0)
-        quantized = QuantizedPart(part, tensors.__getitem__, quantization, {})
-        return {name: quantized.tensor(name) for name in stored_layout(part, self.dtype, quantization)}
 
-    def _tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        drawn = torch.randn(shape, generator=self._draws)
-        if "norm" in name:
-            drawn = 1 + 0.2 * drawn
-        elif len(shape) > 1 and "embed" not in name:
-            drawn = drawn * (1.5 / shape[1] ** 0.5)  # loud enough that every layer changes what comes out
-        return drawn.to(self.dtype)
+class Watch:
+    """Whether a part is still what it was."""
+
+    def __init__(self, weights: RandomWeights, name: str) -> None:
+        self._weights, self._name, self._held = weights, name, weights.part(name)
+
+    @property
+    def unchanged(self) -> bool:
+        return self._weights.part(self._name) is self._held
+
+
+def _drawn(
+    name: str,
+    stored: torch.dtype,
+    shape: Any,
+    plain: Mapping[str, Any],
+    codes: torch.dtype,
+    source: torch.Generator,
+) -> Tensor:
+    if stored == torch.int8:
+        return torch.randint(-127, 128, shape, dtype=stored, generator=source)
+    if stored == torch.uint8:
+        return torch.randint(0, 256, shape, dtype=stored, generator=source)
+    if stored == torch.float8_e4m3fn:
+        return (torch.randn(shape, generator=source) * 4).to(stored)
+    if name.endswith(".scale"):
+        inputs = plain[name.removesuffix(".scale")][1]
+        deviation = 4.6 if len(shape) == 2 else {torch.int8: 73.0}.get(codes, 4.0)
+        return (0.5 + torch.rand(shape, generator=source)) * (2.0 / (deviation * inputs**0.5))
+    drawn = torch.randn(shape, generator=source)
+    if "norm" in name:
+        return (1 + 0.2 * drawn).to(stored)
+    return (drawn * (1.5 / shape[-1] ** 0.5 if len(shape) == 2 and "embed" not in name else 1.0)).to(stored)

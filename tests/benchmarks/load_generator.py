@@ -28,6 +28,7 @@ class Stream:
     first: float = 0.0  # moment of the first token
     last: float = 0.0
     tokens: list[int] = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)  # at which tokens came, several perhaps at one
     status: int = 0
     done: bool = False  # `[DONE]` came
     fault: str = ""
@@ -77,10 +78,15 @@ class Load:
 
 
 async def stream(
-    address: tuple[str, int], body: Mapping[str, object], *, leave_after: int | None = None, host: str = ""
+    address: tuple[str, int],
+    body: Mapping[str, object],
+    *,
+    leave_after: int | None = None,
+    found: Stream | None = None,
 ) -> Stream:
-    """One streamed completion to its end, or until `leave_after` tokens have come."""
-    found = Stream(time.perf_counter())
+    """One streamed completion to its end, or until `leave_after` tokens have come; `found` shows it on its way."""
+    found = found or Stream(0.0)
+    found.began = time.perf_counter()
     try:
         async with asyncio.timeout(STREAM_LIMIT_S):
             reader, writer = await asyncio.open_connection(*address, limit=1 << 20)
@@ -130,6 +136,7 @@ async def _read(reader: asyncio.StreamReader, found: Stream, leave_after: int | 
         if match and match[1]:
             found.last = time.perf_counter()
             found.first = found.first or found.last
+            found.moments.append(found.last)
             found.tokens += map(int, match[1].split(b","))
             if leave_after is not None and len(found.tokens) >= leave_after:
                 return

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from batches import Received
 from blyan.inference.embedding import embed
@@ -23,6 +23,7 @@ from blyan.inference.steppers import plain_stepper
 from blyan.model.choosing import Step
 from blyan.model.config import ModelConfig
 from blyan.model.generate import forward_locally, generate
+from blyan.model.likeliest import Scores
 from blyan.model.pooling import MeanPool
 from blyan.model.rope_scaling import RopeScaling
 from blyan.model.sampling import Sampling
@@ -47,9 +48,9 @@ class Evens:
     def begin(self) -> Evens:
         return Evens()
 
-    def allowed(self, scores: Tensor) -> Tensor:
-        odd = torch.arange(len(scores)) % 2 == 1
-        return scores.masked_fill(odd if len(self.taken) % 2 else ~odd, -torch.inf)
+    def allowed(self, scores: Scores) -> Scores:
+        odd = np.arange(len(scores)) % 2 == 1
+        return np.where(odd if len(self.taken) % 2 else ~odd, np.float32(-np.inf), scores)
 
     def take(self, token: int) -> None:
         self.taken.append(token)

@@ -16,6 +16,7 @@ from blyan.model.eager_step import EagerStepper
 from blyan.model.gate import Routing
 from blyan.model.generate import forward_locally
 from blyan.model.kv_cache import KVCache
+from blyan.model.quantization import Quantization
 from blyan.model.rope_scaling import RopeScaling
 from blyan.model.stepping import KVPages, Run, page_positions
 from blyan.model.transformer import logits
@@ -54,7 +55,7 @@ def plain(
     return scores, hiddens, chosen
 
 
-def model(changes: dict[str, Any], dtype: torch.dtype, scheme: str | None = None):
+def model(changes: dict[str, Any], dtype: torch.dtype, scheme: Quantization | None = None):
     config = small_config(**changes)
     weights = RandomWeights(config, dtype=dtype, scheme=scheme)
     kv = KVPages(config, dtype, 12)
@@ -86,8 +87,8 @@ def test_paged_steps_equal_the_contiguous_cache(case: str, dtype: torch.dtype) -
             assert found.chosen.dtype == np.int32
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
-def test_quantised_weights_go_the_same_way(scheme: str) -> None:
+@pytest.mark.parametrize("scheme", [Quantization("int8"), Quantization("int4", group=32)], ids=["int8", "int4"])
+def test_quantised_weights_go_the_same_way(scheme: Quantization) -> None:
     """The plain product with what the codes stand for."""
     weights, config, stepper = model({}, torch.bfloat16, scheme)
     tokens = prompt(40)

@@ -22,7 +22,7 @@ from blyan.model.stepping import KVPages, Run
 from blyan.model.transformer import drive, forward, logits
 from blyan.model.weights import ModelWeights
 from blyan.primitives.errors import NotComputable
-from random_weights import RandomWeights, small_config
+from random_models import RandomWeights, vector_config
 
 pytestmark = pytest.mark.slow  # the first of each type compiles it
 
@@ -68,7 +68,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_fp32_equals_the_plain_path(case):
-    config = small_config(**CASES[case])
+    config = vector_config(**CASES[case])
     weights = RandomWeights(config)
     stepper = stepper_of(weights, config, torch.float32)
     tokens = drawn(75, config)
@@ -93,7 +93,7 @@ TYPES = {
 @pytest.mark.parametrize("name", [name for name in TYPES if name.startswith("fp32")])
 def test_codes_and_scales_give_the_matrix_that_they_stand_for(name):
     dtype, scheme = TYPES[name]
-    config = small_config(family="qwen2_moe", shared_intermediate=32, attention_bias=True)
+    config = vector_config(family="qwen2_moe", shared_intermediate=32, attention_bias=True)
     weights = RandomWeights(config, dtype, scheme=scheme)
     stepper = stepper_of(weights, config, dtype)
     tokens = drawn(90, config)
@@ -110,7 +110,7 @@ def test_codes_and_scales_give_the_matrix_that_they_stand_for(name):
 @pytest.mark.parametrize(("name", "bound"), [("bf16", 0.06), ("fp16", 0.01), ("bf16, int8", 0.3)])
 def test_rounded_types_stay_near_the_plain_path(name, bound):
     dtype, scheme = TYPES[name]
-    config = small_config(family="qwen2_moe", shared_intermediate=32, attention_bias=True)
+    config = vector_config(family="qwen2_moe", shared_intermediate=32, attention_bias=True)
     weights = RandomWeights(config, dtype, scheme=scheme)
     stepper = stepper_of(weights, config, dtype)
     tokens = drawn(90, config)
@@ -124,7 +124,7 @@ def test_rounded_types_stay_near_the_plain_path(name, bound):
 @pytest.mark.parametrize("name", ["fp32", "bf16", "bf16, int8"])
 def test_a_row_is_the_same_bits_in_any_company(name):
     dtype, scheme = TYPES.get(name, (torch.float32, None))
-    config = small_config(family="qwen2_moe", shared_intermediate=32, window=21, window_layers=(1,))
+    config = vector_config(family="qwen2_moe", shared_intermediate=32, window=21, window_layers=(1,))
     weights = RandomWeights(config, dtype, scheme=scheme)
     stepper, single = stepper_of(weights, config, dtype), stepper_of(weights, config, dtype, threads=1)
     choose = random.Random(7)
@@ -150,7 +150,7 @@ def test_a_row_is_the_same_bits_in_any_company(name):
 
 
 def test_the_experts_that_are_told_are_those_of_the_gate():
-    config = small_config()
+    config = vector_config()
     weights = RandomWeights(config)
     tokens = drawn(33, config)
     seen: dict[int, Tensor] = {}
@@ -169,7 +169,7 @@ def test_the_experts_that_are_told_are_those_of_the_gate():
 
 
 def test_scores_that_are_not_finite_are_refused():
-    config = small_config()
+    config = vector_config()
     weights = RandomWeights(config)
     weights.parts["head"]["lm_head.weight"][5, 3] = torch.inf
     stepper = stepper_of(weights, config, torch.float32)
@@ -179,7 +179,7 @@ def test_scores_that_are_not_finite_are_refused():
 
 
 def test_weights_that_were_mapped_anew_are_computed_with_anew():
-    config = small_config()
+    config = vector_config()
     weights, others = RandomWeights(config), RandomWeights(config, seed=1)
     stepper = stepper_of(weights, config, torch.float32)
     tokens = drawn(12, config)
@@ -192,7 +192,7 @@ def test_weights_that_were_mapped_anew_are_computed_with_anew():
 
 
 def test_room_grows_with_the_step_and_threads_follow():
-    config = small_config()
+    config = vector_config()
     weights = RandomWeights(config)
     stepper = stepper_of(weights, config, torch.float32)
     for count in (1, 9, 70, 3, 200, 1):
@@ -205,7 +205,7 @@ def test_what_is_compiled_ahead_is_what_a_step_calls():
     dispatcher = cast("Any", fused_code.serve)
     load("fp32/fp32")
     ahead = len(dispatcher.signatures)
-    config = small_config()
+    config = vector_config()
     stepper = stepper_of(RandomWeights(config), config, torch.float32)
     alone(stepper, drawn(3, config))
     stepper.close()
@@ -213,8 +213,8 @@ def test_what_is_compiled_ahead_is_what_a_step_calls():
 
 
 def test_what_does_not_fit_the_vectors_is_said():
-    assert obstacle(small_config(), torch.float32) is None
-    assert obstacle(small_config(head_dim=20), torch.float32) == "head_dim: expected a multiple of 16, found 20"
-    assert "dense" in str(obstacle(small_config(dense_intermediate=50), torch.float32))
-    assert obstacle(small_config(dense_intermediate=50, moe_layers=(0, 1, 2)), torch.float32) is None
-    assert "dtype" in str(obstacle(small_config(), torch.float64))
+    assert obstacle(vector_config(), torch.float32) is None
+    assert obstacle(vector_config(head_dim=20), torch.float32) == "head_dim: expected a multiple of 16, found 20"
+    assert "dense" in str(obstacle(vector_config(dense_intermediate=50), torch.float32))
+    assert obstacle(vector_config(dense_intermediate=50, moe_layers=(0, 1, 2)), torch.float32) is None
+    assert "dtype" in str(obstacle(vector_config(), torch.float64))

@@ -125,6 +125,17 @@ def test_repetition_penalty_equals_that_of_transformers() -> None:
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_repetition_penalty_too_small_for_fp32_makes_what_came_before_certain() -> None:
+    """Nothing is warned of, and every score is a number or infinite."""
+    scores = np.array([0, 1, 0, -3], np.float32)
+    for penalty in (1e-46, 1e-40, 1e-30):
+        sampling = Sampling(repetition_penalty=penalty)
+        reshaped = History([0, 1, 3]).reshaped(scores, sampling)
+        assert not np.isnan(reshaped).any()
+        assert sample(reshaped, sampling, 0.99) == 1
+
+
 def test_without_penalties_scores_are_left_as_they_are() -> None:
     """Not even copied."""
     scores = np.zeros(4, np.float32)

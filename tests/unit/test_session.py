@@ -1,9 +1,16 @@
 """One generation: what goes out is right, whatever the stop strings are and wherever tokens end."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blyan.inference.session import _Output
+from batches import CONFIG
+from blyan.inference.needs import Answer, Need
+from blyan.inference.session import Delta, Finished, GenerationRequest, _Output, run
+from blyan.model.sampling import Sampling
 
 
 @given(
@@ -25,3 +32,23 @@ def test_text_ends_before_the_first_stop_string_however_it_is_cut(pieces: list[s
     starts = [at for word in stop if (at := given_text.find(word)) >= 0]
     assert sent == (given_text[: min(starts)] if starts else given_text)
     assert output.stopped == bool(starts)
+
+
+def test_without_a_tokenizer_each_token_goes_out_as_it_is_chosen() -> None:
+    """There is no text to wait for, whether or not experts and log-probabilities are asked for."""
+    generation = SimpleNamespace(eos=())
+    model: Any = SimpleNamespace(manifest=SimpleNamespace(config=CONFIG, generation=generation), tokenizer=None)
+    greedy = Sampling(temperature=0.0)
+    work = run(model, GenerationRequest((1, 2), greedy, tokens_max=3, told=False, routed=False))
+    order: list[type[object]] = []
+    answer = None
+    for _ in range(7):
+        item = work.send(answer)
+        order.append(type(item))
+        answer = None
+        if isinstance(item, Need):
+            scores = np.zeros((item.scored, CONFIG.vocab_size), np.float32)
+            answer = Answer(scores, np.zeros((len(item.tokens), 2, 2), np.int16), (0, 1))
+        if isinstance(item, Finished):
+            break
+    assert order == [Need, Delta, Need, Delta, Need, Delta, Finished]

@@ -21,7 +21,7 @@ from blyan.inference.policy import Rules, plan
 from blyan.inference.sequence import TokenSequence
 from blyan.inference.session import Event, Failed, Finished, Work
 from blyan.model.loading import LoadedModel
-from blyan.model.stepping import Run, page_positions
+from blyan.model.stepping import Run
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault, InternalError
 
@@ -58,6 +58,12 @@ class Counters:
     preemptions: int = 0
     drafted: int = 0
     accepted: int = 0
+
+    def guessed(self, drafts: int, accepted: int) -> None:
+        """Guesses were computed, and so many of them, perhaps, were right and of use."""
+        if drafts:
+            self.drafted += drafts
+            self.accepted += min(max(accepted, 0), drafts)
 
 
 @dataclass(slots=True, eq=False)
@@ -121,7 +127,7 @@ class Batching:
     def step(self) -> bool:
         """One step of one model, and the events of it; False if there was nothing that could be done."""
         for job in list(self._homeless.values()):
-            self._place(job)
+            self._house(job)
         busy = [engine for engine in self.engines if not engine.idle]
         done = False
         if busy:
@@ -143,7 +149,7 @@ class Batching:
 
     def _step(self, engine: Engine) -> bool:
         waiting = engine.waiting
-        if self.engines.outgrown(engine):
+        if self.engines.outgrown(engine) or self._grows(engine):
             if not engine.running:
                 self._move_out(engine)
                 return True
@@ -171,7 +177,7 @@ class Batching:
 
     def _computed(self, engine: Engine, runs: list[tuple[TokenSequence, Run]]) -> list[tuple[TokenSequence, Run]]:
         """Those of the runs that went well. A step that fails is made again, each run by itself."""
-        reason = _attempted(lambda: engine.compute(runs))
+        reason = attempted(lambda: engine.compute(runs))
         if reason is None:
             return runs
         if len(runs) > 1:
@@ -185,16 +191,19 @@ class Batching:
             job.started()
             self.watch.waited(now - job.came)
 
+    def _grows(self, engine: Engine) -> bool:
+        waits = any(job.model.weights is engine.model.weights for job in self._homeless.values())
+        return waits and self.engines.may_grow(engine)
+
     def _move_out(self, engine: Engine) -> None:
-        """Its model's share of the memory has shrunk: those who wait go to the engine that comes in its place."""
+        """Its model's share of the memory has changed: those who wait go to the engine that comes in its place."""
         for sequence in engine.hand_over():
-            job = self.jobs[sequence.id]
+            job = self._homeless[sequence.id] = self.jobs[sequence.id]
             job.engine = None
-            self._homeless[job.number] = job
 
     def _advance(self, job: Job, answer: Answer | None) -> None:
         """Give a generation its answer; take its events, up to its next need or its end."""
-        reason = _attempted(lambda: self._told(job, answer))
+        reason = attempted(lambda: self._told(job, answer))
         if reason is not None:
             self._fail(job, reason)
 
@@ -211,26 +220,35 @@ class Batching:
             answer = None
             if isinstance(item, Finished) and job.sequence is not None:  # no need follows that would tell of the last
                 chosen = item.prompt_tokens + item.completion_tokens - job.sequence.need.start
-                self._guessed(job.sequence.need.drafts, chosen - 2)
+                self.counters.guessed(job.sequence.need.drafts, chosen - 2)
             self._tell(job, item)
 
     def _asked(self, job: Job, need: Need) -> None:
         if job.engine is not None and job.sequence is not None:
-            most = job.engine.pool.pages * page_positions
-            if need.end - need.drafts > most:
-                raise too_long_for_memory(most, need.end - need.drafts)
+            if need.end - need.drafts > job.engine.pool.positions:
+                self._outgrow(job, job.engine, job.sequence, need)
+                return
             before = job.sequence.need
-            self._guessed(before.drafts, need.start - before.start - 1)
+            self.counters.guessed(before.drafts, need.start - before.start - 1)
             job.engine.ask(job.sequence, need)
             return
         job.need = need
         self._place(job)
 
-    def _guessed(self, drafts: int, accepted: int) -> None:
-        """Count guesses that were computed, and those of them that were right and of use."""
-        if drafts:
-            self.counters.drafted += drafts
-            self.counters.accepted += min(max(accepted, 0), drafts)
+    def _outgrow(self, job: Job, engine: Engine, sequence: TokenSequence, need: Need) -> None:
+        """It needs more memory than its engine has: perhaps its model's share has grown meanwhile."""
+        if need.end - need.drafts >= self.engines.positions_max(job.model):
+            raise too_long_for_memory(engine.pool.positions, need.end - need.drafts)
+        engine.remove(sequence)
+        sequence.ask(need)
+        sequence.restart()
+        job.engine = None
+        self._homeless[job.number] = job
+
+    def _house(self, job: Job) -> None:
+        reason = attempted(lambda: self._place(job))
+        if reason is not None:
+            self._fail(job, reason)
 
     def _place(self, job: Job) -> None:
         """Give a job to its model's engine, if it has one now."""
@@ -240,7 +258,7 @@ class Batching:
             self._fail(job, too_long_for_memory(most, end))
             return
         engine = self.engines.engine(job.model)
-        if engine is None:
+        if engine is None or end >= engine.pool.positions:
             self._homeless[job.number] = job
             return
         self._homeless.pop(job.number, None)
@@ -270,7 +288,7 @@ class Batching:
         self.shares.leave(job.client)
 
 
-def _attempted(work: Callable[[], None]) -> BaseException | None:
+def attempted(work: Callable[[], object]) -> BaseException | None:
     """What came of it, if not well: whatever one generation or step raises, a native panic too, is its end alone."""
     try:
         work()

@@ -81,6 +81,8 @@ class EngineTable:
         found = self._engines.get(id(model.weights))
         if found is not None and (found.kv_bytes == self.share or not found.idle):
             return found
+        if found is not None and found.kv_bytes < self.share and not self.may_grow(found):
+            return found  # what has become its share is still held by a model that was removed and answers yet
         for key, engine in list(self._engines.items()):
             if engine.idle and (engine.kv_bytes > self.share or engine is found):
                 self._drop(key)
@@ -117,6 +119,11 @@ class EngineTable:
     def outgrown(self, engine: Engine) -> bool:
         """Whether an engine holds more than its share, so that it admits nobody and ends."""
         return engine.kv_bytes > self.share
+
+    def may_grow(self, engine: Engine) -> bool:
+        """Whether an engine that has less than its share would have all of it if it were made again."""
+        held = sum(other.kv_bytes for other in self if other is not engine and not other.idle)
+        return engine.kv_bytes < self.share and held + self.share <= self._kv_bytes
 
     def _drop(self, key: int) -> None:
         engine = self._engines.pop(key)

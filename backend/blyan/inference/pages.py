@@ -66,6 +66,11 @@ class PagePool:
         self._children: dict[int, set[int]] = {}  # page → published pages that continue it, where there are any
 
     @property
+    def positions(self) -> int:
+        """How many positions all pages hold."""
+        return self.pages * page_positions
+
+    @property
     def free(self) -> int:
         """Pages that nobody holds: blank ones, and those kept for reuse."""
         return len(self._blank) + len(self._unused)

@@ -6,14 +6,15 @@ them. What a step holds is decided by `policy` and done by `batching`.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 
-from blyan.inference.batching import Batching, Counters, Job, Unwatched, Watch
+from blyan.inference.batching import Batching, Counters, Job, Unwatched, Watch, attempted
 from blyan.inference.delivery import Direct, Emit, Listener
 from blyan.inference.engine import MakeStepper
 from blyan.inference.engine_table import EngineTable
@@ -24,6 +25,7 @@ from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Overloaded, QueueFull, Unavailable
 
+_log = logging.getLogger(__name__)
 _idle_seconds = 0.01  # between two looks where everybody waits for memory
 _retry_seconds = 5  # where nothing was measured yet
 _retry_seconds_max = 120
@@ -36,6 +38,7 @@ class Ticket:
     job: Job
     let_go: Callable[[Ticket], None]
     waits: bool = True  # guarded by the scheduler's lock
+    gone: bool = False  # set once, before the compute thread is told
 
     def cancel(self) -> None:
         """Stop computing for this generation, and free what it holds."""
@@ -69,6 +72,7 @@ class Scheduler:
         self._wake = threading.Condition()  # guards what follows
         self._new: list[Ticket] = []
         self._waiting: Counter[str] = Counter()  # by client
+        self._waits_since = 0.0  # the moment since when somebody always waited
         self._number = 0
         self._closing = False
         self._gone: deque[int] = deque()  # appended and taken without the lock
@@ -103,6 +107,8 @@ class Scheduler:
                 self._monotonic(),
             )
             ticket = Ticket(job, self._let_go)
+            if not self._waiting:
+                self._waits_since = job.came
             self._waiting[client] += 1
             self._new.append(ticket)
             self._wake.notify()
@@ -128,7 +134,7 @@ class Scheduler:
 
     def retry_seconds(self) -> int:
         """When to come again: about when a quarter of those who wait will have ended, by the pace of the last ends."""
-        ends = list(self._batching.ends)
+        ends = [end for end in list(self._batching.ends) if end >= self._waits_since]
         if len(ends) < 2 or ends[-1] <= ends[0]:
             return _retry_seconds
         pace = (ends[-1] - ends[0]) / (len(ends) - 1)
@@ -175,6 +181,7 @@ class Scheduler:
 
     def _let_go(self, ticket: Ticket) -> None:
         self._started(ticket)
+        ticket.gone = True  # first: the compute thread may not have taken it yet, and then forgets its number
         self._gone.append(ticket.job.number)
         with self._wake:
             self._wake.notify()
@@ -191,18 +198,26 @@ class Scheduler:
                 if self._closing:
                     break
             try:
-                for ticket in new:
-                    batching.add(ticket.job)
+                self._take(new)
                 while self._gone:
                     batching.let_go(self._gone.popleft())
                 while self._asides:
-                    self._asides.popleft()()
+                    self._beside(self._asides.popleft())
                 idle = not batching.step()
             except Exception as reason:  # noqa: BLE001 - task boundary: the thread outlives whatever goes wrong in it
                 batching.end_all(reason)
-        for ticket in new:
-            batching.add(ticket.job)
+        self._take(new)
         batching.end_all(Unavailable("generation: the node is shutting down"))
+
+    def _beside(self, work: Callable[[], object]) -> None:
+        reason = attempted(work)
+        if reason is not None:  # nobody's end: whoever asks for what could not be made ready is told then
+            _log.warning("a model was not made ready or unloaded: %s: %s", type(reason).__name__, reason)
+
+    def _take(self, new: Sequence[Ticket]) -> None:
+        for ticket in new:
+            if not ticket.gone:
+                self._batching.add(ticket.job)
 
 
 _direct = Direct()

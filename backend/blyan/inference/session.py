@@ -194,7 +194,7 @@ def _run(model: LoadedModel, request: GenerationRequest, drafts_max: int) -> Wor
             output.tokens.append(_report(step, text_at))
         output.experts.extend(step.experts)
         ready = output.add(text) if generated else _pass_through(output, text)
-        if ready or output.experts:
+        if ready or output.experts or stream is None:  # without a tokenizer there is no text to wait for
             yield output.delta(ready)
     if stream is not None and not output.stopped:
         output.held += stream.finish()

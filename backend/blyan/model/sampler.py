@@ -50,7 +50,7 @@ class History:
         if not sampling.reshapes:
             return scores
         array = scores.copy()
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # the least penalties are 0 in fp32
             if sampling.repetition_penalty != 1.0:
                 if self._seen is None:
                     self._seen = _Tally((*self._prompt, *self._generated.tokens.tolist()))
