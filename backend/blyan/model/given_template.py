@@ -31,8 +31,8 @@ def _without_go_comments(text: str) -> str:
     pieces: list[str] = []
     at = 0
     while (begin := text.find("/*", at)) >= 0 and (end := text.find("*/", begin + 2)) >= 0:
-        isin = text[at:begin].rstrip("- \t\r\n").endswith("{{")
-        pieces.append(text[at:begin] if isin else text[at : end + 2])
+        is_comment = text[at:begin].rstrip("- \t\r\n").endswith("{{")
+        pieces.append(text[at:begin] if is_comment else text[at : end + 2])
         at = end + 2
     return "".join([*pieces, text[at:]])
 
