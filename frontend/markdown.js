@@ -6,7 +6,7 @@
  * read as marks is shown as plain text, in pieces that the browser lays out when they come into sight.
  */
 
-import { Lexer } from "/vendor/marked/marked.js";
+import { Lexer, Tokenizer } from "/vendor/marked/marked.js";
 import { html, nothing } from "/vendor/lit-html/lit-html.js";
 import { guard } from "/vendor/lit-html/directives/guard.js";
 import { codeView, highlighting } from "/code.js";
@@ -21,9 +21,20 @@ const BLOCK_CHARS_MAX = 262_144; // of the part that may still change
 const PIECE_CHARS = 4096;
 const GROUP_BLOCKS = 32; // blocks that are drawn, or left alone, together
 const GROUPS_PER_FRAME = 16;
-const OPTIONS = { gfm: true, breaks: true };
+const CELLS_MAX = 8192; // of one table
 /** @type {Record<string, string>} */
 const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", hellip: "…", mdash: "—", ndash: "–", times: "×" };
+
+/** Rows are filled up to the columns of the first, so that a text of twelve kilobytes could make millions of cells. */
+class SmallTables extends Tokenizer {
+  /** @param {string} src */
+  table(src) {
+    const [, header = "", , body = ""] = this.rules.block.table.exec(src) ?? [];
+    return header.split("|").length * (body.split("\n").length + 1) > CELLS_MAX ? undefined : super.table(src);
+  }
+}
+
+const OPTIONS = { gfm: true, breaks: true, tokenizer: new SmallTables() };
 
 /** @param {string} text */
 const plainToken = (text) => /** @type {Token} */ ({ type: "plain", raw: text });

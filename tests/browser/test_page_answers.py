@@ -206,6 +206,17 @@ def test_marks_nested_without_end_are_shown_as_they_came(page: Page, node: Runni
     assert faults == []
 
 
+@pytest.mark.parametrize(("columns", "rows"), [(2_000, 2_000), (50_000, 1)])
+def test_a_table_of_too_many_cells_is_text(page: Page, node: RunningNode, columns: int, rows: int) -> None:
+    """Rows are filled up to the columns of the first, so that twelve kilobytes could make four million cells."""
+    open_page(page, node.url)
+    say(page, "|a" * columns + "\n" + "|-" * columns + "\n" + "|\n" * rows)
+    expect(page.get_by_test_id("answer-text").last).to_contain_text("|a|a")
+    expect(page.locator("table")).to_have_count(0)
+    say(page, "|a|b\n|-|-\n" + "|1|2\n" * 1_000)
+    expect(page.locator("table tr")).to_have_count(1_001)
+
+
 def test_the_view_follows_until_it_is_scrolled_up(page: Page, node: RunningNode) -> None:
     """At its end the view stays there; scrolled up it stays where it is, with a button that leads back."""
     open_page(page, node.url)

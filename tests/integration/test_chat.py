@@ -186,6 +186,12 @@ def test_all_of_stdin_is_one_question(far: type[Answers]) -> None:
     assert [each["content"] for each in far.asked[-1]] == ["/bye", "fine", '"""a']
 
 
+def test_a_question_without_a_word_is_a_mistake_of_usage(far: type[Answers]) -> None:
+    """An empty pipe or variable in a script is not taken for an answer."""
+    for done in (ask(far, "-", typed=b""), ask(far, "-", typed=b" \n"), ask(far, ""), ask(far, " ", "--json")):
+        assert (done.returncode, b"expected a question, found none" in done.stderr) == (2, True), done.stderr
+
+
 def test_chat_in_json_is_one_object_an_answer(far: type[Answers]) -> None:
     """Text, how it ended, usage and speed; --verbose says the same on stderr."""
     usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}

@@ -87,7 +87,7 @@ def test_chains_verify_and_a_flipped_bit_in_an_entry_exits_7(imported: Path, tmp
         (["model", "verify", "none"], 3, "expected one of my-model"),
         (["model", "import", "/nonexistent"], 3, "expected /nonexistent/config.json, found none"),
         (["chat", "hi", "--model", "none"], 3, "found no such model"),
-        (["chat", "hi", "--node", "http://127.0.0.1:1"], 6, "expected a list of models"),
+        (["chat", "hi", "--node", "http://127.0.0.1:1"], 6, "try: start it there with `blyan up`"),
         (["chat", "hi", "--node", "ftp://x"], 2, "expected an http URL"),
         (["chat", "hi", "--temperature", "hot"], 2, "--temperature: temperature: expected a number, found 'hot'"),
         (["chat", "hi", "--max-tokens", "0"], 2, "expected 1 to"),

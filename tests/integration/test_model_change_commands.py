@@ -50,7 +50,8 @@ def refuse_what_is_not_there(data_dir: Path) -> None:
         (("remove", "nobody", "--yes"), 3, "found no such model"),
         (("copy", "nobody", "x"), 3, "nobody"),
         (("pull", "nobody"), 3, "found it in none"),
-        (("create", "x", "-f", data_dir / "none"), 1, "expected UTF-8 text"),
+        (("create", "x", "-f", data_dir / "none"), 3, "expected a file, found none"),
+        (("create", "x", "-f", data_dir), 1, "expected UTF-8 text"),
     ):
         done = command("model", *arguments, data_dir=data_dir)
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr

@@ -49,6 +49,8 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("chat/completions", {"messages": long(600)}, "messages", "context_length_exceeded"),
     ("chat/completions", {"messages": long(2_500_000)}, "messages", "context_length_exceeded"),
     ("chat/completions", {"model": "bare"}, "model", "invalid_input"),
+    ("chat/completions", {"store": True}, "store", "unsupported_parameter"),
+    ("chat/completions", {"service_tier": "priority"}, "service_tier", "unsupported_parameter"),
     ("completions", {"prompt": ""}, "prompt", "invalid_input"),
     ("completions", {"prompt": ["x", ""]}, "prompt", "invalid_input"),
     ("completions", {"prompt": [1, 260]}, "prompt", "invalid_input"),
@@ -72,6 +74,20 @@ async def test_a_refusal_names_the_parameter(client: TestClient) -> None:
             refused = await client.post(f"/v1/{path}", json={**body, **stream})
             error = (await refused.json())["error"]
             assert (refused.status, error["param"], error["code"]) == (400, param, code), (path, changes)
+
+
+async def test_what_asks_for_nothing_is_taken(client: TestClient) -> None:
+    """As clients send it that write out every default, and what only says who asks."""
+    said: dict[str, Any] = {
+        "store": False,
+        "service_tier": "auto",
+        "metadata": {"a": "b"},
+        "user": "x",
+        "best_of": None,
+    }
+    body = {"model": "random", "messages": HELLO, "max_tokens": 1, **said}
+    answer = await client.post("/v1/chat/completions", json=body)
+    assert answer.status == 200, await answer.text()
 
 
 async def test_the_official_client_sees_which_parameter_it_was(client: TestClient) -> None:

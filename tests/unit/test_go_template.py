@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.model.chat_template import TemplateRenderer
-from blyan.model.go_template import is_jinja
+from blyan.model.given_template import is_jinja
 from blyan.model.go_to_jinja import translated
 from blyan.primitives.errors import InvalidInput
 
@@ -174,6 +174,15 @@ def test_what_is_not_translated_is_refused_by_its_name(template: str) -> None:
         ("{{- if .System }}{{ end }}", False),
         ("{{ range $m := .Messages }}{{ end }}", False),
         ("text", False),
+        ('{{ printf "%s" .Prompt }}', False),
+        ("{{ json $.Messages }}", False),
+        ("{{ (index .Messages 0).Content }}", False),
+        ("{{ unknown .Prompt }}", False),
+        ("{{ .Prompt }} {% in text {# too", False),
+        ("{{/* {% if %} */}}{{ .Prompt }}", False),
+        ("{{ messages[0].content + ' .Prompt' }}", True),
+        ("{#- a comment -#}{{ messages }}", True),
+        ("{%- set x = '.Prompt' %}{{ x }}", True),
     ],
 )
 def test_jinja_is_told_from_go(template: str, expected: bool) -> None:

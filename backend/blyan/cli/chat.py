@@ -73,6 +73,8 @@ async def _converse(options: argparse.Namespace, conversation: Conversation, out
     from blyan.cli.chat_client import ChatClient
 
     question = options.prompt if options.prompt != "-" else _all_of_stdin()
+    if question is not None and not question.strip():
+        raise UsageMistake("PROMPT: expected a question, found none")
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(_node_url(options))
         session = await stack.enter_async_context(aiohttp.ClientSession())
@@ -81,8 +83,7 @@ async def _converse(options: argparse.Namespace, conversation: Conversation, out
         conversation.model = options.model or models[0]
         chat = _Chat(client, Commands(conversation, models, output, verbose=options.verbose), output)
         if question is not None:
-            if question:
-                await chat.ask(question)
+            await chat.ask(question)
         elif sys.stdin.isatty():
             with _Interrupts() as interrupts:
                 await chat.talk(interrupts, History(None if options.no_history else state_dir_from_environment()))

@@ -71,7 +71,8 @@ class ChatClient:
                 body = await _limited_json(response)
         except (aiohttp.ClientError, TimeoutError, ValueError) as reason:
             raise PeerFault(
-                f"node {self.url}: expected a list of models, found {str(reason) or type(reason).__name__}"
+                f"node {self.url}: expected a list of models, found {str(reason) or type(reason).__name__}",
+                hint="start it there with `blyan up`, or name another one with --node",
             ) from None
         found = as_list((as_dict(body) or {}).get("data"))
         names = [(as_dict(each) or {}).get("id") for each in found or []]

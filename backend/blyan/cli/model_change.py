@@ -191,5 +191,7 @@ def _modelfile(path: str) -> str:
         else:
             raw = durable.read_limited(Path(path), 4 * limits.modelfile_chars_max)
         return raw.decode("utf-8")
+    except FileNotFoundError:
+        raise NotFound(f"Modelfile {path}: expected a file, found none", hint="name it with -f FILE") from None
     except (OSError, ValueError) as reason:
         raise InvalidInput(f"Modelfile {path}: expected UTF-8 text, found {reason}") from None

@@ -35,14 +35,6 @@ def parsed(text: str) -> list[Node]:
     return _Parser(_pieces(text)).whole()
 
 
-def is_jinja(text: str) -> bool:
-    """Whether a template is Jinja: it has statements, or expressions that Go's templates cannot have."""
-    if "{%" in text or "{#" in text:
-        return True
-    found = [action["inside"].strip() for action in _action.finditer(text)]
-    return bool(found) and not any(re.match(r"[.$/]|(if|range|with|else|end|and|or|eq|not)\b", each) for each in found)
-
-
 @dataclass(frozen=True, slots=True)
 class Literal:
     """A text, a whole number, or true or false."""

@@ -16,8 +16,7 @@ from blyan.chain.sequencer import Draft
 from blyan.chain.state import ModelVersion
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.chat_template import TemplateRenderer
-from blyan.model.given_template import given_template
-from blyan.model.go_template import is_jinja
+from blyan.model.given_template import given_template, is_jinja
 from blyan.model.manifest import BlockReference, GenerationDefaults, Manifest
 from blyan.model.request_defaults import RequestDefaults, Said
 from blyan.node.catalogue import manifest_of

@@ -39,9 +39,11 @@ _harmless: Final[Mapping[str, tuple[object, ...]]] = {
     "audio": (None,),
     "prediction": (None,),
     "web_search_options": (None,),
+    "store": (None, False),
+    "service_tier": (None, "auto", "default"),
 }
 # parameters that only inform the server
-_informative: Final = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
+_informative: Final = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})
 _efforts: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 _common: Final = frozenset(
     "model stream stream_options temperature top_p top_k min_p seed stop n frequency_penalty presence_penalty "
@@ -194,8 +196,8 @@ def _parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
 def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
     for name, value in body.items():
         if name in _harmless and name not in own:
-            # `True == 1`: no flag is harmless here
-            if not any(value == fine and not isinstance(value, bool) for fine in _harmless[name]):
+            # `True == 1`: a flag is harmless only where a flag is named
+            if not any(value == fine and isinstance(value, bool) == isinstance(fine, bool) for fine in _harmless[name]):
                 raise UnsupportedParameter(f"{name}: expected none (not provided here), found {brief(value)}")
         elif name not in _common | _informative | own:
             raise UnsupportedParameter(f"{name[:80]}: expected a known parameter, found {brief(value)}")

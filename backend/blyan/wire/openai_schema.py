@@ -35,7 +35,7 @@ _prompt: Final = either(
 
 # what only informs the server
 _informative: Final[Mapping[str, Schema]] = dict.fromkeys(
-    ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"), anything
+    ("user", "metadata", "safety_identifier", "prompt_cache_key"), anything
 )
 # what is refused unless it asks for nothing
 _nothing: Final[Mapping[str, Schema]] = {
@@ -47,6 +47,8 @@ _nothing: Final[Mapping[str, Schema]] = {
     "audio": one_of(None),
     "prediction": one_of(None),
     "web_search_options": one_of(None),
+    "store": one_of(None, False),
+    "service_tier": one_of(None, "auto", "default"),
 }
 _common: Final[Mapping[str, Schema]] = {
     "model": text(),
