@@ -225,3 +225,31 @@ def test_service_is_even_between_a_client_with_fifty_and_one_with_two() -> None:
         simulation.step()
     few, many = after["few"] - begun["few"], after["many"] - before["many"]
     assert 0.5 <= few / many <= 2
+
+
+def test_a_client_with_many_takes_turns_beside_one_with_few() -> None:
+    """Those that waited longest first; the few get a token in every step."""
+    many = [runs(number, "a")._replace(last=number) for number in range(1, 101)]
+    made = plan([*many, runs(500, "b")], {}, {"a": 9, "b": 9}, 200, RULES)
+    assert set(made.tokens) == {*range(1, 33), 500}
+    assert set(plan(many, {}, {"a": 9}, 200, RULES).tokens) == set(range(1, 101)), "alone, nobody waits"
+
+
+def test_two_clients_with_many_get_as_many_tokens_as_each_other() -> None:
+    running = [runs(number, "a") for number in range(100)] + [runs(number, "b") for number in range(200, 250)]
+    made = plan(running, {}, {}, 200, RULES)
+    assert sum(number < 200 for number in made.tokens) == 50 == sum(number >= 200 for number in made.tokens)
+
+
+def test_whoever_waits_their_turn_gets_it() -> None:
+    """Over a few steps each of a hundred was computed as often as any other, give or take one."""
+    last = dict.fromkeys(range(100), 0)
+    times = dict.fromkeys(range(100), 0)
+    count = 0
+    for _ in range(50):
+        running = [runs(number, "a")._replace(last=last[number]) for number in range(100)]
+        for number in plan([*running, runs(500, "b")], {}, {}, 200, RULES).tokens:
+            if number < 500:
+                last[number] = count = count + 1
+                times[number] += 1
+    assert max(times.values()) - min(times.values()) <= 1

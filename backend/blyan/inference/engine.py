@@ -57,7 +57,7 @@ class Engine:
         self._sequences: dict[int, TokenSequence] = {}
         self._alike = alike_until(config)
         self._chosen = ChosenExperts(config, pages)
-        self._admissions = 0
+        self._admissions = self._runs = 0
         self._no_scores = np.empty((0, config.vocab_size), np.float32)
 
     def offer(self, make: Callable[[], Stepper]) -> None:
@@ -138,26 +138,7 @@ class Engine:
 
     def views(self) -> list[Running]:
         """What runs, as the policy reads it."""
-        found: list[Running] = []
-        for sequence in self.running.values():
-            assert sequence.held is not None, "it runs"
-            left, have = sequence.left, len(sequence.held.pages)
-            end = sequence.computed + left
-            lacking = max(0, pages_for(end) - have)
-            spare = (have + lacking) * page_positions - end
-            found.append(
-                Running(
-                    sequence.id,
-                    sequence.client,
-                    sequence.admitted,
-                    left,
-                    sequence.need.drafts,
-                    have,
-                    lacking,
-                    spare,
-                )
-            )
-        return found
+        return [sequence.view() for sequence in self.running.values()]
 
     def runs(self, tokens: Mapping[int, int]) -> list[tuple[TokenSequence, Run]]:
         """The runs of a step in which each sequence gets that many tokens."""
@@ -172,6 +153,8 @@ class Engine:
                 sequence.keep_drafts(max(0, most - sequence.left))
             if not self.pool.extend(held, sequence.computed + min(most, len(sequence.tokens) - sequence.computed)):
                 continue  # a preempted one shared its pages: the next plan knows what is free
+            self._runs += 1
+            sequence.last = self._runs
             made.append((sequence, sequence.run(most)))
         return made
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput
+
+_writers_beside: Final = 32  # of one client in a step, while another with fewer writes too
 
 
 class Waiting(NamedTuple):
@@ -35,6 +37,7 @@ class Running(NamedTuple):
     pages: int  # that it holds
     lacking: int  # that it needs more, for `left`
     spare: int  # positions that its pages hold beyond `left`
+    last: int = 0  # the number of its last run: these rise over all generations
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +99,32 @@ def plan(
     if not made.preempted:
         _admit(kept, waiting, got, free, room, rules, made)
     gone = set(made.preempted)
+    writing = _taking_turns(writing)
     few = len(writing) <= rules.drafting_max
     made.drafts_max = rules.drafts_max if few else 0
     for one in writing:
         if one.id not in gone:
             made.tokens[one.id] = 1 + (min(one.drafts, one.spare) if few else 0)
     return made
+
+
+def _taking_turns(writing: list[Running]) -> list[Running]:
+    """Who of those that write gets a token in this step: all, or of a client with many beside others some in turn.
+
+    A step lasts as long as its rows take, so that one client's hundreds would slow down another's one. A bound that
+    still makes a good batch costs the many a little of their sum and gives the few several times their speed.
+    """
+    by_client: dict[str, list[Running]] = {}
+    for one in writing:
+        by_client.setdefault(one.client, []).append(one)
+    if len(by_client) < 2:
+        return writing
+    most = max(_writers_beside, min(map(len, by_client.values())))
+    return [
+        one
+        for ones in by_client.values()
+        for one in (ones if len(ones) <= most else sorted(ones, key=lambda one: one.last)[:most])
+    ]
 
 
 def _relieved(

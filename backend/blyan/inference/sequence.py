@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blyan.inference.needs import Need
 from blyan.inference.pages import PagedSequence
+from blyan.inference.policy import Running
 from blyan.model.config import ModelConfig
 from blyan.model.rope_scaling import lasting_positions
 from blyan.model.stepping import Run, page_positions
@@ -39,6 +40,7 @@ class TokenSequence:
     computed: int = 0  # positions that lie in its pages
     charged: int = 0  # positions that its client was charged for: what is computed again costs nothing
     held: PagedSequence | None = None  # its pages; None while it waits
+    last: int = 0  # the number of its last run
     admitted: int = -1  # the number of its admission; -1 while it waits
     need: Need = field(default_factory=lambda: Need(0, (0,)))
     scores: list[NDArray[np.float32]] = field(default_factory=list[NDArray[np.float32]])
@@ -76,6 +78,15 @@ class TokenSequence:
     def shared(self) -> int:
         """Positions at the start whose keys do not depend on this sequence's length."""
         return 0 if self.need.reach > self.alike else self.alike
+
+    def view(self) -> Running:
+        """What the policy reads of it while it runs."""
+        assert self.held is not None, "it runs"
+        left, have = self.left, len(self.held.pages)
+        end = self.computed + left
+        lacking = max(0, pages_for(end) - have)
+        spare = (have + lacking) * page_positions - end
+        return Running(self.id, self.client, self.admitted, left, self.need.drafts, have, lacking, spare, self.last)
 
     def begin(self, held: PagedSequence, admission: int) -> None:
         """It was admitted: with these pages, the first of which may be computed already."""
