@@ -14,9 +14,11 @@ import pytest
 
 from blyan.cli.completion import commands
 from blyan.cli.parser import build
+from blyan.ledger.sqlite_store import SqliteStore
 from blyan.node.data_directory import lock
 from fakes import SlowNode
-from nodes import command, install_builtin, running
+from ledgers import now, with_accounts
+from nodes import command, install_builtin, running, writing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,14 +41,16 @@ READS = {
     "chain find": ["--model", "blyan-genesis"],
     "db check": [],
     "keys show": [],
+    "ledger show": [],
+    "ledger verify": [],
 }
 # What reads from a running node.
 ASKS = {"chat": ["12 + 34"], "node status": []}
-# What makes, changes or serves something, or prints a script. Some of them know --json too.
+# What makes, changes or serves something, or prints a script or lines of JSON. Some of them know --json too.
 WRITES = frozenset(
     "up,init,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"
     "chain snapshot,chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,"
-    "keys rotate,completion".split(",")
+    "keys rotate,ledger export,completion".split(",")
 )
 LEAVES = [each.path for each in commands(build()) if not each.verbs]
 
@@ -55,6 +59,11 @@ LEAVES = [each.path for each in commands(build()) if not each.verbs]
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("contract") / "data"
     install_builtin(folder)
+    with writing(folder):
+        books = SqliteStore(folder / "ledger.db", create=True)
+        books.migrate(now)
+        with_accounts(books, "a")
+        books.close()
     return folder
 
 

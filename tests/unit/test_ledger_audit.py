@@ -330,6 +330,18 @@ def test_each_record_is_proved_under_each_seal(store: Store) -> None:
     assert sealed(store) == promise  # nothing new, no new seal
 
 
+def test_a_clock_that_is_put_back_puts_no_seal_back(store: Store) -> None:
+    """A seal may be later than the records under it; the next one is not earlier."""
+    with_accounts(store, "a")
+    with store.session() as session:
+        first = seal.seal(session, lambda: now() + 1_000)
+    one(store, post("p", MINT.name, "a", 1))
+    second = sealed(store)
+    assert first is not None
+    assert (second.number, second.time) == (first.number + 1, first.time)
+    assert verified(store).faults == ()
+
+
 def test_a_record_that_is_not_sealed_yet_has_no_proof(store: Store) -> None:
     with store.session() as session:
         assert seal.seal(session, now) is None

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
-import torch
 
 from blyan.model.grammar import Constraint, GrammarVocabulary, json_grammar
 from blyan.model.tools import ToolFormat, ToolReader, call_grammar, marks_of, tool_format_of
@@ -57,7 +57,7 @@ def constraint(
 def accepted(tokenizer: tokenizers.Tokenizer, following: Constraint, text: str) -> bool:
     """Whether every token of the text is allowed in its place, and the end after it."""
     for token in (*tokenizer.encode(text, add_special_tokens=False).ids, 256):
-        if not torch.isfinite(following.allowed(torch.zeros(300))[token]):
+        if not np.isfinite(following.allowed(np.zeros(300, np.float32))[token]):
             return False
         following.take(token)
         if following.ended:
@@ -91,16 +91,16 @@ def test_several_calls_only_where_they_are_parallel(tokenizer: tokenizers.Tokeni
         text = CALLS[form][:-1] + ", " + CALLS[form].removeprefix("[TOOL_CALLS] [")
     assert accepted(tokenizer, constraint(tokenizer, form, ToolChoice((WEATHER,), required=True)), text)
     alone = ToolChoice((WEATHER,), required=True, parallel=False)
-    assert not torch.isfinite(after(tokenizer, form, alone, text)).any()
+    assert not np.isfinite(after(tokenizer, form, alone, text)).any()
 
 
-def after(tokenizer: tokenizers.Tokenizer, form: ToolFormat, choice: ToolChoice, text: str) -> torch.Tensor:
+def after(tokenizer: tokenizers.Tokenizer, form: ToolFormat, choice: ToolChoice, text: str) -> np.ndarray:
     """Scores of what may come after the first call but the end."""
     following = constraint(tokenizer, form, choice)
     for token in tokenizer.encode(CALLS[form], add_special_tokens=False).ids:
         following.take(token)
-    allowed = following.allowed(torch.zeros(300))
-    allowed[256] = -torch.inf
+    allowed = following.allowed(np.zeros(300, np.float32))
+    allowed[256] = -np.inf
     return allowed
 
 

@@ -88,7 +88,9 @@ def seal(session: Session, now: UnixSeconds) -> Seal | None:
         for (leaf,) in session.rows(_leaves, begin, end):
             tiles += [(tile.level, tile.number, b"".join(tile.hashes)) for tile in edge.append(Digest(leaf))]
         assert edge.size == end, "records without gaps"
-        made = Seal(before.number + 1 if before else 0, end, edge.root(), max(now(), last_time))
+        # a clock that was put back after the last seal puts neither records nor seals back
+        time = max(now(), last_time, before.time if before else 0)
+        made = Seal(before.number + 1 if before else 0, end, edge.root(), time)
         if tiles:
             session.many(_new_tile, tiles)
         session.many(_new_seal, [(made.number, made.size, bytes(made.root), made.time)])
