@@ -34,7 +34,7 @@ from nodes import install_builtin
 
 HERE = Path(__file__).parent
 COUNTS = (1, 4) if SMOKE else (1, 8, 64, 256)
-PROMPT, COUNT = 32, 8 if SMOKE else 64
+PROMPT, COUNT = 32, 8 if SMOKE else 128
 OPEN, OPEN_TOKENS = (8, 4) if SMOKE else (1_000, 16)
 PROBED = 4 if SMOKE else 64
 LONG = 64 if SMOKE else 512
