@@ -227,6 +227,15 @@ async def test_tokens_are_counted_and_what_was_not_written_is_given_back(nodes: 
     assert (await browser.ask("POST", "/v1/completions", {**PROMPT, "max_tokens": 30})).status == 200
 
 
+@pytest.mark.parametrize("shown", ["Bearer sk-blyan-guess", "Basic Zm9v"])
+async def test_who_tries_keys_is_counted_by_address(nodes: Nodes, shown: str) -> None:
+    """Refused requests cost as much as others."""
+    client = await nodes.start(quotas={"address_requests": 3})
+    headers = {"Host": ORIGIN.partition("//")[2], "Authorization": shown}
+    statuses = [(await client.get("/v1/models", headers=headers)).status for _ in range(5)]
+    assert statuses == [401, 401, 401, 429, 429]
+
+
 @pytest.mark.parametrize("quota", ["address_requests", "account_requests", "key_requests"])
 async def test_requests_are_counted_by_address_account_and_key(nodes: Nodes, quota: str) -> None:
     client = await nodes.start(quotas={quota: 6})

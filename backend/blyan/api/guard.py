@@ -37,7 +37,11 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     if route in request.app[quiet_key]:  # health and page: answered however many ask
         note_caller(request, Caller(address))
         return await handler(request)
-    caller = await _found(request, node.accounts, address)
+    try:
+        caller = await _found(request, node.accounts, address)
+    except Unauthenticated:  # who tries keys is counted as everybody is, by the address
+        await node.accounts.charge(Caller(address).request_charges(node.config.quotas))
+        raise
     note_caller(request, caller)
     tell_client(request)
     await node.accounts.charge(caller.request_charges(node.config.quotas))
