@@ -201,6 +201,30 @@ def test_room_grows_with_the_step_and_threads_follow():
     stepper.close()
 
 
+def test_a_thread_that_does_not_come_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("blyan.model.fused_step._ComputeThread._work", lambda self: None)
+    config = vector_config()
+    weights = RandomWeights(config)
+    stepper, single = stepper_of(weights, config, torch.float32), stepper_of(weights, config, torch.float32, threads=1)
+    for count in (1, 8, 5):  # within the first room, for which nobody has to rest
+        tokens = drawn(count, config)
+        assert torch.equal(alone(stepper, tokens), alone(single, tokens))
+    stepper.close()
+    single.close()
+
+
+def test_threads_that_lose_their_cores_meet_again():
+    config = vector_config(family="qwen2_moe", shared_intermediate=32)
+    weights = RandomWeights(config)
+    crowd, single = (stepper_of(weights, config, torch.float32, threads) for threads in (7, 1))
+    choose = random.Random(3)
+    for seed in range(150):
+        tokens = drawn(choose.choice([1, 2, 9, 33]), config, seed)
+        assert torch.equal(alone(crowd, tokens), alone(single, tokens))
+    crowd.close()
+    single.close()
+
+
 def test_what_is_compiled_ahead_is_what_a_step_calls():
     dispatcher = cast("Any", fused_code.serve)
     load("fp32/fp32")

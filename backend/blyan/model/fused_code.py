@@ -1,7 +1,7 @@
 """The whole step in jitted code: embeddings to scores, all threads together, without the interpreter in between.
 
-Every thread runs `step`. Work of a phase is taken piece by piece from a shared counter; between phases the threads
-meet, and the last to arrive does what one thread must do alone. Nothing here allocates: tables of addresses and room
+Every thread runs `step`. Work of a phase is taken piece by piece (`meeting`); whoever ends the last piece does what
+one thread must do alone, and opens the next phase. Nothing here allocates: tables of addresses and room
 for every intermediate are handed in (`fused_step` lays them out, and says what stands in which column).
 """
 
@@ -60,18 +60,19 @@ from blyan.model.fused_rows import add_bias, add_rounded, clip, finite, keep, no
 from blyan.model.jit import compiled, entry
 from blyan.model.kernels import matrix_at, pieces_of, product, round_run, span_of
 from blyan.model.meeting import (
+    FIRST,
     GO,
-    PHASE,
     STOP,
-    following,
+    begin,
+    finish,
     give_way,
-    meet,
+    last,
     next_piece,
+    open_next,
     pass_on,
     pause,
     read_shared,
-    release,
-    take_number,
+    rows_at_once,
 )
 from blyan.model.simd import eight_bytes, fp32, load, store
 
@@ -92,16 +93,17 @@ def _projected(team, x, inner, rows, table, matrices, columns, widths, outs, lis
             which += 1
         span = span_of(table[columns[which] + 1])
         width, out, bias = widths[which], outs[which], table[columns[which] + 5]
-        begin = piece * span
-        end = min(begin + span, width)
+        start = piece * span
+        end = min(start + span, width)
         matrix = matrix_at(table, columns[which])
-        product(x, inner * 4, listed, rows, matrix, inner, begin, end, out, width * 4, kind, wide, room)
+        product(x, inner * 4, listed, rows, matrix, inner, start, end, out, width * 4, kind, wide, room)
         for row in range(rows):
-            at = out + (row * width + begin) * 4
+            at = out + (row * width + start) * 4
             if bias:
-                add_bias(at, bias + begin // 8 * eight_bytes(like), end - begin, like)
+                add_bias(at, bias + start // 8 * eight_bytes(like), end - start, like)
             else:
-                round_run(at, end - begin, like)
+                round_run(at, end - start, like)
+        finish(team, whole)
 
 
 @compiled
@@ -109,14 +111,18 @@ def _embedded(team, dims, floats, trunk, places, rows, like):
     """Embeddings of the tokens, and the first norm."""
     hidden = dims[HIDDEN]
     stride = hidden // 8 * eight_bytes(like)
+    at_once = rows_at_once(team, len(rows))
+    whole = max(1, (len(rows) + at_once - 1) // at_once)
     while True:
-        row = next_piece(team, len(rows))
-        if row >= len(rows):
+        piece = next_piece(team, whole)
+        if piece >= whole:
             return
-        of, to = places[EMBED] + rows[row, 0] * stride, places[X] + row * hidden * 4
-        for part in range(hidden // 8):
-            store(to + part * 32, load(of + part * eight_bytes(like), like), fp32)
-        norm(to, trunk[0, INPUT_NORM], hidden, floats[0], places[NORMED] + row * hidden * 4, like)
+        for row in range(piece * at_once, min((piece + 1) * at_once, len(rows))):
+            of, to = places[EMBED] + rows[row, 0] * stride, places[X] + row * hidden * 4
+            for part in range(hidden // 8):
+                store(to + part * 32, load(of + part * eight_bytes(like), like), fp32)
+            norm(to, trunk[0, INPUT_NORM], hidden, floats[0], places[NORMED] + row * hidden * 4, like)
+        finish(team, whole)
 
 
 @compiled
@@ -126,32 +132,36 @@ def _placed(team, layer, dims, floats, trunk, places, rows, like):
     wide, narrow = heads * head_dim, kv_heads * head_dim
     head_bytes = 32 * head_dim // 8 * eight_bytes(like)
     eps, bound = floats[0], floats[1]
+    at_once = rows_at_once(team, len(rows))
+    whole = max(1, (len(rows) + at_once - 1) // at_once)
     while True:
-        row = next_piece(team, len(rows))
-        if row >= len(rows):
+        piece = next_piece(team, whole)
+        if piece >= whole:
             return
-        q, k = places[QUERIES] + row * wide * 4, places[NEW_KEYS] + row * narrow * 4
-        v = places[NEW_VALUES] + row * narrow * 4
-        if dims[QK_NORM] == 2:
-            norm(q, trunk[layer, Q_NORM], wide, eps, q, like)
-            norm(k, trunk[layer, K_NORM], narrow, eps, k, like)
-        if bound > 0:
-            clip(q, wide, bound)
-            clip(k, narrow, bound)
-            clip(v, narrow, bound)
-        if dims[QK_NORM] == 1:
-            for head in range(heads):
-                at = q + head * head_dim * 4
-                norm(at, trunk[layer, Q_NORM], head_dim, eps, at, like)
-            for head in range(kv_heads):
-                at = k + head * head_dim * 4
-                norm(at, trunk[layer, K_NORM], head_dim, eps, at, like)
-        rotate(q, heads, head_dim, rows[row, 1], like)
-        rotate(k, kv_heads, head_dim, rows[row, 1], like)
-        slot = (layer * dims[PAGES] + rows[row, 2]) * kv_heads * head_bytes
-        slot += rows[row, 3] * head_dim // 8 * eight_bytes(like)
-        keep(k, kv_heads, head_dim, places[KEYS] + slot, head_bytes, like)
-        keep(v, kv_heads, head_dim, places[VALUES] + slot, head_bytes, like)
+        for row in range(piece * at_once, min((piece + 1) * at_once, len(rows))):
+            q, k = places[QUERIES] + row * wide * 4, places[NEW_KEYS] + row * narrow * 4
+            v = places[NEW_VALUES] + row * narrow * 4
+            if dims[QK_NORM] == 2:
+                norm(q, trunk[layer, Q_NORM], wide, eps, q, like)
+                norm(k, trunk[layer, K_NORM], narrow, eps, k, like)
+            if bound > 0:
+                clip(q, wide, bound)
+                clip(k, narrow, bound)
+                clip(v, narrow, bound)
+            if dims[QK_NORM] == 1:
+                for head in range(heads):
+                    at = q + head * head_dim * 4
+                    norm(at, trunk[layer, Q_NORM], head_dim, eps, at, like)
+                for head in range(kv_heads):
+                    at = k + head * head_dim * 4
+                    norm(at, trunk[layer, K_NORM], head_dim, eps, at, like)
+            rotate(q, heads, head_dim, rows[row, 1], like)
+            rotate(k, kv_heads, head_dim, rows[row, 1], like)
+            slot = (layer * dims[PAGES] + rows[row, 2]) * kv_heads * head_bytes
+            slot += rows[row, 3] * head_dim // 8 * eight_bytes(like)
+            keep(k, kv_heads, head_dim, places[KEYS] + slot, head_bytes, like)
+            keep(v, kv_heads, head_dim, places[VALUES] + slot, head_bytes, like)
+        finish(team, whole)
 
 
 @compiled
@@ -163,9 +173,10 @@ def _attended(team, layer, dims, trunk, places, tasks, tables, like):
     stride = heads * head_dim * 4
     scale = np.float32(1.0 / math.sqrt(head_dim))
     scores = places[ATTENTION] + team[2] * 2 * places[SCORE_BYTES]
+    whole = len(tasks) * kv_heads
     while True:
-        piece = next_piece(team, len(tasks) * kv_heads)
-        if piece >= len(tasks) * kv_heads:
+        piece = next_piece(team, whole)
+        if piece >= whole:
             return
         task, head = piece // kv_heads, piece % kv_heads
         first, count, start = tasks[task, 0], tasks[task, 1], tasks[task, 2]
@@ -175,25 +186,32 @@ def _attended(team, layer, dims, trunk, places, tasks, tables, like):
         q, out = places[QUERIES] + offset, places[ATTENDED] + offset
         window, apart = trunk[layer, WINDOW], places[SCORE_BYTES]
         attend_rows(q, stride, out, stride, start, count, group, head_dim, scale, window, pool, scores, apart, like)
+        finish(team, whole)
 
 
 @compiled
-def _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, like):
-    """The residual after attention, the second norm, and the experts of every row."""
+def _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, listed, slots, ranges, like):
+    """The residual after attention, the second norm, and the experts of every row; then the rows of every expert."""
     hidden = dims[HIDDEN]
     lanes = (dims[EXPERTS] + 7) // 8 * 8
+    at_once = rows_at_once(team, len(rows))
+    whole = max(1, (len(rows) + at_once - 1) // at_once)
     while True:
-        row = next_piece(team, len(rows))
-        if row >= len(rows):
+        piece = next_piece(team, whole)
+        if piece >= whole:
             return
-        at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
-        add_rounded(at, places[PROJECTED] + row * hidden * 4, hidden, like)
-        norm(at, trunk[layer, POST_NORM], hidden, floats[0], to, like)
-        if trunk[layer, MOE] > 0:
-            room, gate = places[ROUTING] + row * lanes * 4, trunk[layer, GATE]
-            picked, given = chosen[trunk[layer, MOE] - 1, row], shares[row]
-            wide, even = dims[WIDE], dims[NORMALISE]
-            route(to, gate, hidden, dims[EXPERTS], dims[TOP_K], even, wide, room, picked, given, like)
+        for row in range(piece * at_once, min((piece + 1) * at_once, len(rows))):
+            at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
+            add_rounded(at, places[PROJECTED] + row * hidden * 4, hidden, like)
+            norm(at, trunk[layer, POST_NORM], hidden, floats[0], to, like)
+            if trunk[layer, MOE] > 0:
+                room, gate = places[ROUTING] + row * lanes * 4, trunk[layer, GATE]
+                picked, given = chosen[trunk[layer, MOE] - 1, row], shares[row]
+                wide, even = dims[WIDE], dims[NORMALISE]
+                route(to, gate, hidden, dims[EXPERTS], dims[TOP_K], even, wide, room, picked, given, like)
+        if last(team, whole):
+            group_rows(layer, dims, trunk, rows, chosen, listed, slots, ranges)
+            open_next(team)
 
 
 @compiled
@@ -202,36 +220,42 @@ def _scored(team, dims, places, scored, room, like):
     hidden, vocab = dims[HIDDEN], dims[VOCAB]
     stride = hidden // 8 * eight_bytes(like)
     span = span_of(stride)
-    pieces = pieces_of(stride, vocab) if len(scored) > 0 else 0
+    whole = pieces_of(stride, vocab)
     while True:
-        begin = next_piece(team, pieces) * span
-        if begin >= pieces * span:
+        piece = next_piece(team, whole)
+        if piece >= whole:
             return
-        end = min(begin + span, vocab)
+        start = piece * span
+        end = min(start + span, vocab)
         matrix = places[HEAD], stride, 0, 1, hidden
         x, out = places[NORMED], places[SCORES]
-        product(x, hidden * 4, scored, len(scored), matrix, hidden, begin, end, out, vocab * 4, like, fp32, room)
+        product(x, hidden * 4, scored, len(scored), matrix, hidden, start, end, out, vocab * 4, like, fp32, room)
         for row in range(len(scored)):
-            round_run(out + (row * vocab + begin) * 4, end - begin, like)
+            round_run(out + (row * vocab + start) * 4, end - start, like)
+        finish(team, whole)
 
 
 @compiled
 def _checked(team, dims, places, bad):
     """Note the rows whose scores are not all finite."""
+    at_once = rows_at_once(team, len(bad))
+    whole = max(1, (len(bad) + at_once - 1) // at_once)
     while True:
-        row = next_piece(team, len(bad))
-        if row >= len(bad):
+        piece = next_piece(team, whole)
+        if piece >= whole:
             return
-        bad[row] = 0 if finite(places[SCORES] + row * dims[VOCAB] * 4, dims[VOCAB]) else 1
+        for row in range(piece * at_once, min((piece + 1) * at_once, len(bad))):
+            bad[row] = 0 if finite(places[SCORES] + row * dims[VOCAB] * 4, dims[VOCAB]) else 1
+        finish(team, whole)
 
 
 @compiled
-def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like, into):
+def _step(thread, threads, shared, first, dims, floats, trunk, experts, places, work, kind, like, into):
     """One step, as one of `threads` threads. `work` has room for more than this step's share, which `sizes` tells."""
     sizes, all_rows, all_tasks, tables, all_scored, all_bad, chosen, shares, slots, listed, ranges = work
     rows, tasks = all_rows[: sizes[0]], all_tasks[: sizes[1]]
     scored, bad = all_scored[: sizes[2]], all_bad[: sizes[2]]
-    team = (shared, shared[PHASE], thread, threads)
+    team = (shared, first, thread, threads)
     hidden, wide = dims[HIDDEN], dims[HEADS] * dims[HEAD_DIM]
     narrow = dims[KV_HEADS] * dims[HEAD_DIM]
     nothing = listed[:0]
@@ -253,11 +277,8 @@ def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, k
         columns, widths, outs = (O, O, O), (hidden, hidden, hidden), (out, out, out)
         _projected(team, x, wide, count, table, 1, columns, widths, outs, nothing, room, kind, like, into)
         team = pass_on(team)
-        _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, like)
-        if meet(team):
-            group_rows(layer, dims, trunk, rows, chosen, listed, slots, ranges)
-            release(team)
-        team = following(team)
+        _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, listed, slots, ranges, like)
+        team = pass_on(team)
         raise_rows(team, layer, dims, trunk, experts, places, listed, ranges, room, kind, like, into)
         team = pass_on(team)
         lower_rows(team, layer, dims, trunk, experts, places, ranges, nothing, room, kind, into)
@@ -267,9 +288,7 @@ def _step(thread, threads, shared, dims, floats, trunk, experts, places, work, k
     _scored(team, dims, places, scored, room, like)
     team = pass_on(team)
     _checked(team, dims, places, bad)
-    if meet(team):
-        shared[PHASE] = team[1] + 1
-        release(team)
+    pass_on(team)
 
 
 @entry
@@ -297,7 +316,9 @@ def serve(thread, threads, seen, patience, once, table, kind, like, into):
         seen = read_shared(address)
         if shared[STOP]:
             return seen
-        _step(thread, threads, shared, dims, floats, trunk, experts, places, work, kind, like, into)
+        # a latecomer may find the first phase of a later step here: then it takes part in that one
+        first = read_shared(shared.ctypes.data + FIRST * 8)
+        _step(thread, threads, shared, first, dims, floats, trunk, experts, places, work, kind, like, into)
         if once:
             return seen
 
@@ -305,4 +326,4 @@ def serve(thread, threads, seen, patience, once, table, kind, like, into):
 @entry
 def announce(shared):
     """Make the other threads look up."""
-    take_number(shared.ctypes.data + GO * 8)
+    begin(shared)

@@ -31,7 +31,7 @@ from blyan.model.fused_layout import (
 from blyan.model.fused_rows import add_rounded, add_shared, gated, mix, norm
 from blyan.model.jit import compiled
 from blyan.model.kernels import matrix_at, pieces_of, product, round_run, span_of
-from blyan.model.meeting import next_piece
+from blyan.model.meeting import finish, next_piece, rows_at_once
 
 
 @compiled
@@ -114,6 +114,7 @@ def raise_rows(team, layer, dims, trunk, experts, places, listed, ranges, wideni
         for row in range(count):
             at = gate + row * room + begin * 4
             gated(at, at + stride, end - begin, at, like)
+        finish(team, whole)
 
 
 @compiled
@@ -131,6 +132,7 @@ def lower_rows(team, layer, dims, trunk, experts, places, ranges, nothing, widen
         x, out = places[GATED] + first * room, places[LOWERED] + first * hidden * 4
         matrix = matrix_at(experts[layer, expert], DOWN)
         product(x, room, nothing, count, matrix, inner, begin, end, out, hidden * 4, kind, wide, widening)
+        finish(team, whole)
 
 
 @compiled
@@ -138,21 +140,25 @@ def mix_rows(team, layer, dims, floats, trunk, places, rows, chosen, shares, slo
     """The residual after the experts, and the next norm."""
     hidden, top_k = dims[HIDDEN], dims[TOP_K]
     others = ranges[dims[EXPERTS] + 1, 1]
+    at_once = rows_at_once(team, len(rows))
+    whole = max(1, (len(rows) + at_once - 1) // at_once)
     while True:
-        row = next_piece(team, len(rows))
-        if row >= len(rows):
+        piece = next_piece(team, whole)
+        if piece >= whole:
             return
-        at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
-        more, lowered = places[MIXED] + row * hidden * 4, places[LOWERED]
-        extra = lowered + (others + row) * hidden * 4
-        if trunk[layer, MOE] > 0:
-            picks = chosen[trunk[layer, MOE] - 1, row]
-            mix(lowered, hidden * 4, slots[row], picks[:top_k], shares[row], hidden, dims[WIDE], more, like)
-            if trunk[layer, EXTRA_INNER]:
-                add_shared(more, to, trunk[layer, SHARED_GATE], extra, hidden, like)
-        else:
-            round_run(extra, hidden, like)
-            more = extra
-        add_rounded(at, more, hidden, like)
-        last = layer + 1 == dims[LAYERS]
-        norm(at, places[FINAL_NORM] if last else trunk[layer + 1, INPUT_NORM], hidden, floats[0], to, like)
+        for row in range(piece * at_once, min((piece + 1) * at_once, len(rows))):
+            at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
+            more, lowered = places[MIXED] + row * hidden * 4, places[LOWERED]
+            extra = lowered + (others + row) * hidden * 4
+            if trunk[layer, MOE] > 0:
+                picks = chosen[trunk[layer, MOE] - 1, row]
+                mix(lowered, hidden * 4, slots[row], picks[:top_k], shares[row], hidden, dims[WIDE], more, like)
+                if trunk[layer, EXTRA_INNER]:
+                    add_shared(more, to, trunk[layer, SHARED_GATE], extra, hidden, like)
+            else:
+                round_run(extra, hidden, like)
+                more = extra
+            add_rounded(at, more, hidden, like)
+            last = layer + 1 == dims[LAYERS]
+            norm(at, places[FINAL_NORM] if last else trunk[layer + 1, INPUT_NORM], hidden, floats[0], to, like)
+        finish(team, whole)

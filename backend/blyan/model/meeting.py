@@ -1,6 +1,10 @@
-"""How the threads of a step meet: numbers that they share, pieces of work taken one by one, waiting for the last.
+"""How the threads of a step share its phases: pieces of work taken one by one, and whoever ends the last goes on.
 
-A thread that waits looks for a while, then lets others have its core between looks. Nobody sleeps within a step.
+A phase is over when its pieces are done, not when all threads have come: one that lost its core while it held nothing
+is waited for by nobody, and finds its way to where the others are by passing the phases that are over. So a counter of
+pieces names its phase, and is only moved on by whoever works in that phase; what a latecomer reads of tables that have
+changed since comes to nothing. A thread that waits looks for a while, then lets others have its core between looks.
+Nobody sleeps within a step.
 """
 
 from __future__ import annotations
@@ -15,9 +19,11 @@ from blyan.model.jit import compiled
 from blyan.model.simd import at_address, call, instruction
 
 _line = 8  # int64 numbers in a cache line: each number that several threads write has one of its own
-PHASE, GO, STOP = 2 * _line, 3 * _line, 4 * _line
-_counters = 5  # line of the first: two of each thread, for phases of even and of odd number
-_patience = 4096  # looks at a shared number before another thread may have the core
+DONE, PHASE, GO, STOP, FIRST = 0, _line, 2 * _line, 3 * _line, 4 * _line
+_counters = 5  # line of the first: one of each thread
+_bits = 24  # of a counter that say how many pieces are taken; the others name the phase
+_names = (1 << 39) - 1  # phases that differ by no more than this have different names
+_patience = 1024  # looks at a shared number before another thread may have the core: some twenty microseconds
 _waiting = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}.get(platform.machine())
 _i32, _i64 = ir.IntType(32), ir.IntType(64)
 
@@ -66,6 +72,18 @@ def write_shared(_typing: Any, address: Any, number: Any) -> Any:
 
 
 @instruction
+def exchanged(_typing: Any, address: Any, old: Any, new: Any) -> Any:
+    """Write `new` where `old` stands; whether it stood there: atomically."""
+
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        address, old, new = arguments
+        found = builder.cmpxchg(at_address(builder, address, _i64), old, new, "acq_rel", "acquire")
+        return builder.extract_value(found, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), code
+
+
+@instruction
 def give_way(_typing: Any) -> Any:
     """Let another thread have this core (POSIX sched_yield)."""
 
@@ -80,41 +98,11 @@ def give_way(_typing: Any) -> Any:
 
 
 @compiled
-def meet(team):
-    """Wait for all threads; True for the last, which must call `release`."""
-    shared, phase, _, threads = team
+def begin(shared):
+    """Announce a step, whose first phase is the next. For one thread, while no other holds a piece."""
     address = shared.ctypes.data
-    if take_number(address) == (phase + 1) * threads - 1:
-        for thread in range(threads):
-            write_shared(address + (_counters + 2 * thread + phase % 2) * _line * 8, 0)
-        return True
-    looks = 0
-    while read_shared(address + _line * 8) <= phase:
-        looks += 1
-        pause()
-        if looks > _patience and looks % 64 == 0:
-            give_way()
-    return False
-
-
-@compiled
-def release(team):
-    """Let the others go on after this phase."""
-    write_shared(team[0].ctypes.data + _line * 8, team[1] + 1)
-
-
-@compiled
-def following(team):
-    """The team in its next phase."""
-    return team[0], team[1] + 1, team[2], team[3]
-
-
-@compiled
-def pass_on(team):
-    """Meet, with nothing to do in between; the team in its next phase."""
-    if meet(team):
-        release(team)
-    return following(team)
+    write_shared(address + FIRST * 8, read_shared(address + PHASE * 8))
+    take_number(address + GO * 8)
 
 
 @compiled
@@ -122,18 +110,69 @@ def next_piece(team, pieces):
     """The next of the phase's `pieces` of work for this thread; `pieces` when none is left.
 
     Each thread has its own stretch, so that what it asks for ahead of use is its own next piece; who has finished takes
-    from the others' stretches.
+    from the others' stretches. Whoever gets a piece must `finish` it.
     """
     shared, phase, thread, threads = team
     for step in range(threads):
         of = (thread + step) % threads
-        begin, end = pieces * of // threads, pieces * (of + 1) // threads
-        piece = begin + take_number(shared.ctypes.data + (_counters + 2 * of + phase % 2) * _line * 8)
-        if piece < end:
-            return piece
+        first, end = pieces * of // threads, pieces * (of + 1) // threads
+        address = shared.ctypes.data + (_counters + of) * _line * 8
+        while True:
+            counter = read_shared(address)
+            if counter >> _bits != phase & _names:
+                return pieces
+            piece = first + (counter & ((1 << _bits) - 1))
+            if piece >= end:
+                break
+            if exchanged(address, counter, counter + 1):
+                return piece
     return pieces
+
+
+@compiled
+def last(team, pieces):
+    """Note that a piece is done; True for the last of the phase's `pieces`: whoever did it must call `open_next`."""
+    return take_number(team[0].ctypes.data + DONE * 8) == pieces - 1
+
+
+@compiled
+def open_next(team):
+    """Let the next phase begin: all that was written before is seen in it."""
+    shared, phase, _, threads = team
+    address = shared.ctypes.data
+    write_shared(address + DONE * 8, 0)
+    for thread in range(threads):
+        write_shared(address + (_counters + thread) * _line * 8, ((phase + 1) & _names) << _bits)
+    write_shared(address + PHASE * 8, phase + 1)
+
+
+@compiled
+def finish(team, pieces):
+    """A piece is done, and with the last one the phase."""
+    if last(team, pieces):
+        open_next(team)
+
+
+@compiled
+def pass_on(team):
+    """Wait until the phase is over; the team in the next one."""
+    shared, phase, thread, threads = team
+    address = shared.ctypes.data + PHASE * 8
+    looks = 0
+    while read_shared(address) <= phase:
+        looks += 1
+        pause()
+        if looks > _patience and looks % 64 == 0:
+            give_way()
+    return shared, phase + 1, thread, threads
+
+
+@compiled
+def rows_at_once(team, rows):
+    """How many rows make a piece where rows are pieces, so that threads seldom ask and still end together."""
+    return max(1, rows // (8 * team[3]))
 
 
 def shared_numbers(threads: int) -> int:
     """How many int64 numbers a team shares."""
-    return (_counters + 2 * threads) * _line
+    return (_counters + threads) * _line
