@@ -153,6 +153,7 @@ def bench(
     rules: Rules = RULES,
     drafts_max: int = 0,
     models: Callable[[], int] = lambda: 1,
+    offers: Callable[[LoadedModel], bool] = lambda _: True,
     prepare: Callable[[TokenPages], None] = lambda _: None,
 ) -> Iterator[Bench]:
     """A scheduler over fake steppers, closed at the end."""
@@ -165,7 +166,7 @@ def bench(
         return made
 
     setting = Setting(pages * PAGE_BYTES, replace(rules, drafts_max=drafts_max), make)
-    scheduler = Scheduler(setting, time.monotonic, models=models)
+    scheduler = Scheduler(setting, time.monotonic, models=models, offers=offers)
     try:
         yield Bench(scheduler, steppers, model_of())
     finally:

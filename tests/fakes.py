@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from blyan.model.config import ModelConfig
-from blyan.model.stepping import KVPages, Run, RunResult, page_positions
+from blyan.model.stepping import KVPages, Ready, Run, RunResult, nothing, page_positions
 
 
 class TokenPages:
@@ -32,7 +32,8 @@ class TokenPages:
     def close(self) -> None:
         """Nothing is held."""
 
-    def step(self, runs: Sequence[Run]) -> list[RunResult]:
+    def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult]:
+        ready()
         if self.allowed is not None:
             self.allowed.acquire()
         self.steps.append(list(runs))

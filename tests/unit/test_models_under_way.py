@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from batches import Bench, answer, bench, expected, model_of
+import pytest
+
+from batches import CONFIG, Bench, answer, bench, expected, model_of
 from blyan.inference.policy import Rules
 from blyan.inference.session import Delta, Failed, Finished
 from blyan.primitives.errors import BlockCorrupt
@@ -59,6 +62,20 @@ def test_who_leaves_before_the_compute_thread_looked_is_never_computed() -> None
         assert isinstance(last.end(), Finished)
         assert made.scheduler.depth() == (0, 0)
         assert {run.tokens[:1] for step in made.steps for run in step if run.start == 0} == {(4,)}
+
+
+def test_who_listens_no_more_ends_and_the_others_go_on() -> None:
+    class Gone:
+        def deliver(self, events: object) -> None:
+            raise RuntimeError("Event loop is closed")
+
+    with bench() as made:
+        made.scheduler.submit(made.model, answer([1, 2], 400), lambda _: None, client="gone", listener=Gone())
+        other = made.submit(answer([1, 2, 3], 40))
+        assert isinstance(other.end(), Finished)
+        assert other.tokens == [step.token for step in expected([1, 2, 3], 40)]
+        made.settle(lambda: made.scheduler.depth() == (0, 0))
+        assert len(made.steps) < 100
 
 
 def test_a_model_that_cannot_be_made_ready_ends_nobody_elses_answer() -> None:
@@ -141,6 +158,61 @@ def test_a_model_goes_on_with_its_memory_while_a_removed_one_still_answers() -> 
         assert isinstance(removed.end(), Finished)
         allow(made, 2)
         assert isinstance(long.end(), Finished)
+
+
+def test_a_model_in_the_place_of_another_answers_while_that_one_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old one, offered no more, ends in half of the memory after a while; the new one begins in the other half."""
+    monkeypatch.setattr("blyan.inference.housing._patience_seconds", 0.05)
+    small = replace(CONFIG, context_length=1_000)
+    offered = [model_of(small)]
+    with bench(pages=64, offers=lambda model: model is offered[0], prepare=held) as made:
+        old = made.submit(answer([1, 2, 3], 60), model=offered[0])
+        waiting = made.submit(answer([4, 5], 60), model=offered[0])
+        allow(made, 0, 5)
+        made.settle(lambda: len(made.steps) == 5)
+        offered[0] = model_of(small)
+        new = made.submit(answer([7], 5), model=offered[0])
+        for _ in range(40):  # far fewer than are left
+            if len(made.steppers) == 1:
+                allow(made, 0, 1)
+                time.sleep(0.01)
+        allow(made, 2)
+        allow(made, 1, 10)
+        assert isinstance(new.end(), Finished)
+        assert [engine.pool.pages for engine in made.scheduler.engines] == [32, 32]
+        assert made.scheduler.depth()[0] == 2
+        allow(made, 1)
+        assert isinstance(old.end(), Finished)
+        assert isinstance(waiting.end(), Finished)
+        assert old.tokens == [step.token for step in expected([1, 2, 3], 60)]
+        assert waiting.tokens == [step.token for step in expected([4, 5], 60)]
+        long = made.submit(answer([1, 2] * 600, 3), model=offered[0])
+        allow(made, 3)
+        assert isinstance(long.end(), Finished)
+        assert [engine.pool.pages for engine in made.scheduler.engines] == [64]
+
+
+def test_a_second_model_waits_for_its_share_no_longer_than_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first's answer goes on in half of the memory, which holds whatever its context allows."""
+    monkeypatch.setattr("blyan.inference.housing._patience_seconds", 0.05)
+    small, count = replace(CONFIG, context_length=1_000), [1]
+    with bench(pages=64, models=lambda: count[0], prepare=held) as made:
+        first, one = model_of(small), model_of(small)
+        long = made.submit(answer([1, 2, 3], 60), model=first)
+        allow(made, 0, 5)
+        count[0] = 2
+        second = made.submit(answer([7], 5), model=one)
+        for _ in range(40):
+            if len(made.steppers) == 1:
+                allow(made, 0, 1)
+                time.sleep(0.01)
+        allow(made, 1, 10)
+        allow(made, 2)
+        assert isinstance(second.end(), Finished)
+        assert made.scheduler.depth()[0] == 1
+        allow(made, 1)
+        assert isinstance(long.end(), Finished)
+        assert long.tokens == [step.token for step in expected([1, 2, 3], 60)]
 
 
 def test_when_to_come_again_is_told_by_the_pace_while_somebody_waits() -> None:

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
-from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from blyan.inference.delivery import Emit, Listener
 from blyan.inference.engine import Engine
-from blyan.inference.engine_table import EngineTable, too_long_for_memory
+from blyan.inference.engine_table import EngineTable
 from blyan.inference.fairness import ClientShares
+from blyan.inference.housing import Housing
+from blyan.inference.job import Job, attempted
 from blyan.inference.needs import Answer, Need
 from blyan.inference.policy import Rules, plan
 from blyan.inference.sequence import TokenSequence
-from blyan.inference.session import Event, Failed, Finished, Work
-from blyan.model.loading import LoadedModel
+from blyan.inference.session import Event, Failed, Finished
 from blyan.model.stepping import Run
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault, InternalError
@@ -67,25 +66,6 @@ class Counters:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """One generation in the compute thread."""
-
-    number: int  # rises in the order in which they came
-    client: str
-    model: LoadedModel
-    work: Work
-    emit: Emit
-    listener: Listener
-    context: Context  # of whoever submitted it: its log lines name the request
-    started: Callable[[], None]  # told when it waits no longer: it was admitted, or ended
-    came: float
-    admitted: bool = False
-    need: Need = field(default_factory=lambda: Need(0, (0,)))  # its first
-    engine: Engine | None = None
-    sequence: TokenSequence | None = None
-
-
-@dataclass(slots=True, eq=False)
 class Batching:
     """All generations that are here. The compute thread's alone."""
 
@@ -98,8 +78,12 @@ class Batching:
     counters: Counters = field(default_factory=Counters)
     ends: deque[float] = field(default_factory=lambda: deque[float](maxlen=_ends_kept))  # when generations ended
     _out: dict[Listener, list[tuple[Emit, Event]]] = field(default_factory=dict[Listener, list[tuple[Emit, Event]]])
-    _homeless: dict[int, Job] = field(default_factory=dict[int, Job])  # whose model has no memory yet
+    _deserted: set[Emit] = field(default_factory=set[Emit])  # whose loop is gone; they may be in the step under way
     _turn: int = 0
+    _housing: Housing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._housing = Housing(self.engines, self.monotonic, self._fail)
 
     def add(self, job: Job) -> None:
         """A new generation."""
@@ -126,32 +110,34 @@ class Batching:
 
     def step(self) -> bool:
         """One step of one model, and the events of it; False if there was nothing that could be done."""
-        for job in list(self._homeless.values()):
-            self._house(job)
+        if self._deserted:
+            for job in [job for job in self.jobs.values() if job.emit in self._deserted]:
+                self._end(job)
+            self._deserted.clear()
+        self._housing.find()
         busy = [engine for engine in self.engines if not engine.idle]
         done = False
         if busy:
             self._turn += 1
             done = self._step(busy[self._turn % len(busy)])
-        self.deliver()
+        if not (done and self.jobs):
+            self.deliver()
         return done
 
     def deliver(self) -> None:
-        """Hand over the events that are ready."""
+        """Hand over the events that are ready: best when the interpreter is not needed here, for they need it."""
         out, self._out = self._out, {}
         for listener, events in out.items():
             try:
                 listener.deliver(events)
             except RuntimeError:  # the event loop that listened was closed
-                gone = {emit for emit, _ in events}
-                for job in [job for job in self.jobs.values() if job.emit in gone]:
-                    self._end(job)
+                self._deserted.update(emit for emit, _ in events)
 
     def _step(self, engine: Engine) -> bool:
         waiting = engine.waiting
-        if self.engines.outgrown(engine) or self._grows(engine):
-            if not engine.running:
-                self._move_out(engine)
+        if self._housing.to_be_made_anew(engine):
+            if not engine.running or self._housing.long_enough(engine):
+                self.counters.preemptions += self._housing.move_out(engine, self.jobs)
                 return True
             waiting = {}
         queues = {client: queue.values() for client, queue in waiting.items()}
@@ -177,7 +163,7 @@ class Batching:
 
     def _computed(self, engine: Engine, runs: list[tuple[TokenSequence, Run]]) -> list[tuple[TokenSequence, Run]]:
         """Those of the runs that went well. A step that fails is made again, each run by itself."""
-        reason = attempted(lambda: engine.compute(runs))
+        reason = attempted(lambda: engine.compute(runs, self.deliver))
         if reason is None:
             return runs
         if len(runs) > 1:
@@ -190,16 +176,6 @@ class Batching:
             job.admitted = True
             job.started()
             self.watch.waited(now - job.came)
-
-    def _grows(self, engine: Engine) -> bool:
-        waits = any(job.model.weights is engine.model.weights for job in self._homeless.values())
-        return waits and self.engines.may_grow(engine)
-
-    def _move_out(self, engine: Engine) -> None:
-        """Its model's share of the memory has changed: those who wait go to the engine that comes in its place."""
-        for sequence in engine.hand_over():
-            job = self._homeless[sequence.id] = self.jobs[sequence.id]
-            job.engine = None
 
     def _advance(self, job: Job, answer: Answer | None) -> None:
         """Give a generation its answer; take its events, up to its next need or its end."""
@@ -226,47 +202,14 @@ class Batching:
     def _asked(self, job: Job, need: Need) -> None:
         if job.engine is not None and job.sequence is not None:
             if need.end - need.drafts > job.engine.pool.positions:
-                self._outgrow(job, job.engine, job.sequence, need)
+                self._housing.outgrow(job, need)
                 return
             before = job.sequence.need
             self.counters.guessed(before.drafts, need.start - before.start - 1)
             job.engine.ask(job.sequence, need)
             return
         job.need = need
-        self._place(job)
-
-    def _outgrow(self, job: Job, engine: Engine, sequence: TokenSequence, need: Need) -> None:
-        """It needs more memory than its engine has: perhaps its model's share has grown meanwhile."""
-        if need.end - need.drafts >= self.engines.positions_max(job.model):
-            raise too_long_for_memory(engine.pool.positions, need.end - need.drafts)
-        engine.remove(sequence)
-        sequence.ask(need)
-        sequence.restart()
-        job.engine = None
-        self._homeless[job.number] = job
-
-    def _house(self, job: Job) -> None:
-        reason = attempted(lambda: self._place(job))
-        if reason is not None:
-            self._fail(job, reason)
-
-    def _place(self, job: Job) -> None:
-        """Give a job to its model's engine, if it has one now."""
-        end = job.need.end if job.sequence is None else len(job.sequence.tokens)
-        most = self.engines.positions_max(job.model)
-        if end >= most:
-            self._fail(job, too_long_for_memory(most, end))
-            return
-        engine = self.engines.engine(job.model)
-        if engine is None or end >= engine.pool.positions:
-            self._homeless[job.number] = job
-            return
-        self._homeless.pop(job.number, None)
-        job.engine = engine
-        if job.sequence is None:
-            job.sequence = engine.add(job.number, job.client, job.need)
-        else:
-            engine.adopt(job.sequence)
+        self._housing.place(job)
 
     def _tell(self, job: Job, event: Event) -> None:
         self._out.setdefault(job.listener, []).append((job.emit, event))
@@ -278,7 +221,7 @@ class Batching:
     def _end(self, job: Job) -> None:
         if self.jobs.pop(job.number, None) is None:
             return
-        self._homeless.pop(job.number, None)
+        self._housing.forget(job.number)
         job.work.close()
         job.started()
         self.ends.append(self.monotonic())
@@ -286,15 +229,6 @@ class Batching:
             job.engine.remove(job.sequence)
         job.engine = job.sequence = None  # who waits for the last event keeps no pages alive
         self.shares.leave(job.client)
-
-
-def attempted(work: Callable[[], object]) -> BaseException | None:
-    """What came of it, if not well: whatever one generation or step raises, a native panic too, is its end alone."""
-    try:
-        work()
-    except BaseException as reason:  # noqa: BLE001 - task boundary: it is told to those whom it concerns
-        return reason
-    return None
 
 
 def _as_fault(reason: BaseException) -> Fault:

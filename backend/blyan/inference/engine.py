@@ -19,7 +19,7 @@ from blyan.inference.pages import PagePool
 from blyan.inference.policy import Running, Waiting
 from blyan.inference.sequence import TokenSequence, alike_until, pages_for
 from blyan.model.loading import LoadedModel
-from blyan.model.stepping import KVPages, Run, RunResult, Stepper, page_positions
+from blyan.model.stepping import KVPages, Ready, Run, RunResult, Stepper, page_positions
 
 Offer: TypeAlias = Callable[[Callable[[], Stepper]], None]
 MakeStepper: TypeAlias = Callable[[LoadedModel, KVPages, Offer], Stepper]  # one at once; perhaps a better one later
@@ -50,6 +50,8 @@ class Engine:
         self.pool = PagePool(pages)
         self._offered: Callable[[], Stepper] | None = None
         self.stepper = make_stepper(model, self.kv, self.offer)
+        self.limit: int | None = None  # bytes that it is to end in, once its model is offered no more
+        self.outgrown_since: float | None = None
         self.jitted = False  # whether a stepper that was offered later took over
         self.running: dict[int, TokenSequence] = {}
         self.waiting: dict[str, dict[int, Waiting]] = {}  # client → id → what the policy reads, in order of id
@@ -158,14 +160,17 @@ class Engine:
             made.append((sequence, sequence.run(most)))
         return made
 
-    def compute(self, runs: list[tuple[TokenSequence, Run]]) -> None:
-        """Compute a step. Raises what the stepper raises: the sequences of these runs must then be removed."""
+    def compute(self, runs: list[tuple[TokenSequence, Run]], ready: Ready) -> None:
+        """Compute a step; `ready` as `Stepper.step` has it.
+
+        Raises what the stepper raises: the sequences of these runs must then be removed.
+        """
         if self._offered is not None:
             make, self._offered = self._offered, None
             self.stepper.close()
             self.stepper = make()
             self.jitted = True
-        results = self.stepper.step([run for _, run in runs])
+        results = self.stepper.step([run for _, run in runs], ready)
         for (sequence, run), result in zip(runs, results, strict=True):
             self._took(sequence, run, result)
 

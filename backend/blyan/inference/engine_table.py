@@ -1,7 +1,8 @@
 """The engines of the models that are asked, and how they share the memory for keys and values.
 
 Each model that the node offers has an equal share, so that none waits for another's memory. An engine is made when its
-model is first asked, and again when the share has changed and it has nothing to do.
+model is first asked, and again when the share has changed and it has nothing to do. A model that is offered no more
+keeps its memory while it answers, until others wait for long: then it ends in half of it.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ def too_long_for_memory(most: int, tokens: int) -> ContextLengthExceeded:
     )
 
 
+def least_pages(model: LoadedModel) -> int:
+    """Pages of a sequence of 256 tokens (or of the model's context), below which an engine is of no use."""
+    return pages_for(min(limits.sequence_tokens_min, model.manifest.config.context_length) + 1)
+
+
 def want_memory(kv_bytes: int, models: Sequence[LoadedModel]) -> None:
     """`InvalidInput` if a model's share of `kv_bytes` holds no sequence of 256 tokens (or of the model's context)."""
-    wants = {
-        model.name: len(models)
-        * page_bytes(model)
-        * pages_for(min(limits.sequence_tokens_min, model.manifest.config.context_length) + 1)
-        for model in models
-    }
+    wants = {model.name: len(models) * page_bytes(model) * least_pages(model) for model in models}
     name, most = max(wants.items(), key=lambda each: each[1], default=("", 0))
     if kv_bytes < most:
         raise InvalidInput(
@@ -57,9 +58,16 @@ class PageUsage:
 class EngineTable:
     """Engines by model. The compute thread's alone, but for `positions_max`."""
 
-    def __init__(self, kv_bytes: int, models: Callable[[], int], make_stepper: MakeStepper) -> None:
+    def __init__(
+        self,
+        kv_bytes: int,
+        models: Callable[[], int],
+        make_stepper: MakeStepper,
+        offers: Callable[[LoadedModel], bool] = lambda _: True,
+    ) -> None:
         self._kv_bytes = kv_bytes
         self._models = models
+        self._offers = offers
         self._make = make_stepper
         self._reused = 0  # positions, by engines that are no more
         self._engines: dict[int, Engine] = {}  # by the identity of the weights, which the engine keeps alive
@@ -79,20 +87,47 @@ class EngineTable:
     def engine(self, model: LoadedModel) -> Engine | None:
         """The engine of a model; None as long as others hold the memory that is its share."""
         found = self._engines.get(id(model.weights))
-        if found is not None and (found.kv_bytes == self.share or not found.idle):
+        share = self.share if found is None else self._target(found)
+        if found is not None and (found.kv_bytes == share or not found.idle):
             return found
-        if found is not None and found.kv_bytes < self.share and not self.may_grow(found):
+        if found is not None and found.kv_bytes < share and not self.may_grow(found):
             return found  # what has become its share is still held by a model that was removed and answers yet
         for key, engine in list(self._engines.items()):
             if engine.idle and (engine.kv_bytes > self.share or engine is found):
                 self._drop(key)
-        share = self.share
-        if sum(engine.kv_bytes for engine in self._engines.values()) + share > self._kv_bytes:
+        if self._held + share > self._kv_bytes:
             self._drop_idle()
-        if sum(engine.kv_bytes for engine in self._engines.values()) + share > self._kv_bytes:
+        left = self._kv_bytes - self._held
+        if left < share and not (any(other.limit for other in self) and page_count(model, left) >= least_pages(model)):
             return None
-        made = self._engines[id(model.weights)] = Engine(model, share, self._make)
+        made = self._engines[id(model.weights)] = Engine(model, min(left, share), self._make)
+        made.limit = None if found is None else found.limit
         return made
+
+    def make_room(self) -> bool:
+        """Let those that are offered no more end in half of their memory; whether any will.
+
+        Not where half could be too little for an answer that was promised.
+        """
+        found = [
+            engine
+            for engine in self
+            if engine.limit is None
+            and not engine.idle
+            and not self._offers(engine.model)
+            and self.holds_any(engine.model, engine.kv_bytes // 2)
+        ]
+        for engine in found:
+            engine.limit = engine.kv_bytes // 2
+        return bool(found)
+
+    def holds_any(self, model: LoadedModel, kv_bytes: int) -> bool:
+        """Whether every sequence that the model can have fits so much memory."""
+        return page_count(model, kv_bytes) * page_positions > model.manifest.config.context_length
+
+    def may_move(self, engine: Engine) -> bool:
+        """Whether what runs in an engine that has outgrown its share can go on in the one that comes in its place."""
+        return self.holds_any(engine.model, self._target(engine))
 
     def unload(self, model: LoadedModel) -> None:
         """Give back what a model takes, unless it has something to do: pages, stepper, mapped weights, hot experts."""
@@ -118,12 +153,19 @@ class EngineTable:
 
     def outgrown(self, engine: Engine) -> bool:
         """Whether an engine holds more than its share, so that it admits nobody and ends."""
-        return engine.kv_bytes > self.share
+        return engine.kv_bytes > self._target(engine)
 
     def may_grow(self, engine: Engine) -> bool:
         """Whether an engine that has less than its share would have all of it if it were made again."""
         held = sum(other.kv_bytes for other in self if other is not engine and not other.idle)
         return engine.kv_bytes < self.share and held + self.share <= self._kv_bytes
+
+    @property
+    def _held(self) -> int:
+        return sum(engine.kv_bytes for engine in self._engines.values())
+
+    def _target(self, engine: Engine) -> int:
+        return self.share if engine.limit is None else min(self.share, engine.limit)
 
     def _drop(self, key: int) -> None:
         engine = self._engines.pop(key)

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 
-from blyan.inference.batching import Batching, Counters, Job, Unwatched, Watch, attempted
+from blyan.inference.batching import Batching, Counters, Unwatched, Watch
 from blyan.inference.delivery import Direct, Emit, Listener
 from blyan.inference.engine import MakeStepper
 from blyan.inference.engine_table import EngineTable
+from blyan.inference.job import Job, attempted
 from blyan.inference.policy import Rules
 from blyan.inference.session import Work
 from blyan.model.loading import LoadedModel
@@ -63,9 +64,10 @@ class Scheduler:
         monotonic: Monotonic,
         *,
         models: Callable[[], int] = lambda: 1,
+        offers: Callable[[LoadedModel], bool] = lambda _: True,
         watch: Watch | None = None,
     ) -> None:
-        self.engines = EngineTable(setting.kv_bytes, models, setting.make_stepper)
+        self.engines = EngineTable(setting.kv_bytes, models, setting.make_stepper, offers)
         self._batching = Batching(self.engines, setting.rules, monotonic, watch or Unwatched())
         self.drafts_max = setting.rules.drafts_max
         self._monotonic = monotonic

@@ -18,7 +18,7 @@ from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall
 from blyan.model.gate import Routing
 from blyan.model.likeliest import Scores, are_finite
-from blyan.model.stepping import KVPages, Run, RunResult, page_positions
+from blyan.model.stepping import KVPages, Ready, Run, RunResult, nothing, page_positions
 from blyan.model.transformer import TrunkWeights, drive, forward, logits
 from blyan.primitives.errors import NotComputable
 
@@ -74,9 +74,10 @@ class EagerStepper:
         self._kv = kv
 
     @torch.inference_mode()
-    def step(self, runs: Sequence[Run]) -> list[RunResult]:
+    def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult]:
         """One result per run, in order. `NotComputable` if scores are not finite, and whatever opening a block raises;
         then the pages of the runs are undefined from each run's `start` on."""
+        ready()
         return [self._computed(run) for run in runs]
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
 from blyan.model.fused_room import Angles, Room
 from blyan.model.pace import Pace
-from blyan.model.stepping import KVPages, Run, RunResult
+from blyan.model.stepping import KVPages, Ready, Run, RunResult, nothing
 from blyan.model.weight_tables import WeightTables, kinds, widened
 from blyan.model.weights import ModelWeights
 from blyan.primitives.clock import Monotonic
@@ -73,10 +73,10 @@ class FusedStepper:
         self._pace, self._monotonic = Pace(threads), monotonic
         self._plain = EagerStepper(weights, config, kv)
 
-    def step(self, runs: Sequence[Run]) -> list[RunResult]:
+    def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult]:
         """See `stepping.Stepper`."""
         if not self._weights.experts_all_resident:  # a budget came with another model
-            return self._plain.step(runs)
+            return self._plain.step(runs, ready)
         rows, scored = sum(len(run.tokens) for run in runs), sum(run.scored for run in runs)
         pages = sum(len(run.pages) for run in runs)
         if rows > self._room.rows or pages > self._room.pages:
@@ -84,7 +84,8 @@ class FusedStepper:
         scores = np.empty((scored, self._config.vocab_size), np.float32)
         while True:
             angles = self._room.lay_out(runs, self._angles, scores)
-            self._compute(rows)
+            self._compute(rows, ready)
+            ready = nothing
             del angles  # read until here
             if self._tables.unchanged(self._room.chosen, rows):
                 break
@@ -94,21 +95,22 @@ class FusedStepper:
             raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
         return self._room.results(runs, scores)
 
-    def _compute(self, rows: int) -> None:
+    def _compute(self, rows: int, ready: Ready) -> None:
         """All threads, or this one alone while that is quicker."""
         threads = self._pace.threads(rows)
         began = self._monotonic()
         if threads == self.threads:
-            self._run(self.shared, threads, self.arguments)
+            self._run(self.shared, threads, self.arguments, ready)
         else:
-            self._run(self._alone, threads, self._arguments_alone)
+            self._run(self._alone, threads, self._arguments_alone, ready)
         self._pace.took(threads, rows, self._monotonic() - began)
 
-    def _run(self, shared: NDArray[np.int64], threads: int, arguments: tuple[Any, ...]) -> None:
+    def _run(self, shared: NDArray[np.int64], threads: int, arguments: tuple[Any, ...], ready: Ready) -> None:
         fused_code.announce(shared)
         if threads > 1:
             for other in self._others:
                 other.wake()
+        ready()
         fused_code.serve(0, threads, int(shared[meeting.GO]) - 1, 0, True, *arguments)
 
     def _lay_tables(self, rows: int, pages: int) -> None:

@@ -7,8 +7,8 @@ jitted one (`fused_step`), which is held to it. What one run gives does not depe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -39,11 +39,21 @@ class RunResult(NamedTuple):
     hidden: Tensor | None = None  # [n, hidden] after the final norm, if it was wanted
 
 
+Ready: TypeAlias = Callable[[], object]
+
+
+def nothing() -> None:
+    """Nobody is told."""
+
+
 class Stepper(Protocol):
     """Computes steps of one model. Not thread-safe: the compute thread's alone."""
 
-    def step(self, runs: Sequence[Run]) -> list[RunResult]:
-        """One result per run, in order. A fault of a block or of the numbers leaves the pages of its runs undefined."""
+    def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult]:
+        """One result per run, in order. A fault of a block or of the numbers leaves the pages of its runs undefined.
+
+        `ready` is called when most of what is left needs no interpreter: whoever waits for it may have it then.
+        """
         ...
 
     def close(self) -> None:

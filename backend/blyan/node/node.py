@@ -82,6 +82,7 @@ class Node:
             ),
             sources.monotonic,
             models=lambda: len(self._loaded),
+            offers=lambda model: self.models.get(model.name) is model,
             watch=self.metrics,
         )
         self.kept = KeptModels(sources.now, self.scheduler.unload)
