@@ -104,10 +104,33 @@ def _shares(scores, first, low, high, last):
 
 @compiled
 def _values(scores, apart, values, page_bytes, table, first, last, head_dim, sums0, sums1, out0, out1, like):
-    """Sums of values by share, for two queries, divided by the shares' sums and rounded."""
-    row = head_dim // 8 * eight_bytes(like)
+    """Sums of values by share, for two queries, divided by the shares' sums and rounded.
+
+    Thirty-two numbers at once, because eight sums that do not wait for each other keep the adders busy.
+    """
+    eight = eight_bytes(like)
+    row = head_dim // 8 * eight
     over0, over1 = splat(np.float32(1.0) / sums0), splat(np.float32(1.0) / sums1)
-    for part in range(0, head_dim, 16):
+    wide = head_dim // 32 * 32
+    for part in range(0, wide, 32):
+        a = b = c = d = e = f = g = h = zeros()
+        offset = part // 8 * eight
+        s = scores
+        for position in range(first, last):
+            v = values + table[position >> page_shift] * page_bytes + (position & 31) * row + offset
+            p, q = splat(peek(s)), splat(peek(s + apart))
+            t = load(v, like)
+            a, e = fma(t, p, a), fma(t, q, e)
+            t = load(v + eight, like)
+            b, f = fma(t, p, b), fma(t, q, f)
+            t = load(v + 2 * eight, like)
+            c, g = fma(t, p, c), fma(t, q, g)
+            t = load(v + 3 * eight, like)
+            d, h = fma(t, p, d), fma(t, q, h)
+            s += 4
+        _put_four(out0 + part * 4, a, b, c, d, over0, like)
+        _put_four(out1 + part * 4, e, f, g, h, over1, like)
+    for part in range(wide, head_dim, 16):
         a = b = c = d = zeros()
         offset = part // 8 * eight_bytes(like)
         s = scores
@@ -125,10 +148,31 @@ def _values(scores, apart, values, page_bytes, table, first, last, head_dim, sum
 
 
 @compiled
+def _put_four(out, a, b, c, d, over, like):
+    store(out, rounded(multiply(a, over), like), fp32)
+    store(out + 32, rounded(multiply(b, over), like), fp32)
+    store(out + 64, rounded(multiply(c, over), like), fp32)
+    store(out + 96, rounded(multiply(d, over), like), fp32)
+
+
+@compiled
 def _values_of_one(scores, values, page_bytes, table, first, last, head_dim, sums, out, like):
-    row = head_dim // 8 * eight_bytes(like)
+    eight = eight_bytes(like)
+    row = head_dim // 8 * eight
     over = splat(np.float32(1.0) / sums)
-    for part in range(0, head_dim, 16):
+    wide = head_dim // 32 * 32
+    for part in range(0, wide, 32):
+        a = b = c = d = zeros()
+        offset = part // 8 * eight
+        s = scores
+        for position in range(first, last):
+            v = values + table[position >> page_shift] * page_bytes + (position & 31) * row + offset
+            p = splat(peek(s))
+            a, b = fma(load(v, like), p, a), fma(load(v + eight, like), p, b)
+            c, d = fma(load(v + 2 * eight, like), p, c), fma(load(v + 3 * eight, like), p, d)
+            s += 4
+        _put_four(out + part * 4, a, b, c, d, over, like)
+    for part in range(wide, head_dim, 16):
         a = b = zeros()
         offset = part // 8 * eight_bytes(like)
         s = scores
