@@ -145,6 +145,12 @@ statement_lines_max: Final = 1_000
 ledger_record_bytes_max: Final = 8 * KIB
 ledger_faults_max: Final = 100  # that one verification names
 
+# receipts (docs/spec/receipt.md)
+receipt_bytes_max: Final = 32 * KIB
+receipt_nodes_max: Final = 64
+receipt_meta_entries_max: Final = 256  # of the meta chain, in one receipt file
+receipt_file_bytes_max: Final = MIB
+
 # databases
 migration_bytes_max: Final = 256 * KIB
 
