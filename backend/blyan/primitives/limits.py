@@ -137,6 +137,7 @@ legs_max: Final = 8
 account_name_chars_max: Final = 128
 idempotency_key_chars_max: Final = 200
 note_chars_max: Final = 200
+price_units_max: Final = 10**15  # smallest units for a million tokens
 hold_seconds_max: Final = 31 * 24 * 3_600
 ledger_waiting_max: Final = 16_384  # requests that wait for the writer
 ledger_commit_max: Final = 512  # requests in one commit
