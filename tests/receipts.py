@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blyan.chain.chains import Chains
-from blyan.chain.entries import ExpertBody, ModelBody, PayloadReference
+from blyan.chain.entries import ExpertBody, ModelBody, ParameterBody, PayloadReference
 from blyan.chain.joint import Head
 from blyan.inference.receipt import Choice, Price, Receipt, Work, digest_of, make, output_bytes
 from blyan.inference.receipt_file import ReceiptFile
@@ -18,7 +18,7 @@ from blyan.ledger.transfers import Hold, Leg, Open, Post, Request, Settle, reque
 from blyan.node.receipt_proofs import prove
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault
-from blyan.primitives.ids import PayloadId
+from blyan.primitives.ids import EntryId, PayloadId
 from blyan.primitives.keys import Key
 from blyan.storage.blob_store import BlobStore
 
@@ -30,6 +30,9 @@ ACCOUNT = "user:0x7e5f4552091a69125d5dfcb7b8c2659029395bdf"
 MANIFEST = PayloadId("ab" * 32)
 SALT = bytes(range(32, 64))
 REQUEST = b'{"model":"m","messages":[{"role":"user","content":"1+1?"}]}'
+PRICE = Price(
+    "USD", 15_000_000, 60_000_000, EntryId("a6d48c0ce1a202f55f1f6591b91d11c969e3049c1e4ea2cbebcacc8a20c57953")
+)
 CHOICES = [Choice("2", reasoning="one and one")]
 
 
@@ -80,6 +83,8 @@ def network(folder: Path) -> Network:
     part = chains.append(ExpertBody("m", 0, 0), (genesis,), block, KEY, now)
     manifest = replace(block, payload=MANIFEST, media="application/vnd.blyan.manifest+json")
     chains.append(ModelBody("m", "1.0.0", "qwen3_moe", 1, part), (part,), manifest, KEY, now)
+    price = ParameterBody("price", "m", "USD 15000000 60000000")
+    chains.append(price, (genesis,), None, KEY, now)
     chains.publish(KEY)
     store = SqliteStore(folder / "ledger.db", create=True)
     store.migrate(now)
@@ -88,6 +93,11 @@ def network(folder: Path) -> Network:
     found.do(*(Open(each) for each in (credit, Terms("income:inference", "USD"), Terms(ACCOUNT, "USD"))))
     found.do(Post("credit 1", (Leg(credit.name, ACCOUNT, 10_000),)))
     return found
+
+
+def free() -> Receipt:
+    """The same answer where nothing costs anything."""
+    return replace(receipt(None, 0), price=Price("USD", 0, 0, None))
 
 
 def receipt(record: int | None, charged: int = 1_980, key: Key = KEY) -> Receipt:
@@ -103,7 +113,7 @@ def receipt(record: int | None, charged: int = 1_980, key: Key = KEY) -> Receipt
         completion_tokens=30,
         plan="local",
         nodes=(Work(key.public, 12, 30),),
-        price=Price("USD", 15_000_000, 60_000_000, None),
+        price=PRICE,
         charged=charged,
         account=ACCOUNT,
         record=record,
