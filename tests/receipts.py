@@ -7,6 +7,7 @@ from pathlib import Path
 
 from blyan.chain.chains import Chains
 from blyan.chain.entries import ExpertBody, ModelBody, ParameterBody, PayloadReference
+from blyan.chain.excerpt import excerpt
 from blyan.chain.joint import Head
 from blyan.inference.receipt import Choice, Price, Receipt, Work, digest_of, make, output_bytes
 from blyan.inference.receipt_file import ReceiptFile
@@ -15,7 +16,6 @@ from blyan.ledger.accounts import Terms
 from blyan.ledger.sql import apply
 from blyan.ledger.sqlite_store import SqliteStore
 from blyan.ledger.transfers import Hold, Leg, Open, Post, Request, Settle, request_hash
-from blyan.node.receipt_proofs import prove
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault
 from blyan.primitives.ids import EntryId, PayloadId
@@ -52,10 +52,12 @@ class Network:
         """Numbers of the records."""
         with self.store.session() as session:
             found = apply(session, [(each, request_hash(each)) for each in requests], now)
+        numbers: list[int] = []
         for each in found:
             assert not isinstance(each, Fault), each
-            assert each.refusal is None, each.refusal
-        return [each.number for each in found]
+            assert each.number is not None, each.refusal
+            numbers.append(each.number)
+        return numbers
 
     def promise(self) -> None:
         """Seal the books and promise them."""
@@ -69,10 +71,18 @@ class Network:
         [hold] = self.do(Hold(f"hold {ID}", Leg(ACCOUNT, "income:inference", 2 * charged), 600))
         return self.do(Settle(f"receipt {ID}", hold, charged))[0]
 
-    def file(self, receipt: Receipt, key: Key | None = None) -> ReceiptFile:
-        """Its file, as the node makes it."""
-        with self.store.session() as session:
-            return prove(make(receipt, key or self.key), session, self.chains)
+    def file(self, receipt: Receipt) -> ReceiptFile:
+        """Its file: proved under the newest joint checkpoint, with the model's entry and the price's."""
+        joint, state = self.chains.joint, self.chains.state
+        proof = None
+        if receipt.record is not None:
+            assert joint.ledger_root is not None
+            with self.store.session() as session:
+                proof = seal.inclusion(session, receipt.record, joint.ledger_root.size)
+        named = [each.entry for each in state.models.get(receipt.model, ()) if each.manifest == receipt.manifest]
+        places = map(state.position, [*named, *([receipt.price.entry] if receipt.price.entry else [])])
+        meta = {place[1] for place in places if place is not None and place[0] == "meta"}
+        return ReceiptFile(make(receipt, self.key), proof, excerpt(joint, self.chains.logs["meta"], meta))
 
 
 def network(folder: Path) -> Network:

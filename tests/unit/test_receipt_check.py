@@ -15,8 +15,8 @@ from blyan.inference.receipt import Choice, make, output_bytes
 from blyan.inference.receipt_check import CheckName, Known, Report, check_receipt, sentences
 from blyan.inference.receipt_file import ReceiptFile, parse_file
 from blyan.ledger import seal
-from blyan.ledger.transfers import Hold, Leg, Post, Settle
-from blyan.primitives.errors import InvalidInput, NotFound, Unavailable
+from blyan.ledger.transfers import Leg, Post
+from blyan.primitives.errors import InvalidInput, NotFound
 from blyan.primitives.ids import Digest, EntryId, PayloadId
 from receipts import (
     ACCOUNT,
@@ -196,13 +196,14 @@ def test_a_key_that_was_handed_over_is_followed_and_no_rotation_is_left_out(fres
     assert failed(replace(file, checkpoint=cut)) == ["writer"]
 
 
-def test_a_model_that_was_withdrawn_is_still_shown(fresh: Network) -> None:
+def test_a_model_that_the_file_does_not_show_is_said_to_be_unchecked(fresh: Network) -> None:
     record = fresh.settle(1_980)
     model = fresh.chains.state.models["m"][0].entry
     fresh.chains.append(RetirementBody("m", "1.0.0"), (model,), None, KEY, now)
     fresh.promise()
-    report = check_receipt(fresh.file(receipt(record)).encode(), ALL)
-    assert report.state("model") == "ok"
+    report = check_receipt(fresh.file(receipt(record)).encode(), ALL)  # the price's entry is still shown
+    assert not report.failed
+    assert not_made(report) == ["model", "known"]
 
 
 def test_a_price_of_another_model_or_another_parameter_is_found_out(fresh: Network) -> None:
@@ -264,18 +265,6 @@ def test_what_cost_nothing_has_no_record_and_says_so(fresh: Network) -> None:
 
 def test_a_proof_that_was_taken_out_is_no_receipt(made: tuple[Network, ReceiptFile]) -> None:
     assert failed(replace(made[1], proof=None)) == ["file"]
-
-
-def test_a_receipt_waits_until_the_books_are_sealed_and_promised(fresh: Network) -> None:
-    record = fresh.settle(1_980)
-    with pytest.raises(Unavailable, match="promised"):
-        fresh.file(receipt(record))
-    fresh.promise()
-    fresh.do(Hold("more", Leg(ACCOUNT, "income:inference", 7), 60))
-    [late] = fresh.do(Settle("more settled", 6, 7))
-    with pytest.raises(Unavailable):
-        fresh.file(receipt(late))
-    assert not failed(fresh.file(receipt(record)))
 
 
 def test_a_proof_stands_under_the_promised_size_not_under_a_newer_seal(fresh: Network) -> None:
