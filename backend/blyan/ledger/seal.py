@@ -22,6 +22,7 @@ from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound
 from blyan.primitives.ids import Digest, parse_hex64
 
 _last_seal: Final = "SELECT number, size, root, time FROM seal ORDER BY number DESC LIMIT 1"
+_seal_of: Final = "SELECT number, size, root, time FROM seal WHERE size = ? LIMIT 1"
 _new_seal: Final = "INSERT INTO seal (number, size, root, time) VALUES (?, ?, ?, ?)"
 _new_tile: Final = "INSERT INTO tile (level, number, hashes) VALUES (?, ?, ?)"
 _tile: Final = "SELECT hashes FROM tile WHERE level = ? AND number = ?"
@@ -71,6 +72,12 @@ class Inclusion:
 def last_seal(session: Session) -> Seal | None:
     """The newest promise, None before the first."""
     found = session.rows(_last_seal)
+    return Seal(found[0][0], found[0][1], Digest(found[0][2]), found[0][3]) if found else None
+
+
+def seal_of(session: Session, size: int) -> Seal | None:
+    """The promise about the first `size` records, None if there is none of that size."""
+    found = session.rows(_seal_of, size)
     return Seal(found[0][0], found[0][1], Digest(found[0][2]), found[0][3]) if found else None
 
 
