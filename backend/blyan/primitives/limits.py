@@ -152,6 +152,8 @@ receipt_nodes_max: Final = 64
 receipt_meta_entries_max: Final = 256  # of the meta chain, in one receipt file
 receipt_file_bytes_max: Final = MIB
 
+quote_chars_max: Final = 1_024
+
 # databases
 migration_bytes_max: Final = 256 * KIB
 
