@@ -48,8 +48,9 @@ from blyan.storage.blob_store import BlobStore
 from blyan.storage.tile import index_of, subtile_path, subtile_slice
 from blyan.wire.framing import Message, WireTensor, encode
 from vectors.blocks import block_vectors
-from vectors.models import request_defaults_vectors, retirement_vectors
+from vectors.models import price_vectors, request_defaults_vectors, retirement_vectors
 from vectors.origins import origin_vectors
+from vectors.receipts import receipt_vectors
 
 FOLDER = Path(__file__).parent
 KEY = Key.from_seed(bytes(range(32)))
@@ -354,9 +355,11 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "tensor_block": block_vectors,
     "tile": tile_vectors,
     "entries": entry_vectors,
+    "price": price_vectors,
     "retirement": retirement_vectors,
     "origins": origin_vectors,
     "proofs": proof_vectors,
+    "receipt": receipt_vectors,
     "checkpoint": checkpoint_vectors,
     "manifest": manifest_vectors,
     "request_defaults": request_defaults_vectors,

@@ -46,6 +46,7 @@ _due: Final = (
     "SELECT h.seq FROM record h WHERE h.expires > ? AND h.expires <= ? "
     "AND NOT EXISTS (SELECT 1 FROM record e WHERE e.target = h.seq) ORDER BY h.expires LIMIT ?"
 )
+_known: Final = "SELECT seq FROM record WHERE key = ?"
 _last: Final = "SELECT seq, time FROM record ORDER BY seq DESC LIMIT 1"
 _read_at_once: Final = 2_048
 
@@ -120,6 +121,12 @@ def due(session: Session, after: int, until: int, count: int) -> list[int]:
     return [number for (number,) in session.rows(_due, after, until, count)]
 
 
+def number_of(session: Session, key: str) -> int | None:
+    """The record of a request with this idempotency key, None where none was taken."""
+    found = session.rows(_known, key)
+    return found[0][0] if found else None
+
+
 def size_and_time(session: Session) -> tuple[int, int]:
     """How many records there are, and the time of the last."""
     found = session.rows(_last)
@@ -140,6 +147,12 @@ def trial_balance(session: Session, time: int | None = None) -> list[Total]:
         has, owes = has + max(then.balance, 0), owes + max(-then.balance, 0)
         found[each.terms.asset] = (count + 1, has, owes, held_out + then.held_out, held_in + then.held_in)
     return [Total(asset, *sums) for asset, sums in sorted(found.items())]
+
+
+def versions_until(session: Session, account: Account, record: int) -> int:
+    """How many entries of the account are of record `record` or earlier."""
+    entry = _entry_until(session, account, record)
+    return 0 if entry is None else entry.version
 
 
 def records(session: Session, begin: int, end: int) -> Iterator[Record]:
@@ -168,7 +181,15 @@ def _last_until(session: Session, time: int) -> int:
 
 
 def _balance_at(session: Session, account: Account, until: int) -> Balance:
-    """After the account's last entry of record `until` or earlier, found by halving: versions and records both rise."""
+    """After the account's last entry of record `until` or earlier."""
+    entry = _entry_until(session, account, until)
+    if entry is None:
+        return Balance(account.terms.asset, 0, 0, 0)
+    return Balance(account.terms.asset, entry.balance, entry.held_out, entry.held_in)
+
+
+def _entry_until(session: Session, account: Account, until: int) -> Entry | None:
+    """The account's last entry of record `until` or earlier, found by halving: versions and records both rise."""
     low, high = 0, account.version  # version `low` is of it or earlier; those above `high` are later
     entry: Entry | None = None
     while low < high:
@@ -178,6 +199,4 @@ def _balance_at(session: Session, account: Account, until: int) -> Balance:
             low, entry = middle, Entry(*row[1:])
         else:
             high = middle - 1
-    if entry is None:
-        return Balance(account.terms.asset, 0, 0, 0)
-    return Balance(account.terms.asset, entry.balance, entry.held_out, entry.held_in)
+    return entry

@@ -19,6 +19,7 @@ from blyan.network.peers import parse_peer
 from blyan.node.accounts_config import AccountsConfig, QuotasConfig
 from blyan.node.compute_config import ComputeConfig, InferenceConfig
 from blyan.node.http_config import HttpConfig, MetricsConfig
+from blyan.node.ledger_config import LedgerConfig
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, Fault, InvalidInput
 from blyan.primitives.nearest import did_you_mean
@@ -135,6 +136,7 @@ class NodeConfig:
     models: ModelsConfig = field(default_factory=ModelsConfig)
     accounts: AccountsConfig = field(default_factory=AccountsConfig)
     quotas: QuotasConfig = field(default_factory=QuotasConfig)
+    ledger: LedgerConfig = field(default_factory=LedgerConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -163,6 +165,7 @@ _sections: dict[str, type[Any]] = {
     "models": ModelsConfig,
     "accounts": AccountsConfig,
     "quotas": QuotasConfig,
+    "ledger": LedgerConfig,
     "metrics": MetricsConfig,
     "log": LogConfig,
 }
@@ -184,6 +187,14 @@ def state_dir_from_environment() -> Path | None:
     if Path(chosen).is_absolute():
         return Path(chosen) / "blyan"
     return Path(home) / ".local/state/blyan" if Path(home).is_absolute() else None
+
+
+def user_data_dir_from_environment() -> Path | None:
+    """Where this user's `blyan` keeps what is theirs and cannot be made again (XDG); None without a home."""
+    chosen, home = os.environ.get("XDG_DATA_HOME", ""), os.environ.get("HOME", "")
+    if Path(chosen).is_absolute():
+        return Path(chosen) / "blyan"
+    return Path(home) / ".local/share/blyan" if Path(home).is_absolute() else None
 
 
 def cache_dir_from_environment() -> Path | None:
