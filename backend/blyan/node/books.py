@@ -156,8 +156,7 @@ class NodeBooks:
     async def look_after(self) -> None:
         """End what is over, seal and promise what is new. What goes wrong is said once, until it has changed."""
         try:
-            if self._gone is not None:
-                await self._books.submit(_probe)  # the writer too finds its way back before others wait for it
+            await self._books.submit(_probe)  # the writer too: it may have stopped, or hold a connection that is gone
             await self._books.expire()
             found = await self._books.read(lambda session: _look(session, self._ground))
             newest = found.newest
@@ -166,7 +165,8 @@ class NodeBooks:
             promised = await self._promise(newest)
         except Fault as reason:
             if self._gone is None or type(reason) is not type(self._gone):
-                _log.error("books: %s; nothing is taken until that has changed", reason.message)
+                hint = f" ({reason.hint})" if reason.hint else ""
+                _log.error("books: %s%s; nothing is taken until that has changed", reason.message, hint)
             self._gone = reason
             return
         self.sizes = Sizes(max(found.records, newest.size), newest.size, promised, found.held)
