@@ -43,6 +43,8 @@ READS = {
     "keys show": [],
     "ledger show": [],
     "ledger verify": [],
+    "account balance": ["a"],
+    "account statement": ["a"],
 }
 # What reads from a running node.
 ASKS = {"chat": ["12 + 34"], "node status": []}
@@ -50,7 +52,7 @@ ASKS = {"chat": ["12 + 34"], "node status": []}
 WRITES = frozenset(
     "up,init,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"
     "chain snapshot,chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,"
-    "keys rotate,ledger export,completion".split(",")
+    "keys rotate,ledger export,account credit,completion".split(",")
 )
 LEAVES = [each.path for each in commands(build()) if not each.verbs]
 

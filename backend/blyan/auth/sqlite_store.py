@@ -26,6 +26,7 @@ from blyan.storage.migrate import SqliteDatabase, migrate, pending, read_migrati
 
 Result = TypeVar("Result")
 
+file_name: Final = "accounts.db"
 numbers: Final = range(10, 20)  # of the migrations
 _session: Final = "digest, account, address, chain_id, created_at, idle_until, ends_at"
 _key: Final = "id, digest, account, name, scopes, created_at, expires_at, used_at"

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from blyan.auth import sqlite_store as accounts_store
+from blyan.auth.sqlite_store import file_name as accounts_name
 from blyan.chain.chains import Chains
 from blyan.ledger import reading
 from blyan.ledger.sqlite_store import SqliteStore
-from blyan.node.accounts import file_name as accounts_name
 from blyan.node.books import want_promised
 from blyan.node.config import NodeConfig
 from blyan.node.ledger import check_books, ledger_file, open_store
