@@ -203,6 +203,15 @@ async def test_a_database_that_goes_away_is_waited_for_and_used_again(
     assert (len([each for each in said if "nothing is taken" in each]), "books: they answer again" in said) == (1, True)
 
 
+async def test_a_writer_that_stopped_is_noticed_though_the_books_can_be_read(nodes: Nodes) -> None:
+    books = books_of(await nodes.start())
+    await books.look_after()
+    assert books.gone is None
+    books._books.stop()
+    await books.look_after()
+    assert isinstance(books.gone, Unavailable)
+
+
 async def test_a_database_without_its_schema_keeps_a_node_from_starting(nodes: Nodes, postgres_url: str) -> None:
     with pytest.raises(Unavailable, match="migration") as refused:
         await nodes.start(ledger={"database": postgres_url})

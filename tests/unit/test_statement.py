@@ -53,6 +53,20 @@ def test_pages_follow_each_other_without_gap_or_repetition(store: Store, count: 
     assert sum(each.amount for each in found) == found[0].balance == 1_000 - 6 * 4 - 6
 
 
+def test_a_page_never_ends_within_a_record(store: Store) -> None:
+    """Eight entries of one account are the most that a record has."""
+    with_accounts(store, "a", "b")
+    for number in range(4):
+        one(store, Post(f"p{number}", tuple(Leg("a", "b", 1 + leg) for leg in range(8))))
+    before: int | None = None
+    for keys in (["p3"], ["p2"], ["p1"], ["p0", "fund a"]):
+        got = page(store, "a", before, 3)
+        assert keys == [each.key for each in got.lines]
+        assert all(each.amount == -36 for each in got.lines if each.key != "fund a")
+        before = got.following
+    assert before is None
+
+
 def test_a_page_before_everything_is_empty(store: Store) -> None:
     with_accounts(store, "a")
     assert page(store, "a", before=0) == statement.Page((), None)

@@ -5,8 +5,7 @@ Whose account it is says the session or the key (scope `account`); no parameter 
 
 from __future__ import annotations
 
-import datetime as dt
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -19,11 +18,10 @@ from blyan.ledger.accounts import Account, Terms
 from blyan.ledger.store import Session
 from blyan.node.books import NodeBooks, user_account
 from blyan.primitives import limits
-from blyan.primitives.amount import USD, shown
+from blyan.primitives.amount import USD
 from blyan.primitives.errors import Denied, InvalidInput, NotFound
 
 _lines_default: Final = 50
-_columns: Final = "record,time,kind,key,note,amount,held,balance\r\n"
 
 
 async def balance(request: web.Request) -> web.Response:
@@ -40,27 +38,8 @@ async def balance(request: web.Request) -> web.Response:
         return account, statement.holds(session, account, limits.holds_shown_max)
 
     account, holds = await books.read(read)
-    return json_response(
-        {
-            "account": caller.account,
-            "role": caller.role,
-            "asset": USD.code,
-            "scale": USD.scale,
-            "balance": _shown(account.balance),
-            "held": _shown(account.held_out),
-            "available": _shown(account.available),
-            "holds": [
-                {
-                    "record": each.record,
-                    "amount": _shown(each.amount),
-                    "since": each.since,
-                    "until": each.until,
-                    "note": each.note,
-                }
-                for each in holds
-            ],
-        }
-    )
+    value = statement.balance_value(account, holds)
+    return json_response({"account": caller.account, "role": caller.role, **value})
 
 
 async def entries(request: web.Request) -> web.StreamResponse:
@@ -77,7 +56,9 @@ async def entries(request: web.Request) -> web.StreamResponse:
         raise InvalidInput(f"format: expected json or csv, found {form[:40]!r}")
     count = _number(request, "limit", limits.statement_lines_max, least=1)
     page = await _page(books, name, before, _lines_default if count is None else count)
-    return json_response({"entries": [_line(line) for line in page.lines], "next": page.following})
+    return json_response(
+        {"entries": [statement.value_of(line, USD.scale) for line in page.lines], "next": page.following}
+    )
 
 
 async def _csv(request: web.Request, books: NodeBooks, name: str, before: int | None) -> web.StreamResponse:
@@ -91,9 +72,11 @@ async def _csv(request: web.Request, books: NodeBooks, name: str, before: int | 
         }
     )
     await response.prepare(request)
-    await send_piece(request, response, _columns.encode())
+    await send_piece(request, response, statement.csv_header.encode())
     while page.lines:
-        await send_piece(request, response, "".join(map(_row, page.lines)).encode())
+        await send_piece(
+            request, response, "".join(statement.csv_line(line, USD.scale) for line in page.lines).encode()
+        )
         if page.following is None:
             break
         page = await _page(books, name, page.following, limits.statement_lines_max)
@@ -111,34 +94,6 @@ def _account(session: Session, name: str) -> Account:
         return reading.account(session, name)
     except NotFound:
         return Account(-1, Terms(name, USD.code))
-
-
-def _line(line: statement.Line) -> dict[str, Any]:
-    return {
-        "record": line.record,
-        "time": line.time,
-        "kind": line.kind,
-        "key": line.key,
-        "note": line.note,
-        "amount": _shown(line.amount),
-        "held": _shown(line.held),
-        "balance": _shown(line.balance),
-    }
-
-
-def _row(line: statement.Line) -> str:
-    time = dt.datetime.fromtimestamp(line.time, tz=dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    amounts = ",".join(map(_shown, (line.amount, line.held, line.balance)))
-    return f"{line.record},{time},{line.kind},{_field(line.key)},{_field(line.note)},{amounts}\r\n"
-
-
-def _field(text: str) -> str:
-    """Quoted; what a spreadsheet would take for a formula gets an apostrophe. Keys and notes hold no quotes."""
-    return '"' + ("'" + text if text[:1] in tuple("=+-@") else text) + '"'
-
-
-def _shown(amount: int) -> str:
-    return shown(amount, USD.scale)
 
 
 def _books(request: web.Request) -> NodeBooks:

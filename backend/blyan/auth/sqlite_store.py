@@ -10,19 +10,23 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 from blyan.auth.api_keys import ApiKey
 from blyan.auth.nonces import SignIn
 from blyan.auth.sessions import Session
 from blyan.primitives import limits
 from blyan.primitives.clock import UnixSeconds
-from blyan.primitives.errors import InvalidInput, Overloaded, Unavailable
-from blyan.storage.migrate import SqliteDatabase, migrate, read_migrations
+from blyan.primitives.errors import Fault, InvalidInput, Overloaded, Unavailable
+from blyan.storage import durable
+from blyan.storage.migrate import SqliteDatabase, migrate, pending, read_migrations
 
 Result = TypeVar("Result")
 
+file_name: Final = "accounts.db"
 numbers: Final = range(10, 20)  # of the migrations
 _session: Final = "digest, account, address, chain_id, created_at, idle_until, ends_at"
 _key: Final = "id, digest, account, name, scopes, created_at, expires_at, used_at"
@@ -176,6 +180,39 @@ class SqliteStore:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._connection)
         except sqlite3.Error as reason:
             raise _failed(reason) from reason
+
+
+def copy(path: Path, target: Path) -> None:
+    """Write one moment of the file to `target`, beside who uses it: there whole and durable, or not at all."""
+    temporary = durable.temporary_path(target.parent, target.name)
+    durable.discard(temporary)
+    try:
+        temporary.touch(mode=0o600)
+        with closing(_reader(path)) as source, closing(sqlite3.connect(temporary, isolation_level=None)) as made:
+            source.backup(made)
+            made.execute("PRAGMA journal_mode = DELETE")  # one file, synced
+    except (sqlite3.Error, OSError) as reason:
+        raise _failed(reason) from reason
+    durable.publish(temporary, target)
+
+
+def faults_of(path: Path) -> list[str]:
+    """What is wrong with the file, as sentences."""
+    try:
+        with closing(_reader(path)) as connection:
+            found = [text for (text,) in connection.execute("PRAGMA integrity_check(20)") if text != "ok"]
+            pending(SqliteDatabase(connection), read_migrations("sqlite", numbers))
+    except (sqlite3.Error, OSError) as reason:
+        found = [str(reason)]
+    except Fault as reason:
+        found = [reason.message]
+    return [f"accounts {path}: {sentence}" for sentence in found]
+
+
+def _reader(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, isolation_level=None)
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
 
 
 def _key_of(key_id: str, digest: str, account: str, name: str, scopes: str, *times: Any) -> ApiKey:

@@ -57,7 +57,9 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
 
 
 def _check(options: argparse.Namespace, output: Output) -> int:
-    found: Checkup = check_up(open_ground(options.data_dir), deep=options.deep)
+    found: Checkup = check_up(
+        open_ground(options.data_dir), deep=options.deep, database=read_config(options.data_dir).ledger.database
+    )
     unclean = left_unclean(options.data_dir)
     notes = [*found.notes, *([unclean] if unclean is not None else [])]
     if next_key(options.data_dir).exists():
@@ -88,12 +90,18 @@ def _rebuild(options: argparse.Namespace, output: Output) -> int:
 
 def _backup(options: argparse.Namespace, output: Output) -> int:
     ground = open_ground(options.data_dir)
-    copied = back_up(ground, options.folder, keys=not options.without_keys, progress=output.progress("blobs"))
+    config, progress = read_config(options.data_dir), output.progress("blobs")
+    database = config.ledger.database
+    copied = back_up(ground, options.folder, keys=not options.without_keys, progress=progress, database=database)
+    if config.accounts.redis_url:
+        output.note("sessions in Redis are not in it: people sign in again")
     blobs = f"{copied.copied} of {copied.blobs} blobs copied"
     text = f"commit {copied.height} of {copied.network} in {options.folder}: {blobs}"
     output.data(asdict(copied), text)
     for sentence in copied.damaged:
         output.note(f"blyan: {sentence}")
+    for sentence in copied.notes:
+        output.note(sentence)
     if not options.without_keys and not read_key(node_key(options.folder)).encrypted:
         output.note(f"{options.folder} holds the key in plain: keep it as you keep the key")
     return _integrity_failure if copied.damaged else 0
@@ -105,6 +113,8 @@ def _restore(options: argparse.Namespace, output: Output) -> int:
     output.data(asdict(copied), f"commit {copied.height} of {copied.network} in {options.data_dir}: {blobs}")
     for sentence in copied.damaged:
         output.note(f"blyan: {sentence}")
+    for sentence in copied.notes:
+        output.note(sentence)
     if not copied.may_write:
         output.note(f"{options.data_dir} only reads these chains: its key is not the sequencer's, or none was saved")
     return _integrity_failure if copied.damaged else 0
@@ -117,7 +127,7 @@ def _migrate(options: argparse.Namespace, output: Output) -> int:
     config = read_config(options.data_dir)
     with claimed(options.data_dir) as claim:
         bring_to_schema(claim, config, system_entropy, system_seconds)
-        books = migrate_books(options.data_dir, system_seconds)
+        books = migrate_books(options.data_dir, system_seconds, config.ledger.database)
         claim.settled = claim.since_ns is None
     ground = open_ground(options.data_dir)
     value = {"before": before, "schema": 1, "network": ground.chains.network, "books": list(books)}

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 
 from blyan import __version__
 from blyan.cli import (
+    account,
     blob,
     chain,
     chat,
@@ -114,7 +115,7 @@ def build() -> Parser:
     verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     up.add_commands(verbs, common)
     chat.add_commands(verbs, common, readable)
-    for group in (model, node, doctor, config, blob, chain, db, ledger, price, receipt, wallet, keys):
+    for group in (model, node, doctor, config, blob, chain, db, ledger, account, price, receipt, wallet, keys):
         group.add_commands(verbs, common, readable)
     completion.add_commands(verbs, common)
     return parser

@@ -40,9 +40,9 @@ def csv_lines(session: Session, name: str | None = None) -> Iterator[str]:
             amounts = (entry.amount, entry.out_change, entry.in_change, entry.balance, entry.held_out, entry.held_in)
             words = [shown(amount, asset(terms.asset).scale) for amount in amounts]
             places = [str(record.number), str(record.time), record.kind, terms.name, terms.asset, str(entry.version)]
-            yield ",".join([*places, *words, _quoted(record.note)])
+            yield ",".join([*places, *words, quoted(record.note)])
 
 
-def _quoted(note: str) -> str:
-    """A note as a field: a spreadsheet takes one that begins with = + - @ for a formula, so those get an apostrophe."""
-    return '"' + ("'" + note if note[:1] in tuple("=+-@") else note) + '"'
+def quoted(text: str) -> str:
+    """A text as a field: a spreadsheet takes one that begins with = + - @ for a formula, so those get an apostrophe."""
+    return '"' + ("'" + text if text[:1] in tuple("=+-@") else text) + '"'

@@ -6,17 +6,20 @@ with `before` the last record that was seen, whatever was written meanwhile.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 from blyan.ledger import reading
 from blyan.ledger.accounts import Account
+from blyan.ledger.export import quoted
 from blyan.ledger.records import Kind
 from blyan.ledger.store import Row, Session
 from blyan.primitives import limits
+from blyan.primitives.amount import asset, shown
 
 _lines: Final = (
     "SELECT r.seq, r.time, r.kind, r.key, r.note, e.amount, e.held_out, e.balance FROM entry e "
@@ -28,6 +31,7 @@ _holds: Final = (
     "WHERE e.account = ? AND e.version <= ? ORDER BY e.version DESC LIMIT ?"
 )
 _read_at_once: Final = 500
+csv_header: Final = "record,time,kind,key,note,amount,held,balance\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,49 @@ def holds(session: Session, account: Account, count: int) -> list[Standing]:
                 found.append(Standing(number, amount, time, expires, note))
                 missing -= amount
     return found[:count]
+
+
+def value_of(line: Line, scale: int) -> dict[str, Any]:
+    """A line for people and programs: amounts as decimal texts of an asset of this scale."""
+    return {
+        "record": line.record,
+        "time": line.time,
+        "kind": line.kind,
+        "key": line.key,
+        "note": line.note,
+        "amount": shown(line.amount, scale),
+        "held": shown(line.held, scale),
+        "balance": shown(line.balance, scale),
+    }
+
+
+def balance_value(account: Account, standing: Sequence[Standing]) -> dict[str, Any]:
+    """What an account has, and its holds, in the same way."""
+    held = asset(account.terms.asset)
+    return {
+        "asset": held.code,
+        "scale": held.scale,
+        "balance": shown(account.balance, held.scale),
+        "held": shown(account.held_out, held.scale),
+        "available": shown(account.available, held.scale),
+        "holds": [
+            {
+                "record": each.record,
+                "amount": shown(each.amount, held.scale),
+                "since": each.since,
+                "until": each.until,
+                "note": each.note,
+            }
+            for each in standing
+        ],
+    }
+
+
+def csv_line(line: Line, scale: int) -> str:
+    """A line under `csv_header`; keys and notes hold no quotes."""
+    time = dt.datetime.fromtimestamp(line.time, tz=dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    amounts = ",".join(shown(amount, scale) for amount in (line.amount, line.held, line.balance))
+    return f"{line.record},{time},{line.kind},{quoted(line.key)},{quoted(line.note)},{amounts}\r\n"
 
 
 def _line(rows: Sequence[Row]) -> Line:

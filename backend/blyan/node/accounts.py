@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from blyan.auth import siwe
 from blyan.auth.api_keys import ApiKeys, KeyRing
@@ -16,7 +16,7 @@ from blyan.auth.origin import Origin
 from blyan.auth.quotas import Charge, MemoryQuotas, Quotas, subject
 from blyan.auth.sign_in import Door, SignInStore
 from blyan.auth.siwe import Address, ContractCheck
-from blyan.auth.sqlite_store import SqliteStore
+from blyan.auth.sqlite_store import SqliteStore, file_name
 from blyan.auth.wallet_call import question, says_yes
 from blyan.network.evm import eth_call
 from blyan.node.accounts_config import AccountsConfig
@@ -26,7 +26,6 @@ from blyan.primitives.errors import RateLimited, Unauthenticated, Unavailable
 
 Role: TypeAlias = Literal["user", "operator"]
 
-file_name: Final = "accounts.db"
 _log = logging.getLogger(__name__)
 
 

@@ -1,15 +1,17 @@
 """Copies of a data directory that can be trusted with it: every byte is hashed on its way out and on its way back.
 
-A backup is a folder: `blobs/` as in a data directory, `chains.archive`, `ledger.db`, `keys/`, and `BACKUP`, written
-last, which says what it is of. Making it again into the same folder copies what is new. It can be made beside a running
-node: chains and key are those of one moment, read first, the books of a later one, and blobs never change. A blob that
-is damaged, or needed and not there, is named and the rest is copied, on the way out and on the way back; so are books.
+A backup is a folder: `blobs/` as in a data directory, `chains.archive`, `ledger.db`, `accounts.db`, `keys/`, and
+`BACKUP`, written last, which says what it is of. Making it again into the same folder copies what is new. It can be
+made beside a running node: chains and key are those of one moment, read first, accounts and books of a later one, and
+blobs never change. A blob that is damaged, or needed and not there, is named and the rest is copied, on the way out and
+on the way back; so are accounts and books.
 
-Steps of a backup, each durable before the next: (1) blobs, (2) a key that differs from the one there as `next.key`, and
-the books, (3) the archive, whose rename is the commit, (4) the key under its own name, (5) `BACKUP`. A crash leaves the
-backup of before, or this one: as after a rotation, the chains say which of two keys is theirs.
+Steps of a backup, each durable before the next: (1) blobs, (2) a key that differs from the one there as `next.key`,
+accounts and books, (3) the archive, whose rename is the commit, (4) the key under its own name, (5) `BACKUP`. A crash
+leaves the backup of before, or this one: as after a rotation, the chains say which of two keys is theirs.
 Steps of a restore, into an absent or empty folder: (1) `.restore`, which keeps everybody else away, (2) blobs, (3)
-chains, verified whole, (4) keys and books, (5) SCHEMA, (6) `.restore` goes. One that was interrupted begins anew.
+chains, verified whole, (4) keys, accounts and books, (5) SCHEMA, (6) `.restore` goes. One that was interrupted begins
+anew.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from blyan.node.config import NodeConfig
 from blyan.node.data_directory import Ground, lock, lock_name
 from blyan.node.keys import folder_name as keys_name
 from blyan.node.keys import next_key, node_key, read_key
-from blyan.node.ledger import back_up_books, restore_books
-from blyan.node.ledger import file_name as books_name
+from blyan.node.saved import bring_back, save
+from blyan.node.saved import names as saved_names
 from blyan.node.schema import restore_name, write_schema
 from blyan.node.writer import settle_rotation
 from blyan.primitives import canonical, limits
@@ -38,7 +40,7 @@ from blyan.storage.blob_store import BlobStore
 
 archive_name: Final = "chains.archive"
 _label_name: Final = "BACKUP"
-_names: Final = frozenset({"blobs", keys_name, archive_name, books_name, _label_name})
+_names: Final = frozenset({"blobs", keys_name, archive_name, _label_name}) | saved_names
 _chunk_bytes: Final = limits.MIB
 _key_mode: Final = 0o600
 
@@ -56,10 +58,13 @@ class Copied:
     bytes: int  # of those
     may_write: bool  # whether the key there is the sequencer's
     damaged: tuple[str, ...] = ()  # sentences: what could not be copied because it is not whole, or not there
+    notes: tuple[str, ...] = ()  # sentences: what it does not hold, and what to know of it
 
 
-def back_up(ground: Ground, target: Path, *, keys: bool, progress: Progress) -> Copied:
+def back_up(ground: Ground, target: Path, *, keys: bool, progress: Progress, database: str = "") -> Copied:
     """Copy everything that a node cannot make again into `target`; `InvalidInput` if something else is there.
+
+    Without `keys`, accounts of people stay out too; so do books that are in a `database`, and `notes` say so.
 
     `Unavailable` while a rotation or commit of a crash waits to be settled, which the next start does, and where the
     key was rotated since `ground` was opened: its chains have another key then.
@@ -85,7 +90,7 @@ def back_up(ground: Ground, target: Path, *, keys: bool, progress: Progress) -> 
         _stage_key(key, ground.identity, target)
     if label is not None:
         _write_label(target, chains.network, {*_sequencers(label), chains.joint.author})
-    book_faults = back_up_books(ground.folder, target, chains)
+    saved = save(ground.folder, target, chains, database=database, accounts=keys)
     export_archive(chains, target / archive_name, from_snapshot=any(chains.first.values()))
     if next_key(target).exists():
         durable.publish(next_key(target), node_key(target))
@@ -95,7 +100,8 @@ def back_up(ground: Ground, target: Path, *, keys: bool, progress: Progress) -> 
         chains.joint.height,
         *blobs,
         keys and ground.may_write,
-        (*faults.values(), *pin_faults, *book_faults),
+        (*faults.values(), *pin_faults, *saved.faults),
+        saved.notes,
     )
 
 
@@ -141,11 +147,12 @@ def _restored(config: NodeConfig, source: Path, label: Mapping[str, canonical.Ca
         raise _damaged(source / _label_name, f"expected network {report.network}, found {label['network']}")
     may_write = _restore_keys(source, folder, trusted)
     chains = Chains(folder / "chain", trusted, store)
-    book_faults = restore_books(source, folder, chains)
+    saved = bring_back(source, folder, chains, database=config.ledger.database)
     write_schema(folder)
     for payload, sentence in unmet_needs(chains, store).items():
         faults.setdefault(payload, sentence)
-    return Copied(report.network, report.height, *blobs, may_write, (*faults.values(), *pin_faults, *book_faults))
+    damaged = (*faults.values(), *pin_faults, *saved.faults)
+    return Copied(report.network, report.height, *blobs, may_write, damaged, saved.notes)
 
 
 def _import(

@@ -23,7 +23,7 @@ from blyan.ledger.accounts import Terms
 from blyan.ledger.books import Books
 from blyan.ledger.sql import Outcome, apply
 from blyan.ledger.store import Session
-from blyan.ledger.transfers import Open, Request, request_hash
+from blyan.ledger.transfers import Leg, Open, Post, Request, request_hash
 from blyan.node.config import NodeConfig
 from blyan.node.ledger import AnyStore, ledger_file, open_store
 from blyan.node.writer import WritableGround
@@ -45,6 +45,7 @@ _own: Final = (
     Terms(operator_credit, USD.code, floor=-limits.amount_max),
 )
 _probe: Final = Open(_own[0])  # was done before, so it changes nothing
+own_names: Final = tuple(terms.name for terms in _own)
 _log = logging.getLogger(__name__)
 
 
@@ -61,6 +62,21 @@ class Sizes:
 def user_account(account: str) -> str:
     """The name in the books of an account that signs in: 0x…, or eip155:CHAIN:0x… of a contract."""
     return f"user:{account.lower()}"
+
+
+def credit(store: AnyStore, account: str, amount: int, *, key: str, note: str, now: UnixSeconds) -> Outcome:
+    """Give an account that signs in smallest units of USD by hand, beside whoever else writes; once for a key."""
+    name = user_account(account)
+    post = Post(f"credit {key}", (Leg(operator_credit, name, amount),), note)
+    requests: list[Request] = [*(Open(terms) for terms in _own), Open(Terms(name, USD.code)), post]
+    with store.session() as session:
+        answers = apply(session, [(each, request_hash(each)) for each in requests], now)
+    for answer in answers:
+        if isinstance(answer, Fault):
+            raise answer
+    last = answers[-1]
+    assert isinstance(last, Outcome), "faults were raised"
+    return last
 
 
 class NodeBooks:
@@ -140,8 +156,7 @@ class NodeBooks:
     async def look_after(self) -> None:
         """End what is over, seal and promise what is new. What goes wrong is said once, until it has changed."""
         try:
-            if self._gone is not None:
-                await self._books.submit(_probe)  # the writer too finds its way back before others wait for it
+            await self._books.submit(_probe)  # the writer too: it may have stopped, or hold a connection that is gone
             await self._books.expire()
             found = await self._books.read(lambda session: _look(session, self._ground))
             newest = found.newest
@@ -150,7 +165,8 @@ class NodeBooks:
             promised = await self._promise(newest)
         except Fault as reason:
             if self._gone is None or type(reason) is not type(self._gone):
-                _log.error("books: %s; nothing is taken until that has changed", reason.message)
+                hint = f" ({reason.hint})" if reason.hint else ""
+                _log.error("books: %s%s; nothing is taken until that has changed", reason.message, hint)
             self._gone = reason
             return
         self.sizes = Sizes(max(found.records, newest.size), newest.size, promised, found.held)

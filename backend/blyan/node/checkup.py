@@ -8,6 +8,7 @@ from blyan.node.blobs_in_use import unmet_needs
 from blyan.node.data_directory import Ground
 from blyan.node.indexing import behind, differences, folder_name
 from blyan.node.ledger import check_books
+from blyan.node.saved import check_accounts
 from blyan.primitives.errors import Fault, IntegrityFault
 from blyan.storage.index import EntryIndex, IndexDamaged
 
@@ -22,8 +23,11 @@ class Checkup:
     bytes: int  # of all blobs
 
 
-def check_up(ground: Ground, *, deep: bool) -> Checkup:
-    """Chains, index, blobs that are needed, books, pins, unfinished payloads; `deep` hashes every blob again."""
+def check_up(ground: Ground, *, deep: bool, database: str = "") -> Checkup:
+    """Chains, index, blobs that are needed, books, accounts, pins, unfinished payloads; `deep` hashes every blob again.
+
+    The books are those of `database`, if one is named.
+    """
     damage: list[str] = []
     notes: list[str] = []
     try:
@@ -32,7 +36,8 @@ def check_up(ground: Ground, *, deep: bool) -> Checkup:
         damage.append(reason.message)
     damage += _index(ground, notes)
     damage += _needed(ground)
-    damage += check_books(ground.folder, ground.chains)
+    damage += check_books(ground.folder, ground.chains, database=database)
+    damage += check_accounts(ground.folder)
     usage = ground.store.usage()
     if deep:
         for payload in ground.store.payloads():

@@ -28,6 +28,7 @@ from blyan.node.indexing import behind, folder_name
 from blyan.node.keys import folder_name as keys_folder
 from blyan.node.keys import next_key, node_key, read_key
 from blyan.node.machine import memory, processors
+from blyan.node.saved import look_at_books
 from blyan.node.verified import last_verified
 from blyan.node.writer import left_unclean
 from blyan.primitives import limits
@@ -80,6 +81,7 @@ def examine(folder: Path, now: UnixSeconds) -> Iterator[Finding]:
         yield _fault("chains", reason)
     else:
         yield from _ground(ground, now)
+        yield _accounts(ground)
     yield _port(folder)
 
 
@@ -287,6 +289,13 @@ def _models(ground: Ground) -> Finding:
         message = f"never verified as their files are now: {', '.join(unverified)}"
         return Finding("models", "warn", message, "blyan model verify --all, or blyan up")
     return Finding("models", "ok", f"{len(found)}, all verified since their files changed, all fit into memory")
+
+
+def _accounts(ground: Ground) -> Finding:
+    try:
+        return Finding("accounts", "ok", look_at_books(read_config(ground.folder), ground.chains))
+    except (Fault, OSError) as reason:
+        return _fault("accounts", reason)
 
 
 def _port(folder: Path) -> Finding:

@@ -15,11 +15,9 @@ from blyan.ledger.postgres_store import PostgresStore
 from blyan.ledger.sqlite_store import SqliteStore
 from blyan.primitives.clock import UnixSeconds
 from blyan.primitives.errors import Fault, InvalidInput
-from blyan.storage import durable
 
 file_name: Final = "ledger.db"
 _server_seconds: Final = 3.0  # until a server that does not answer is said to be gone
-_chunk_bytes: Final = 1 << 20
 AnyStore: TypeAlias = SqliteStore | PostgresStore
 
 
@@ -43,17 +41,17 @@ def promises(chains: Chains) -> tuple[Promise, ...]:
     return () if root is None else (Promise(root.size, root.root),)
 
 
-def check_books(folder: Path, chains: Chains, *, frozen: bool = False) -> list[str]:
-    """What is wrong with the books of a folder, held against the joint checkpoint; nothing where there are none.
+def check_books(folder: Path, chains: Chains, *, database: str = "", frozen: bool = False) -> list[str]:
+    """What is wrong with the books of a folder or server, held against the joint checkpoint; nothing where none are.
 
     `frozen` is for a backup, which nobody writes.
     """
     promised = promises(chains)
-    if not ledger_file(folder).exists():
+    if not database and not ledger_file(folder).exists():
         lost = [f"ledger {ledger_file(folder)}: expected {each.size} records, found no books" for each in promised]
         return lost if frozen or (folder / "chain").exists() else []
     try:
-        store = SqliteStore(ledger_file(folder), frozen=frozen)
+        store = open_store(folder, database) if database else SqliteStore(ledger_file(folder), frozen=frozen)
         try:
             store.want_current()
             with store.session() as session:
@@ -64,35 +62,11 @@ def check_books(folder: Path, chains: Chains, *, frozen: bool = False) -> list[s
         return [reason.message]
 
 
-def back_up_books(folder: Path, target: Path, chains: Chains) -> list[str]:
-    """Copy the books as of one moment, beside their writer, and recompute the copy; what is wrong with it.
-
-    The chains were opened before, so the copy has all that their joint checkpoint promises.
-    """
-    if ledger_file(folder).exists():
-        store = SqliteStore(ledger_file(folder))
-        try:
-            store.copy(ledger_file(target))
-        finally:
-            store.close()
-    return check_books(target, chains, frozen=True)
-
-
-def restore_books(source: Path, folder: Path, chains: Chains) -> list[str]:
-    """Bring the books back and recompute them; what is wrong with them."""
-    if ledger_file(source).exists():
-        with ledger_file(source).open("rb") as copy, durable.writing(folder, file_name, 0o600) as file:
-            while chunk := copy.read(_chunk_bytes):
-                file.write(chunk)
-        durable.publish(durable.temporary_path(folder, file_name), ledger_file(folder))
-    return check_books(folder, chains)
-
-
-def migrate_books(folder: Path, now: UnixSeconds) -> tuple[str, ...]:
-    """Bring the schema of the books' file up to date; the names of what ran, none where there are no books."""
-    if not ledger_file(folder).exists():
+def migrate_books(folder: Path, now: UnixSeconds, database: str = "") -> tuple[str, ...]:
+    """Bring the schema of the books up to date; the names of what ran, none where there are no books."""
+    if not database and not ledger_file(folder).exists():
         return ()
-    store = SqliteStore(ledger_file(folder))
+    store = open_store(folder, database or None)
     try:
         return store.migrate(now)
     finally:
