@@ -125,10 +125,12 @@ class Charges:
         if not cost.paid or held.record is None:
             self.void(held)
             return False
-        row = self._row(held, held.record, cost, delivered)
+        draft = self._draft(held, held.record, cost, delivered)
+        body = SignedReceipt(draft, bytes(64)).encode()
+        row = Row(held.id, held.payer, held.record, cost.rounding, body, "open", draft.time)
         self._open[row.id] = row
         kept = self._go_on(self._rows.put(row))
-        settled = self._go_on(self._settle(row))
+        settled = self._go_on(self._settle(row, draft))
         done, _ = await asyncio.wait({kept, settled}, timeout=_settle_wait_seconds)
         if settled not in done:
             _log.warning("an answer ended before the books settled it; they are asked again")
@@ -176,10 +178,10 @@ class Charges:
         """Close the rows."""
         self._rows.close()
 
-    def _row(self, held: Held, record: int, cost: Bill, delivered: Delivered) -> Row:
-        tariff, now = held.tariff, self._now()
+    def _draft(self, held: Held, record: int, cost: Bill, delivered: Delivered) -> Receipt:
+        tariff = held.tariff
         price = receipts.Price(tariff.price.asset, tariff.price.prompt, tariff.price.completion, tariff.entry)
-        draft = Receipt(
+        return Receipt(
             id=held.id,
             gateway=self._key.public,
             model=delivered.model,
@@ -194,17 +196,16 @@ class Charges:
             charged=cost.paid,
             account=held.payer,
             record=record,  # of the hold, until there is that of the settlement
-            time=now,
+            time=self._now(),
         )
-        return Row(held.id, held.payer, record, cost.rounding, SignedReceipt(draft, bytes(64)).encode(), "open", now)
 
-    async def _settle(self, row: Row) -> None:
+    async def _settle(self, row: Row, draft: Receipt | None = None) -> None:
         """Ask the books to settle an open row; nothing changes while they do not answer."""
         if row.id in self._asked or row.id not in self._open:
             return
         self._asked.add(row.id)
         try:
-            draft = receipts.parse(row.body).receipt
+            draft = draft or receipts.parse(row.body).receipt
             cost = Bill(draft.charged, draft.charged - row.rounding)
             outcome = await self._books.submit(charges.settlement(row.id, row.hold, cost, draft.model))
             await self._ended(row, draft, cost, outcome)
