@@ -89,6 +89,8 @@ def test_what_is_not_provided_is_refused(changes: dict[str, Any]) -> None:
         {"seed": 1 << 63},
         {"blyan": {"experts": 1}},
         {"blyan": {"other": True}},
+        {"blyan": {"quote": ""}},
+        {"blyan": {"quote": 7}},
         {"continue_final_message": True},
         {"continue_final_message": True, "messages": [{"role": "assistant", "content": ""}]},
     ],
