@@ -193,8 +193,11 @@ async def test_a_database_that_goes_away_is_waited_for_and_used_again(
         await books.submit(Post("credit 2", (Leg(operator_credit, name, 7),)))
     assert SOURCES.monotonic() - began < 0.5  # at once: who waits for a database that is gone holds up others
     assert (await client.get("/livez")).status == 200
+    ready = await client.get("/readyz")
+    assert (ready.status, "books: expected them to answer" in await ready.text()) == (503, True)
     await asyncio.to_thread(own_server.start)
     await until(lambda: books.gone is None, 30)
+    assert (await client.get("/readyz")).status == 200
     assert (await books.submit(Post("credit 2", (Leg(operator_credit, name, 7),)))).taken
     assert (await books.submit(Post("credit 1", (Leg(operator_credit, name, 500),)))).replayed
     assert (await books.read(lambda s: reading.account(s, name))).balance == 507

@@ -24,6 +24,9 @@ async def readyz(request: web.Request) -> web.Response:
         "models": node_of(request).ready,
         "shutdown": request.app[traffic_key].want_open,
     }
+    books = node_of(request).books
+    if books is not None:
+        checks["books"] = books.want_answers
     excluded = set(request.query.getall("exclude", []))
     if not excluded <= set(checks):
         raise InvalidInput(f"exclude: expected some of {sorted(checks)}, found {sorted(excluded)}")

@@ -90,6 +90,7 @@ class NodeBooks:
         self._opened: set[str] = set()  # users whose account is there, as far as we know
         self._gone: Fault | None = None  # why nothing can be asked now
         self._closed = False
+        self._looking = asyncio.Lock()  # held by who looks after them
         self._wake = asyncio.Event()  # somebody found the database gone
         self.sizes = Sizes()
         self.refused: Counter[str] = Counter()  # requests by the code of their refusal
@@ -98,6 +99,10 @@ class NodeBooks:
     def gone(self) -> Fault | None:
         """Why the books answer nobody at present, None where they do."""
         return self._gone
+
+    def want_answers(self) -> None:
+        """`Unavailable` while they answer nobody."""
+        self._want_there()
 
     @property
     def waiting(self) -> int:
@@ -155,6 +160,10 @@ class NodeBooks:
 
     async def look_after(self) -> None:
         """End what is over, seal and promise what is new. What goes wrong is said once, until it has changed."""
+        async with self._looking:
+            await self._look_after()
+
+    async def _look_after(self) -> None:
         try:
             await self._books.submit(_probe)  # the writer too: it may have stopped, or hold a connection that is gone
             await self._books.expire()
