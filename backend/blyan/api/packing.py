@@ -27,10 +27,12 @@ PACKS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "app.js": ((), ("i18n.js",)),
     "sheet.js": ((), ("i18n.js", "app.js")),
     "tile_root.js": ((), ("i18n.js", "app.js", "sheet.js")),
+    "account.js": ((), ("i18n.js", "app.js")),
+    "books_view.js": ((), ("i18n.js", "app.js", "sheet.js", "account.js")),
     "offline.js": ((), ("i18n.js",)),
     "worker.js": ((), ()),
 }
-STYLES: Final = "page.css"
+STYLES: Final = ("page.css", "account.css")
 _minifier_seconds_max: Final = 20
 _minifier: Final = (
     "import json, sys, minify\n"
@@ -107,9 +109,13 @@ def pack_scripts(folder: Path) -> dict[str, str]:
     return {pack: _joined(found, homes[pack], wanted[pack]) for pack, found in members.items()}
 
 
-def pack_styles(folder: Path) -> str:
-    """The style sheet with what it imports in place."""
-    return _style_import.sub(lambda found: (folder / found[1]).read_text("utf-8"), (folder / STYLES).read_text("utf-8"))
+def pack_styles(folder: Path) -> dict[str, str]:
+    """The style sheets by name, with what they import in place."""
+    texts = {name: (folder / name).read_text("utf-8") for name in STYLES}
+    return {
+        name: _style_import.sub(lambda found: (folder / found[1]).read_text("utf-8"), text)
+        for name, text in texts.items()
+    }
 
 
 def minified(texts: Mapping[str, tuple[str, str]]) -> dict[str, str]:
