@@ -292,7 +292,7 @@ async def test_no_secret_is_logged(nodes: Nodes, caplog: pytest.LogCaptureFixtur
     await browser.ask("POST", "/auth/verify", {"message": message, "signature": signature})
     secrets += browser.cookies.values()
     key = await (await browser.ask("POST", "/auth/keys", {"name": "x"})).json()
-    secrets += [key["key"].rpartition("-")[2], key["key"]]
+    secrets += [key["key"][-43:], key["key"]]
     await browser.ask("POST", "/v1/completions", PROMPT, Authorization=f"Bearer {key['key']}")
     await browser.ask("POST", "/v1/completions", PROMPT, Authorization=f"Bearer {key['key']}x")
     await browser.ask("POST", "/auth/verify", {"message": message, "signature": signature})

@@ -1,5 +1,7 @@
 """Entries: only well-formed ones are read, and only those that may follow are taken."""
 
+from dataclasses import replace
+
 import pytest
 
 from blyan.chain.entries import (
@@ -7,6 +9,7 @@ from blyan.chain.entries import (
     ExpertBody,
     GenesisBody,
     ModelBody,
+    ParameterBody,
     PayloadReference,
     RetirementBody,
     TokenizerBody,
@@ -171,6 +174,58 @@ def test_a_retired_model_is_gone_and_its_name_may_come_back_with_a_higher_versio
     assert [version.version for version in state.models["m"]] == ["1.2.0"]
 
 
+def priced(value: str, nonce: int, name: str = "price", subject: str = "m") -> Entry:
+    return entry(body=ParameterBody(name, subject, value), payload=None, nonce=nonce, parents=(PART,))
+
+
+def test_the_last_price_of_a_model_counts_and_stays_when_the_model_is_retired() -> None:
+    """One for each model; what it was before is in the chain alone."""
+    state = accepted()
+    for made in (model("1.0.0", 1), priced("USD 1 2", 2), priced("BLY 30000000 0", 3)):
+        assert parse_entry(made.encode()) == parse_plainly(made.encode()) == made
+        check(made, state)
+        state.apply(made, made.id)
+    found = state.parameters["price", "m"]
+    assert (found.value, found.entry, found.time) == ("BLY 30000000 0", made.id, made.time)
+    gone = retirement("1.0.0", 4)
+    state.apply(gone, gone.id)
+    assert state.parameters == {("price", "m"): found}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"name": "gift"}, "parameter: expected price, found gift"),
+        ({"subject": "other"}, "found none named other"),
+        ({"value": "USD 1"}, "expected ASSET PROMPT COMPLETION"),
+        ({"value": "USD 01 2"}, "expected ASSET PROMPT COMPLETION"),
+        ({"value": "USD -1 2"}, "expected ASSET PROMPT COMPLETION"),
+        ({"value": "USD 1.5 2"}, "expected ASSET PROMPT COMPLETION"),
+        ({"value": "USD 1 2 "}, "expected ASSET PROMPT COMPLETION"),
+        ({"value": "EUR 1 2"}, "expected one of BLY, USD, found 'EUR'"),
+        ({"value": "USD 1 1000000000000001"}, "found 1000000000000001"),
+    ],
+)
+def test_a_price_that_nobody_could_charge_is_no_entry(changes: dict[str, str], why: str) -> None:
+    """Names without a meaning, models that are not offered, and amounts that are none or too large."""
+    state = accepted()
+    made = model("1.0.0", 1)
+    state.apply(made, made.id)
+    check(priced("USD 1 1000000000000000", 2), state)
+    with pytest.raises(EntryRefused, match=why):
+        check(priced(**({"value": "USD 1 2", "nonce": 2} | changes)), state)  # pyright: ignore[reportArgumentType]
+
+
+def test_only_the_writer_of_the_chains_sets_a_price() -> None:
+    """Whoever else signs one is refused by its author."""
+    state = accepted()
+    made = model("1.0.0", 1)
+    state.apply(made, made.id)
+    stranger = replace(priced("USD 1 2", 2), author=OTHER.public, signature=b"").signed(OTHER)
+    with pytest.raises(EntryRefused, match=f"author: expected {KEY.public}"):
+        check(stranger, state)
+
+
 @pytest.mark.parametrize(
     ("found", "changed"),
     [
@@ -213,6 +268,7 @@ def test_state_knows_the_newest_block_of_each_part() -> None:
     [
         (ModelBody("brief:v1", "1.0.0", "f", 3, "ab" * 32), BLOCK),
         (RetirementBody("brief:v1", "1.0.0"), None),
+        (ParameterBody("price", "brief:v1", "USD 1 2"), None),
         (TrunkBody("brief:v1", "head"), BLOCK),
         (ExpertBody("brief:v1", 1, 2), BLOCK),
         (TokenizerBody("brief:v1"), BLOCK),

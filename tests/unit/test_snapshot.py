@@ -12,6 +12,7 @@ import pytest
 from blyan.chain import snapshot
 from blyan.chain.entries import DatasetBody, Entry, ExpertBody, GenesisBody, ModelBody, PayloadReference
 from blyan.chain.merkle import entry_id_of
+from blyan.chain.parameters import Parameter
 from blyan.chain.state import State
 from blyan.primitives import canonical
 from blyan.primitives.errors import IntegrityFault
@@ -171,3 +172,20 @@ def test_any_odd_value_anywhere_is_refused_or_means_what_it_says() -> None:
             assert snapshot.encode(snapshot.load(raw)) == raw
             read += 1
     assert 0 < read < len(made)
+
+
+def test_parameters_are_kept_and_say_nothing_where_there_are_none() -> None:
+    """The newest of each, in order and each once."""
+    assert "parameters" not in HEADER
+    made = state()
+    for subject in ("b.1", "a"):
+        made.parameters["price", subject] = Parameter("price", subject, "USD 1 2", EntryId("ab" * 32), 7)
+    raw = snapshot.encode(made)
+    assert snapshot.load(raw).parameters == made.parameters
+    assert snapshot.encode(snapshot.load(raw)) == raw
+    good = {"name": "price", "subject": "a", "value": "USD 1 2", "entry": "ab" * 32, "time": 7}
+    assert snapshot.load(with_header({**HEADER, "parameters": [good]})).parameters
+    missing = {name: value for name, value in good.items() if name != "time"}
+    for wrong in ([], {}, None, [[]], [good, good], [good | {"time": -1}], [missing], [good | {"subject": "../a"}]):
+        with pytest.raises(IntegrityFault, match="parameters"):
+            snapshot.load(with_header({**HEADER, "parameters": wrong}))

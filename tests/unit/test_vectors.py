@@ -207,6 +207,21 @@ def test_a_retirement() -> None:
     assert payload_of(state) == held["state_root"]
 
 
+def test_a_price() -> None:
+    """The entry is read as it was signed, and the state says what the model costs and since which entry."""
+    held = vector("price")
+    raw = held["entries"][-1].encode()
+    entry = parse_entry(raw)
+    entry.verify_signature()
+    assert (entry.type, entry.chain, entry.encode()) == ("parameter", "meta", raw)
+    assert json.loads(raw)["body"] == {"name": "price", "subject": "m", "value": "USD 15000000 60000000"}
+    state = bytes.fromhex(held["snapshot"])
+    loaded = snapshot.load(state)
+    assert [(each.value, each.entry) for each in loaded.parameters.values()] == [("USD 15000000 60000000", entry.id)]
+    assert snapshot.encode(loaded) == state
+    assert payload_of(state) == held["state_root"]
+
+
 def test_model_entries_with_licence_and_source() -> None:
     """Each is read as it was signed, by template and plainly, and the state keeps what they say."""
     held = vector("origins")

@@ -48,7 +48,7 @@ from blyan.storage.blob_store import BlobStore
 from blyan.storage.tile import index_of, subtile_path, subtile_slice
 from blyan.wire.framing import Message, WireTensor, encode
 from vectors.blocks import block_vectors
-from vectors.models import request_defaults_vectors, retirement_vectors
+from vectors.models import price_vectors, request_defaults_vectors, retirement_vectors
 from vectors.origins import origin_vectors
 
 FOLDER = Path(__file__).parent
@@ -354,6 +354,7 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "tensor_block": block_vectors,
     "tile": tile_vectors,
     "entries": entry_vectors,
+    "price": price_vectors,
     "retirement": retirement_vectors,
     "origins": origin_vectors,
     "proofs": proof_vectors,

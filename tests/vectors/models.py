@@ -10,7 +10,7 @@ from typing import Any
 
 from blyan.chain import snapshot
 from blyan.chain.chains import Chains
-from blyan.chain.entries import ExpertBody, ModelBody, PayloadReference, RetirementBody
+from blyan.chain.entries import ExpertBody, ModelBody, ParameterBody, PayloadReference, RetirementBody
 from blyan.model.manifest import parse_manifest
 from blyan.model.request_defaults import RequestDefaults, Said
 from blyan.primitives.ids import PayloadId
@@ -24,6 +24,15 @@ TIME = 1_700_000_000
 
 def retirement_vectors() -> Any:
     """The entry that withdraws a model, and the state of a network where one was withdrawn."""
+    return _after_model(RetirementBody("m", "1.2.3"))
+
+
+def price_vectors() -> Any:
+    """The entry that sets a price, and the state of a network where one is set."""
+    return _after_model(ParameterBody("price", "m", "USD 15000000 60000000"))
+
+
+def _after_model(body: RetirementBody | ParameterBody) -> Any:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         store = BlobStore(folder / "blobs", writable=True)
@@ -33,7 +42,7 @@ def retirement_vectors() -> Any:
         part = chains.append(ExpertBody("m", 0, 0), (genesis,), block, KEY, lambda: TIME)
         manifest = replace(block, media="application/vnd.blyan.manifest+json")
         model = chains.append(ModelBody("m", "1.2.3", "qwen3_moe", 1, part), (part,), manifest, KEY, lambda: TIME)
-        chains.append(RetirementBody("m", "1.2.3"), (model,), None, KEY, lambda: TIME)
+        chains.append(body, (model,), None, KEY, lambda: TIME)
         chains.publish(KEY)
         raw = snapshot.encode(chains.state)
         return {

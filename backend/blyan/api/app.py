@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
 
 from aiohttp import web
 
@@ -38,6 +39,7 @@ def build_app(node: Node) -> web.Application:
     app[traffic_key] = Traffic()
     app.on_response_prepare.append(add_security_headers)
     app.cleanup_ctx.append(loop_watched)
+    app.cleanup_ctx.append(_books_kept)
     table = (*routes, *page.page_routes(page.page_folder()))
     for route in table:
         app.router.add_route(route.method, route.path, route.handler, expect_handler=expected)
@@ -58,6 +60,21 @@ def access_of(table: Iterable[Route]) -> dict[tuple[str, str], Access]:
         if route.method == "GET":
             found["HEAD", route.template] = route.access
     return found
+
+
+async def _books_kept(app: web.Application) -> AsyncGenerator[None]:
+    """The books are looked after while the node serves, and closed once nobody asks any more."""
+    books = app[node_key].books
+    if books is None:
+        yield
+        return
+    keeping = asyncio.create_task(books.keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await books.close()
 
 
 async def _close_accounts(app: web.Application) -> None:

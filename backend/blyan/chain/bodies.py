@@ -60,6 +60,15 @@ class RetirementBody:
 
 
 @dataclass(frozen=True, slots=True)
+class ParameterBody:
+    """A value that holds from here on; the newest of this name and subject counts (`chain/parameters`)."""
+
+    name: str
+    subject: str  # what it is of: the name of a model
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrunkBody:
     """Weights of a model that are not a routed expert: `embed`, `layer.N` or `head`."""
 
@@ -93,5 +102,13 @@ class DatasetBody:
 
 
 Body: TypeAlias = (
-    GenesisBody | RotationBody | ModelBody | RetirementBody | TrunkBody | ExpertBody | TokenizerBody | DatasetBody
+    GenesisBody
+    | RotationBody
+    | ModelBody
+    | RetirementBody
+    | ParameterBody
+    | TrunkBody
+    | ExpertBody
+    | TokenizerBody
+    | DatasetBody
 )

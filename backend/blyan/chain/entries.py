@@ -19,6 +19,7 @@ from blyan.chain.bodies import (
     ExpertBody,
     GenesisBody,
     ModelBody,
+    ParameterBody,
     RetirementBody,
     RotationBody,
     TokenizerBody,
@@ -42,6 +43,7 @@ _media_pattern = re.compile(r"[a-z0-9./+-]{1,128}")
 license_pattern = re.compile(r"[A-Za-z0-9.+-]{1,64}")
 model_license_pattern = re.compile(r"[A-Za-z0-9.+() -]{1,128}")  # an SPDX expression
 source_pattern = re.compile(r"[ !#-\[\]-~]{1,256}")
+parameter_name_pattern = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _signature_pattern = re.compile(r"[0-9a-f]{128}")
 _names: Final = frozenset({"v", "network", "chain", "type", "author", "nonce", "parents", "body", "time", "sig"})
 _names_with_payload: Final = _names | {"payload"}
@@ -53,6 +55,7 @@ _types: Final[Mapping[str, tuple[ChainName, type[Body], bool]]] = {
     "rotation": ("meta", RotationBody, False),
     "model": ("meta", ModelBody, True),
     "retirement": ("meta", RetirementBody, False),
+    "parameter": ("meta", ParameterBody, False),
     "trunk": ("parameter", TrunkBody, True),
     "expert": ("parameter", ExpertBody, True),
     "tokenizer": ("parameter", TokenizerBody, True),
@@ -60,7 +63,7 @@ _types: Final[Mapping[str, tuple[ChainName, type[Body], bool]]] = {
 }
 # types that a later version gives a meaning; until then an entry that says one is refused like any unknown
 reserved: Final = frozenset(
-    "migration parameter proposal vote validator hidden_set adapter delta snapshot recipe round podl verdict report "
+    "migration proposal vote validator hidden_set adapter delta snapshot recipe round podl verdict report "
     "ballot tier receipts".split()
 )
 _type_of_body: Final[Mapping[type[Body], str]] = {body: name for name, (_, body, _) in _types.items()}
@@ -238,6 +241,9 @@ _patterns: Final[Mapping[str, re.Pattern[str]]] = {
     "model name": model_name_pattern,
     "retirement name": model_name_pattern,
     "model": model_name_pattern,
+    "parameter name": parameter_name_pattern,
+    "parameter subject": model_name_pattern,
+    "parameter value": source_pattern,
     "source": source_pattern,
 }
 _parsers: Final[Mapping[str, Callable[[object], str]]] = {"parameter_root": entry_id, "key": public_key}

@@ -21,10 +21,12 @@ from blyan.chain.entries import (
     model_license_pattern,
     name_pattern,
     network_pattern,
+    parameter_name_pattern,
     source_pattern,
     version_pattern,
 )
 from blyan.chain.merkle import Subtrees
+from blyan.chain.parameters import Parameter
 from blyan.chain.state import DatasetVersion, ModelVersion, State, payload_bytes, position_bytes
 from blyan.chain.tables import Lookup
 from blyan.primitives import canonical, limits
@@ -53,8 +55,10 @@ def _said(state: State, sections: Sequence[tuple[str, int]]) -> dict[str, Any]:
     """The header of a state."""
     # absent where there is nothing to say, so that states of before have the bytes that they had
     retired = {"retired": sorted([name, version] for name, version in state.retired.items())} if state.retired else {}
+    parameters = {"parameters": [asdict(each) for _, each in sorted(state.parameters.items())]}
     return {
         **retired,
+        **(parameters if state.parameters else {}),
         "network": state.network,
         "sequencer": state.sequencer,
         "former": list(state.former),
@@ -94,7 +98,7 @@ def _load(view: memoryview) -> State:
         "dict[str, Any]",
         canonical.decode_object(bytes(view[begin:end]), bytes_max=limits.snapshot_header_bytes_max),
     )
-    _object(header, _fields | ({"retired"} & header.keys()), "header")
+    _object(header, _fields | ({"retired", "parameters"} & header.keys()), "header")
     named = _named(header["sections"])
     sections = _sections(named, view[end:])
     sizes = _sizes(header["sizes"])
@@ -115,6 +119,9 @@ def _load(view: memoryview) -> State:
         model = ModelVersion(**_version(each, _model, "models", _unsaid))
         state.models.setdefault(model.name, []).append(model)
     state.retired = dict(_retirement(each) for each in _list(header.get("retired", []), "retired"))
+    for each in _list(header.get("parameters", []), "parameters"):
+        value = Parameter(**_version(each, _parameter, "parameters"))
+        state.parameters[value.name, value.subject] = value
     for each in _list(header["datasets"], "datasets"):
         dataset = DatasetVersion(**_version(each, _dataset, "datasets"))
         state.datasets.setdefault(dataset.name, []).append(dataset)
@@ -255,6 +262,13 @@ _model: Final[Mapping[str, _Reader]] = {
     "source": _text(source_pattern),
 }
 _unsaid: Final = frozenset({"license", "source"})  # what entries may leave out
+_parameter: Final[Mapping[str, _Reader]] = {
+    "name": _text(parameter_name_pattern),
+    "subject": _text(model_name_pattern),
+    "value": _text(source_pattern),
+    "entry": parse_hex64,
+    "time": _count,
+}
 _dataset: Final[Mapping[str, _Reader]] = {
     "name": _text(name_pattern),
     "license": _text(license_pattern),

@@ -18,6 +18,7 @@ from blyan.chain.entries import (
     ExpertBody,
     GenesisBody,
     ModelBody,
+    ParameterBody,
     RetirementBody,
     RotationBody,
     TokenizerBody,
@@ -25,6 +26,7 @@ from blyan.chain.entries import (
     chain_names,
 )
 from blyan.chain.merkle import Subtrees
+from blyan.chain.parameters import Parameter
 from blyan.chain.tables import Lookup
 from blyan.primitives.ids import Digest, EntryId, PayloadId, PublicKey
 
@@ -73,6 +75,8 @@ class State:
     # those that are offered: a retirement takes all versions of a name away
     models: dict[str, list[ModelVersion]] = field(default_factory=dict[str, list[ModelVersion]])
     retired: dict[str, str] = field(default_factory=dict[str, str])  # model → its newest version that was withdrawn
+    # (name, subject) → what was set last
+    parameters: dict[tuple[str, str], Parameter] = field(default_factory=dict[tuple[str, str], Parameter])
     datasets: dict[str, list[DatasetVersion]] = field(default_factory=dict[str, list[DatasetVersion]])
     # what a model entry says of the parameter chain can be true of any earlier size: chains are folded by parents only
     parameter_subtrees: Subtrees = field(default_factory=Subtrees)
@@ -105,6 +109,10 @@ class State:
             case RetirementBody() as body:
                 del self.models[body.name]
                 self.retired[body.name] = body.version
+            case ParameterBody() as body:
+                self.parameters[body.name, body.subject] = Parameter(
+                    body.name, body.subject, body.value, identity, entry.time
+                )
             case DatasetBody() as body:
                 assert entry.payload is not None, "parse_entry requires a dataset's payload"
                 published = DatasetVersion(

@@ -7,10 +7,11 @@ here.
 
 from __future__ import annotations
 
-from blyan.chain.entries import Entry, GenesisBody, ModelBody, RetirementBody, RotationBody
+from blyan.chain.entries import Entry, GenesisBody, ModelBody, ParameterBody, RetirementBody, RotationBody
+from blyan.chain.parameters import parse_price, price_name
 from blyan.chain.proofs import range_root
 from blyan.chain.state import State
-from blyan.primitives.errors import EntryRefused, IntegrityFault
+from blyan.primitives.errors import EntryRefused, IntegrityFault, InvalidInput
 from blyan.primitives.ids import EntryId
 
 
@@ -38,6 +39,8 @@ def check(entry: Entry, state: State) -> None:
         _check_model(entry.body, entry.parents, state)
     elif isinstance(entry.body, RetirementBody):
         _check_retirement(entry.body, state)
+    elif isinstance(entry.body, ParameterBody):
+        _check_parameter(entry.body, state)
     elif isinstance(entry.body, RotationBody):
         _check_rotation(entry, entry.body, state)
 
@@ -68,6 +71,19 @@ def _check_retirement(body: RetirementBody, state: State) -> None:
         body.version == current.version,
         f"retirement of {body.name}: expected version {current.version}, found {body.version}",
     )
+
+
+def _check_parameter(body: ParameterBody, state: State) -> None:
+    """Only names that have a meaning, and values that their readers understand."""
+    _refuse_unless(body.name == price_name, f"parameter: expected {price_name}, found {body.name}")
+    _refuse_unless(
+        state.current(body.subject) is not None,
+        f"price: expected it of a model that is offered, found none named {body.subject}",
+    )
+    try:
+        parse_price(body.value)
+    except InvalidInput as reason:
+        raise _refused(reason.message) from None
 
 
 def _check_rotation(entry: Entry, body: RotationBody, state: State) -> None:

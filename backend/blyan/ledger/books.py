@@ -91,10 +91,19 @@ class Books:
 
     async def close(self) -> None:
         """Take nothing more, commit what waits and end the thread; the store stays its owner's."""
+        await asyncio.to_thread(self.stop)
+
+    def stop(self) -> None:
+        """The same for callers outside of an event loop."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        self._thread.join()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the writer."""
+        return len(self._waiting)
 
     def _seal(self) -> seal.Seal | None:
         with self._store.session() as session:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from blyan.chain.merkle import RightEdge, leaf_hash, perfect_root
-from blyan.chain.proofs import Node, check_inclusion, inclusion_path
+from blyan.chain.proofs import Node, check_inclusion, inclusion_path, range_root
 from blyan.ledger import reading
 from blyan.ledger.records import encode
 from blyan.ledger.store import Row, Session
@@ -22,6 +22,7 @@ from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound
 from blyan.primitives.ids import Digest, parse_hex64
 
 _last_seal: Final = "SELECT number, size, root, time FROM seal ORDER BY number DESC LIMIT 1"
+_seal_of: Final = "SELECT number, size, root, time FROM seal WHERE size = ? LIMIT 1"
 _new_seal: Final = "INSERT INTO seal (number, size, root, time) VALUES (?, ?, ?, ?)"
 _new_tile: Final = "INSERT INTO tile (level, number, hashes) VALUES (?, ?, ?)"
 _tile: Final = "SELECT hashes FROM tile WHERE level = ? AND number = ?"
@@ -74,6 +75,12 @@ def last_seal(session: Session) -> Seal | None:
     return Seal(found[0][0], found[0][1], Digest(found[0][2]), found[0][3]) if found else None
 
 
+def seal_of(session: Session, size: int) -> Seal | None:
+    """The promise about the first `size` records, None if there is none of that size."""
+    found = session.rows(_seal_of, size)
+    return Seal(found[0][0], found[0][1], Digest(found[0][2]), found[0][3]) if found else None
+
+
 def seal(session: Session, now: UnixSeconds) -> Seal | None:
     """Promise what is new, up to a bound at once; the newest seal, None while there are no records."""
     with session.writing():
@@ -97,25 +104,43 @@ def seal(session: Session, now: UnixSeconds) -> Seal | None:
     return made
 
 
-def inclusion(session: Session, number: int) -> Inclusion:
-    """The proof of a record under the last seal; `NotFound` where it is not sealed yet."""
+def inclusion(session: Session, number: int, size: int | None = None) -> Inclusion:
+    """The proof of a record under the last seal, or under the first `size` sealed records.
+
+    `NotFound` where it is not sealed yet. A joint checkpoint may promise less than the last seal, so whoever proves
+    something under a checkpoint gives its size.
+    """
     promise = last_seal(session)
-    if promise is None or number >= promise.size:
+    sealed = promise.size if promise else 0
+    within = sealed if size is None else min(size, sealed)
+    if promise is None or number >= within:
         raise NotFound(
-            f"record {number}: expected it sealed, found {promise.size if promise else 0} sealed records",
+            f"record {number}: expected it sealed, found {within} sealed records",
             hint="ask again: records are sealed a moment after they are written",
         )
     raw = encode(reading.record(session, number))
-    path = inclusion_path(_node(session), number, promise.size)
-    found = Inclusion(raw, number, promise.size, promise.root, tuple(path))
+    node = _node(session)
+    root = promise.root if within == sealed else range_root(node, 0, within)
+    found = Inclusion(raw, number, within, root, tuple(inclusion_path(node, number, within)))
     found.check()
     return found
 
 
 def parse_inclusion(raw: bytes) -> Inclusion:
     """Read a proof as `encode` wrote it and check it; `InvalidInput` or `IntegrityFault` otherwise."""
+    found = read_inclusion(raw)
+    found.check()
+    return found
+
+
+def read_inclusion(raw: bytes) -> Inclusion:
+    """Read a proof as `encode` wrote it, unchecked; `InvalidInput` for another form."""
     value = cast("dict[str, Any]", canonical.decode_object(raw, bytes_max=2 * limits.ledger_record_bytes_max))
-    if value.keys() != {"v", "record", "index", "size", "root", "path"} or value["v"] != 1:
+    if (
+        value.keys() != {"v", "record", "index", "size", "root", "path"}
+        or type(value["v"]) is not int
+        or value["v"] != 1
+    ):
         raise InvalidInput(f"inclusion: expected a proof of version 1, found fields {sorted(value)}")
     record, path = value["record"], value["path"]
     if not isinstance(record, str) or not isinstance(path, list) or len(cast("list[object]", path)) > 64:
@@ -125,11 +150,9 @@ def parse_inclusion(raw: bytes) -> Inclusion:
             raise InvalidInput(f"inclusion: expected {name} to be an integer, found {value[name]!r}")
     hashes = [bytes.fromhex(parse_hex64(each, "path")) for each in cast("list[object]", path)]
     root = bytes.fromhex(parse_hex64(value["root"], "root"))
-    found = Inclusion(
+    return Inclusion(
         record.encode(), value["index"], value["size"], Digest(root), tuple(Digest(each) for each in hashes)
     )
-    found.check()
-    return found
 
 
 def _edge_at(session: Session, size: int) -> RightEdge:

@@ -43,6 +43,7 @@ class SqliteStore:
             raise NotFound(f"ledger {path}: expected the books there, found none")
         if create:
             durable.make_folder(path.parent)
+            path.touch(mode=0o600)  # its log gets the same mode
         self.path = path
         self._frozen = frozen
         self._idle: list[sqlite3.Connection] = []

@@ -19,6 +19,7 @@ from blyan.network.peers import parse_peer
 from blyan.node.accounts_config import AccountsConfig, QuotasConfig
 from blyan.node.compute_config import ComputeConfig, InferenceConfig
 from blyan.node.http_config import HttpConfig, MetricsConfig
+from blyan.node.ledger_config import LedgerConfig
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, Fault, InvalidInput
 from blyan.primitives.nearest import did_you_mean
@@ -135,6 +136,7 @@ class NodeConfig:
     models: ModelsConfig = field(default_factory=ModelsConfig)
     accounts: AccountsConfig = field(default_factory=AccountsConfig)
     quotas: QuotasConfig = field(default_factory=QuotasConfig)
+    ledger: LedgerConfig = field(default_factory=LedgerConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -163,6 +165,7 @@ _sections: dict[str, type[Any]] = {
     "models": ModelsConfig,
     "accounts": AccountsConfig,
     "quotas": QuotasConfig,
+    "ledger": LedgerConfig,
     "metrics": MetricsConfig,
     "log": LogConfig,
 }

@@ -22,6 +22,7 @@ from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
 from blyan.model.stored_part import naming
 from blyan.node.accounts import Accounts, open_accounts
+from blyan.node.books import NodeBooks, open_books
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.config import NodeConfig, cache_dir_from_environment
 from blyan.node.indexing import catch_up, open_index
@@ -64,6 +65,7 @@ class Node:
         self.ground = ground
         self.sources = sources
         self.accounts: Accounts | None = None  # open while the node runs, if they are configured
+        self.books: NodeBooks | None = None  # open while the node runs, if it has accounts
         self.index: EntryIndex | None = None  # open while the node runs
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer(sources.now)
@@ -101,6 +103,7 @@ class Node:
         self.accounts = open_accounts(
             self.config, now=sources.now, monotonic=sources.monotonic, entropy=sources.entropy
         )
+        self.books = open_books(self.config, self.ground, sources.now)
         self.uploads.sweep(starting=True)
         self.index = open_index(self.ground.folder, self.ground.chains)
         for name in sorted(self.ground.chains.state.models):
@@ -181,6 +184,8 @@ class Node:
             self._verifier.join()
         if self.expert_memory is not None:
             self.expert_memory.close()
+        if self.books is not None:
+            self.books.close_unused()
         if self.index is not None:
             self.index.close()
             self.index = None

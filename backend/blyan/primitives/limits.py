@@ -137,12 +137,20 @@ legs_max: Final = 8
 account_name_chars_max: Final = 128
 idempotency_key_chars_max: Final = 200
 note_chars_max: Final = 200
+price_units_max: Final = 10**15  # smallest units for a million tokens
 hold_seconds_max: Final = 31 * 24 * 3_600
 ledger_waiting_max: Final = 16_384  # requests that wait for the writer
 ledger_commit_max: Final = 512  # requests in one commit
 statement_lines_max: Final = 1_000
 ledger_record_bytes_max: Final = 8 * KIB
+accounts_remembered_max: Final = 65_536  # of which a node remembers that they are open
 ledger_faults_max: Final = 100  # that one verification names
+
+# receipts (docs/spec/receipt.md)
+receipt_bytes_max: Final = 32 * KIB
+receipt_nodes_max: Final = 64
+receipt_meta_entries_max: Final = 256  # of the meta chain, in one receipt file
+receipt_file_bytes_max: Final = MIB
 
 # databases
 migration_bytes_max: Final = 256 * KIB
