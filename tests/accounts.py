@@ -79,12 +79,21 @@ class Nodes:
         self._stack, self._installed, self._folder, self._count = stack, installed, folder, 0
 
     async def start(
-        self, *, quotas: dict[str, object] | None = None, http: dict[str, object] | None = None, **accounts
+        self,
+        *,
+        quotas: dict[str, object] | None = None,
+        http: dict[str, object] | None = None,
+        ledger: dict[str, object] | None = None,
+        folder: Path | None = None,
+        **accounts,
     ):
-        self._count += 1
-        folder = self._folder / str(self._count)
-        await asyncio.to_thread(shutil.copytree, self._installed, folder)
-        sections = {"accounts": {"origin": ORIGIN, **accounts}, "quotas": quotas or {}, "http": http or {}}
+        """A node on a fresh data directory, or once more on `folder`; its client knows it as `data_dir`."""
+        if folder is None:
+            self._count += 1
+            folder = self._folder / str(self._count)
+            await asyncio.to_thread(shutil.copytree, self._installed, folder)
+        sections = {"accounts": {"origin": ORIGIN, **accounts}}
+        sections |= {"quotas": quotas or {}, "http": http or {}, "ledger": ledger or {}}
         client = await self._stack.enter_async_context(serving_with(SOURCES, folder, **sections))
         client.data_dir = folder  # type: ignore[attr-defined]
         return client

@@ -8,6 +8,7 @@ knows its outcome: the caller asks again with the same key and learns it.
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,8 @@ class PostgresStore:
             raise Unavailable(
                 f"ledger: expected psycopg, found {reason}", hint="pip install 'blyan[postgres]'"
             ) from reason
+        # it says every attempt to come back; whoever asks is told by a fault, and tells once
+        logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
         self._pool: ConnectionPool[psycopg.Connection[Any]] = psycopg_pool.ConnectionPool(
             url,
             kwargs={"autocommit": True, "options": _options, "connect_timeout": max(2, int(seconds))},

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -43,6 +44,7 @@ _own: Final = (
     Terms(allowance, USD.code, floor=-limits.amount_max),
     Terms(operator_credit, USD.code, floor=-limits.amount_max),
 )
+_probe: Final = Open(_own[0])  # was done before, so it changes nothing
 _log = logging.getLogger(__name__)
 
 
@@ -72,6 +74,7 @@ class NodeBooks:
         self._opened: set[str] = set()  # users whose account is there, as far as we know
         self._gone: Fault | None = None  # why nothing can be asked now
         self._closed = False
+        self._wake = asyncio.Event()  # somebody found the database gone
         self.sizes = Sizes()
         self.refused: Counter[str] = Counter()  # requests by the code of their refusal
 
@@ -88,7 +91,17 @@ class NodeBooks:
     async def submit(self, request: Request) -> Outcome:
         """What became of the request, durably; a key means one thing, however often it is asked."""
         self._want_there()
-        outcome = await self._books.submit(request)
+        try:
+            outcome = await self._books.submit(request)
+        except Unavailable as reason:
+            if type(reason) is not Unavailable or self._closed:
+                raise
+            # perhaps only a connection went stale: the same key does it once, whether it was done or not
+            try:
+                outcome = await self._books.submit(request)
+            except Unavailable:
+                self._wake.set()
+                raise
         if outcome.refusal is not None and not outcome.replayed:
             self.refused[outcome.refusal.code] += 1
         return outcome
@@ -114,7 +127,10 @@ class NodeBooks:
         try:
             while True:
                 await self.look_after()
-                await asyncio.sleep(self._seconds)
+                self._wake.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._seconds):
+                        await self._wake.wait()
         except asyncio.CancelledError:
             mistaken = False
             raise
@@ -126,6 +142,8 @@ class NodeBooks:
     async def look_after(self) -> None:
         """End what is over, seal and promise what is new. What goes wrong is said once, until it has changed."""
         try:
+            if self._gone is not None:
+                await self._books.submit(_probe)  # the writer too finds its way back before others wait for it
             await self._books.expire()
             found = await self._books.read(lambda session: _look(session, self._ground))
             newest = found.newest
@@ -137,7 +155,7 @@ class NodeBooks:
                 _log.error("books: %s; nothing is taken until that has changed", reason.message)
             self._gone = reason
             return
-        self.sizes = Sizes(found.records, newest.size, promised, found.held)
+        self.sizes = Sizes(max(found.records, newest.size), newest.size, promised, found.held)
         if self._gone is not None:
             self._gone = None
             _log.warning("books: they answer again")

@@ -18,6 +18,7 @@ from blyan.primitives.errors import Fault, InvalidInput
 from blyan.storage import durable
 
 file_name: Final = "ledger.db"
+_server_seconds: Final = 3.0  # until a server that does not answer is said to be gone
 _chunk_bytes: Final = 1 << 20
 AnyStore: TypeAlias = SqliteStore | PostgresStore
 
@@ -33,7 +34,7 @@ def open_store(folder: Path, database: str | None = None, *, create: bool = Fals
         return SqliteStore(ledger_file(folder), create=create)
     if not database.startswith(("postgresql://", "postgres://")):
         raise InvalidInput(f"database: expected postgresql://…, found {database.partition(':')[0]!r}")
-    return PostgresStore(database)
+    return PostgresStore(database, seconds=_server_seconds)
 
 
 def promises(chains: Chains) -> tuple[Promise, ...]:
