@@ -92,34 +92,34 @@ export function noteView() {
   </p>`;
 }
 
-/** The quote that holds for these messages, if there is one. @param {{[name: string]: any}} body */
-function quoteFor({ model, messages, max_tokens: limit, continue_final_message: isContinued }) {
-  const { quote, asked } = known;
-  const text = JSON.stringify({ ...limitOf({ max_tokens: limit }), model, messages });
-  const holds = quote !== null && !quote.free && !isContinued && text === asked && quote.expires * 1000 - EXPIRY_MARGIN_MS > Date.now();
-  return holds ? quote : null;
+/** The quote whose price holds for a model now, if there is one. @param {string} model */
+function quoteFor(model) {
+  const { quote } = known;
+  return quote !== null && !quote.free && quote.model === model && quote.expires * 1000 - EXPIRY_MARGIN_MS > Date.now() ? quote : null;
 }
 
 /** The text of a request, remembered for its receipt. @param {Turn} turn @param {{[name: string]: any}} body */
 export function write(turn, body) {
-  const quote = quoteFor(body);
+  const quote = quoteFor(body.model);
   const { blyan, ...rest } = body;
   const text = JSON.stringify({ ...rest, return_token_ids: true, blyan: quote === null ? blyan : { ...blyan, quote: quote.id } });
   const request = text.length <= REQUEST_CHARS_MAX ? text : null;
   /** @type {ReceiptPart} */
-  const part = { id: "", salt: "", request, finish: "", text: [turn.text.length, 0], thought: [turn.thought.length, 0] };
-  const last = known.quote;
-  const isSame = last !== null && last.model === body.model && !last.free;
-  counting.set(turn, { quote: quote ?? (isSame ? last : null), tokens: 0, before: turn.bill, part });
-  if (quote === null) learnPrompt(turn, body);
+  const part = { id: "", salt: "", request, amount: "", text: [turn.text.length, 0], thought: [turn.thought.length, 0] };
+  counting.set(turn, { quote, tokens: 0, before: turn.bill, part });
+  if (quote === null || known.asked !== askedOf(body)) learnPrompt(turn, body);
   return text;
 }
 
-/** Without a quote of its own the prompt's tokens are not known yet, and perhaps no price: both are asked for beside the answer. @param {Turn} turn @param {{[name: string]: any}} body */
-async function learnPrompt(turn, { model, messages, max_tokens: limit }) {
-  const quote = await send("/quotes", { ...limitOf({ max_tokens: limit }), model, messages }).catch(() => null);
+/** The text of the question that a quote answers. @param {{[name: string]: any}} body */
+const askedOf = ({ model, messages, max_tokens: limit }) => JSON.stringify({ ...limitOf({ max_tokens: limit }), model, messages });
+
+/** Without a quote for this very question, its tokens and perhaps its price are asked for beside the answer. @param {Turn} turn @param {{[name: string]: any}} body */
+async function learnPrompt(turn, body) {
+  const mine = counting.get(turn);
+  const quote = await send("/quotes", JSON.parse(askedOf(body))).catch(() => null);
   const count = counting.get(turn);
-  if (quote === null || count === undefined) return;
+  if (quote === null || count === undefined || count !== mine) return;
   count.quote = quote.free ? null : quote;
   estimate(turn);
 }
@@ -149,15 +149,15 @@ export function take(turn, chunk) {
   }
   const choice = chunk.choices?.[0];
   count.tokens += choice?.token_ids?.length ?? 0;
-  if (choice?.finish_reason) count.part.finish = choice.finish_reason;
   const { cost, receipt } = chunk.usage ?? {};
   if (!cost) return estimate(turn);
+  count.quote = null;
   turn.bill = added(count.before, cost, Math.max(...[cost, count.before ?? cost].map(({ amount }) => amount.split(".")[1]?.length ?? 0)), false);
   if (!receipt) return;
   const { part } = count;
   part.text[1] = turn.text.length;
   part.thought[1] = turn.thought.length;
-  turn.bill.receipts = [...turn.bill.receipts, { ...part, id: receipt.id, salt: receipt.salt }];
+  turn.bill.receipts = [...turn.bill.receipts, { ...part, id: receipt.id, salt: receipt.salt, amount: cost.amount }];
 }
 
 /** @param {Turn} turn */

@@ -30,8 +30,12 @@ export const plus = (one, other, scale) => amountOf(unitsOf(one, scale) + unitsO
  * @param {number} scale
  */
 export function costOf(price, prompt, completion, scale) {
-  const whole = unitsOf(price.prompt_per_million, scale) * BigInt(prompt) + unitsOf(price.completion_per_million, scale) * BigInt(completion);
-  return amountOf((whole + PER - 1n) / PER, scale);
+  return amountOf(perMillion(unitsOf(price.prompt_per_million, scale), unitsOf(price.completion_per_million, scale), prompt, completion), scale);
+}
+
+/** The same in smallest units. @param {bigint} read @param {bigint} written @param {number} prompt @param {number} completion */
+export function perMillion(read, written, prompt, completion) {
+  return (read * BigInt(prompt) + written * BigInt(completion) + PER - 1n) / PER;
 }
 
 /** "0.00012300" and USD as "$0.000123". @param {string} amount @param {string} asset @param {Intl.NumberFormatOptions} [options] */

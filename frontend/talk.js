@@ -159,6 +159,9 @@ async function receive(thread, turn, request) {
   }
 }
 
+/** Keeps an answer of the open conversation as it is now. @param {Turn} turn */
+export const keepTurn = (turn) => keep(save(state.thread.record, {}, [turn.record]));
+
 export function stopAnswer() {
   running.get(state.thread.record.id)?.controller.abort();
   promptBox().focus();

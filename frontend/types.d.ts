@@ -148,7 +148,8 @@ interface ReceiptPart extends ReceiptName {
   /** What this receipt is for: from and to which letter of the answer's text and thought. */
   text: [number, number];
   thought: [number, number];
-  finish: string;
+  /** What the node said that it costs. */
+  amount: string;
   /** The receipt file, once it was fetched. */
   file?: string;
 }

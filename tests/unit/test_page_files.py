@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FRONTEND = ROOT / "frontend"
 OPENED_BYTES_MAX = 41_000
 OWN_BYTES_MAX = 60_000
-ACCOUNTS_BYTES_MAX = 14_000
+ACCOUNTS_BYTES_MAX = 19_000
 LINES_MAX = 400
 OWN = sorted(path for path in FRONTEND.iterdir() if path.suffix in {".js", ".css", ".html"})
 MODULES = [path for path in OWN if path.suffix == ".js"]
@@ -121,8 +121,8 @@ def test_a_module_stands_in_one_pack_and_others_import_it_from_there(tmp_path: P
         sheet='import { c } from "/c.js";\nexport const sheet = c;\n',
         c="export const c = 1;\n",
     )
-    assert "export const {c} = " in scripts["app.js"]
-    assert scripts["sheet.js"].startswith('import {c} from "/app.js";\nexport const {sheet} = ')
+    assert "export const {a} = " in scripts["app.js"]  # by a short name, as nobody else asks for it
+    assert scripts["sheet.js"].startswith('import {a as c} from "/app.js";\nexport const {sheet} = ')
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Final
 
 _log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ _import: Final = re.compile(r'^import (?:\{([^{}"]*)\} from )?"/([\w./-]+)";\n',
 _style_import: Final = re.compile(r'^@import "/([\w.]+)";\n', re.MULTILINE)
 _export: Final = re.compile(r"^export (?=(?:async )?(?:function|class|const)\b)", re.MULTILINE)
 _odd: Final = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
+_keyword: Final = re.compile("as|do|if|in|is|of")
 _declared: Final = re.compile(
     r"^(export )?(?:async )?(?:function\*?|class|const|let|var) (?:(\w+)|\{([\w, ]+)\})", re.MULTILINE
 )
@@ -106,7 +109,8 @@ def pack_scripts(folder: Path) -> dict[str, str]:
         pack: {module.name: below for below in lower for module in members[below]} for pack, (_, lower) in PACKS.items()
     }
     wanted = _wanted(modules, members, homes)
-    return {pack: _joined(found, homes[pack], wanted[pack]) for pack, found in members.items()}
+    given = {pack: _given(names, modules[pack].exports) for pack, names in wanted.items()}
+    return {pack: _joined(found, homes[pack], given, given[pack]) for pack, found in members.items()}
 
 
 def pack_styles(folder: Path) -> dict[str, str]:
@@ -170,7 +174,16 @@ def _wanted(
     return wanted
 
 
-def _joined(members: list[Module], homes: Mapping[str, str], exports: set[str]) -> str:
+def _given(names: set[str], kept: frozenset[str]) -> dict[str, str]:
+    """Each name by that under which a pack gives it out: a short one, but where `import()` asks by the name itself."""
+    free = (name for count in (1, 2) for name in map("".join, product(ascii_lowercase, repeat=count)))
+    short = (name for name in free if name not in kept and not _keyword.fullmatch(name))
+    return {name: name if name in kept else next(short) for name in sorted(names)}
+
+
+def _joined(
+    members: list[Module], homes: Mapping[str, str], given: Mapping[str, Mapping[str, str]], exports: Mapping[str, str]
+) -> str:
     outer: dict[str, set[str]] = {}
     for path, names in (each for module in members for each in module.imports):
         if "/" in path or path in homes:
@@ -180,9 +193,15 @@ def _joined(members: list[Module], homes: Mapping[str, str], exports: set[str]) 
         for name in module.declared:
             if owners.setdefault(name, module.name) != module.name:
                 raise PackingError(f"expected one {name} in a pack, found it in {owners[name]} and {module.name}")
-    imports = "".join(f'import {{{", ".join(sorted(names))}}} from "/{path}";\n' for path, names in outer.items())
-    given = ", ".join(sorted(exports))
+    imports = "".join(_import_of(path, names, given.get(path, {})) for path, names in outer.items())
     body = "".join(module.body for module in members)
-    if not given:
+    if not exports:
         return f"{imports}(() => {{\n{body}}})();\n"
-    return f"{imports}export const {{{given}}} = (() => {{\n{body}return {{{given}}};\n}})();\n"
+    outside = ", ".join(exports.values())
+    inside = ", ".join(f"{short}: {name}" if short != name else name for name, short in exports.items())
+    return f"{imports}export const {{{outside}}} = (() => {{\n{body}return {{{inside}}};\n}})();\n"
+
+
+def _import_of(path: str, names: set[str], given: Mapping[str, str]) -> str:
+    named = (f"{given[name]} as {name}" if given.get(name, name) != name else name for name in sorted(names))
+    return f'import {{{", ".join(named)}}} from "/{path}";\n'
