@@ -121,8 +121,8 @@ def test_a_module_stands_in_one_pack_and_others_import_it_from_there(tmp_path: P
         sheet='import { c } from "/c.js";\nexport const sheet = c;\n',
         c="export const c = 1;\n",
     )
-    assert "export const {a} = " in scripts["app.js"]  # by a short name, as nobody else asks for it
-    assert scripts["sheet.js"].startswith('import {a as c} from "/app.js";\nexport const {sheet} = ')
+    assert "export const {$a} = " in scripts["app.js"]  # by a short name, as nobody else asks for it
+    assert scripts["sheet.js"].startswith('import {$a as c} from "/app.js";\nexport const {sheet} = ')
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import count
 from pathlib import Path
-from string import ascii_lowercase
+from string import ascii_letters
 from typing import Final
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,6 @@ _import: Final = re.compile(r'^import (?:\{([^{}"]*)\} from )?"/([\w./-]+)";\n',
 _style_import: Final = re.compile(r'^@import "/([\w.]+)";\n', re.MULTILINE)
 _export: Final = re.compile(r"^export (?=(?:async )?(?:function|class|const)\b)", re.MULTILINE)
 _odd: Final = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
-_keyword: Final = re.compile("as|do|if|in|is|of")
 _declared: Final = re.compile(
     r"^(export )?(?:async )?(?:function\*?|class|const|let|var) (?:(\w+)|\{([\w, ]+)\})", re.MULTILINE
 )
@@ -176,8 +175,7 @@ def _wanted(
 
 def _given(names: set[str], kept: frozenset[str]) -> dict[str, str]:
     """Each name by that under which a pack gives it out: a short one, but where `import()` asks by the name itself."""
-    free = (name for count in (1, 2) for name in map("".join, product(ascii_lowercase, repeat=count)))
-    short = (name for name in free if name not in kept and not _keyword.fullmatch(name))
+    short = (f"${'' if turn == 0 else turn}{letter}" for turn in count() for letter in ascii_letters)
     return {name: name if name in kept else next(short) for name in sorted(names)}
 
 
