@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blyan.chain.chains import Chains
-from blyan.chain.entries import ExpertBody, ModelBody, PayloadReference
+from blyan.chain.entries import ExpertBody, ModelBody, ParameterBody, PayloadReference
+from blyan.chain.excerpt import excerpt
 from blyan.chain.joint import Head
 from blyan.inference.receipt import Choice, Price, Receipt, Work, digest_of, make, output_bytes
 from blyan.inference.receipt_file import ReceiptFile
@@ -15,10 +16,9 @@ from blyan.ledger.accounts import Terms
 from blyan.ledger.sql import apply
 from blyan.ledger.sqlite_store import SqliteStore
 from blyan.ledger.transfers import Hold, Leg, Open, Post, Request, Settle, request_hash
-from blyan.node.receipt_proofs import prove
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault
-from blyan.primitives.ids import PayloadId
+from blyan.primitives.ids import EntryId, PayloadId
 from blyan.primitives.keys import Key
 from blyan.storage.blob_store import BlobStore
 
@@ -30,6 +30,9 @@ ACCOUNT = "user:0x7e5f4552091a69125d5dfcb7b8c2659029395bdf"
 MANIFEST = PayloadId("ab" * 32)
 SALT = bytes(range(32, 64))
 REQUEST = b'{"model":"m","messages":[{"role":"user","content":"1+1?"}]}'
+PRICE = Price(
+    "USD", 15_000_000, 60_000_000, EntryId("a6d48c0ce1a202f55f1f6591b91d11c969e3049c1e4ea2cbebcacc8a20c57953")
+)
 CHOICES = [Choice("2", reasoning="one and one")]
 
 
@@ -49,10 +52,12 @@ class Network:
         """Numbers of the records."""
         with self.store.session() as session:
             found = apply(session, [(each, request_hash(each)) for each in requests], now)
+        numbers: list[int] = []
         for each in found:
             assert not isinstance(each, Fault), each
-            assert each.refusal is None, each.refusal
-        return [each.number for each in found]
+            assert each.number is not None, each.refusal
+            numbers.append(each.number)
+        return numbers
 
     def promise(self) -> None:
         """Seal the books and promise them."""
@@ -66,10 +71,18 @@ class Network:
         [hold] = self.do(Hold(f"hold {ID}", Leg(ACCOUNT, "income:inference", 2 * charged), 600))
         return self.do(Settle(f"receipt {ID}", hold, charged))[0]
 
-    def file(self, receipt: Receipt, key: Key | None = None) -> ReceiptFile:
-        """Its file, as the node makes it."""
-        with self.store.session() as session:
-            return prove(make(receipt, key or self.key), session, self.chains)
+    def file(self, receipt: Receipt) -> ReceiptFile:
+        """Its file: proved under the newest joint checkpoint, with the model's entry and the price's."""
+        joint, state = self.chains.joint, self.chains.state
+        proof = None
+        if receipt.record is not None:
+            assert joint.ledger_root is not None
+            with self.store.session() as session:
+                proof = seal.inclusion(session, receipt.record, joint.ledger_root.size)
+        named = [each.entry for each in state.models.get(receipt.model, ()) if each.manifest == receipt.manifest]
+        places = map(state.position, [*named, *([receipt.price.entry] if receipt.price.entry else [])])
+        meta = {place[1] for place in places if place is not None and place[0] == "meta"}
+        return ReceiptFile(make(receipt, self.key), proof, excerpt(joint, self.chains.logs["meta"], meta))
 
 
 def network(folder: Path) -> Network:
@@ -80,6 +93,8 @@ def network(folder: Path) -> Network:
     part = chains.append(ExpertBody("m", 0, 0), (genesis,), block, KEY, now)
     manifest = replace(block, payload=MANIFEST, media="application/vnd.blyan.manifest+json")
     chains.append(ModelBody("m", "1.0.0", "qwen3_moe", 1, part), (part,), manifest, KEY, now)
+    price = ParameterBody("price", "m", "USD 15000000 60000000")
+    chains.append(price, (genesis,), None, KEY, now)
     chains.publish(KEY)
     store = SqliteStore(folder / "ledger.db", create=True)
     store.migrate(now)
@@ -88,6 +103,11 @@ def network(folder: Path) -> Network:
     found.do(*(Open(each) for each in (credit, Terms("income:inference", "USD"), Terms(ACCOUNT, "USD"))))
     found.do(Post("credit 1", (Leg(credit.name, ACCOUNT, 10_000),)))
     return found
+
+
+def free() -> Receipt:
+    """The same answer where nothing costs anything."""
+    return replace(receipt(None, 0), price=Price("USD", 0, 0, None))
 
 
 def receipt(record: int | None, charged: int = 1_980, key: Key = KEY) -> Receipt:
@@ -103,7 +123,7 @@ def receipt(record: int | None, charged: int = 1_980, key: Key = KEY) -> Receipt
         completion_tokens=30,
         plan="local",
         nodes=(Work(key.public, 12, 30),),
-        price=Price("USD", 15_000_000, 60_000_000, None),
+        price=PRICE,
         charged=charged,
         account=ACCOUNT,
         record=record,

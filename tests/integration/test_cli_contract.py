@@ -41,6 +41,7 @@ READS = {
     "chain find": ["--model", "blyan-genesis"],
     "db check": [],
     "keys show": [],
+    "price show": [],
     "ledger show": [],
     "ledger verify": [],
 }
@@ -50,7 +51,7 @@ ASKS = {"chat": ["12 + 34"], "node status": []}
 WRITES = frozenset(
     "up,init,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"
     "chain snapshot,chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,"
-    "keys rotate,ledger export,completion".split(",")
+    "keys rotate,price set,ledger export,completion".split(",")
 )
 LEAVES = [each.path for each in commands(build()) if not each.verbs]
 

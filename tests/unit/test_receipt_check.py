@@ -8,15 +8,34 @@ from pathlib import Path
 
 import pytest
 
+from blyan.chain.entries import ModelBody, ParameterBody, PayloadReference, RetirementBody
 from blyan.chain.excerpt import Excerpt
 from blyan.chain.joint import Head, JointCheckpoint
-from blyan.inference.receipt import Choice, Price, make, output_bytes
+from blyan.inference.receipt import Choice, make, output_bytes
 from blyan.inference.receipt_check import CheckName, Known, Report, check_receipt, sentences
 from blyan.inference.receipt_file import ReceiptFile, parse_file
-from blyan.ledger.transfers import Hold, Leg, Post, Settle
-from blyan.primitives.errors import InvalidInput, NotFound, Unavailable
-from blyan.primitives.ids import Digest, PayloadId
-from receipts import ACCOUNT, CHOICES, ID, KEY, NEXT, REQUEST, SALT, TIME, Network, network, now, paid, receipt
+from blyan.ledger import seal
+from blyan.ledger.transfers import Leg, Post
+from blyan.primitives.errors import InvalidInput, NotFound
+from blyan.primitives.ids import Digest, EntryId, PayloadId
+from receipts import (
+    ACCOUNT,
+    CHOICES,
+    ID,
+    KEY,
+    MANIFEST,
+    NEXT,
+    PRICE,
+    REQUEST,
+    SALT,
+    TIME,
+    Network,
+    free,
+    network,
+    now,
+    paid,
+    receipt,
+)
 
 ALL = Known(REQUEST, output_bytes(CHOICES), SALT, KEY.public)
 
@@ -54,14 +73,14 @@ def test_everything_holds_of_an_honest_receipt(made: tuple[Network, ReceiptFile]
     report = check_receipt(file.encode(), replace(ALL, checkpoint=chain.chains.joint.encode()))
     assert [each.name for each in report.checks] == list(sentences)
     assert not report.failed
-    assert not_made(report) == ["price"]  # this receipt names none of the chain
+    assert not_made(report) == []
     assert report.file == parse_file(file.encode()) == file
 
 
 def test_what_was_not_given_is_not_checked_and_said(made: tuple[Network, ReceiptFile]) -> None:
     report = check_receipt(made[1].encode())
     assert not report.failed
-    assert not_made(report) == ["price", "origin", "known", "request", "output"]
+    assert not_made(report) == ["origin", "known", "request", "output"]
     assert KEY.public in next(each.why for each in report.not_made if each.name == "origin")
     half = check_receipt(made[1].encode(), Known(request=REQUEST))
     assert next(each.why for each in half.not_made if each.name == "request") == "no salt was given"
@@ -79,15 +98,6 @@ def test_every_byte_that_changes_fails_a_check_that_is_named(made: tuple[Network
     assert seen == {"file", "signature", "record", "amount", "inclusion", "checkpoint", "writer"}
 
 
-@pytest.mark.slow
-def test_every_bit_that_changes_fails_a_check_that_is_named(made: tuple[Network, ReceiptFile]) -> None:
-    raw = made[1].encode()
-    for at in range(8 * len(raw)):
-        damaged = bytearray(raw)
-        damaged[at // 8] ^= 1 << at % 8
-        assert failed(bytes(damaged)), f"bit {at}"
-
-
 def test_a_file_that_is_cut_or_goes_on_is_none(made: tuple[Network, ReceiptFile]) -> None:
     raw = made[1].encode()
     for bad in (*(raw[:end] for end in range(0, len(raw), 97)), raw + b"\n", raw[:-1] + b',"z":1}', b" " + raw):
@@ -100,7 +110,9 @@ def test_a_file_that_is_cut_or_goes_on_is_none(made: tuple[Network, ReceiptFile]
     ("check", "changes"),
     [
         ("cost", {"completion_tokens": 31}),
-        ("cost", {"price": Price("USD", 15_000_001, 60_000_000, None)}),
+        ("price", {"price": replace(PRICE, prompt_per_million=15_000_001)}),  # rounds to the same charge
+        ("price", {"price": replace(PRICE, entry=EntryId("0" * 64))}),
+        ("cost", {"charged": 1_979, "price": replace(PRICE, entry=None)}),
         ("cost", {"nodes": ()}),
         ("record", {"id": "f" * 32}),
         ("record", {"record": 6}),
@@ -116,7 +128,7 @@ def test_a_gateway_that_signs_something_else_is_found_out(
     file = made[1]
     if "nodes" in changes:
         changes = {"nodes": (replace(file.signed.receipt.nodes[0], completion_tokens=29),)}
-    assert failed(signed_by_gateway(file, **changes)) == [check]
+    assert check in failed(signed_by_gateway(file, **changes))
 
 
 def test_a_charge_other_than_the_receipts_is_found_out(fresh: Network) -> None:
@@ -139,7 +151,7 @@ def test_books_that_nobody_promised_are_found_out(made: tuple[Network, ReceiptFi
 
 
 def test_an_older_checkpoint_without_books_promises_nothing(made: tuple[Network, ReceiptFile], fresh: Network) -> None:
-    bare = fresh.file(replace(receipt(None, 0), price=Price("USD", 0, 0, None)))
+    bare = fresh.file(replace(free(), price=replace(free().price, entry=PRICE.entry)))
     assert failed(replace(made[1], checkpoint=bare.checkpoint)) == ["promise"]
 
 
@@ -162,10 +174,10 @@ def test_a_gateway_outside_the_network_is_found_out(made: tuple[Network, Receipt
 
 def test_entries_are_wanted_in_their_places_and_the_genesis_first(made: tuple[Network, ReceiptFile]) -> None:
     file = made[1]
-    genesis, model = file.checkpoint.meta
+    genesis, model, price = file.checkpoint.meta
     for meta in ((), (model,), (model, genesis), (genesis, genesis), (genesis, replace(model, index=2))):
         assert failed(replace(file, checkpoint=replace(file.checkpoint, meta=meta))) == ["writer"]
-    without = replace(file, checkpoint=replace(file.checkpoint, meta=(genesis,)))
+    without = replace(file, checkpoint=replace(file.checkpoint, meta=(genesis, price)))
     assert not failed(without)
     assert "model" in not_made(check_receipt(without.encode(), ALL))
 
@@ -177,22 +189,35 @@ def test_a_key_that_was_handed_over_is_followed_and_no_rotation_is_left_out(fres
     fresh.key = NEXT
     fresh.promise()
     file = fresh.file(receipt(record, key=NEXT))
-    assert [each.index for each in file.checkpoint.meta] == [0, 1, 2]
+    assert [each.index for each in file.checkpoint.meta] == [0, 1, 2, 3]
     assert not failed(file)
     assert not failed(replace(file, signed=old))  # signed before it was handed over
-    cut = Excerpt(file.checkpoint.joint, file.checkpoint.meta[:2])
+    cut = Excerpt(file.checkpoint.joint, file.checkpoint.meta[:3])
     assert failed(replace(file, checkpoint=cut)) == ["writer"]
 
 
-def test_a_model_that_was_withdrawn_is_still_shown(fresh: Network) -> None:
-    from blyan.chain.entries import RetirementBody
-
+def test_a_model_that_the_file_does_not_show_is_said_to_be_unchecked(fresh: Network) -> None:
     record = fresh.settle(1_980)
     model = fresh.chains.state.models["m"][0].entry
     fresh.chains.append(RetirementBody("m", "1.0.0"), (model,), None, KEY, now)
     fresh.promise()
-    report = check_receipt(fresh.file(receipt(record)).encode(), ALL)
-    assert report.state("model") == "ok"
+    report = check_receipt(fresh.file(receipt(record)).encode(), ALL)  # the price's entry is still shown
+    assert not report.failed
+    assert not_made(report) == ["model", "known"]
+
+
+def test_a_price_of_another_model_or_another_parameter_is_found_out(fresh: Network) -> None:
+    part = fresh.chains.newest("parameter")
+    manifest = PayloadReference(MANIFEST, 4096, "application/vnd.blyan.manifest+json")
+    model = fresh.chains.append(ModelBody("n", "1.0.0", "qwen3_moe", 1, part), (part,), manifest, KEY, now)
+    other = fresh.chains.append(ParameterBody("price", "n", "USD 15000000 60000000"), (model,), None, KEY, now)
+    record = fresh.settle(1_980)
+    fresh.promise()
+    for entry in (other, fresh.chains.state.models["m"][0].entry):
+        said = replace(receipt(record), price=replace(PRICE, entry=entry))
+        assert failed(fresh.file(said)) == ["price"]
+    report = check_receipt(fresh.file(replace(receipt(record), price=replace(PRICE, entry=None))).encode(), ALL)
+    assert report.state("price") == "not made"
 
 
 def test_another_network_is_not_the_one_that_is_trusted(made: tuple[Network, ReceiptFile]) -> None:
@@ -230,8 +255,7 @@ def test_another_request_answer_or_salt_is_found_out(made: tuple[Network, Receip
 
 def test_what_cost_nothing_has_no_record_and_says_so(fresh: Network) -> None:
     fresh.promise()
-    free = replace(receipt(None, 0), price=Price("USD", 0, 0, None))
-    file = fresh.file(free)
+    file = fresh.file(free())
     report = check_receipt(file.encode(), ALL)
     assert not report.failed
     assert not_made(report) == ["record", "amount", "inclusion", "promise", "price", "known"]
@@ -243,21 +267,7 @@ def test_a_proof_that_was_taken_out_is_no_receipt(made: tuple[Network, ReceiptFi
     assert failed(replace(made[1], proof=None)) == ["file"]
 
 
-def test_a_receipt_waits_until_the_books_are_sealed_and_promised(fresh: Network) -> None:
-    record = fresh.settle(1_980)
-    with pytest.raises(Unavailable, match="promised"):
-        fresh.file(receipt(record))
-    fresh.promise()
-    fresh.do(Hold("more", Leg(ACCOUNT, "income:inference", 7), 60))
-    [late] = fresh.do(Settle("more settled", 6, 7))
-    with pytest.raises(Unavailable):
-        fresh.file(receipt(late))
-    assert not failed(fresh.file(receipt(record)))
-
-
 def test_a_proof_stands_under_the_promised_size_not_under_a_newer_seal(fresh: Network) -> None:
-    from blyan.ledger import seal
-
     record = fresh.settle(1_980)
     fresh.promise()
     fresh.do(*(Post(f"more {number}", (Leg(ACCOUNT, "income:inference", 1),)) for number in range(300)))

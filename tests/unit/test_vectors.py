@@ -22,6 +22,7 @@ from blyan.chain.checkpoint import parse_checkpoint
 from blyan.chain.entries import parse_entry, parse_plainly, reserved
 from blyan.chain.joint import parse_joint
 from blyan.chain.proofs import check_consistency, check_inclusion
+from blyan.inference.receipt_check import Known, check_receipt
 from blyan.model.manifest import parse_manifest
 from blyan.model.tokenizer import decode_payload
 from blyan.primitives import canonical
@@ -346,3 +347,47 @@ def test_joint_checkpoint_snapshot_and_archive(tmp_path: Path) -> None:
     chains = Chains(tmp_path / "chain", PublicKey(held["public"]), store)
     assert chains.joint.encode() == raw
     chains.verify()
+
+
+def root_by_definition(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
+    """RFC 6962 section 2.1.1, read backwards: the last hash of a path stands beside the larger half."""
+    if size == 1:
+        return leaf
+    split = 1 << (size - 1).bit_length() - 1
+    if index < split:
+        pair = root_by_definition(leaf, index, split, path[:-1]) + path[-1]
+    else:
+        pair = path[-1] + root_by_definition(leaf, index - split, size - split, path[:-1])
+    return hashlib.sha256(b"\x01" + pair).digest()
+
+
+def test_receipt() -> None:
+    """Without the product's code: the signature over the file's own bytes, the path to the promised root, digests."""
+    held = vector("receipt")
+    raw = held["file"]
+    begin, end = raw.index('"receipt":') + 10, raw.index(',"signature":"')
+    value = json.loads(raw)
+    said, proof, joint = value["receipt"], value["proof"], value["checkpoint"]["joint"]
+    message = b"blyan v1 receipt\0" + raw[begin:end].encode()
+    VerifyKey(bytes.fromhex(said["gateway"])).verify(message, bytes.fromhex(value["signature"]))
+    leaf = hashlib.sha256(b"\x00" + proof["record"].encode()).digest()
+    computed = root_by_definition(leaf, proof["index"], proof["size"], [bytes.fromhex(each) for each in proof["path"]])
+    assert {"size": proof["size"], "root": computed.hex()} == joint["ledger_root"]
+    for what in ("request", "output"):
+        salted = f"blyan v1 receipt {what}\0".encode() + bytes.fromhex(held["salt"]) + held[what].encode()
+        assert hashlib.sha256(salted).hexdigest() == said[what]
+    tokens = said["prompt_tokens"] * 15_000_000 + said["completion_tokens"] * 60_000_000
+    assert (said["charged"], said["price"]["prompt_per_million"]) == (str(-(-tokens // 10**6)), "15000000")
+
+
+def test_receipt_checks() -> None:
+    """The product finds everything right, and in each changed file first what was changed."""
+    held = vector("receipt")
+    known = Known(
+        held["request"].encode(), held["output"].encode(), bytes.fromhex(held["salt"]), PublicKey(held["origin"])
+    )
+    for name in ("file", "free"):
+        assert not check_receipt(held[name].encode(), known).failed
+    assert [each.name for each in check_receipt(held["file"].encode(), known).not_made] == ["known"]
+    for check, changed in held["refused"].items():
+        assert check_receipt(changed.encode(), known).failed[0].name == check

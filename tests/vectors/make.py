@@ -50,6 +50,7 @@ from blyan.wire.framing import Message, WireTensor, encode
 from vectors.blocks import block_vectors
 from vectors.models import price_vectors, request_defaults_vectors, retirement_vectors
 from vectors.origins import origin_vectors
+from vectors.receipts import receipt_vectors
 
 FOLDER = Path(__file__).parent
 KEY = Key.from_seed(bytes(range(32)))
@@ -358,6 +359,7 @@ VECTORS: dict[str, Callable[[], Any]] = {
     "retirement": retirement_vectors,
     "origins": origin_vectors,
     "proofs": proof_vectors,
+    "receipt": receipt_vectors,
     "checkpoint": checkpoint_vectors,
     "manifest": manifest_vectors,
     "request_defaults": request_defaults_vectors,

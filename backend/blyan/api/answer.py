@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import orjson
 from aiohttp import web
 
-from blyan.api.chat import generation
+from blyan.api.chat import fitting, generation
 from blyan.api.errors import json_response, named_error_body
 from blyan.api.events import Events
+from blyan.api.metering import Meter, metered
 from blyan.api.sending import send_piece
 from blyan.inference.session import (
     Delta,
@@ -83,10 +84,18 @@ class Gathered:
 
 
 async def whole(
-    node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
+    request: web.Request, node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
 ) -> web.StreamResponse:
     """Run all generations and answer with one body."""
-    _check_lengths(model, dialect, wanted)
+    wanted = _fitting(node, model, dialect, wanted)
+    options = dialect.options
+    async with metered(request, node, model, wanted, choices=options.choices, quote=options.quote) as meter:
+        return await _whole(node, model, dialect, wanted, meter)
+
+
+async def _whole(
+    node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest], meter: Meter
+) -> web.StreamResponse:
     choices: list[dict[str, Any]] = []
     total = Gathered()
     finished: list[Finished] = []
@@ -98,7 +107,10 @@ async def whole(
         if dialect.options.return_token_ids:
             choice["token_ids"] = [report.token for report in gathered.tokens]
         choices.append(choice)
-    body = dialect.envelope(chunk=False) | {"choices": choices, "usage": _usage(finished, dialect.options.choices)}
+        meter.said(index, choice)
+        meter.delivered(index, gathered.finished)
+    usage = {**_usage(finished, dialect.options.choices), **await meter.settle()}
+    body = dialect.envelope(chunk=False) | {"choices": choices, "usage": usage}
     if dialect.options.experts:
         body["blyan"] = {"experts": [[*place, count] for place, count in sorted(total.experts.items())]}
     return json_response(body)
@@ -174,9 +186,10 @@ async def stream(
     request: web.Request, node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
 ) -> web.StreamResponse:
     """Run all generations together and send their events as they come, those of one choice in their order."""
-    _check_lengths(model, dialect, wanted)
+    wanted = _fitting(node, model, dialect, wanted)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     finished: dict[int, Finished] = {}
+    options = dialect.options
 
     async def send(*bodies: dict[str, Any]) -> None:
         if not response.prepared:
@@ -186,25 +199,42 @@ async def stream(
                 await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
         await send_piece(request, response, b"".join(map(_event, bodies)))
 
+    async def send_batch(index: int, batch: Sequence[Event], meter: Meter) -> None:
+        known = [event for event in batch if isinstance(event, Delta | Finished)]
+        chunks = [_chunk(dialect, index, event) for event in known]
+        if isinstance(batch[-1], Finished):
+            finished[index] = batch[-1]
+        if len(finished) < len(wanted) or options.include_usage:
+            if chunks:
+                await send(*chunks)
+                _tell(meter, index, known, chunks)
+            return
+        if meter.charges and chunks[:-1]:  # the end may wait for the books, what comes before it does not
+            await send(*chunks[:-1])
+            del chunks[:-1]
+        _tell(meter, index, known, chunks)
+        usage = await meter.settle()
+        if usage:
+            chunks[-1]["blyan"] = {**chunks[-1].get("blyan", {}), **usage}
+        await send(*chunks)
+
     async def send_all() -> None:
         begun = {0}  # choices whose opening was sent
-        async with _together(node, model, wanted) as batches:
+        async with (
+            metered(request, node, model, wanted, choices=options.choices, quote=options.quote) as meter,
+            _together(node, model, wanted) as batches,
+        ):
             async for index, batch in batches:
-                known = [event for event in batch if isinstance(event, Delta | Finished)]
                 opening = None if index in begun else dialect.opening(index)
                 begun.add(index)
-                if opening is not None and known:
+                if opening is not None and not isinstance(batch[0], Failed):
                     await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
-                if known:
-                    await send(*(_chunk(dialect, index, event) for event in known))
-                last = _unless_failed(batch[-1])
-                if isinstance(last, Finished):
-                    finished[index] = last
-        if dialect.options.include_usage:
-            in_order = [finished[index] for index in range(len(wanted))]
-            await send(
-                dialect.envelope(chunk=True) | {"choices": [], "usage": _usage(in_order, dialect.options.choices)}
-            )
+                await send_batch(index, batch, meter)
+                _unless_failed(batch[-1])
+            if options.include_usage:
+                in_order = [finished[index] for index in range(len(wanted))]
+                usage = {**_usage(in_order, options.choices), **await meter.settle()}
+                await send(dialect.envelope(chunk=True) | {"choices": [], "usage": usage})
         await send_piece(request, response, b"data: [DONE]\n\n")
 
     try:
@@ -226,11 +256,21 @@ def _event(body: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
-def _check_lengths(model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]) -> None:
-    """Refuse the last prompt before the first is computed."""
+def _fitting(
+    node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
+) -> list[GenerationRequest]:
+    """Refuse the last prompt before the first is computed, and anything is held; answers as long as they can be."""
     with blaming(dialect.prompt_field):
         for request in wanted:
             answer_tokens_max(model, request)
+    return [fitting(node, model, request) for request in wanted]
+
+
+def _tell(meter: Meter, index: int, events: Sequence[Delta | Finished], chunks: Sequence[Mapping[str, Any]]) -> None:
+    """Let the meter know what is sent."""
+    meter.delivered(index, *events)
+    for chunk in chunks:
+        meter.said(index, chunk["choices"][0])
 
 
 def _chunk(dialect: Dialect, index: int, event: Delta | Finished) -> dict[str, Any]:

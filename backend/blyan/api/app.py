@@ -68,12 +68,16 @@ async def _books_kept(app: web.Application) -> AsyncGenerator[None]:
     if books is None:
         yield
         return
-    keeping = asyncio.create_task(books.keep())
+    charges = app[node_key].charges
+    assert charges is not None, "whoever has books charges"
+    keeping = [asyncio.create_task(each.keep()) for each in (books, charges)]
     try:
         yield
     finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
+        await charges.drain()
         await books.close()
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import orjson
 from aiohttp import web
 
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, PayloadTooLarge, RequestTimeout
+
+raw_key: Final = web.RequestKey("raw", bytes)  # the body as it came, unpacked; a receipt has a digest of it
 
 
 async def json_object(request: web.Request, *, bytes_max: int = limits.request_body_bytes_max) -> dict[str, Any]:
@@ -18,8 +20,9 @@ async def json_object(request: web.Request, *, bytes_max: int = limits.request_b
     `PayloadTooLarge` before more than `bytes_max` are held, unpacked ones if it is compressed; `RequestTimeout` if it
     is not whole in `body_seconds_max`; `InvalidInput` for anything that is no object, or nested too deep.
     """
+    raw = request[raw_key] = await read_body(request, bytes_max=bytes_max)
     try:
-        value: object = orjson.loads(await read_body(request, bytes_max=bytes_max))
+        value: object = orjson.loads(raw)
     except orjson.JSONDecodeError as reason:
         raise InvalidInput(f"body: expected JSON, found {reason}") from None
     if not isinstance(value, dict):

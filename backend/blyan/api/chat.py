@@ -1,6 +1,6 @@
 """Running one generation for a request: submit it, pass its events on, cancel it when the caller goes.
 
-Here holds and settlement will stand around the stream; today there is nothing to pay.
+What all generations of a request cost together is charged around them (`api/metering`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def generation(node: Node, model: LoadedModel, request: GenerationRequest)
 
     Checks lengths before it queues. What it took and gave is counted when the context is left.
     """
-    request = _fitting(node, model, request)
+    request = fitting(node, model, request)
     with counted(node.metrics, node.sources.monotonic, echoed=len(request.prompt) if request.echo else 0) as count:
         most = len(request.prompt) + answer_tokens_max(model, request)
         async with (
@@ -112,7 +112,7 @@ def _computed(count: GenerationCount, prompt: int) -> int:
     return 0 if count.outcome.startswith("failed") else prompt + count.completion_tokens
 
 
-def _fitting(node: Node, model: LoadedModel, request: GenerationRequest) -> GenerationRequest:
+def fitting(node: Node, model: LoadedModel, request: GenerationRequest) -> GenerationRequest:
     """The request with an answer that memory for keys and values can hold; a fault if it cannot hold the prompt."""
     wanted, prompt = answer_tokens_max(model, request), len(request.prompt)
     most = node.scheduler.engines.positions_max(model) - 1

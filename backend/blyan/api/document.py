@@ -27,9 +27,11 @@ _every_route: Final = (400, 401, 403, 408, 413, 417, 429, 431, 500, 503)
 _said: Final[Mapping[int, str]] = {
     400: "A value does not fit; nothing was changed.",
     401: "Nobody was shown who may do it, or an API key that does not hold.",
+    402: "The account has less than the answer may cost.",
     403: "Denied: another Host or Origin, or a policy of the node.",
     404: "The named thing is not here.",
     408: "The body did not come in time.",
+    409: "Not yet, or not any more: a receipt that is not sealed, a quote whose time is over.",
     413: "The body is above its limit.",
     417: "Only `Expect: 100-continue` is known.",
     429: "Too many requests are under way or wait, or a quota is used up; `Retry-After` says when to come again.",

@@ -16,14 +16,16 @@ from aiohttp import web
 
 from blyan import __version__
 from blyan.api.body import json_object
-from blyan.api.chat import embedding, generation, sampling_of
+from blyan.api.chat import embedding, fitting, generation, sampling_of
 from blyan.api.errors import error_response, json_response, ollama_error
+from blyan.api.metering import Meter, Usage, metered, metered_reading, vector_text
 from blyan.api.model_text import told_of
 from blyan.api.ollama_lines import Lines, nanoseconds, time_text
 from blyan.api.sending import send_piece
 from blyan.api.state import node_of
-from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
+from blyan.inference.answer_form import AnswerForm, Piece, answer_form, want_thinking
 from blyan.inference.embedding import want_embeddable
+from blyan.inference.receipt import ToolCall
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.given_template import given_template
 from blyan.model.infill import can_infill, infill
@@ -135,9 +137,10 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
     asked = parse_embed(await body_of(request), single=single)
     model = await _model(node, asked.model)
     with node.kept.using(model, asked.keep):
-        vectors, count = await _vectors(node, model, asked)
+        vectors, count, cost = await _vectors(request, model, asked)
+    usage = {"usage": cost} if cost else {}
     if single:
-        return json_response({"embedding": vectors[0] if vectors else []})
+        return json_response({"embedding": vectors[0] if vectors else [], **usage})
     spent = round((node.sources.monotonic() - began) * nanoseconds)
     return json_response(
         {
@@ -146,12 +149,16 @@ async def _embedded(request: web.Request, *, single: bool) -> web.StreamResponse
             "total_duration": spent,
             "load_duration": 0,
             "prompt_eval_count": count,
+            **usage,
         }
     )
 
 
-async def _vectors(node: Node, model: LoadedModel, asked: EmbedRequest) -> tuple[list[list[float]], int]:
-    """A vector for each text, and how many tokens they have together."""
+async def _vectors(
+    request: web.Request, model: LoadedModel, asked: EmbedRequest
+) -> tuple[list[list[float]], int, Usage]:
+    """A vector for each text, how many tokens they have together, and what they cost."""
+    node = node_of(request)
     tokenizer, longest = _tokenizer_of(model), model.manifest.config.context_length
     vectors: list[list[float]] = []
     inputs: list[list[int]] = []
@@ -166,11 +173,14 @@ async def _vectors(node: Node, model: LoadedModel, asked: EmbedRequest) -> tuple
         inputs.append(tokens)
     for tokens in inputs:
         want_embeddable(model, tokens)  # the last before the first is computed
-    for tokens in inputs:
-        found = await embedding(node, model, tokens)
-        vectors.append(list(found.vector))
-        count += found.tokens
-    return vectors, count
+    async with metered_reading(request, node, model, inputs, asked.quote) as meter:
+        for index, tokens in enumerate(inputs):
+            found = await embedding(node, model, tokens)
+            vectors.append(list(found.vector))
+            count += found.tokens
+            meter.told(index, vector_text(found))
+            meter.read(index)
+        return vectors, count, await meter.settle()
 
 
 async def _answered(request: web.Request, asked: OllamaRequest) -> web.StreamResponse:
@@ -189,6 +199,7 @@ async def _answer(request: web.Request, model: LoadedModel, asked: OllamaRequest
         return json_response(lines.nothing_asked())
     wanted, form = await asyncio.to_thread(_wanted, node, model, asked)
     answer_tokens_max(model, wanted)
+    wanted = fitting(node, model, wanted)
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
 
     async def send(body: dict[str, Any]) -> None:
@@ -198,17 +209,27 @@ async def _answer(request: web.Request, model: LoadedModel, asked: OllamaRequest
 
     context, reader = list(wanted.prompt), form.reader()
     try:
-        async with generation(node, model, wanted) as events:
+        async with (
+            metered(request, node, model, [wanted], quote=asked.options.quote) as meter,
+            generation(node, model, wanted) as events,
+        ):
             async for event in events:
                 if isinstance(event, Failed):
                     raise event.fault
                 if isinstance(event, Delta):
                     context += [report.token for report in event.tokens]
-                    line = lines.line(reader.feed(event.text), event.tokens)
+                    piece = reader.feed(event.text)
+                    line = lines.line(piece, event.tokens)
                     if line is not None:
                         await send(line)
+                    if asked.options.stream:
+                        meter.delivered(0, event)
+                    _tell(meter, piece)
                 elif isinstance(event, Finished):
-                    last = lines.last(reader.finish(), event, context)
+                    piece = reader.finish()
+                    meter.delivered(0, event)
+                    _tell(meter, piece)
+                    last = lines.last(piece, event, context, await meter.settle())
                     if not asked.options.stream:
                         return json_response(last)
                     await send(last)
@@ -218,6 +239,11 @@ async def _answer(request: web.Request, model: LoadedModel, asked: OllamaRequest
         await send(ollama_error(fault))
     await response.write_eof()
     return response
+
+
+def _tell(meter: Meter, piece: Piece) -> None:
+    """What is sent, or is sent at the end where nothing is streamed."""
+    meter.told(0, piece.said, piece.thought, [ToolCall(call.name, call.arguments) for call in piece.calls])
 
 
 def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[GenerationRequest, AnswerForm]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -42,13 +42,15 @@ class Lines:
             return None
         return self._body(piece) | {"done": False}
 
-    def last(self, piece: Piece, finished: Finished, context: list[int]) -> dict[str, Any]:
+    def last(self, piece: Piece, finished: Finished, context: list[int], usage: Mapping[str, Any]) -> dict[str, Any]:
         """The end, with counts and durations, and the whole answer where nothing was streamed."""
         now = self._node.sources.monotonic()
         first = now if self._first is None else self._first
         body = self._body(_joined(self._gathered, piece)) | {"done": True, "done_reason": finished.reason}
         if not self._asked.chat:
             body["context"] = context
+        if usage:
+            body["usage"] = dict(usage)
         return body | {
             "total_duration": round((now - self._began) * nanoseconds),
             "load_duration": 0,

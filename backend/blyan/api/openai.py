@@ -7,8 +7,6 @@ answering, streamed or whole, is in `api/answer`; what a request may contain in 
 from __future__ import annotations
 
 import asyncio
-import base64
-import struct
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +18,7 @@ from blyan.api.chat import embedding, sampling_of
 from blyan.api.client import tell_client
 from blyan.api.dialects import ChatDialect, CompletionDialect
 from blyan.api.errors import error_body, json_response
+from blyan.api.metering import metered_reading, vector_text
 from blyan.api.state import node_of
 from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.embedding import want_embeddable
@@ -54,7 +53,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 async def _chat(request: web.Request, model: LoadedModel, asked: ChatRequest) -> web.StreamResponse:
     node = node_of(request)
-    prompt, form = await asyncio.to_thread(_chat_prompt, node, model, asked)
+    prompt, form = await asyncio.to_thread(chat_prompt_of, node, model, asked)
     first = _generation(
         asked.options, model, node, prompt, asked.tokens_max, asked.top_logprobs if asked.logprobs else None
     )
@@ -64,7 +63,7 @@ async def _chat(request: web.Request, model: LoadedModel, asked: ChatRequest) ->
     dialect = ChatDialect(asked, model, node, form)
     if asked.options.stream:
         return await answer.stream(request, node, model, dialect, wanted)
-    return await answer.whole(node, model, dialect, wanted)
+    return await answer.whole(request, node, model, dialect, wanted)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -95,7 +94,7 @@ async def _completion(request: web.Request, model: LoadedModel, asked: Completio
     dialect = CompletionDialect(asked, model, node)
     if asked.options.stream:
         return await answer.stream(request, node, model, dialect, wanted)
-    return await answer.whole(node, model, dialect, wanted)
+    return await answer.whole(request, node, model, dialect, wanted)
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
@@ -106,18 +105,22 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     tell_client(request, body.get("user"))
     model = await asyncio.to_thread(node.model, asked.model)
     with blaming("input"):
-        inputs = await asyncio.to_thread(lambda: [_completion_prompt(model, text) for text in asked.inputs])
+        inputs = await asyncio.to_thread(lambda: [completion_prompt(model, text) for text in asked.inputs])
         for tokens in inputs:
             want_embeddable(model, tokens)  # the last before the first is computed
     data: list[dict[str, Any]] = []
     with node.kept.using(model, None):
-        for index, tokens in enumerate(inputs):
-            found = await embedding(node, model, tokens)
-            raw = struct.pack(f"<{len(found.vector)}f", *found.vector)
-            vector = base64.b64encode(raw).decode() if asked.base64 else list(found.vector)
-            data.append({"object": "embedding", "index": index, "embedding": vector})
+        async with metered_reading(request, node, model, inputs, asked.quote) as meter:
+            for index, tokens in enumerate(inputs):
+                found = await embedding(node, model, tokens)
+                text = vector_text(found)
+                vector = text if asked.base64 else list(found.vector)
+                data.append({"object": "embedding", "index": index, "embedding": vector})
+                meter.told(index, text)
+                meter.read(index)
+            cost = await meter.settle()
     count = sum(map(len, inputs))
-    usage = {"prompt_tokens": count, "total_tokens": count}
+    usage = {"prompt_tokens": count, "total_tokens": count, **cost}
     return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
 
 
@@ -168,7 +171,8 @@ async def _json_object(request: web.Request) -> dict[str, Any]:
     return await json_object(request)
 
 
-def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[tuple[int, ...], AnswerForm]:
+def chat_prompt_of(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[tuple[int, ...], AnswerForm]:
+    """The tokens of a conversation, and the form that its answer has."""
     tokenizer = _tokenizer_of(model)
     tools = [tool.declared for tool in asked.tools.tools] if asked.tools is not None else []
     with naming_parameter():
@@ -190,7 +194,8 @@ def _chat_prompt(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[tu
         return tuple(tokenizer.encode(text, add_special=False, tokens_max=longest)), form
 
 
-def _completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
+def completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
+    """The tokens of a prompt."""
     if isinstance(prompt, tuple):
         return prompt
     tokens_max = model.manifest.config.context_length
@@ -200,7 +205,7 @@ def _completion_prompt(model: LoadedModel, prompt: str | tuple[int, ...]) -> tup
 def _gaps(node: Node, model: LoadedModel, asked: CompletionRequest) -> list[Infill]:
     """What is asked for each prompt; without a suffix nothing stands after the gap, and no token ends it."""
     if not asked.suffix:
-        return [Infill(_completion_prompt(model, prompt), ()) for prompt in asked.prompts]
+        return [Infill(completion_prompt(model, prompt), ()) for prompt in asked.prompts]
     return [infill(model, model.tokenizer, node.renderer, prompt, asked.suffix) for prompt in asked.prompts]
 
 

@@ -22,6 +22,7 @@ Contents: TypeAlias = Mapping[str, Schema]  # media type → what it holds
 binary: Final[Schema] = {"type": "string", "contentMediaType": "application/octet-stream"}
 octets: Final[Contents] = {"application/octet-stream": binary}
 plain: Final[Contents] = {"text/plain": {"type": "string"}}
+_paid: Final = (402, 404, 409)  # what may cost something: too little money, no such model, a quote that is over
 _parameter: Final = re.compile(r"\{(\w+)(?::[^{}]*)?\}")
 
 
@@ -78,7 +79,7 @@ def get(
 def openai_post(path: str, handler: Handler, body: Schema, answer: Schema, *, streams: bool = True) -> Route:
     """A POST route of the OpenAI dialect: a JSON object in; out a JSON object or server-sent events."""
     contents = {**json_of(answer), **({"text/event-stream": {"type": "string"}} if streams else {})}
-    return Route("POST", path, handler, {200: contents}, body, errors=(404,), group="openai", access="inference")
+    return Route("POST", path, handler, {200: contents}, body, errors=_paid, group="openai", access="inference")
 
 
 def ollama_post(
@@ -92,7 +93,8 @@ def ollama_post(
 ) -> Route:
     """A POST route of the Ollama dialect: a JSON object in; out a JSON object or lines of them."""
     contents = {**json_of(answer), **({"application/x-ndjson": {"type": "string"}} if streams else {})}
-    return Route("POST", path, handler, {200: contents}, body, errors=(404,), group="ollama", access=access)
+    errors = _paid if access == "inference" else (404,)
+    return Route("POST", path, handler, {200: contents}, body, errors=errors, group="ollama", access=access)
 
 
 def ollama(method: str, path: str, handler: Handler, *, errors: tuple[int, ...] = (404,)) -> Route:

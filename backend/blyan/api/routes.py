@@ -19,6 +19,8 @@ from blyan.api import (
     ollama,
     ollama_models,
     openai,
+    payment_schemas,
+    payments,
     schemas,
 )
 from blyan.api.route import Route, auth_post, get, json_of, octets, ollama_post, openai_post, plain
@@ -50,6 +52,37 @@ _auth: Final = (
         errors=(404,),
         group="auth",
         access="session",
+    ),
+)
+
+_payments: Final = (
+    get("/prices", payments.prices, json_of(payment_schemas.prices), group="payments"),
+    Route(
+        "POST",
+        "/prices",
+        payments.new_price,
+        {200: json_of(payment_schemas.price)},
+        payment_schemas.price_request,
+        errors=(404,),
+        group="payments",
+    ),
+    Route(
+        "POST",
+        "/quotes",
+        payments.quote,
+        {200: json_of(payment_schemas.quote)},
+        payment_schemas.quote_request,
+        errors=(404,),
+        group="payments",
+        access="inference",
+    ),
+    get(
+        "/receipts/{id}",
+        payments.receipt,
+        json_of(payment_schemas.receipt),
+        errors=(404, 409),
+        group="payments",
+        access="inference",
     ),
 )
 
@@ -156,6 +189,7 @@ routes: Final[tuple[Route, ...]] = (
     ),
     get("/blobs/{payload_id}/index", blobs.index, octets, errors=(404,), group="blobs"),
     *_auth,
+    *_payments,
     get("/livez", health.livez, plain, group="health"),
     get(
         "/readyz",

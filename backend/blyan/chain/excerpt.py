@@ -86,10 +86,6 @@ class Excerpt:
             )
         return keys
 
-    def entry(self, identity: EntryId) -> Entry | None:
-        """The entry of this id, None if the excerpt does not hold it; what it says counts once `writers` holds."""
-        return next((parse_entry(each.raw) for each in self.meta if each.id == identity), None)
-
     def entries(self) -> list[Entry]:
         """All that it holds, in their order."""
         return [parse_entry(each.raw) for each in self.meta]

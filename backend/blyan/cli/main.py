@@ -22,6 +22,7 @@ _exit_codes: Final[tuple[tuple[type[errors.Fault], int], ...]] = (
     (errors.UsageMistake, 2),
     (errors.IntegrityFault, 7),
     (errors.NotFound, 3),
+    (errors.InsufficientFunds, 5),
     (errors.Denied, 4),
     (errors.PeerFault, 6),
     (errors.Unavailable, 75),

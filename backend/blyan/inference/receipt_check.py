@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast
 
-from blyan.chain.entries import Entry, ModelBody
+from blyan.chain.entries import Entry, ModelBody, ParameterBody
 from blyan.chain.joint import JointCheckpoint, parse_joint
+from blyan.chain.parameters import Price as Asked
+from blyan.chain.parameters import price_name
 from blyan.inference.receipt import Digested, Receipt, digest_of
 from blyan.inference.receipt_file import ReceiptFile, parse_file
 from blyan.ledger.seal import Inclusion
@@ -253,7 +255,16 @@ class _Making:
             raise IntegrityFault(f"model: expected {receipt.model} {receipt.manifest}, found {named[:4]}")
 
     def _price(self) -> None:
-        raise _NotMade("prices are no entries of this version's chain")
+        receipt = self._receipt()
+        price, entries = receipt.price, self._entries()
+        if price.entry is None:
+            raise _NotMade("the receipt names no entry for its price")
+        entry = next((each for each in entries if each.id == price.entry), None)
+        if entry is None or not isinstance(entry.body, ParameterBody):
+            raise IntegrityFault(f"price: expected entry {price.entry} of the meta chain, found none in the file")
+        said = Asked(price.asset, price.prompt_per_million, price.completion_per_million).encode()
+        body = entry.body
+        _want("price", f"{price_name} {receipt.model} {said}", f"{body.name} {body.subject} {body.value}")
 
     def _origin(self) -> None:
         keys = self._writers()

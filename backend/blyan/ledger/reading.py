@@ -46,6 +46,7 @@ _due: Final = (
     "SELECT h.seq FROM record h WHERE h.expires > ? AND h.expires <= ? "
     "AND NOT EXISTS (SELECT 1 FROM record e WHERE e.target = h.seq) ORDER BY h.expires LIMIT ?"
 )
+_known: Final = "SELECT seq FROM record WHERE key = ?"
 _last: Final = "SELECT seq, time FROM record ORDER BY seq DESC LIMIT 1"
 _read_at_once: Final = 2_048
 
@@ -118,6 +119,12 @@ def statement(session: Session, name: str, before: int | None = None, count: int
 def due(session: Session, after: int, until: int, count: int) -> list[int]:
     """Holds that stand though their time, later than `after`, was over at `until`."""
     return [number for (number,) in session.rows(_due, after, until, count)]
+
+
+def number_of(session: Session, key: str) -> int | None:
+    """The record of a request with this idempotency key, None where none was taken."""
+    found = session.rows(_known, key)
+    return found[0][0] if found else None
 
 
 def size_and_time(session: Session) -> tuple[int, int]:

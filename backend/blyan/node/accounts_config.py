@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from blyan.auth.origin import Origin, parse_origin
 from blyan.auth.sessions import SessionLimits
 from blyan.primitives import limits
+from blyan.primitives.amount import USD, parse
 from blyan.primitives.errors import InvalidInput
 
 _chain_id_max: Final = limits.canonical_integer_max  # of EIP-2294 about half of that
@@ -27,13 +28,33 @@ class AccountsConfig:
     rpc_urls: tuple[str, ...] = ()  # CHAIN=URL: who is asked about wallets that are contracts
     operators: tuple[str, ...] = ()  # accounts that may change which models there are
     redis_url: str = ""  # sessions and quotas that several nodes share; empty: this node's own
+    allowance: str = "0"  # USD that every account is given once, to try the node with
+    allowance_per_day: str = "0"  # USD that all newcomers of a day (UTC) are given together
     session_idle_minutes: int = 12 * 60  # unused, a session ends
     session_hours: int = 7 * 24  # then it ends anyway
 
     def __post_init__(self) -> None:
-        _ = self.where, self.chains, self.rpc, self.session_limits, self.operator_accounts
+        _ = self.newcomers, self.where, self.chains, self.rpc, self.session_limits, self.operator_accounts
         if self.redis_url and urlsplit(self.redis_url).scheme not in ("redis", "rediss", "unix"):
             raise InvalidInput("accounts.redis_url: expected redis://, rediss:// or unix://, found something else")
+
+    @property
+    def newcomers(self) -> tuple[int, int]:
+        """What one account is given, and all of a day, in smallest units of USD; `InvalidInput` names the key."""
+        found: list[int] = []
+        for key, text in (("allowance", self.allowance), ("allowance_per_day", self.allowance_per_day)):
+            try:
+                found.append(parse(text, USD.scale))
+            except InvalidInput as reason:
+                raise InvalidInput(f"accounts.{key}: {reason.message}") from None
+            if found[-1] < 0:
+                raise InvalidInput(f"accounts.{key}: expected 0 or more, found {text}")
+        if found[0] > found[1]:
+            raise InvalidInput(
+                f"accounts.allowance: expected at most accounts.allowance_per_day, {self.allowance_per_day}, "
+                f"found {self.allowance}"
+            )
+        return found[0], found[1]
 
     @property
     def where(self) -> Origin | None:

@@ -24,6 +24,7 @@ from blyan.model.stored_part import naming
 from blyan.node.accounts import Accounts, open_accounts
 from blyan.node.books import NodeBooks, open_books
 from blyan.node.catalogue import manifest_of, no_such_model
+from blyan.node.charges import Charges, open_charges
 from blyan.node.config import NodeConfig, cache_dir_from_environment
 from blyan.node.indexing import catch_up, open_index
 from blyan.node.kept import KeptModels
@@ -66,6 +67,7 @@ class Node:
         self.sources = sources
         self.accounts: Accounts | None = None  # open while the node runs, if they are configured
         self.books: NodeBooks | None = None  # open while the node runs, if it has accounts
+        self.charges: Charges | None = None  # open while the node runs, if it has accounts
         self.index: EntryIndex | None = None  # open while the node runs
         self.models: dict[str, LoadedModel | RefusedModel] = {}
         self.renderer = TemplateRenderer(sources.now)
@@ -104,6 +106,8 @@ class Node:
             self.config, now=sources.now, monotonic=sources.monotonic, entropy=sources.entropy
         )
         self.books = open_books(self.config, self.ground, sources.now)
+        if self.books is not None:
+            self.charges = open_charges(self.config, self.ground, self.books, sources.now, sources.entropy)
         self.uploads.sweep(starting=True)
         self.index = open_index(self.ground.folder, self.ground.chains)
         for name in sorted(self.ground.chains.state.models):
@@ -184,6 +188,8 @@ class Node:
             self._verifier.join()
         if self.expert_memory is not None:
             self.expert_memory.close()
+        if self.charges is not None:
+            self.charges.close()
         if self.books is not None:
             self.books.close_unused()
         if self.index is not None:

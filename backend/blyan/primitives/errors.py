@@ -104,6 +104,18 @@ class IdempotencyConflict(InvalidInput):
     code = "idempotency_conflict"
 
 
+class QuoteExpired(InvalidInput):
+    """A quote whose time is over; nothing was computed."""
+
+    code = "quote_expired"
+
+
+class NotYet(InvalidInput):
+    """Something that is coming and cannot be had before, such as a proof of what is not sealed yet."""
+
+    code = "not_yet"
+
+
 class NotFound(Fault):
     """The named thing does not exist here."""
 
@@ -126,6 +138,12 @@ class SchemaTooNew(Denied):
     """A data directory that a newer version wrote: this one would misread it, so it leaves it alone."""
 
     code = "schema_too_new"
+
+
+class InsufficientFunds(Denied):
+    """The account has less than the answer may cost; nothing was computed, nothing is charged."""
+
+    code = "insufficient_funds"
 
 
 class PeerFault(Fault):

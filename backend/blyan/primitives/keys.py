@@ -15,7 +15,7 @@ from nacl.signing import SigningKey, VerifyKey
 from blyan.primitives.errors import IntegrityFault, InvalidInput
 from blyan.primitives.ids import PublicKey, public_key
 
-SignatureKind: TypeAlias = Literal["entry", "joint", "rotation", "receipt"]
+SignatureKind: TypeAlias = Literal["entry", "joint", "rotation", "receipt", "quote"]
 
 seed_bytes = 32
 

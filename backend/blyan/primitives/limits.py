@@ -151,6 +151,9 @@ receipt_bytes_max: Final = 32 * KIB
 receipt_nodes_max: Final = 64
 receipt_meta_entries_max: Final = 256  # of the meta chain, in one receipt file
 receipt_file_bytes_max: Final = MIB
+receipt_output_bytes_max: Final = 64 * MIB  # of a saved answer, with whatever its dialect puts around it
+
+quote_chars_max: Final = 1_024
 
 # databases
 migration_bytes_max: Final = 256 * KIB

@@ -68,6 +68,14 @@ def object_of(body: Mapping[str, Any], name: str, known: set[str]) -> dict[str, 
     return given
 
 
+def quote_of(given: Mapping[str, Any]) -> str | None:
+    """The quote in the object `blyan` of a request."""
+    value = given.get("quote")
+    if value is not None and (not isinstance(value, str) or len(value) > limits.quote_chars_max):
+        raise InvalidInput(f"blyan: expected a quote as text, found {brief(value)}")
+    return value
+
+
 def boolean(body: Mapping[str, Any], name: str) -> bool:
     """True or false; false where there is none."""
     value = body.get(name)

@@ -22,6 +22,8 @@ from blyan.wire.fields import (
     keep_seconds,
     naming_parameter,
     number,
+    object_of,
+    quote_of,
     stop_strings,
 )
 from blyan.wire.messages import parse_calls
@@ -48,7 +50,7 @@ _nothing: Final[Mapping[str, tuple[object, ...]]] = {
     "images": (None, []),
     "suffix": (None, ""),
 }
-_both: Final = {"format", "keep_alive", "options", "stream", "think", "logprobs", "top_logprobs"}
+_both: Final = {"format", "keep_alive", "options", "stream", "think", "logprobs", "top_logprobs", "blyan"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class EmbedRequest:
     truncate: bool
     single: bool
     keep: float | None  # seconds that the model is to stay loaded
+    quote: str | None = None
 
 
 def parse_generate(body: Mapping[str, Any]) -> OllamaRequest:
@@ -126,7 +129,7 @@ def parse_embed(body: Mapping[str, Any], *, single: bool) -> EmbedRequest:
     with naming_parameter():
         field = "prompt" if single else "input"
         given = body.get(field)
-        known = {"model", "name", field, "truncate", "dimensions", "options", "keep_alive"}
+        known = {"model", "name", field, "truncate", "dimensions", "options", "keep_alive", "blyan"}
         unknown = sorted(set(body) - known)
         if unknown:
             raise UnsupportedParameter(f"{unknown[0][:80]}: expected a known field, found {brief(body[unknown[0]])}")
@@ -140,7 +143,12 @@ def parse_embed(body: Mapping[str, Any], *, single: bool) -> EmbedRequest:
             raise UnsupportedParameter(f"dimensions: expected none, found {brief(body['dimensions'])}")
         truncate = True if body.get("truncate") is None else boolean(body, "truncate")
         return EmbedRequest(
-            model_name(body), tuple(cast("list[str]", texts)), truncate, single, keep_seconds(body.get("keep_alive"))
+            model_name(body),
+            tuple(cast("list[str]", texts)),
+            truncate,
+            single,
+            keep_seconds(body.get("keep_alive")),
+            quote_of(object_of(body, "blyan", {"quote"})),
         )
 
 
@@ -187,6 +195,7 @@ def _request(
             frequency_penalty=number(options, "frequency_penalty"),
             presence_penalty=number(options, "presence_penalty"),
             repetition_penalty=number(options, "repeat_penalty"),
+            quote=quote_of(object_of(body, "blyan", {"quote"})),
         ),
         tokens_max=limits.canonical_integer_max if predicted is not None and predicted < 0 else predicted,
         context_max=integer(options, "num_ctx", 1, limits.canonical_integer_max),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from blyan.primitives import limits
-from blyan.wire.openai_schema import calls, tools
+from blyan.wire.openai_schema import calls, cost, quote, receipt, tools
 from blyan.wire.schema import (
     Schema,
     anything,
@@ -58,6 +58,7 @@ _shared: Final[Mapping[str, Schema]] = {
     "think": one_of(None, True, False, "low", "medium", "high"),
     "logprobs": optional(flag),
     "top_logprobs": optional(integer(0, limits.logprobs_max)),
+    "blyan": optional(fields({"quote": quote})),
     "format": either(one_of(None, "", "json"), {"type": "object"}),
     # refused unless they ask for nothing
     "images": one_of(None, []),
@@ -88,7 +89,12 @@ chat_request: Final = fields(
     {**_shared, "messages": listing(message, 0, limits.messages_max), "tools": optional(tools)},
     required=("model",),
 )
-_embed: Final[Mapping[str, Schema]] = {"model": text(1), "truncate": optional(flag), "dimensions": one_of(None)}
+_embed: Final[Mapping[str, Schema]] = {
+    "model": text(1),
+    "truncate": optional(flag),
+    "dimensions": one_of(None),
+    "blyan": optional(fields({"quote": quote})),
+}
 embed_request: Final = fields(
     {**_embed, "input": optional(either(text(), listing(text(1), 0, limits.prompts_max)))},
     required=("model",),
@@ -110,7 +116,14 @@ shown: Final = fields(
     required=("details", "model_info"),
     closed=False,
 )
-_line: Final[Mapping[str, Schema]] = {"model": text(), "created_at": text(1), "done": flag, "done_reason": text(1)}
+_usage: Final = fields({"cost": cost, "receipt": receipt})
+_line: Final[Mapping[str, Schema]] = {
+    "model": text(),
+    "created_at": text(1),
+    "done": flag,
+    "done_reason": text(1),
+    "usage": _usage,
+}
 generate_answer: Final = fields(
     {**_line, "response": text()}, required=("model", "created_at", "done", "response"), closed=False
 )
@@ -118,8 +131,10 @@ chat_answer: Final = fields(
     {**_line, "message": {"type": "object"}}, required=("model", "created_at", "done", "message"), closed=False
 )
 embed_answer: Final = fields(
-    {"model": text(), "embeddings": listing(listing(number(-1.001, 1.001)))},
+    {"model": text(), "embeddings": listing(listing(number(-1.001, 1.001))), "usage": _usage},
     required=("model", "embeddings"),
     closed=False,
 )
-embeddings_answer: Final = fields({"embedding": listing(number(-1.001, 1.001))}, required=("embedding",))
+embeddings_answer: Final = fields(
+    {"embedding": listing(number(-1.001, 1.001)), "usage": _usage}, required=("embedding",)
+)

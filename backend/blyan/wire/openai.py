@@ -3,7 +3,7 @@
 Field by field as the API reference of `/v1/chat/completions` and `/v1/completions` has it. A parameter that would
 change the answer and is not provided here is refused when it asks for something, never ignored. Extensions: `top_k`,
 `min_p`, `repetition_penalty`, `ignore_eos`, `continue_final_message`, `return_token_ids`,
-`return_tokens_as_token_ids`, and `blyan: {"experts": true}`.
+`return_tokens_as_token_ids`, and `blyan: {"experts": true, "quote": id}`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from blyan.wire.fields import (
     naming_parameter,
     number,
     object_of,
+    quote_of,
     stop_strings,
 )
 from blyan.wire.messages import parse_message
@@ -72,6 +73,7 @@ class AnswerOptions:
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
+    quote: str | None = None  # whose price is to count
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +111,13 @@ class EmbeddingRequest:
     model: str
     inputs: tuple[str | tuple[int, ...], ...]
     base64: bool
+    quote: str | None = None
 
 
 def parse_embedding(body: Mapping[str, Any]) -> EmbeddingRequest:
     """Check an embedding request; the fault's detail names the parameter."""
     with naming_parameter():
-        unknown = sorted(set(body) - {"model", "input", "encoding_format", "dimensions", "user"})
+        unknown = sorted(set(body) - {"model", "input", "encoding_format", "dimensions", "user", "blyan"})
         if unknown:
             raise UnsupportedParameter(f"{unknown[0][:80]}: expected a known parameter")
         if body.get("dimensions") is not None:
@@ -124,7 +127,8 @@ def parse_embedding(body: Mapping[str, Any]) -> EmbeddingRequest:
             raise InvalidInput(f"encoding_format: expected float or base64, found {brief(encoding)}")
         if not isinstance(body.get("model"), str):
             raise InvalidInput(f"model: expected a name, found {brief(body.get('model'))}")
-        return EmbeddingRequest(body["model"], _prompts(body.get("input"), "input"), encoding == "base64")
+        quote = quote_of(object_of(body, "blyan", {"quote"}))
+        return EmbeddingRequest(body["model"], _prompts(body.get("input"), "input"), encoding == "base64", quote)
 
 
 def parse_chat(body: Mapping[str, Any]) -> ChatRequest:
@@ -205,7 +209,7 @@ def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
     if not isinstance(model, str):
         raise InvalidInput(f"model: expected a name, found {brief(model)}")
     stream_options = object_of(body, "stream_options", {"include_usage", "include_obfuscation"})
-    stream = boolean(body, "stream")
+    stream, ours = boolean(body, "stream"), object_of(body, "blyan", {"experts", "quote"})
     if stream_options and not stream:
         raise InvalidInput("stream_options: expected stream true with it, found none")
     return AnswerOptions(
@@ -219,7 +223,8 @@ def _options(body: Mapping[str, Any], own: set[str]) -> AnswerOptions:
         stop=stop_strings(body.get("stop")),
         ignore_eos=boolean(body, "ignore_eos"),
         return_token_ids=boolean(body, "return_token_ids"),
-        experts=boolean(object_of(body, "blyan", {"experts"}), "experts"),
+        experts=boolean(ours, "experts"),
+        quote=quote_of(ours),
         choices=integer(body, "n", 1, limits.choices_max) or 1,
         min_p=number(body, "min_p"),
         frequency_penalty=number(body, "frequency_penalty"),

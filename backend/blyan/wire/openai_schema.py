@@ -50,6 +50,7 @@ _nothing: Final[Mapping[str, Schema]] = {
     "store": one_of(None, False),
     "service_tier": one_of(None, "auto", "default"),
 }
+quote: Final = optional(text(1, limits.quote_chars_max))
 _common: Final[Mapping[str, Schema]] = {
     "model": text(),
     "stream": optional(flag),
@@ -67,7 +68,7 @@ _common: Final[Mapping[str, Schema]] = {
     "logit_bias": optional(table(number(-100, 100), {"pattern": r"^(0|[1-9][0-9]{0,5})$"}, limits.logit_bias_max)),
     "ignore_eos": optional(flag),
     "return_token_ids": optional(flag),
-    "blyan": optional(fields({"experts": optional(flag)})),
+    "blyan": optional(fields({"experts": optional(flag), "quote": quote})),
     **_informative,
     **_nothing,
 }
@@ -190,6 +191,7 @@ embedding_request: Final = fields(
         "encoding_format": one_of("float", "base64"),
         "dimensions": one_of(None),
         "user": anything,
+        "blyan": optional(fields({"quote": quote})),
     },
     required=("model", "input"),
 )
@@ -212,8 +214,16 @@ error: Final = fields(
     required=("error",),
 )
 
+cost: Final = fields({"amount": text(1), "asset": text(1)}, required=("amount", "asset"))
+receipt: Final = fields({"id": text(32), "salt": text(64)}, required=("id", "salt"))  # the salt is kept by nobody else
 _usage: Final = fields(
-    {"prompt_tokens": integer(0), "completion_tokens": integer(0), "total_tokens": integer(0)},
+    {
+        "prompt_tokens": integer(0),
+        "completion_tokens": integer(0),
+        "total_tokens": integer(0),
+        "cost": cost,
+        "receipt": receipt,
+    },
     required=("prompt_tokens", "total_tokens"),
     closed=False,
 )
