@@ -25,6 +25,8 @@ const MORE_FAULTS = {
   unauthenticated: ["signin", "signin", "retry"],
   insufficient_funds: ["funds", "account", "settings", "retry"],
   rate_limited: ["quota", "retry"],
+  quote_expired: ["quote", "retry"],
+  not_yet: ["soon", "retry"],
 };
 
 /** @type {Books | null} */

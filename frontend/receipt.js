@@ -25,7 +25,7 @@ const FILE = "checkpoint proof receipt signature";
 const FIELDS = "account charged completion_tokens gateway id manifest model nodes output plan price prompt_tokens record request time v";
 const PROOF = "index path record root size v";
 const UNITS = /^(0|[1-9]\d{0,18})$/;
-const FILE_CHARS_MAX = 512 * 1024;
+const FILE_CHARS_MAX = 1024 * 1024;
 
 /** @param {unknown} value @param {string} names @param {string} what @returns {Json} */
 function fieldsOf(value, names, what) {
@@ -214,7 +214,8 @@ export class ReceiptProof extends Checklist {
     await this.check("price", () => {
       const { price, model } = this.#receipt;
       const set = this.#writers && this.#entries.find(({ id }) => id === price.entry);
-      if (set === undefined) throw new Unchecked("receipt.noPrice");
+      if (price.entry === null) throw new Unchecked("receipt.noPrice");
+      if (set === undefined) return same(price.entry, "");
       const { name, subject, value } = set.body;
       return same(`price ${model} ${price.asset} ${price.prompt_per_million} ${price.completion_per_million}`, `${name} ${subject} ${value}`);
     });

@@ -45,7 +45,7 @@ function lineView({ time, kind, key, note, amount, held, balance }, asset) {
     <td>${momentOf(time)}</td>
     <td title=${key}>${t(`kind.${kind}`)}<span class="quiet-text" dir="auto">${note}</span></td>
     <td class="number">${changed(amount, asset)}</td>
-    <td class="number">${changed(held, asset)}</td>
+    <td class="number">${/[1-9]/.test(held) ? money(held, asset) : nothing}</td>
     <td class="number">${money(balance, asset)}</td>
   </tr>`;
 }

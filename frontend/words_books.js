@@ -65,7 +65,7 @@ export const booksWords = {
   "receipt.unread": ["The receipt could not be fetched", "영수증을 받지 못했습니다"],
   "receipt.model.fact": ["Model", "모델"],
   "receipt.tokens.fact": ["Tokens", "토큰"],
-  "receipt.tokens": ["{read} read, {written} written", "읽음 {read}개, 씀 {written}개"],
+  "receipt.tokens": ["{read} in, {written} out", "입력 {read}개, 출력 {written}개"],
   "receipt.time.fact": ["Time", "시각"],
   "receipt.id.fact": ["Receipt", "영수증"],
   "receipt.salt.fact": ["Salt", "솔트"],
@@ -95,6 +95,6 @@ export const booksWords = {
   "receipt.output": ["The answer is the one that you got", "답이 당신이 받은 것임"],
   "receipt.nothing": ["Nothing was charged, so the books have no record.", "청구한 것이 없어 장부에 기록이 없습니다."],
   "receipt.noModel": ["The file has no entry about the model.", "파일에 모델에 관한 항목이 없습니다."],
-  "receipt.noPrice": ["The file has no entry about the price.", "파일에 가격에 관한 항목이 없습니다."],
+  "receipt.noPrice": ["The receipt names no entry for its price.", "영수증에 가격의 항목이 적혀 있지 않습니다."],
   "receipt.long": ["The request was too long to be kept here.", "요청이 길어 이 브라우저에 보관하지 않았습니다."],
 };

@@ -185,7 +185,7 @@ def test_each_documented_code_has_its_own_words_and_next_step() -> None:
     text = "".join((FRONTEND / name).read_text() for name in ("alert.js", "account.js"))
     faults = dict(re.findall(r'^  (\w+): \["(\w+)"', text, re.MULTILINE))
     assert documented <= faults.keys()
-    assert faults.keys() - documented == {"unreachable", "stream_broken", "no_model", "insufficient_funds"}
+    assert faults.keys() - documented == {"unreachable", "stream_broken", "no_model"}
     named = {f"error.{name}{part}" for name in [*faults.values(), "other"] for part in ("", ".next")}
     assert named <= words_of("words.js", "words_account.js").keys()
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from blyan.api import (
+    account,
+    account_schemas,
     auth,
     auth_schemas,
     blobs,
@@ -83,6 +85,18 @@ _payments: Final = (
         errors=(404, 409),
         group="payments",
         access="inference",
+    ),
+)
+
+_account: Final = (
+    get("/account", account.balance, json_of(account_schemas.balance), group="account", access="account"),
+    get(
+        "/account/statement",
+        account.entries,
+        {**json_of(account_schemas.statement), "text/csv": text()},
+        query=account_schemas.statement_query,
+        group="account",
+        access="account",
     ),
 )
 
@@ -190,6 +204,7 @@ routes: Final[tuple[Route, ...]] = (
     get("/blobs/{payload_id}/index", blobs.index, octets, errors=(404,), group="blobs"),
     *_auth,
     *_payments,
+    *_account,
     get("/livez", health.livez, plain, group="health"),
     get(
         "/readyz",

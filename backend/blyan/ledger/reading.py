@@ -149,6 +149,12 @@ def trial_balance(session: Session, time: int | None = None) -> list[Total]:
     return [Total(asset, *sums) for asset, sums in sorted(found.items())]
 
 
+def versions_until(session: Session, account: Account, record: int) -> int:
+    """How many entries of the account are of record `record` or earlier."""
+    entry = _entry_until(session, account, record)
+    return 0 if entry is None else entry.version
+
+
 def records(session: Session, begin: int, end: int) -> Iterator[Record]:
     """Records `begin` to `end`, the end left out, as far as they are there."""
     for first in range(begin, end, _read_at_once):
@@ -175,7 +181,15 @@ def _last_until(session: Session, time: int) -> int:
 
 
 def _balance_at(session: Session, account: Account, until: int) -> Balance:
-    """After the account's last entry of record `until` or earlier, found by halving: versions and records both rise."""
+    """After the account's last entry of record `until` or earlier."""
+    entry = _entry_until(session, account, until)
+    if entry is None:
+        return Balance(account.terms.asset, 0, 0, 0)
+    return Balance(account.terms.asset, entry.balance, entry.held_out, entry.held_in)
+
+
+def _entry_until(session: Session, account: Account, until: int) -> Entry | None:
+    """The account's last entry of record `until` or earlier, found by halving: versions and records both rise."""
     low, high = 0, account.version  # version `low` is of it or earlier; those above `high` are later
     entry: Entry | None = None
     while low < high:
@@ -185,6 +199,4 @@ def _balance_at(session: Session, account: Account, until: int) -> Balance:
             low, entry = middle, Entry(*row[1:])
         else:
             high = middle - 1
-    if entry is None:
-        return Balance(account.terms.asset, 0, 0, 0)
-    return Balance(account.terms.asset, entry.balance, entry.held_out, entry.held_in)
+    return entry

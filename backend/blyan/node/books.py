@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -97,11 +97,8 @@ class NodeBooks:
             if type(reason) is not Unavailable or self._closed:
                 raise
             # perhaps only a connection went stale: the same key does it once, whether it was done or not
-            try:
+            with self._told():
                 outcome = await self._books.submit(request)
-            except Unavailable:
-                self._wake.set()
-                raise
         if outcome.refusal is not None and not outcome.replayed:
             self.refused[outcome.refusal.code] += 1
         return outcome
@@ -109,7 +106,8 @@ class NodeBooks:
     async def read(self, what: Callable[[Session], Result]) -> Result:
         """What a function of `ledger/reading` or `ledger/seal` says, of one moment."""
         self._want_there()
-        return await self._books.read(what)
+        with self._told():
+            return await self._books.read(what)
 
     async def open_user(self, account: str) -> str:
         """The name in the books of an account that signs in; it is opened if it is not there."""
@@ -187,10 +185,25 @@ class NodeBooks:
 
     def _want_there(self) -> None:
         if self._gone is not None:
-            raise Unavailable(
-                f"books: expected them to answer, found that they do not: {self._gone.message}",
-                hint="ask again in a while: the node keeps trying",
-            )
+            raise _absent()
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        """A database that does not answer: the log says why, callers only that; and somebody looks after it now."""
+        try:
+            yield
+        except (Unavailable, IntegrityFault) as reason:
+            if isinstance(reason, IntegrityFault) or type(reason) is Unavailable:
+                self._wake.set()
+                raise _absent() from reason
+            raise
+
+
+def _absent() -> Unavailable:
+    return Unavailable(
+        "books: expected them to answer, found that they do not",
+        hint="ask again in a while, with the same key: the node keeps trying, and its log says what is wrong",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ ledger_waiting_max: Final = 16_384  # requests that wait for the writer
 ledger_commit_max: Final = 512  # requests in one commit
 statement_lines_max: Final = 1_000
 ledger_record_bytes_max: Final = 8 * KIB
+holds_shown_max: Final = 100  # of one account
 accounts_remembered_max: Final = 65_536  # of which a node remembers that they are open
 ledger_faults_max: Final = 100  # that one verification names
 
