@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext, Page
 
 from wallets import new_key, sign
 
-ICON: Final = "data:image/svg+xml;utf8,<svg xmlns='http://www.w3.org/2000/svg' viewBox='-9 -9 18 18'><circle r='8'/></svg>"
+ICON: Final = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='-9 -9 18 18'><circle r='8'/></svg>"
 _INJECTED: Final = """(([name, rdns, icon, keys]) => {
   const listeners = {};
   const wallet = {
