@@ -209,14 +209,14 @@ async def stream(
                 await send(*chunks)
                 _tell(meter, index, known, chunks)
             return
-        if meter.charges and chunks[:-1]:  # the end may wait for the books, what comes before it does not
-            await send(*chunks[:-1])
-            del chunks[:-1]
+        *before, last = chunks
+        if meter.charges and before:  # the end may wait for the books, what comes before it does not
+            await send(*before)
         _tell(meter, index, known, chunks)
         usage = await meter.settle()
         if usage:
-            chunks[-1]["blyan"] = {**chunks[-1].get("blyan", {}), **usage}
-        await send(*chunks)
+            last["blyan"] = {**last.get("blyan", {}), **usage}
+        await send(*([last] if meter.charges else chunks))
 
     async def send_all() -> None:
         begun = {0}  # choices whose opening was sent

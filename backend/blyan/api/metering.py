@@ -8,8 +8,6 @@ accounts, or for a model without a price.
 from __future__ import annotations
 
 import asyncio
-import base64
-import struct
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from aiohttp import web
 from blyan.api.body import raw_key
 from blyan.api.caller import current_caller
 from blyan.inference.receipt import Choice, ToolCall, digest_of, output_bytes, salt_bytes
-from blyan.inference.session import Delta, Embedded, Event, Finished, GenerationRequest, answer_tokens_max
+from blyan.inference.session import Delta, Event, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.loading import LoadedModel
 from blyan.node.charges import Charges, Delivered, Held
 from blyan.node.node import Node
@@ -230,11 +228,6 @@ async def _held(
         ) from None
     finally:
         meter.leave()
-
-
-def vector_text(found: Embedded) -> str:
-    """A vector as text, which is what the digest of an embedding covers: base64 of its 32-bit floats, LE."""
-    return base64.b64encode(struct.pack(f"<{len(found.vector)}f", *found.vector)).decode()
 
 
 def tariff_for(node: Node, account: str, model: str, quote: str | None) -> Tariff | None:

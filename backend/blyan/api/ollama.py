@@ -18,7 +18,7 @@ from blyan import __version__
 from blyan.api.body import json_object
 from blyan.api.chat import embedding, fitting, generation, sampling_of
 from blyan.api.errors import error_response, json_response, ollama_error
-from blyan.api.metering import Meter, Usage, metered, metered_reading, vector_text
+from blyan.api.metering import Meter, Usage, metered, metered_reading
 from blyan.api.model_text import told_of
 from blyan.api.ollama_lines import Lines, nanoseconds, time_text
 from blyan.api.sending import send_piece
@@ -26,6 +26,7 @@ from blyan.api.state import node_of
 from blyan.inference.answer_form import AnswerForm, Piece, answer_form, want_thinking
 from blyan.inference.embedding import want_embeddable
 from blyan.inference.receipt import ToolCall
+from blyan.inference.receipt_output import vector_text
 from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.given_template import given_template
 from blyan.model.infill import can_infill, infill
@@ -178,7 +179,7 @@ async def _vectors(
             found = await embedding(node, model, tokens)
             vectors.append(list(found.vector))
             count += found.tokens
-            meter.told(index, vector_text(found))
+            meter.told(index, vector_text(found.vector))
             meter.read(index)
         return vectors, count, await meter.settle()
 
@@ -242,8 +243,9 @@ async def _answer(request: web.Request, model: LoadedModel, asked: OllamaRequest
 
 
 def _tell(meter: Meter, piece: Piece) -> None:
-    """What is sent, or is sent at the end where nothing is streamed."""
-    meter.told(0, piece.said, piece.thought, [ToolCall(call.name, call.arguments) for call in piece.calls])
+    """What is sent, or is sent at the end where nothing is streamed; arguments in the bytes that they have there."""
+    calls = [ToolCall(call.name, orjson.dumps(orjson.loads(call.arguments)).decode()) for call in piece.calls]
+    meter.told(0, piece.said, piece.thought, calls)
 
 
 def _wanted(node: Node, model: LoadedModel, asked: OllamaRequest) -> tuple[GenerationRequest, AnswerForm]:

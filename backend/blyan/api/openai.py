@@ -18,10 +18,11 @@ from blyan.api.chat import embedding, sampling_of
 from blyan.api.client import tell_client
 from blyan.api.dialects import ChatDialect, CompletionDialect
 from blyan.api.errors import error_body, json_response
-from blyan.api.metering import metered_reading, vector_text
+from blyan.api.metering import metered_reading
 from blyan.api.state import node_of
 from blyan.inference.answer_form import AnswerForm, answer_form, want_thinking
 from blyan.inference.embedding import want_embeddable
+from blyan.inference.receipt_output import vector_text
 from blyan.inference.session import GenerationRequest
 from blyan.model.infill import Infill, infill
 from blyan.model.loading import LoadedModel
@@ -113,7 +114,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
         async with metered_reading(request, node, model, inputs, asked.quote) as meter:
             for index, tokens in enumerate(inputs):
                 found = await embedding(node, model, tokens)
-                text = vector_text(found)
+                text = vector_text(found.vector)
                 vector = text if asked.base64 else list(found.vector)
                 data.append({"object": "embedding", "index": index, "embedding": vector})
                 meter.told(index, text)

@@ -6,8 +6,10 @@ itself; and anything else as the text of one choice, to the last byte.
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -87,6 +89,8 @@ def _of_bodies(bodies: Iterable[Mapping[str, Any]]) -> list[Choice]:
     """Choices in the order of their index, the pieces of each joined as they came."""
     joined: dict[int, _Joined] = {}
     for body in bodies:
+        for index, vector in enumerate(_vectors(body)):
+            joined[index] = _Joined(vector)
         if isinstance(body.get("choices"), list):
             for choice in body["choices"]:
                 _take_openai(joined, as_dict(choice) or {})
@@ -95,6 +99,25 @@ def _of_bodies(bodies: Iterable[Mapping[str, Any]]) -> list[Choice]:
         elif isinstance(body.get("response"), str):
             _take(joined.setdefault(0, _Joined()), {**body, "content": body["response"]})
     return [joined[index].choice() for index in sorted(joined)]
+
+
+def _vectors(body: Mapping[str, Any]) -> list[str]:
+    """Vectors of the routes that embed, each as `vector_text`."""
+    listed = [(as_dict(each) or {}).get("embedding") for each in as_list(body.get("data")) or []]
+    listed = listed or as_list(body.get("embeddings")) or ([body["embedding"]] if "embedding" in body else [])
+    found: list[str] = []
+    for each in listed:
+        numbers = as_list(each)
+        if numbers is not None and all(isinstance(number, int | float) for number in numbers):
+            found.append(vector_text(numbers))
+        elif isinstance(each, str):
+            found.append(each)
+    return found
+
+
+def vector_text(vector: Sequence[float]) -> str:
+    """An embedding as the text of a choice: base64 of its 32-bit floats, little-endian."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def _take_openai(joined: dict[int, _Joined], choice: Mapping[str, Any]) -> None:
