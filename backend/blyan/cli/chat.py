@@ -20,15 +20,20 @@ from blyan.cli.conversation import Conversation
 from blyan.cli.history import History
 from blyan.cli.output import Output, json_text, printable
 from blyan.cli.passphrase import passphrase_of
+from blyan.cli.spent import cost_line, cost_value
 from blyan.cli.typed import LineReader, as_text, can_edit, editor, is_quoted, read_plain, read_turn
+from blyan.cli.wallet import add_sign_in, wallet_passphrase, wallet_path
 from blyan.node import data_directory
 from blyan.node.config import read_config, state_dir_from_environment
 from blyan.primitives import limits
-from blyan.primitives.clock import system_monotonic
+from blyan.primitives.clock import system_monotonic, system_seconds
 from blyan.primitives.errors import Fault, InvalidInput, UsageMistake
 
 if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
     from blyan.cli.chat_client import Answer, ChatClient
+    from blyan.cli.sign_in import SignedIn
 
 _flags = ("temperature", "seed", "max_tokens")
 
@@ -49,6 +54,7 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     chat.add_argument("--max-tokens", metavar="N", help="end an answer after so many")
     chat.add_argument("--verbose", action="store_true", help="tokens and tokens a second after each answer, on stderr")
     chat.add_argument("--no-history", action="store_true", help="neither read nor keep what is typed")
+    add_sign_in(chat)
     chat.set_defaults(run=_chat)
 
 
@@ -77,8 +83,11 @@ async def _converse(options: argparse.Namespace, conversation: Conversation, out
         raise UsageMistake("PROMPT: expected a question, found none")
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(_node_url(options))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        client = ChatClient(session, url, system_monotonic)
+        session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
+        who = await _signed_in(options, session, url)
+        if who is not None:
+            output.note(f"signed in as {who.account}")
+        client = ChatClient(session, url, system_monotonic, who.headers if who else None)
         models = [options.model] if options.model and question else await client.models()
         conversation.model = options.model or models[0]
         chat = _Chat(client, Commands(conversation, models, output, verbose=options.verbose), output)
@@ -100,6 +109,7 @@ class _Chat:
         self._client = client
         self._commands = commands
         self._output = output
+        self._last: Answer | None = None  # the newest that came to its end
 
     async def ask(self, question: str) -> None:
         """One turn; of one that fails nothing stays in the conversation."""
@@ -119,7 +129,7 @@ class _Chat:
                 if not self._output.as_json:
                     sys.stdout.write(printable(piece))
                     sys.stdout.flush()
-            whole = True
+            whole, self._last = True, answer
         finally:
             if answer.text or whole:
                 conversation.messages.append({"role": "assistant", "content": answer.text})
@@ -151,6 +161,7 @@ class _Chat:
                 "thought": answer.thought,
                 "finish_reason": answer.finish_reason,
                 "usage": {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens},
+                **cost_value(answer.cost),
                 "seconds_first": answer.seconds_first,
                 "seconds": answer.seconds,
                 "tokens_per_second": pace,
@@ -164,6 +175,9 @@ class _Chat:
                 f"{answer.prompt_tokens} tokens in, {answer.completion_tokens} out{first}{speed} "
                 f"({answer.finish_reason})"
             )
+
+        if answer.cost is not None and not self._output.as_json:
+            self._output.note(cost_line(answer.cost, hint=sys.stdin.isatty()))
 
     async def talk(self, interrupts: _Interrupts, history: History) -> None:
         """Turns from a terminal until its end. A fault ends a turn, not the conversation."""
@@ -192,7 +206,8 @@ class _Chat:
                         return
                     if following == "read":
                         continue
-                    stopped = await interrupts.during(self.answer())
+                    doing = self._save_receipt() if following == "receipt" else self.answer()
+                    stopped = await interrupts.during(doing)
                 else:
                     stopped = await interrupts.during(self.ask(turn))
                 if stopped:
@@ -201,6 +216,11 @@ class _Chat:
                 self._output.fault(fault)
             except OSError as reason:  # /save and /load
                 self._output.note(f"blyan: {reason.filename or turn}: {reason.strerror or reason}")
+
+    async def _save_receipt(self) -> None:
+        from blyan.cli.chat_receipt import save_receipt
+
+        await save_receipt(self._client, self._last, self._commands.receipt_file, self._output)
 
 
 class _Quoted:
@@ -248,6 +268,22 @@ class _Interrupts:
             return True
         task.result()
         return False
+
+
+async def _signed_in(options: argparse.Namespace, session: ClientSession, url: str) -> SignedIn | None:
+    """Who we are to the node, None where nobody asked for that."""
+    if options.api_key_file is None and not options.wallet and options.wallet_file is None:
+        return None
+    from blyan.cli.sign_in import WalletDoor, key_headers
+
+    if options.api_key_file is not None:
+        if options.wallet or options.wallet_file is not None:
+            raise UsageMistake("chat: expected --wallet or --api-key-file, found both")
+        return key_headers(options.api_key_file)
+    wallet = wallet_path(options.wallet_file)
+    secret = wallet_passphrase(options, wallet)
+    door = WalletDoor(session, url, wallet, secret, folder=state_dir_from_environment())
+    return await door.enter(system_seconds, options.chain_id)
 
 
 def _all_of_stdin() -> str:

@@ -1,9 +1,10 @@
-"""What `blyan chat` asks of a node: its models, and answers piece by piece as they come."""
+"""What `blyan chat` asks of a node: its models, answers piece by piece as they come, and what they cost."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -12,10 +13,24 @@ import aiohttp
 from blyan.cli.conversation import Conversation
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import Fault, NotFound, PeerFault, kind_of
+from blyan.primitives.errors import Fault, NotFound, PeerFault, Unauthenticated, kind_of
 from blyan.wire.fields import as_dict, as_list
 
-_connect_seconds: Final = 10.0
+connect_seconds: Final = 10.0
+_amount: Final = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?")
+_asset: Final = re.compile(r"[A-Z]{1,16}")
+_receipt: Final = re.compile(r"[0-9a-f]{32}")
+_salt: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an answer cost, as the node says it, and the receipt for it, if there is one."""
+
+    amount: str  # a decimal of the asset
+    asset: str
+    receipt: str | None = None  # its id
+    salt: bytes | None = None  # opens the receipt's digests; the node does not keep it
 
 
 @dataclass(slots=True)
@@ -27,6 +42,8 @@ class Answer:
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: Cost | None = None  # None where the node is free
+    request: bytes = b""  # the body that was sent
     seconds_first: float | None = None  # until its first piece, of a thought too
     seconds: float = 0.0  # until its end
     _began: float = field(default=0.0)
@@ -58,17 +75,25 @@ class EventLines:
 class ChatClient:
     """One node, over HTTP."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, now: Monotonic) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, now: Monotonic, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """`headers` say who asks, where somebody signed in."""
         self._session = session
+        self._headers = dict(headers or {})
         self.url = url
         self._now = now
 
     async def models(self) -> list[str]:
         """Names, at least one."""
-        timeout = aiohttp.ClientTimeout(total=limits.request_seconds_max, connect=_connect_seconds)
+        timeout = aiohttp.ClientTimeout(total=limits.request_seconds_max, connect=connect_seconds)
         try:
-            async with self._session.get(f"{self.url}/v1/models", timeout=timeout) as response:
-                body = await _limited_json(response)
+            async with self._session.get(
+                f"{self.url}/v1/models", headers=self._headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                body = await limited_json(response)
+                if response.status in (401, 403, 429):
+                    raise fault_of(body)
         except (aiohttp.ClientError, TimeoutError, ValueError) as reason:
             raise PeerFault(
                 f"node {self.url}: expected a list of models, found {str(reason) or type(reason).__name__}",
@@ -90,12 +115,16 @@ class ChatClient:
         What the model thinks before it answers goes to `on_thought`.
         """
         began = self._now()
-        timeout = aiohttp.ClientTimeout(total=limits.request_seconds_max, connect=_connect_seconds)
+        timeout = aiohttp.ClientTimeout(total=limits.request_seconds_max, connect=connect_seconds)
         url = f"{self.url}/v1/chat/completions"
+        answer.request = json.dumps(conversation.request(), ensure_ascii=False).encode("utf-8", "replace")
+        headers = {**self._headers, "Content-Type": "application/json"}
         try:
-            async with self._session.post(url, json=conversation.request(), timeout=timeout) as response:
+            async with self._session.post(
+                url, data=answer.request, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
                 if response.status != 200:
-                    raise _fault_of(await _limited_json(response))
+                    raise fault_of(await limited_json(response))
                 lines = EventLines()
                 async for data in response.content.iter_any():
                     for line in lines.feed(data):
@@ -118,26 +147,46 @@ class ChatClient:
             raise PeerFault(f"node {self.url}: expected an answer, found {type(reason).__name__} {reason}") from None
         raise PeerFault(f"node {self.url}: expected the end of the answer, found the end of the connection")
 
+    async def receipt(self, identity: str) -> bytes:
+        """The file of a receipt; the node's fault where it has none, with the code `not_yet` where it is coming."""
+        timeout = aiohttp.ClientTimeout(total=limits.peer_seconds_max, connect=connect_seconds)
+        url = f"{self.url}/receipts/{identity}"
+        try:
+            async with self._session.get(
+                url, headers=self._headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                raw = await _limited(response, limits.receipt_file_bytes_max)
+                if response.status != 200:
+                    raise fault_of(json.loads(raw))
+                return raw
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as reason:
+            raise PeerFault(f"node {self.url}: expected a receipt, found {type(reason).__name__} {reason}") from None
 
-async def _limited_json(response: aiohttp.ClientResponse) -> Any:
+
+async def limited_json(response: aiohttp.ClientResponse) -> Any:
     """A body of bounded length as JSON, None if it is none."""
-    raw = b""
+    return json.loads(await _limited(response, limits.request_body_bytes_max))
+
+
+async def _limited(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    raw = bytearray()
     async for data in response.content.iter_any():
         raw += data
-        if len(raw) > limits.request_body_bytes_max:
-            raise ValueError(f"more than {limits.request_body_bytes_max} bytes")
-    return json.loads(raw)
+        if len(raw) > bytes_max:
+            raise ValueError(f"more than {bytes_max} bytes")
+    return bytes(raw)
 
 
 def _take(event: Any, answer: Answer) -> str:
     """The text of one streamed event; the fault that it reports, or `PeerFault` if it is no event."""
     match event:
         case {"error": _}:
-            raise _fault_of(event)
+            raise fault_of(event)
         case {"choices": [], **rest}:
             match rest.get("usage"):
-                case {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}:
+                case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **priced}:
                     answer.prompt_tokens, answer.completion_tokens = prompt, completion
+                    answer.cost = cost_of(priced)
                 case _:
                     pass
             return ""
@@ -156,6 +205,21 @@ def _take(event: Any, answer: Answer) -> str:
             raise PeerFault(f"answer: expected a chat completion chunk, found {str(event)[:200]}")
 
 
+def cost_of(usage: Mapping[str, Any]) -> Cost | None:
+    """What `usage` says of money, None where it says nothing that we know."""
+    match usage:
+        case {"cost": {"amount": str(amount), "asset": str(asset)}, **rest}:
+            if not _amount.fullmatch(amount) or not _asset.fullmatch(asset):
+                return None
+        case _:
+            return None
+    match rest.get("receipt"):
+        case {"id": str(identity), "salt": str(salt)} if _receipt.fullmatch(identity) and _salt.fullmatch(salt):
+            return Cost(amount, asset, identity, bytes.fromhex(salt))
+        case _:
+            return Cost(amount, asset)
+
+
 def _thought(event: Any) -> str:
     match event:
         case {"choices": [{"delta": {"reasoning_content": str(thought)}}]}:
@@ -169,7 +233,7 @@ def _finish(choice: dict[str, Any], answer: Answer) -> None:
         answer.finish_reason = choice["finish_reason"]
 
 
-def _fault_of(body: Any) -> Fault:
+def fault_of(body: Any) -> Fault:
     """The node's error as the fault it was there, so that the exit code says the same."""
     match body:
         case {"error": {"message": str(message), **error}}:
@@ -177,4 +241,6 @@ def _fault_of(body: Any) -> Fault:
         case _:
             return PeerFault(f"answer: expected an error body, found {str(body)[:200]}")
     kind = kind_of(str(error.get("code")))
+    if kind is Unauthenticated:
+        hint = "sign in with --wallet, or show an API key with --api-key-file"
     return (PeerFault if kind is Fault else kind)(message, hint=hint)

@@ -12,8 +12,8 @@ from blyan.cli.output import Output, table
 from blyan.primitives.errors import InvalidInput, NotFound
 from blyan.primitives.nearest import did_you_mean
 
-# what the loop does next: read on, ask the last question again, or end
-Next: TypeAlias = Literal["read", "ask", "end"]
+# what the loop does next: read on, ask the last question again, save the last answer's receipt, or end
+Next: TypeAlias = Literal["read", "ask", "receipt", "end"]
 
 commands: Final[Mapping[str, str]] = {
     "/help": "this list",
@@ -24,6 +24,7 @@ commands: Final[Mapping[str, str]] = {
     "/load FILE": "go on with a saved one",
     "/clear": "forget what was said; model, system and settings stay",
     "/retry": "drop the last answer and ask again",
+    "/receipt [FILE]": "save and verify the receipt of the last answer, and in FILE.private what opens it",
     "/bye": "end, as Ctrl-D does",
 }
 _names: Final = tuple(each.split()[0] for each in commands)
@@ -41,6 +42,7 @@ class Commands:
         self.conversation = conversation
         self.models = models
         self.verbose = verbose
+        self.receipt_file: Path | None = None  # what `/receipt` named last, None for a name of ours
         self._output = output
 
     def words(self) -> Mapping[str, Any]:
@@ -74,6 +76,9 @@ class Commands:
                 self._say("forgotten")
             case "/retry":
                 return self._retry()
+            case "/receipt":
+                self.receipt_file = _path(name, rest) if rest else None
+                return "receipt"
             case "/bye" | "/exit" | "/quit":
                 return "end"
             case _:

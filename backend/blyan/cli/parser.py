@@ -13,7 +13,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from blyan import __version__
-from blyan.cli import blob, chain, chat, completion, config, db, doctor, keys, ledger, model, node, price, receipt, up
+from blyan.cli import (
+    blob,
+    chain,
+    chat,
+    completion,
+    config,
+    db,
+    doctor,
+    keys,
+    ledger,
+    model,
+    node,
+    price,
+    receipt,
+    up,
+    wallet,
+)
 from blyan.primitives.nearest import did_you_mean
 
 _choice: Final = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)", re.DOTALL)
@@ -98,7 +114,7 @@ def build() -> Parser:
     verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     up.add_commands(verbs, common)
     chat.add_commands(verbs, common, readable)
-    for group in (model, price, node, doctor, config, blob, chain, db, ledger, receipt, keys):
+    for group in (model, node, doctor, config, blob, chain, db, ledger, price, receipt, wallet, keys):
         group.add_commands(verbs, common, readable)
     completion.add_commands(verbs, common)
     return parser

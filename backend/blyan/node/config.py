@@ -189,6 +189,14 @@ def state_dir_from_environment() -> Path | None:
     return Path(home) / ".local/state/blyan" if Path(home).is_absolute() else None
 
 
+def user_data_dir_from_environment() -> Path | None:
+    """Where this user's `blyan` keeps what is theirs and cannot be made again (XDG); None without a home."""
+    chosen, home = os.environ.get("XDG_DATA_HOME", ""), os.environ.get("HOME", "")
+    if Path(chosen).is_absolute():
+        return Path(chosen) / "blyan"
+    return Path(home) / ".local/share/blyan" if Path(home).is_absolute() else None
+
+
 def cache_dir_from_environment() -> Path | None:
     """Where this user's `blyan` keeps what can be made again, if the environment says so (XDG)."""
     chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))

@@ -168,6 +168,9 @@ key_memory_bytes_min: Final = 8 * MIB  # what opening an encrypted key may cost 
 key_memory_bytes_max: Final = GIB
 key_passes_max: Final = 16
 
+wallet_file_bytes_max: Final = 8 * KIB
+wallet_iterations_max: Final = 10_000_000  # of PBKDF2, in a wallet that somebody else made
+
 # accounts
 origin_chars_max: Final = 300
 sign_in_message_chars_max: Final = 2_048
