@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient
 
 from accounts import ORIGIN, SOURCES, Nodes
 from blyan.api.state import node_key
+from blyan.cli.main import main
 from blyan.ledger import reading
 from blyan.ledger.postgres_store import PostgresStore
 from blyan.ledger.sqlite_store import SqliteStore
@@ -19,7 +20,7 @@ from blyan.node.node import Node
 from blyan.primitives.clock import system_seconds
 from blyan.primitives.errors import IntegrityFault, Unavailable
 from ledgers import as_vandal
-from nodes import command, json_of, serving_with
+from nodes import command, json_of, serving_with, writing
 from services import PostgresServer, missing
 from wallets import new_key
 
@@ -100,6 +101,24 @@ async def test_what_is_new_is_sealed_promised_and_verified_beside_the_running_no
     assert chains.joint.height == height  # nothing is new, so nothing is written
     checked = await asyncio.to_thread(json_of, "ledger", "verify", data_dir=client.data_dir)
     assert (checked["promised"], checked["records"], checked["faults"]) == (6, 6, [])
+
+
+async def test_metrics_say_what_is_in_the_books(nodes: Nodes) -> None:
+    client = await nodes.start()
+    books = books_of(client)
+    name = await credited(books, 10**8)
+    await books.submit(Hold("hold 1", Leg(name, income, 150_000), 60))
+    for key in ("too much", "too much"):
+        assert not (await books.submit(Post(key, (Leg(name, income, 10**9),)))).taken
+    await books.look_after()
+    said = node_of(client).metrics.text("text/plain")[0].decode()
+    for line in (
+        "blyan_ledger_up 1.0",
+        'blyan_ledger_records{state="promised"} 7.0',
+        "blyan_ledger_held_usd 0.0015",
+        'blyan_ledger_refusals_total{code="insufficient_funds"} 1.0',
+    ):
+        assert line in said
 
 
 async def test_holds_end_when_their_time_is_over(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,3 +227,35 @@ def test_a_file_that_a_stranger_locks_is_the_moments_fault(tmp_path) -> None:
             pass
         other.close()
     store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@127.0.0.1:1/books",
+        "postgresql://me:hunter2@[::1/books",
+        "postgresql://me:hunter2@h:notaport/books",
+        "postgresql://me:hunter2%zz@h/books?nonsense=1",
+    ],
+)
+def test_a_password_in_a_url_is_neither_shown_nor_said(url: str, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    with writing(tmp_path / "data"):
+        pass
+    key = "Abcdefghij0123456789xyz"
+    (tmp_path / "data/node.toml").write_text(
+        f'[accounts]\norigin = "{ORIGIN}"\nrpc_urls = ["1=https://eth.example.org/v3/{key}"]\n'
+        f'redis_url = "redis://:hunter2@127.0.0.1:1"\n[ledger]\ndatabase = "{url}"\n'
+    )
+    for words in ("config show --origin", "config show --json", "config check", "ledger show --json", "doctor --json"):
+        code = main(["--data-dir", str(tmp_path / "data"), *words.split()])
+        said = "".join(capsys.readouterr())
+        assert "hunter2" not in said and key not in said, (words, said)
+        if words.startswith("ledger"):
+            assert code in (1, 75), said
+
+
+def test_books_of_a_node_that_never_had_accounts_are_a_hint(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    with writing(tmp_path / "data"):
+        pass
+    assert main(["--data-dir", str(tmp_path / "data"), "ledger", "show"]) == 3
+    assert "accounts.origin" in capsys.readouterr().err

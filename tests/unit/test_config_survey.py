@@ -109,6 +109,16 @@ def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
         ("passphrase_file", "/etc/phrase", "/etc/phrase"),
         ("url", "postgres://me:hunter2@db/x", "postgres://(redacted)@db/x"),
         ("urls", ("redis://:p@r",), ("redis://(redacted)@r",)),
+        (
+            "database",
+            "postgresql://me:a@b@db/x?sslpassword=p&host=/s",
+            "postgresql://(redacted)@db/x?sslpassword=(redacted)&host=/s",
+        ),
+        (
+            "rpc_urls",
+            ("1=https://me:p@eth.org/v3/abc?k=1", "5=https://free.org"),
+            ("1=https://(redacted)@eth.org/(redacted)", "5=https://free.org"),
+        ),
         ("token", "", ""),
         ("threads", 3, 3),
     ],

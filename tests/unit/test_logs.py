@@ -61,6 +61,12 @@ def test_a_long_message_is_cut_and_says_so() -> None:
         ("Authorization: Bearer abcdefghijkl", "Authorization: [redacted]"),
         ("headers {'authorization': 'Basic dXNlcjpwYXNz'}", "headers {'authorization': [redacted]}"),
         ("GET /x?api_key=verysecret&y=1", "GET /x?api_key=[redacted]&y=1"),
+        ("at postgresql://me:p@ss@db:5432/x now", "at postgresql://(redacted)@db:5432/x now"),
+        (
+            "asked https://eth.org/v2/Abcdefghij0123456789-_ twice",
+            "asked https://eth.org/v2/(redacted) twice",
+        ),
+        (f"from http://peer/blobs/{'0a' * 32}", f"from http://peer/blobs/{'0a' * 32}"),
         ("passphrase=open-sesame", "passphrase=[redacted]"),
         ("Cookie: session=abc; more", "Cookie: [redacted]; more"),
         ("sent sk-abcdefghijklmnop", "sent [redacted]"),

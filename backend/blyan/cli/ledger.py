@@ -8,6 +8,7 @@ from typing import Any
 
 from blyan.cli.output import Output, table
 from blyan.ledger import audit, export, reading, seal
+from blyan.node.config import read_config
 from blyan.node.data_directory import open_ground
 from blyan.node.ledger import AnyStore, open_store, promises
 from blyan.node.schema import schema_of
@@ -32,12 +33,18 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     exported.add_argument("--account", metavar="NAME", help="only this one's changes, as CSV")
     exported.set_defaults(run=_export)
     for each in (looked, verified, exported):
-        each.add_argument("--database", metavar="URL", help="books in PostgreSQL (default: ledger.db of the node)")
+        each.add_argument("--database", metavar="URL", help="books in PostgreSQL (default: where the node's are)")
 
 
 def _opened(options: argparse.Namespace) -> AnyStore:
-    store = open_store(options.data_dir, options.database)
-    store.want_current()
+    """Those of `--database`, else of the node's configuration, else the file in its data directory."""
+    database = options.database or read_config(options.data_dir).ledger.database or None
+    store = open_store(options.data_dir, database)
+    try:
+        store.want_current()
+    except BaseException:
+        store.close()
+        raise
     return store
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blyan.ledger.store import Row, Session, migration_numbers
 from blyan.primitives.clock import UnixSeconds
-from blyan.primitives.errors import Fault, IntegrityFault, StorageFull, Unavailable
+from blyan.primitives.errors import Fault, IntegrityFault, InvalidInput, StorageFull, Unavailable
+from blyan.primitives.url_secrets import without_secrets
 from blyan.storage.migrate import PostgresDatabase, migrate, pending, read_migrations
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class PostgresStore:
             raise Unavailable(
                 f"ledger: expected psycopg, found {reason}", hint="pip install 'blyan[postgres]'"
             ) from reason
+        _want_answer(url, int(seconds))
         # it says every attempt to come back; whoever asks is told by a fault, and tells once
         logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
         self._pool: ConnectionPool[psycopg.Connection[Any]] = psycopg_pool.ConnectionPool(
@@ -170,6 +172,25 @@ def _fault_of(reason: psycopg.Error) -> Fault:
     if isinstance(reason, psycopg.errors.DiskFull):
         return StorageFull(f"ledger: expected room on the server's disk, found {said}; nothing was changed")
     return _gone(reason)
+
+
+def _want_answer(url: str, seconds: int) -> None:
+    """Connect once, as a pool would only say that it waited. What libpq says of a URL it cannot read quotes the URL."""
+    import psycopg
+
+    try:
+        psycopg.connect(url, connect_timeout=max(2, seconds)).close()
+    except psycopg.OperationalError as reason:
+        said = str(reason).strip().splitlines() or [type(reason).__name__]
+        raise Unavailable(
+            f"ledger: expected the database to answer, found: {without_secrets(said[0])}",
+            hint="is it running, and does ledger.database say where?",
+        ) from None
+    except psycopg.Error:
+        raise InvalidInput(
+            "ledger.database: expected a URL that PostgreSQL reads, found something else",
+            hint="postgresql://USER:PASSWORD@HOST:PORT/DATABASE; other characters in a password as %XX",
+        ) from None
 
 
 def _gone(reason: Exception) -> Unavailable:

@@ -40,7 +40,10 @@ class SqliteStore:
 
     def __init__(self, path: Path, *, create: bool = False, frozen: bool = False) -> None:
         if not create and not path.is_file():
-            raise NotFound(f"ledger {path}: expected the books there, found none")
+            raise NotFound(
+                f"ledger {path}: expected the books there, found none",
+                hint="a node has books once it has started with accounts.origin in its node.toml",
+            )
         if create:
             durable.make_folder(path.parent)
             path.touch(mode=0o600)  # its log gets the same mode

@@ -30,14 +30,14 @@ from blyan.node.config import (
 from blyan.node.http_config import HttpConfig
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, Fault, InvalidInput, NotFound
+from blyan.primitives.url_secrets import redacted, without_path, without_secrets
 from blyan.storage import durable
 
 _header: Final = re.compile(r"\s*\[+\s*([^\]\s]+)\s*\]")
 _key: Final = re.compile(r"\s*([\w.\"'-]+)\s*=")
 _at_line: Final = re.compile(r"\(at line (\d+), column \d+\)")
 _secret: Final = re.compile(r"(?:^|_)(?:passphrase|password|secret|token|seed|key)$")
-_userinfo: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # user:password of a URL
-_redacted: Final = "(redacted)"
+_paths_are_keys: Final = frozenset({"rpc_urls"})  # of whose URLs nothing is shown but where they lead
 
 _Place = tuple[str, str | None]  # section and key
 
@@ -98,11 +98,11 @@ def survey_file(path: Path) -> Survey:
 
 
 def shown(key: str, value: Any) -> Any:
-    """A value that may be printed: secrets and the user part of a URL are left out."""
+    """A value that may be printed: secrets, also those in URLs, are left out."""
     if isinstance(value, str):
         if value and _secret.search(key):
-            return _redacted
-        return _userinfo.sub(_redacted, value)
+            return redacted
+        return without_path(value) if key in _paths_are_keys else without_secrets(value)
     if isinstance(value, tuple):
         return tuple(shown(key, each) for each in cast("tuple[object, ...]", value))
     return value

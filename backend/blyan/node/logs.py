@@ -26,6 +26,7 @@ from blyan.node.config import LogConfig
 from blyan.node.tracing import current_trace
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied
+from blyan.primitives.url_secrets import without_secrets
 
 folder_name: Final = "logs"
 file_name: Final = "node.log"
@@ -55,7 +56,7 @@ def printable(text: str) -> str:
 
 def redacted(text: str) -> str:
     """The text without what looks like a credential."""
-    return _secret.sub(lambda match: f"{match['key'] or ''}[redacted]", text)
+    return _secret.sub(lambda match: f"{match['key'] or ''}[redacted]", without_secrets(text))
 
 
 def frames_of(record: logging.LogRecord) -> list[str]:

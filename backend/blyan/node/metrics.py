@@ -17,8 +17,10 @@ from prometheus_client.registry import Collector
 
 from blyan import __version__
 from blyan.inference.scheduler import Scheduler
+from blyan.primitives.amount import USD
 
 if TYPE_CHECKING:
+    from blyan.node.books import NodeBooks
     from blyan.node.node import Node
 
 disable_created_metrics()  # else a `_created` series beside each counter and histogram, which nobody asks for
@@ -129,6 +131,7 @@ class _State(Collector):
         )
         yield GaugeMetricFamily("blyan_blocks_corrupt", "Blocks found corrupt.", value=store.corrupt_count)
         yield from _expert_memory(node)
+        yield from _of_books(node.books)
         refused = len(node.refused())
         models = GaugeMetricFamily("blyan_models", "Models of the chain.", labels=("state",))
         models.add_metric(("ready",), len(node.models) - refused)
@@ -164,6 +167,26 @@ def _of_scheduler(scheduler: Scheduler) -> Iterator[Metric]:
     drafts.add_metric(("accepted",), counters.accepted)
     drafts.add_metric(("refused",), counters.drafted - counters.accepted)
     yield drafts
+
+
+def _of_books(books: NodeBooks | None) -> Iterator[Metric]:
+    """What the last look at the books found; nothing where there are none."""
+    if books is None:
+        return
+    yield GaugeMetricFamily("blyan_ledger_up", "Whether the books answer.", value=books.gone is None)
+    sizes = books.sizes
+    records = GaugeMetricFamily("blyan_ledger_records", "Records of the books.", labels=("state",))
+    for state, count in (("written", sizes.records), ("sealed", sizes.sealed), ("promised", sizes.promised)):
+        records.add_metric((state,), count)
+    yield records
+    yield GaugeMetricFamily("blyan_ledger_requests_waiting", "Requests that wait for a commit.", value=books.waiting)
+    yield GaugeMetricFamily(
+        "blyan_ledger_held_usd", "Promised to the income by holds.", value=sizes.held / 10**USD.scale
+    )
+    refusals = CounterMetricFamily("blyan_ledger_refusals_total", "Requests not taken.", labels=("code",))
+    for code, count in sorted(books.refused.items()):
+        refusals.add_metric((code,), count)
+    yield refusals
 
 
 def _expert_memory(node: Node) -> Iterator[Metric]:
