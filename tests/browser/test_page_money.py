@@ -153,6 +153,7 @@ def test_sign_in_chat_see_the_cost_keep_the_receipt_verify_it(
     page.get_by_test_id("account").click()
     expect(page.get_by_test_id("balance")).to_have_attribute("data-amount", str((1 - cost).normalize()))
     expect(page.get_by_test_id("held")).to_have_attribute("data-amount", "0")
+    expect(page.get_by_test_id("statement-line")).to_have_count(3)
     kinds = page.get_by_test_id("statement-line").evaluate_all("lines => lines.map(line => line.dataset.kind)")
     assert kinds == ["settle", "hold", "post"]
     assert_accessible(page)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FRONTEND = ROOT / "frontend"
 OPENED_BYTES_MAX = 41_000
 OWN_BYTES_MAX = 60_000
-ACCOUNTS_BYTES_MAX = 19_000
+ACCOUNTS_BYTES_MAX = 19_500
 LINES_MAX = 400
 OWN = sorted(path for path in FRONTEND.iterdir() if path.suffix in {".js", ".css", ".html"})
 MODULES = [path for path in OWN if path.suffix == ".js"]
