@@ -15,6 +15,7 @@ import { answerActions, headerTools, paid } from "/places.js";
 import { openSignIn, watchAgain } from "/sign_in.js";
 import { signInView } from "/sign_in_view.js";
 import { state } from "/state.js";
+import { promptBox } from "/talk.js";
 import { findWallets } from "/wallets.js";
 import { accountWords } from "/words_account.js";
 
@@ -94,6 +95,7 @@ export function begin(session) {
   style.rel = "stylesheet";
   style.href = "/account.css";
   document.head.append(style);
+  promptBox()?.setAttribute("aria-describedby", "cost-line prompt-keys");
   findWallets(() => {
     watchAgain();
     redraw();

@@ -58,12 +58,14 @@ export async function readFunds() {
 /** @param {boolean} [everywhere] */
 export async function signOut(everywhere = false) {
   await send("/auth/logout", { everywhere });
-  takeSession({ ...bare(), signed_in: false });
+  forgetSession();
   tellOtherTabs();
 }
 
-/** @returns {Session} */
-const bare = () => ({ accounts: true, signed_in: false, origin: account.origin, chain_ids: account.chains });
+/** Nobody is signed in here, whatever the node thinks. */
+export function forgetSession() {
+  takeSession({ accounts: true, signed_in: false, origin: account.origin, chain_ids: account.chains });
+}
 
 /** 0x12345678…cdef of an account's name. @param {string} name */
 export function brief(name) {

@@ -7,6 +7,7 @@ import { copyButton } from "/copy.js";
 import { closeDialog, dialogView } from "/dialog.js";
 import { redraw } from "/drawing.js";
 import { addWords, t } from "/i18n.js";
+import { noNode } from "/models.js";
 import { money } from "/money.js";
 import { receiptView, showReceipt } from "/receipt_view.js";
 import { state } from "/state.js";
@@ -28,8 +29,8 @@ export function showReceiptOf(turn) {
 
 /** @param {boolean} everywhere */
 async function leave(everywhere) {
-  await signOut(everywhere).catch(() => {});
   closeDialog();
+  await signOut(everywhere).catch(noNode);
 }
 
 function fundsView() {

@@ -22,6 +22,7 @@ import { isBusy, state } from "/state.js";
  */
 
 const DRAFT_CHARS_MIN = 4;
+const DRAFT_CHARS_MAX = 100_000;
 const RESTS_MS = 500;
 const REQUEST_CHARS_MAX = 256 * 1024;
 const EXPIRY_MARGIN_MS = 2000;
@@ -38,7 +39,7 @@ const counting = new WeakMap();
 function question() {
   const { model, thread, draft } = state;
   const text = draft.trim();
-  if (model === null || text.length < DRAFT_CHARS_MIN || isBusy()) return null;
+  if (model === null || text.length < DRAFT_CHARS_MIN || text.length > DRAFT_CHARS_MAX || isBusy()) return null;
   const messages = thread.messagesFor(thread.path());
   return { ...limitOf(thread.record.sampling), model: model.id, messages: [...messages, { role: "user", content: text }] };
 }
@@ -72,21 +73,21 @@ const isShort = (amount, { scale }) => account.funds !== null && unitsOf(account
 export function noteView() {
   wantQuote();
   if (account.session === null) {
-    return html`<p class="cost-line" data-testid="cost-line">
+    return html`<p class="cost-line" id="cost-line" data-testid="cost-line">
       <button type="button" class="link" data-testid="sign-in-line" @click=${openSignIn}>${t("signin.title")}</button> ${t("cost.signin")}
     </p>`;
   }
   const quote = wanted !== "" && known.asked === wanted ? known.quote : null;
   const { funds } = account;
-  if (quote?.free) return html`<p class="cost-line" data-testid="cost-line">${t("cost.free")}</p>`;
+  if (quote?.free) return html`<p class="cost-line" id="cost-line" data-testid="cost-line">${t("cost.free")}</p>`;
   if (quote === null) {
-    return html`<p class="cost-line" data-testid="cost-line">${funds === null ? nothing : t("cost.left", { amount: money(funds.available, funds.asset) })}</p>`;
+    return html`<p class="cost-line" id="cost-line" data-testid="cost-line">${funds === null ? nothing : t("cost.left", { amount: money(funds.available, funds.asset) })}</p>`;
   }
   const { asset, prompt_tokens: read, max_tokens: most, amount_max: amount, price } = quote;
   const words = t("cost.most", { amount: money(amount, asset), read: wholeNumber(read), most: wholeNumber(most) });
   const prices = t("cost.price", { prompt: money(price.prompt_per_million, asset), completion: money(price.completion_per_million, asset) });
   const isTooMuch = isShort(amount, quote);
-  return html`<p class=${isTooMuch ? "cost-line short" : "cost-line"} data-testid="cost-line">
+  return html`<p class=${isTooMuch ? "cost-line short" : "cost-line"} id="cost-line" data-testid="cost-line">
     <span title=${prices}>${isTooMuch ? t("cost.short", { amount: money(funds?.available ?? "0", asset) }) : words}</span>
     <span class="cost-price">${isTooMuch ? words : prices}</span>
   </p>`;

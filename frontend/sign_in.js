@@ -3,7 +3,7 @@
  * the wallet goes over to another account.
  */
 
-import { account, readFunds, send, signOut, takeSession, tellOtherTabs } from "/account_state.js";
+import { account, forgetSession, readFunds, send, signOut, takeSession, tellOtherTabs } from "/account_state.js";
 import { ApiError } from "/api.js";
 import { closeDialog } from "/dialog.js";
 import { announce, redraw } from "/drawing.js";
@@ -114,7 +114,7 @@ function watch(wallet) {
 }
 
 async function leave() {
-  await signOut().catch(() => {});
+  await signOut().catch(forgetSession);
   notify(t("signin.switched"));
 }
 

@@ -39,11 +39,17 @@ export function momentOf(seconds) {
 /** @param {string} amount @param {string} asset */
 const changed = (amount, asset) => (/[1-9]/.test(amount) ? money(amount, asset, { signDisplay: "exceptZero" }) : "");
 
+/** Of an answer of whoever asked, a program too. @param {string} key */
+function receiptLink(key) {
+  const [, id] = /^receipt ([0-9a-f]{32})$/.exec(key) ?? [];
+  return id === undefined ? nothing : html`<a class="link" data-testid="receipt-link" href=${`/receipts/${id}`} download=${`receipt-${id}.json`}>${t("receipt.open")}</a>`;
+}
+
 /** @param {Line} line @param {string} asset */
 function lineView({ time, kind, key, note, amount, held, balance }, asset) {
   return html`<tr data-testid="statement-line" data-kind=${kind}>
     <td>${momentOf(time)}</td>
-    <td title=${key}>${t(`kind.${kind}`)}<span class="quiet-text" dir="auto">${note}</span></td>
+    <td title=${key}>${t(`kind.${kind}`)} ${receiptLink(key)}<span class="quiet-text" dir="auto">${note}</span></td>
     <td class="number">${changed(amount, asset)}</td>
     <td class="number">${/[1-9]/.test(held) ? money(held, asset) : nothing}</td>
     <td class="number">${money(balance, asset)}</td>

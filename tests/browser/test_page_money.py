@@ -3,8 +3,6 @@ page checks by its own code. Against a real node that charges, with a wallet tha
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -15,41 +13,24 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, e
 
 from browser.conftest import EXPECT_LIMIT_MS, REPORT_VIOLATIONS
 from browser.test_page_access import assert_accessible
+from charging_node import COMPLETION_PRICE, PROMPT_PRICE, blyan, charging_node
 from chat_page import SLOW_ANSWERS, ask, finished, open_page
 from page_wallet import give_wallets, sign_in
-from running_node import RunningNode, with_accounts
+from running_node import RunningNode
 from wallets import new_key
 
 pytestmark = pytest.mark.browser
 
 QUESTION = "What is 23 + 45?"
-PROMPT_PRICE, COMPLETION_PRICE = Decimal("50"), Decimal("150")  # USD for a million tokens
 CHECKED = ["file", "signature", "shown", "cost", "record", "amount", "inclusion", "checkpoint", "writer", "promise"]
 CHECKED += ["gateway", "model", "price", "origin", "request", "output"]
 RECEIPT = re.compile(r"/receipts/")
 
 
-def blyan(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "blyan", "--data-dir", str(data_dir), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
 @pytest.fixture(scope="module")
 def charging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     """A node that charges, and gives every newcomer one dollar."""
-    folder = tmp_path_factory.mktemp("charging") / "node"
-    assert blyan(folder, "init").returncode == 0
-    prices = ("--prompt", str(PROMPT_PRICE), "--completion", str(COMPLETION_PRICE))
-    done = blyan(folder, "price", "set", "blyan-genesis", *prices)
-    assert done.returncode == 0, done.stderr
-    running = with_accounts(
-        folder,
-        BLYAN_QUOTAS__ADDRESS_SIGN_INS="0",
-        BLYAN_QUOTAS__ADDRESS_REQUESTS="0",
-        BLYAN_ACCOUNTS__ALLOWANCE="1",
-        BLYAN_ACCOUNTS__ALLOWANCE_PER_DAY="1000",
-        BLYAN_LEDGER__SEAL_SECONDS="1",
-    )
+    running = charging_node(tmp_path_factory.mktemp("charging") / "node")
     running.start()
     yield running
     running.stop()
