@@ -66,7 +66,7 @@ def charges_of(client: TestClient) -> Charges:
     return found
 
 
-async def charging(nodes: Nodes, price: Price | None = PRICE, **accounts: object) -> TestClient:
+async def charging(nodes: Nodes, price: Price | None = PRICE, **accounts: Any) -> TestClient:
     """A node whose model has a price."""
     client = await nodes.start(**accounts)
     if price is not None:

@@ -31,6 +31,9 @@ async def balance(request: web.Request) -> web.Response:
     _want_query(request, frozenset())
     books, caller = _books(request), request[caller_key]
     name = user_account(account_of(request))
+    charges = node_of(request).charges
+    if charges is not None:
+        await charges.welcome(account_of(request))
 
     def read(session: Session) -> tuple[Account, list[statement.Standing]]:
         account = _account(session, name)

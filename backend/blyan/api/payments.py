@@ -65,6 +65,8 @@ async def quote(request: web.Request) -> web.Response:
     if node.accounts is None:
         return json_response({"free": True, "model": model.name, "why": _open_node})
     account = account_of(request)
+    if node.charges is not None:
+        await node.charges.welcome(account)
     prompt = await asyncio.to_thread(_prompt_tokens, node, model, body)
     room = model.manifest.config.context_length - prompt
     most = model.manifest.defaults.tokens_limit(tokens_max, prompt, model.manifest.config.context_length)

@@ -87,7 +87,6 @@ _payments: Final = (
         access="inference",
     ),
 )
-
 _account: Final = (
     get("/account", account.balance, json_of(account_schemas.balance), group="account", access="account"),
     get(

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -67,7 +68,7 @@ class Delivered:
 
 
 class Charges:
-    """The charges of one node. Construct, `begin` in the event loop, use, `close`."""
+    """The charges of one node. Construct, `keep` running in the event loop, use, `drain`, `close`."""
 
     def __init__(
         self, books: NodeBooks, rows: ReceiptRows, allowance: Allowance, key: Key, now: UnixSeconds, entropy: Entropy
@@ -151,17 +152,21 @@ class Charges:
         if held.record is not None:
             self._go_on(self._void(held.id, held.record))
 
-    async def begin(self) -> None:
-        """Take up what an earlier process left open."""
-        self._open |= {row.id: row for row in await self._rows.open()}
+    async def welcome(self, account: str) -> None:
+        """Open the account in the books if it is not there, and give what newcomers are given."""
+        await self._allowance.grant(await self._books.open_user(account))
 
     async def keep(self) -> None:
-        """Settle what is open, again and again, until cancelled."""
-        await self.begin()
+        """Take up what an earlier process left open, and settle what is open, again and again, until cancelled."""
+        found: list[Row] | None = None
         while True:
+            if found is None:
+                with suppress(Unavailable):  # asked again, like the books
+                    found = await self._rows.open()
+                    self._open |= {row.id: row for row in found}
             for row in list(self._open.values()):
                 if self._books.gone is None:
-                    await self._settle(row)
+                    await asyncio.wait({self._go_on(self._settle(row))})  # a mistake about one stops no other
             await asyncio.sleep(_again_seconds)
 
     async def receipt(self, account: str, identity: str) -> Row:

@@ -21,6 +21,7 @@ from blyan.primitives.amount import USD
 
 if TYPE_CHECKING:
     from blyan.node.books import NodeBooks
+    from blyan.node.charges import Charges
     from blyan.node.node import Node
 
 disable_created_metrics()  # else a `_created` series beside each counter and histogram, which nobody asks for
@@ -132,6 +133,7 @@ class _State(Collector):
         yield GaugeMetricFamily("blyan_blocks_corrupt", "Blocks found corrupt.", value=store.corrupt_count)
         yield from _expert_memory(node)
         yield from _of_books(node.books)
+        yield from _of_charges(node.charges)
         refused = len(node.refused())
         models = GaugeMetricFamily("blyan_models", "Models of the chain.", labels=("state",))
         models.add_metric(("ready",), len(node.models) - refused)
@@ -187,6 +189,19 @@ def _of_books(books: NodeBooks | None) -> Iterator[Metric]:
     for code, count in sorted(books.refused.items()):
         refusals.add_metric((code,), count)
     yield refusals
+
+
+def _of_charges(charges: Charges | None) -> Iterator[Metric]:
+    """Answers that were charged for; nothing on a node without accounts."""
+    if charges is None:
+        return
+    ended = CounterMetricFamily("blyan_charges_total", "Charges by their end.", labels=("outcome",))
+    for outcome in ("settled", "voided", "lost"):
+        ended.add_metric((outcome,), charges.ended[outcome])
+    yield ended
+    yield GaugeMetricFamily(
+        "blyan_charges_unsettled", "Answers delivered and not settled yet.", value=charges.unsettled
+    )
 
 
 def _expert_memory(node: Node) -> Iterator[Metric]:
