@@ -77,6 +77,7 @@ class SlowNode:
         self.pieces = pieces
         self.pause_seconds = pause_seconds
         self.broken = False  # it closes the connection in place of an answer
+        self.refusal: tuple[int, str] | None = None  # status and code of the error that it answers with
         self.asked: list[Any] = []
         self._going = threading.Event()
         node = self
@@ -90,6 +91,11 @@ class SlowNode:
                 node.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 if node.broken:
                     return
+                if node.refusal is not None:
+                    status, code = node.refusal
+                    self._begin("application/json", status)
+                    self.wfile.write(json.dumps({"error": {"message": f"refused: {code}", "code": code}}).encode())
+                    return
                 self._begin("text/event-stream")
                 for piece in node.pieces:
                     event = {"choices": [{"delta": {"content": piece}}]}
@@ -97,8 +103,8 @@ class SlowNode:
                 node._going.wait(node.pause_seconds)
                 self.wfile.write(b"data: [DONE]\n\n")
 
-            def _begin(self, kind: str) -> None:
-                self.send_response(200)
+            def _begin(self, kind: str, status: int = 200) -> None:
+                self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.end_headers()
 

@@ -65,13 +65,15 @@ async def serving(data_dir: Path, **sections: dict[str, object]) -> AsyncIterato
 
 
 @contextlib.asynccontextmanager
-async def serving_with(sources: Sources, data_dir: Path, **sections: dict[str, object]) -> AsyncIterator[TestClient]:
-    """The same with a clock and chance of the caller's."""
+async def serving_with(
+    sources: Sources, data_dir: Path, *, port: int | None = None, **sections: dict[str, object]
+) -> AsyncIterator[TestClient]:
+    """The same with a clock and chance of the caller's, and on a port that it chose."""
     with writing(data_dir, **sections) as ground:
         node = Node(read_config(data_dir, sections, {}), ground, sources)
         node.start()
         try:
-            async with TestClient(TestServer(build_app(node), handler_cancellation=True)) as client:
+            async with TestClient(TestServer(build_app(node), port=port, handler_cancellation=True)) as client:
                 yield client
         finally:
             node.close()

@@ -16,6 +16,7 @@ from blyan.cli.completion import commands
 from blyan.cli.parser import build
 from blyan.ledger.sqlite_store import SqliteStore
 from blyan.node.data_directory import lock
+from blyan.node.wallet_file import write_wallet
 from fakes import SlowNode
 from ledgers import now, with_accounts
 from nodes import command, install_builtin, running, writing
@@ -44,6 +45,9 @@ READS = {
     "price show": [],
     "ledger show": [],
     "ledger verify": [],
+    "receipt show": ["receipt.json"],
+    "receipt verify": ["receipt.json"],
+    "wallet show": ["--file", "wallet.json"],
 }
 # What reads from a running node.
 ASKS = {"chat": ["12 + 34"], "node status": []}
@@ -51,7 +55,7 @@ ASKS = {"chat": ["12 + 34"], "node status": []}
 WRITES = frozenset(
     "up,init,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"
     "chain snapshot,chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,"
-    "keys rotate,price set,ledger export,completion".split(",")
+    "keys rotate,price set,ledger export,completion,wallet new,wallet import".split(",")
 )
 LEAVES = [each.path for each in commands(build()) if not each.verbs]
 
@@ -65,7 +69,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         books.migrate(now)
         with_accounts(books, "a")
         books.close()
+    (folder.parent / "receipt.json").write_text(json.loads((ROOT / "tests/vectors/receipt.json").read_text())["file"])
+    write_wallet(folder.parent / "wallet.json", (1).to_bytes(32, "big"), "words", work=2)
     return folder
+
+
+def given(data: Path, path: str) -> list[str]:
+    """The arguments of what reads; files lie beside the data directory."""
+    return [str(data.parent / each) if each.endswith(".json") else each for each in READS[path]]
 
 
 def test_every_command_is_known_to_read_or_to_write() -> None:
@@ -76,7 +87,7 @@ def test_every_command_is_known_to_read_or_to_write() -> None:
 @pytest.mark.parametrize("path", sorted(READS))
 def test_what_reads_speaks_json(data: Path, path: str) -> None:
     """One JSON value on stdout, nothing beside it, and the same exit code as without."""
-    done = command(*path.split(), *READS[path], "--json", data_dir=data)
+    done = command(*path.split(), *given(data, path), "--json", data_dir=data)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) is not None
     assert done.stdout.count("\n") == 1
@@ -136,13 +147,21 @@ def test_every_exit_code_has_a_command_that_ends_with_it(
 
 
 def test_the_documented_exit_codes_are_those_that_tests_provoke() -> None:
-    """The two that need a second process have tests of their own below."""
+    """Those that need somebody else have tests of their own below."""
     (listed,) = re.findall(
         r"^Exit codes: (.*?130 [a-z]+)", (ROOT / "docs/cli.md").read_text(), re.DOTALL | re.MULTILINE
     )
     assert [int(code) for code in re.findall(r"(\d+) [a-z]", listed)] == sorted(
-        {code for code, _, _ in CODES} | {75, 130}
+        {code for code, _, _ in CODES} | {5, 75, 130}
     )
+
+
+def test_what_nobody_can_pay_exits_5() -> None:
+    """As the node says it."""
+    with SlowNode([]) as node:
+        node.refusal = (402, "insufficient_funds")
+        done = command("chat", "hi", "--node", node.url)
+    assert (done.returncode, "refused: insufficient_funds" in done.stderr) == (5, True)
 
 
 def test_a_data_directory_in_use_exits_75(data: Path) -> None:
@@ -249,7 +268,7 @@ def test_what_reads_changes_nothing(data: Path) -> None:
     """Not a byte and not a time; `model verify` alone notes when it found everything whole."""
     before = listing(data)
     for path in ("doctor", "config show", "config check", "model show", "chain status", "blob usage"):
-        command(*path.split(), *READS[path], data_dir=data)
+        command(*path.split(), *given(data, path), data_dir=data)
     assert listing(data) == before
 
 

@@ -75,3 +75,14 @@ def test_bytes_that_are_no_text_and_files_without_end_are_refused() -> None:
         choices_of(b"\xff")
     with pytest.raises(InvalidInput, match="at most"):
         choices_of(bytes(limits.receipt_output_bytes_max + 1))
+
+
+def test_vectors_are_their_32_bit_floats_in_base64() -> None:
+    vector = [0.5, -2.0]
+    wanted = [Choice("AAAAPwAAAMA=")]
+    for body in ({"data": [{"embedding": vector}]}, {"embeddings": [vector]}, {"embedding": vector}):
+        assert choices_of(raw(body)) == wanted
+    assert choices_of(raw({"data": [{"embedding": "AAAAPwAAAMA="}]})) == wanted
+    for number in (1e300, 10**300):
+        with pytest.raises(InvalidInput, match="32-bit"):
+            choices_of(raw({"embedding": [number]}))

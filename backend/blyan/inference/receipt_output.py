@@ -117,7 +117,10 @@ def _vectors(body: Mapping[str, Any]) -> list[str]:
 
 def vector_text(vector: Sequence[float]) -> str:
     """An embedding as the text of a choice: base64 of its 32-bit floats, little-endian."""
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    try:
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    except (OverflowError, struct.error):
+        raise InvalidInput("output: expected vectors of 32-bit floats, found a number beyond them") from None
 
 
 def _take_openai(joined: dict[int, _Joined], choice: Mapping[str, Any]) -> None:
