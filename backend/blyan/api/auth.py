@@ -44,9 +44,6 @@ async def verify(request: web.Request) -> web.Response:
         browser=cookies.sign_in_cookie(request, accounts.origin),
         before=cookies.session_cookie(request, accounts.origin),
     )
-    charges = node_of(request).charges
-    if charges is not None:
-        await charges.welcome(signed.session.account)
     response = json_response(_shown_session(accounts, signed.session))
     seconds = signed.session.ends_at - signed.session.created_at
     cookies.begin_session(response, accounts.origin, signed.secret, seconds)

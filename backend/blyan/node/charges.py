@@ -39,7 +39,6 @@ from blyan.primitives.keys import Key
 
 Result = TypeVar("Result")
 _hold_wait_seconds: Final = 10.0  # then an answer is not begun
-_welcome_wait_seconds: Final = 1.0  # then a sign-in goes on
 _settle_wait_seconds: Final = 5.0  # then an answer ends, and is settled when the books are back
 _again_seconds: Final = 2.0  # between two tries
 _log = logging.getLogger(__name__)
@@ -84,14 +83,6 @@ class Charges:
     def unsettled(self) -> int:
         """Answers that were delivered and are not settled yet."""
         return len(self._open)
-
-    async def welcome(self, account: str) -> None:
-        """Give who signed in what newcomers get; books that do not answer soon give it with the next answer."""
-        giving = self._go_on(self._welcome(account))
-        await asyncio.wait([giving], timeout=_welcome_wait_seconds)
-
-    async def _welcome(self, account: str) -> None:
-        await self._allowance.grant(await self._books.open_user(account))
 
     async def hold(self, account: str, tariff: Tariff, most: Most) -> Held:
         """Hold the most that an answer can cost; `InsufficientFunds`, or `Unavailable` where the books do not say."""
