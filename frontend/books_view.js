@@ -46,7 +46,7 @@ function fundsView() {
 /** @param {import("/account_state.js").Funds} funds */
 function holdsView({ holds, asset }) {
   if (holds.length === 0) return nothing;
-  return html`<h4>${t("account.holds")}</h4>
+  return html`<h3>${t("account.holds")}</h3>
     <ul class="holds" data-testid="holds">
       ${holds.map(
         ({ amount, until, note }) => html`<li><b>${money(amount, asset)}</b> <span dir="auto">${note}</span>

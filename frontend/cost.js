@@ -24,6 +24,7 @@ import { isBusy, state } from "/state.js";
 const DRAFT_CHARS_MIN = 4;
 const DRAFT_CHARS_MAX = 100_000;
 const RESTS_MS = 500;
+const CHARGED_AFTER_MS = 3000;
 const REQUEST_CHARS_MAX = 256 * 1024;
 const EXPIRY_MARGIN_MS = 2000;
 
@@ -146,6 +147,8 @@ export function take(turn, chunk) {
   if (chunk === null) {
     counting.delete(turn);
     readFunds();
+    // What was stopped is charged a moment later.
+    if (turn.bill?.isEstimate) setTimeout(readFunds, CHARGED_AFTER_MS);
     return;
   }
   const choice = chunk.choices?.[0];

@@ -59,6 +59,7 @@ export async function signIn(wallet) {
   go({ step: "connect", wallet, fault: "", said: "" });
   try {
     const [address] = await askWallet(wallet, "eth_requestAccounts");
+    if (typeof address !== "string") throw new WalletFault("rejected", "");
     const chain = await chainOf(wallet);
     if (isLeft()) return;
     if (!account.chains.includes(chain)) return go({ step: "chain", chain });

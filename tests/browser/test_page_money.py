@@ -283,6 +283,67 @@ def poor(route: Route) -> None:
     route.fulfill(response=answer, json={**answer.json(), "balance": "0.00000001", "available": "0.00000001"})
 
 
+def test_the_statement_goes_back_page_by_page(context: BrowserContext, page: Page, charging: RunningNode) -> None:
+    """To the first line, each line once; a receipt hangs on each charge, whoever asked."""
+    enter(context, page, charging, 17)
+    body = {"model": "blyan-genesis", "prompt": "1", "max_tokens": 1}
+    page.evaluate(
+        """async (body) => {
+          const headers = { "Content-Type": "application/json" };
+          const options = { method: "POST", headers, body: JSON.stringify(body) };
+          for (let at = 0; at < 12; at += 1) await (await fetch("/v1/completions", options)).text();
+        }""",
+        body,
+    )
+    page.get_by_test_id("account").click()
+    lines = page.get_by_test_id("statement-line")
+    expect(lines).to_have_count(20)
+    page.get_by_test_id("statement-more").click()
+    expect(lines).to_have_count(25)
+    expect(page.get_by_test_id("statement-more")).to_have_count(0)
+    expect(lines.last).to_have_attribute("data-kind", "post")
+    expect(page.get_by_test_id("receipt-link")).to_have_count(12)
+
+
+@pytest.mark.parametrize(("locale", "scheme"), [("en-US", "dark"), ("ko-KR", "light")])
+def test_axe_finds_nothing_where_money_is_shown(
+    browser: Browser, charging: RunningNode, locale: str, scheme: str
+) -> None:
+    """The line below a question, a receipt that holds and one that does not, the account with a hold, on a phone."""
+    context = browser.new_context(
+        locale=locale,
+        color_scheme=scheme,  # pyright: ignore[reportArgumentType]
+        reduced_motion="reduce",
+        service_workers="block",
+        viewport={"width": 360, "height": 740},
+    )
+    context.set_default_timeout(EXPECT_LIMIT_MS)
+    page = context.new_page()
+    try:
+        enter(context, page, charging, 18)
+        page.get_by_test_id("prompt").fill(QUESTION)
+        expect(page.get_by_test_id("cost-line")).to_contain_text("0.1")
+        assert_accessible(page)
+        ask(page, QUESTION)
+        open_receipt(page)
+        assert_accessible(page)
+        page.keyboard.press("Escape")
+        page.route("**/account", holding)
+        page.get_by_test_id("account").click()
+        expect(page.get_by_test_id("holds")).to_contain_text("blyan-genesis")
+        expect(page.get_by_test_id("statement")).to_be_visible()
+        assert_accessible(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    finally:
+        context.close()
+
+
+def holding(route: Route) -> None:
+    answer = route.fetch()
+    hold = {"record": 5, "amount": "0.25", "since": 1, "until": 1_900_000_000, "note": "blyan-genesis"}
+    route.fulfill(response=answer, json={**answer.json(), "held": "0.25", "holds": [hold]})
+
+
 def test_an_answer_that_was_gone_on_with_has_two_receipts(
     context: BrowserContext, page: Page, charging: RunningNode
 ) -> None:
