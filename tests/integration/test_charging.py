@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from accounts import Nodes, code_of
+from accounts import ORIGIN, SOURCES, Nodes, code_of
 from blyan.inference.receipt import output_bytes
 from blyan.inference.receipt_check import Known, check_receipt
 from blyan.inference.receipt_output import choices_of
 from blyan.ledger import reading
 from blyan.node.pricing import set_price
-from nodes import serving
+from checkpoints import save_byte_tokenizer, save_random_checkpoint
+from nodes import import_into, serving, serving_with
 from payers import PRICE, books_of, charges_of, charging, node_of, own, payer, sealed, settled, units
 from wallets import new_key
 
@@ -236,3 +237,49 @@ async def test_only_who_paid_gets_the_receipt(nodes: Nodes) -> None:
     await books_of(client).look_after()
     assert (await buyer.get(path)).status == 200
     assert charges_of(client).ended == {"settled": 1}
+
+
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Seoul", "Paris"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+TOOLS = (
+    '{% if tools %}{{ tools | length }}<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
+    "</tool_call>{% endif %}{{ messages[0].content }}{% for call in messages[0].tool_calls or [] %}<tool_call>\n"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n'
+    "</tool_call>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/chat/completions", {"tool_choice": "required", "parallel_tool_calls": False}),
+        ("/v1/chat/completions", {"tool_choice": "required", "parallel_tool_calls": False, "stream": True, "n": 2}),
+    ],
+)
+async def test_calls_of_tools_are_paid_for_and_stand_in_the_receipt(tmp_path, path: str, more: dict[str, Any]) -> None:
+    """With their ids, names and arguments, as they were delivered."""
+    save_random_checkpoint(tmp_path / "hf", vocab_size=260, max_position_embeddings=4096)
+    save_byte_tokenizer(tmp_path / "hf", template=TOOLS)
+    import_into(tmp_path / "data", tmp_path / "hf", "random")
+    async with serving_with(SOURCES, tmp_path / "data", accounts={"origin": ORIGIN}) as client:
+        await asyncio.to_thread(set_price, node_of(client).ground, "random", PRICE)
+        buyer = await payer(client)
+        raw = json.dumps(CHAT | {"tools": [TOOL], "seed": 3, **more}).encode()
+        response = await client.post(path, data=raw, headers={**buyer.headers, "Content-Type": "application/json"})
+        answer = await response.read()
+        assert response.status == 200, answer
+        said = last_word(answer)
+        choices = choices_of(answer)
+        assert [call.name for choice in choices for call in choice.tool_calls] == ["weather"] * len(choices)
+        known = Known(request=raw, output=output_bytes(choices), salt=bytes.fromhex(said["receipt"]["salt"]))
+        assert check_receipt(await sealed(buyer, said["receipt"]["id"]), known).failed == []

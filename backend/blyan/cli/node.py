@@ -42,11 +42,13 @@ def _status(options: argparse.Namespace, output: Output) -> int:
     ]
     memory = _expert_memory(url, [str(each["name"]) for each in models if each["state"] == "ready"])
     pid = (holder or {}).get("pid") if options.node is None else None
-    value = {"url": url, "pid": pid, **ready, "models": models, "expert_memory": memory}
+    accounts = (_object(url, "/auth/session") or {}).get("accounts") is not False
+    value = {"url": url, "pid": pid, "accounts": accounts, **ready, "models": models, "expert_memory": memory}
     well = ready.get("ready") is True
     rows = [
         ["node", f"{url}" + (f", process {pid}" if pid is not None else "")],
         ["ready", "yes" if well else "no"],
+        ["answers", "for accounts, at the prices of `blyan price show`" if accounts else "free: no accounts"],
         *([f"check {name}", str(said)] for name, said in (as_dict(ready.get("checks")) or {}).items()),
         *([f"model {each['name']}", str(each["state"])] for each in models),
         *([["experts in memory", _said_of(memory)]] if memory else []),
