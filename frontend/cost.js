@@ -109,7 +109,7 @@ export function write(turn, body) {
   /** @type {ReceiptPart} */
   const part = { id: "", salt: "", request, amount: "", text: [turn.text.length, 0], thought: [turn.thought.length, 0] };
   counting.set(turn, { quote, tokens: 0, before: turn.bill, part });
-  if (quote === null || known.asked !== askedOf(body)) learnPrompt(turn, body);
+  if (known.asked !== askedOf(body) || (quote === null && !known.quote?.free)) learnPrompt(turn, body);
   return text;
 }
 

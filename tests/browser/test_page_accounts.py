@@ -237,6 +237,37 @@ def test_a_session_that_ended_is_said_with_the_way_back(
     expect(page.get_by_test_id("answer-text")).not_to_be_empty()
 
 
+def test_a_quota_that_is_used_up_says_when_to_come_again(
+    context: BrowserContext, page: Page, metered: RunningNode
+) -> None:
+    give_wallets(context, "Alpha")
+    open_page(page, metered.url)
+    sign_in(page)
+    refusal = {"code": "rate_limited", "message": "quota: expected fewer", "hint": "come again after that time"}
+    headers = {"Retry-After": "7"}
+    page.route(
+        "**/v1/chat/completions",
+        lambda route: route.fulfill(status=429, headers=headers, json={"error": refusal}),
+    )
+    page.get_by_test_id("prompt").fill("What is 23 + 45?")
+    page.get_by_test_id("prompt").press("Enter")
+    expect(page.get_by_test_id("error")).to_contain_text("more than one may ask in a minute")
+    expect(page.get_by_test_id("error")).to_contain_text("about 7 s")
+    expect(page.get_by_test_id("retry")).to_be_visible()
+
+
+def test_a_model_without_a_price_is_free_here_too(context: BrowserContext, page: Page, metered: RunningNode) -> None:
+    """Said before it is asked, and after."""
+    give_wallets(context, "Alpha")
+    open_page(page, metered.url)
+    sign_in(page)
+    page.get_by_test_id("prompt").fill("What is 23 + 45?")
+    expect(page.get_by_test_id("cost-line")).to_have_text("This answer is free.")
+    page.get_by_test_id("prompt").press("Enter")
+    expect(page.get_by_test_id("cost")).to_have_text("$0.00")
+    expect(page.get_by_test_id("receipt")).to_have_count(0)
+
+
 def test_other_tabs_follow(context: BrowserContext, page: Page, metered: RunningNode) -> None:
     give_wallets(context, "Alpha")
     open_page(page, metered.url)

@@ -63,6 +63,12 @@ def cost_of(prompt: int, completion: int) -> Decimal:
     return (exact / 1_000_000).quantize(Decimal("1e-8"), rounding="ROUND_CEILING")
 
 
+def pretend(page: Page, **changes: object) -> None:
+    """Lets the account be another than the node says."""
+    funds = page.evaluate("fetch('/account').then(answer => answer.json())")
+    page.route("**/account", lambda route: route.fulfill(json={**funds, **changes}))
+
+
 def shown(locator: Locator, name: str = "data-amount") -> Decimal:
     return Decimal(locator.get_attribute(name) or "nothing")
 
@@ -265,7 +271,7 @@ def test_without_enough_the_page_says_so_before_and_after(
 ) -> None:
     """Before the question is sent, and with the next step when it was refused."""
     enter(context, page, charging, 15)
-    page.route("**/account", poor)
+    pretend(page, balance="0.00000001", available="0.00000001")
     page.reload()
     page.get_by_test_id("prompt").fill(QUESTION)
     expect(page.get_by_test_id("cost-line")).to_contain_text("lower the limit of tokens")
@@ -276,11 +282,6 @@ def test_without_enough_the_page_says_so_before_and_after(
     assert_accessible(page)
     page.get_by_test_id("error").get_by_test_id("account").click()
     expect(page.get_by_test_id("account-sheet")).to_be_visible()
-
-
-def poor(route: Route) -> None:
-    answer = route.fetch()
-    route.fulfill(response=answer, json={**answer.json(), "balance": "0.00000001", "available": "0.00000001"})
 
 
 def test_the_statement_goes_back_page_by_page(context: BrowserContext, page: Page, charging: RunningNode) -> None:
@@ -328,7 +329,8 @@ def test_axe_finds_nothing_where_money_is_shown(
         open_receipt(page)
         assert_accessible(page)
         page.keyboard.press("Escape")
-        page.route("**/account", holding)
+        hold = {"record": 5, "amount": "0.25", "since": 1, "until": 1_900_000_000, "note": "blyan-genesis"}
+        pretend(page, held="0.25", holds=[hold])
         page.get_by_test_id("account").click()
         expect(page.get_by_test_id("holds")).to_contain_text("blyan-genesis")
         expect(page.get_by_test_id("statement")).to_be_visible()
@@ -336,12 +338,6 @@ def test_axe_finds_nothing_where_money_is_shown(
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     finally:
         context.close()
-
-
-def holding(route: Route) -> None:
-    answer = route.fetch()
-    hold = {"record": 5, "amount": "0.25", "since": 1, "until": 1_900_000_000, "note": "blyan-genesis"}
-    route.fulfill(response=answer, json={**answer.json(), "held": "0.25", "holds": [hold]})
 
 
 def test_an_answer_that_was_gone_on_with_has_two_receipts(
