@@ -42,6 +42,7 @@ def states(found: dict) -> dict[str, str]:
 def test_a_receipt_is_shown_in_amounts_for_people(folder: Path) -> None:
     shown = command("receipt", "show", folder / "receipt")
     assert shown.returncode == 0
+    assert "2023-11-14 22:13:20 UTC" in shown.stdout
     assert ID in shown.stdout and "0.0000198 USD" in shown.stdout and "12 in, 30 out" in shown.stdout
     assert json_of("receipt", "show", folder / "receipt", data_dir=folder)["charged"] == "1980"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from blyan.wire.fields import as_dict
 _integrity_failure: Final = 7  # exit code, docs/cli.md
 _salt: Final = re.compile(r"[0-9a-f]{64}")
 _marks: Final = {"ok": "ok", "failed": "FAILED", "not made": "-"}
+_last_second: Final = 253_402_300_799  # of the year 9999
 private_suffix: Final = ".private"
 
 
@@ -83,9 +85,16 @@ def receipt_text(receipt: Receipt) -> str:
             ["record", record],
             ["plan", f"{receipt.plan} on {', '.join(each.key for each in receipt.nodes)}"],
             ["gateway", receipt.gateway],
-            ["time", str(receipt.time)],
+            ["time", _time_text(receipt.time)],
         ]
     )
+
+
+def _time_text(seconds: int) -> str:
+    """As people write it, where there is a calendar for it."""
+    if seconds > _last_second:
+        return f"{seconds} s after 1970"
+    return dt.datetime.fromtimestamp(seconds, tz=dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def report_text(report: Report) -> str:
