@@ -3,13 +3,14 @@
 import { html, nothing } from "/vendor/lit-html/lit-html.js";
 import { t } from "/i18n.js";
 
-/** @typedef {"new" | "edit" | "settings" | "models" | "retry"} Remedy what can be done here, in the order of the buttons */
+/** @typedef {"new" | "edit" | "settings" | "models" | "signin" | "account" | "retry"} Remedy what can be done here, in the order of the buttons */
 
 /**
- * Codes of docs/errors.md and of api.js → the name of their words, `error.NAME` and `error.NAME.next`, and what may help.
+ * Codes of docs/errors.md and of api.js → the name of their words, `error.NAME` and `error.NAME.next`, and what may help. Those that
+ * only nodes with accounts give come with account.js.
  * @type {Record<string, [words: string, ...remedies: Remedy[]]>}
  */
-const FAULTS = {
+export const FAULTS = {
   unreachable: ["unreachable", "retry"],
   stream_broken: ["broken", "retry"],
   no_model: ["none", "retry"],
@@ -28,7 +29,6 @@ const FAULTS = {
   not_found: ["gone", "models"],
   unsupported_model: ["refused", "models"],
   denied: ["denied", "retry"],
-  unauthenticated: ["signin", "retry"],
   schema_too_new: ["data"],
   index_damaged: ["data"],
   storage_full: ["data", "retry"],
@@ -38,7 +38,6 @@ const FAULTS = {
   block_corrupt: ["damaged", "retry"],
   unavailable: ["unavailable", "retry"],
   queue_full: ["busy", "retry"],
-  rate_limited: ["quota", "retry"],
   overloaded: ["busy", "retry"],
   not_computable: ["overflow", "edit", "settings"],
   internal_error: ["mistake", "retry"],

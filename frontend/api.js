@@ -37,7 +37,7 @@ export class ApiError extends Error {
 }
 
 /** @param {string} path @param {RequestInit} options @returns {Promise<Response>} */
-async function call(path, options) {
+export async function call(path, options) {
   let response;
   try {
     response = await fetch(path, { credentials: "same-origin", cache: "no-store", ...options });
@@ -65,9 +65,9 @@ async function refusal(response) {
   });
 }
 
-/** @param {string} path @returns {Promise<any>} */
-async function json(path) {
-  const response = await call(path, {});
+/** @param {string} path @param {RequestInit} [options] @returns {Promise<any>} */
+export async function json(path, options = {}) {
+  const response = await call(path, options);
   try {
     return await response.json();
   } catch {
@@ -96,15 +96,16 @@ export async function isAlive() {
 
 /**
  * Yields the chunks of one streamed answer. Throws ApiError, or AbortError when `signal` fired; what was yielded before stays valid.
- * @param {{model: string, messages: ChatMessage[], sampling: SamplingSettings, isContinued: boolean, signal: AbortSignal}} request
- *   `isContinued`: the last message is an answer that was cut, and only its rest is wanted
+ * @param {{model: string, messages: ChatMessage[], sampling: SamplingSettings, isContinued: boolean, signal: AbortSignal,
+ *   write: (body: {[name: string]: any}) => string}} request
+ *   `isContinued`: the last message is an answer that was cut, and only its rest is wanted; `write`: the request's text
  * @returns {AsyncGenerator<ChatChunk, void, void>}
  */
-export async function* streamChat({ model, messages, sampling, isContinued, signal }) {
+export async function* streamChat({ model, messages, sampling, isContinued, signal, write }) {
   const response = await call("/v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
-    body: JSON.stringify({
+    body: write({
       ...sampling,
       model,
       messages,

@@ -18,7 +18,7 @@ import { dismissNotice, newChat, openDrawer, startLibrary, wasOpen } from "/libr
 import { redrawSheet, showProof } from "/doors.js";
 import { beginEdit } from "/message.js";
 import { load, loadBlocks } from "/models.js";
-import { panels } from "/places.js";
+import { paid, panels } from "/places.js";
 import { follow, onScroll } from "/scroll.js";
 import { openSettings, settingsView } from "/settings.js";
 import { lastQuestion, state } from "/state.js";
@@ -86,7 +86,7 @@ function pageView() {
       ${composerView()}
     </main>
     ${sidePanel()} ${isCovered ? html`<div class="shade" @click=${leaveDrawers}></div>` : nothing} ${noticeView()} ${settingsView()}
-    ${state.dialog === "keys" ? dialogView(t("keys.title"), keysView(), "keys-sheet") : nothing}
+    ${state.dialog === "keys" ? dialogView(t("keys.title"), keysView(), "keys-sheet") : nothing} ${paid.dialog()}
     <p class="sr-only" role="status">${spoken.words}</p>`;
 }
 
@@ -122,7 +122,14 @@ function editLast() {
   if (question) beginEdit(question);
 }
 
-const remedies = { new: askElsewhere, edit: editLast, settings: openSettings, models: load };
+const remedies = {
+  new: askElsewhere,
+  edit: editLast,
+  settings: openSettings,
+  models: load,
+  signin: () => paid.open("signin"),
+  account: () => paid.open("account"),
+};
 
 /** @param {string | null} part */
 function pointAt(part) {

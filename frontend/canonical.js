@@ -17,7 +17,7 @@ export class Malformed extends Error {}
  * @param {number} depth
  * @returns {string}
  */
-function encode(value, depth = 0) {
+export function encode(value, depth = 0) {
   if (value === null || typeof value === "boolean") return String(value);
   if (typeof value === "number" && Number.isSafeInteger(value)) return String(value);
   if (typeof value === "string" && isWellFormed(value)) return JSON.stringify(value);

@@ -7,6 +7,7 @@ import { t } from "/i18n.js";
 import { icon } from "/icons.js";
 import { excessOf } from "/lengths.js";
 import { answerView, beginEdit, questionView } from "/message.js";
+import { paid } from "/places.js";
 import { jumpToEnd } from "/scroll.js";
 import { isBusy, isElsewhere, lastQuestion, state } from "/state.js";
 import { ask, editDraft, stopAnswer, submit } from "/talk.js";
@@ -21,7 +22,7 @@ function emptyView(model) {
   const line = model.id === BUILT_IN_MODEL ? t("empty.genesis") : html`${before}<bdi>${model.id}</bdi>${after}`;
   return html`<section class="empty" data-testid="empty">
     <h2>${t("empty.title")}</h2>
-    <p>${line}</p>
+    <p>${line}${state.isFree ? html` <span data-testid="free">${t("free")}</span>` : nothing}</p>
     <ul class="examples">
       ${EXAMPLES.map(
         (key) =>
@@ -94,6 +95,7 @@ export function composerView() {
         : html`<button type="submit" class="button send" data-testid="send" ?disabled=${!canSend}>${t("send")}</button>`}
     </div>
     ${excess === "" ? nothing : html`<p class="excess" role="alert" data-testid="excess">${excess}</p>`}
+    ${paid.note()}
     <p class="keys" id="prompt-keys">${t("prompt.keys")}</p>
   </form>`;
 }

@@ -48,7 +48,7 @@ export async function verifyRaw(author, message, signature) {
 /**
  * Whether a signature of one kind is this key's: it covers `blyan v1 <kind>`, a zero byte and the bytes.
  * @param {string} author
- * @param {"entry" | "joint" | "rotation"} kind
+ * @param {"entry" | "joint" | "rotation" | "receipt"} kind
  * @param {Uint8Array} message
  * @param {string} signature 128 hex digits
  */

@@ -8,7 +8,7 @@ import { t } from "/i18n.js";
 import { icon } from "/icons.js";
 import { sayExcess } from "/lengths.js";
 import { markdownView } from "/markdown.js";
-import { answerActions } from "/places.js";
+import { answerActions, paid } from "/places.js";
 import { isBusy, state } from "/state.js";
 import { answerAgain, chooseBranch, editQuestion, goOn } from "/talk.js";
 
@@ -142,7 +142,7 @@ function footer(turn, isLast) {
       ${answerActions.map((view) => view(turn))}
     </div>
     <p class="remarks" data-testid="remarks">
-      ${remarks(turn).map((words) => html`<span>${words}</span>`)}${other}
+      ${remarks(turn).map((words) => html`<span>${words}</span>`)}${paid.cost(turn)}${other}
       ${turn === state.shown || turn.work.expertsUsed === 0
         ? nothing
         : html`<button type="button" class="link" data-testid="show-experts" @click=${showExperts}>${t("turn.show")}</button>`}
@@ -166,6 +166,6 @@ export function answerView(turn, isLast) {
     <h2 class="sr-only">${t("turn.answer")}</h2>
     ${thoughtView(turn)}
     <div class="md" data-testid="answer-text">${markdownView(turn.markdown)}</div>
-    ${turn.state === "waiting" ? waiting : nothing} ${turn.isOpen ? nothing : footer(turn, isLast)}
+    ${turn.state === "waiting" ? waiting : nothing} ${turn.isOpen ? html`<p class="remarks">${paid.cost(turn)}</p>` : footer(turn, isLast)}
   </article>`;
 }

@@ -1,6 +1,7 @@
 /* Which models the node has, which one answers, the state of its blocks, and what to do when the node is not there. */
 
 import { ApiError, blocksOf, isAlive, listModels } from "/api.js";
+import { openAccounts } from "/accounts.js";
 import { keepDamage, markCorrupt } from "/blocks.js";
 import { redraw } from "/drawing.js";
 import { remember, remembered } from "/preferences.js";
@@ -51,7 +52,7 @@ export async function load() {
   state.alert = null;
   redraw();
   try {
-    state.models = await listModels();
+    [state.models] = await Promise.all([listModels(), openAccounts()]);
   } catch (failure) {
     fail(asApiError(failure), load);
   }

@@ -335,7 +335,7 @@ async function keysOf(joint) {
  * @param {Entry} rotation
  * @param {string} old
  */
-async function rotatedTo(rotation, old) {
+export async function rotatedTo(rotation, old) {
   const { key, proof } = rotation.body;
   fromHex(key, 32);
   const agreed = new TextEncoder().encode(`{"network":"${rotation.network}","new":"${key}","old":"${old}"}`);

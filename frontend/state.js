@@ -8,6 +8,8 @@ import { Thread } from "/thread.js";
 
 export const state = {
   isLoading: true,
+  /** The node has no accounts: whoever reaches it may ask. */
+  isFree: false,
   /** @type {ModelCard[]} */
   models: [],
   /** @type {ModelCard | null} */
@@ -39,7 +41,7 @@ export const state = {
   /** A sentence at the bottom, perhaps with a way back. @type {{words: string, undo: (() => void) | null} | null} */
   notice: null,
   isAtEnd: true,
-  /** Which dialog is open. @type {null | "settings" | "keys"} */
+  /** Which dialog is open. @type {null | "settings" | "keys" | "signin" | "account" | "receipt"} */
   dialog: null,
   isSideOpen: false,
   isPanelOpen: false,

@@ -7,6 +7,7 @@ import { hold } from "/holding.js";
 import { excessOf } from "/lengths.js";
 import { otherTabChanged, refreshHistory } from "/library.js";
 import { asApiError, fail, loadBlocks } from "/models.js";
+import { paid } from "/places.js";
 import { pinToEnd } from "/scroll.js";
 import { isBusy, running, state } from "/state.js";
 import { removeMessage, save } from "/store.js";
@@ -39,7 +40,7 @@ function keepMessages(thread, messages) {
 
 /** Asks below the last message that is shown. @param {string} text */
 export function ask(text) {
-  if (isBusy() || state.model === null) return;
+  if (isBusy() || state.model === null || paid.waits()) return;
   const last = state.thread.path().at(-1) ?? null;
   askBelow(last?.role === "user" ? last.parent : (last?.id ?? null), text);
 }
@@ -117,7 +118,8 @@ async function stream(thread, turn, isContinued, unsaved) {
   }
   keepMessages(thread, [...unsaved, turn.record]);
   try {
-    await receive(thread, turn, { model: model.id, messages, sampling: thread.record.sampling, isContinued, signal: controller.signal });
+    const write = (/** @type {{[name: string]: any}} */ body) => paid.write(turn, body);
+    await receive(thread, turn, { model: model.id, messages, sampling: thread.record.sampling, isContinued, signal: controller.signal, write });
     turn.finish();
   } catch (failure) {
     if (controller.signal.aborted) turn.stop();
@@ -128,6 +130,7 @@ async function stream(thread, turn, isContinued, unsaved) {
     }
   } finally {
     running.delete(id);
+    paid.take(turn, null);
     keepMessages(thread, [turn.record]).then(letGo);
     redraw();
   }
@@ -143,6 +146,7 @@ async function receive(thread, turn, request) {
   for await (const chunk of streamChat(request)) {
     const nowMs = performance.now();
     turn.absorb(chunk, nowMs);
+    paid.take(turn, chunk);
     if (state.thread === thread) redraw();
     // What has arrived already comes without a pause: the page must draw and take keys in between.
     if (nowMs - breathedMs > WORK_MS_MAX) {
@@ -154,6 +158,9 @@ async function receive(thread, turn, request) {
     keep(save(thread.record, {}, [turn.record]));
   }
 }
+
+/** Keeps an answer of the open conversation as it is now. @param {Turn} turn */
+export const keepTurn = (turn) => keep(save(state.thread.record, {}, [turn.record]));
 
 export function stopAnswer() {
   running.get(state.thread.record.id)?.controller.abort();
@@ -174,7 +181,7 @@ export function chooseBranch(message) {
 export function submit() {
   const box = promptBox();
   const text = box.value.trim();
-  if (text === "" || excessOf(box.value) !== "" || state.model === null || isBusy()) return;
+  if (text === "" || excessOf(box.value) !== "" || state.model === null || isBusy() || paid.waits()) return;
   box.value = "";
   // Before the question has given the conversation its place in the history: the draft lay where it was written.
   keepDraft(state.thread.isKept ? state.thread.record.id : null, "");

@@ -28,6 +28,8 @@ export class Turn {
   /** Tokens per second between the first and the last token; null when there are too few to say.
    * @type {number | null} */
   rate = null;
+  /** What it cost, where the node charges. @type {Bill | null} */
+  bill = null;
   #tokensBefore = 0;
   /** @type {number | null} */
   #fedBefore = 0;
@@ -61,6 +63,7 @@ export class Turn {
     turn.completionTokens = record.tokens ?? null;
     turn.rate = record.rate ?? null;
     turn.fedTokens = record.fed ?? null;
+    turn.bill = record.bill ?? null;
     turn.work.add(record.experts ?? []);
     turn.work.rest();
     return turn;
@@ -68,9 +71,9 @@ export class Turn {
 
   /** @returns {MessageRecord} */
   get record() {
-    const { id, conversation, parent, role, text, thought, time, state, model, completionTokens, rate, fedTokens, work } = this;
+    const { id, conversation, parent, role, text, thought, time, state, model, completionTokens, rate, fedTokens, work, bill } = this;
     const experts = work.triples();
-    return { id, conversation, parent, role, text, thought, time, state, model, tokens: completionTokens, rate, fed: fedTokens, experts };
+    return { id, conversation, parent, role, text, thought, time, state, model, tokens: completionTokens, rate, fed: fedTokens, experts, bill };
   }
 
   get isOpen() {

@@ -62,8 +62,8 @@ type ExpertTriple = [number, number, number];
 
 /** One chunk of a streamed answer, as far as the page reads it. */
 interface ChatChunk {
-  choices?: { delta?: { content?: string | null; reasoning_content?: string | null }; finish_reason?: string | null }[];
-  usage?: { prompt_tokens: number; completion_tokens: number } | null;
+  choices?: { delta?: { content?: string | null; reasoning_content?: string | null }; finish_reason?: string | null; token_ids?: number[] }[];
+  usage?: { prompt_tokens: number; completion_tokens: number; cost?: Cost; receipt?: ReceiptName } | null;
   blyan?: { experts?: ExpertTriple[] };
   error?: ApiErrorBody;
 }
@@ -104,6 +104,7 @@ interface MessageRecord {
   thought?: string;
   fed?: number | null;
   experts?: ExpertTriple[];
+  bill?: Bill | null;
 }
 
 /** A conversation without its messages. `chosen`: a message's id ("" for the beginning) → the id of the child that is shown. */
@@ -127,3 +128,47 @@ interface Alert {
 
 /** A value of canonical JSON (docs/spec/canonical.md). */
 type Canonical = null | boolean | number | string | Canonical[] | { [name: string]: Canonical };
+
+/** An amount as decimal text: "0.00012345". */
+interface Cost {
+  amount: string;
+  asset: string;
+}
+
+/** A receipt's id, and the salt that only its owner holds; both hex digits. */
+interface ReceiptName {
+  id: string;
+  salt: string;
+}
+
+/** One receipt of an answer; an answer that was gone on with has several. */
+interface ReceiptPart extends ReceiptName {
+  /** The request's text as it was sent; null where it is too long to keep. */
+  request: string | null;
+  /** What this receipt is for: from and to which letter of the answer's text and thought. */
+  text: [number, number];
+  thought: [number, number];
+  /** What the node said that it costs. */
+  amount: string;
+  /** The receipt file, once it was fetched. */
+  file?: string;
+}
+
+/** What an answer cost, as far as it is known. Plain values only: it is kept with the answer. */
+interface Bill extends Cost {
+  /** The amount is an estimate: the answer ended before the node said. */
+  isEstimate: boolean;
+  receipts: ReceiptPart[];
+}
+
+/** What `/auth/session` says of a node with accounts; the last ones of somebody who is signed in. */
+interface Session {
+  accounts: boolean;
+  signed_in: boolean;
+  origin: string;
+  chain_ids: number[];
+  account?: string;
+  address?: string;
+  chain_id?: number;
+  role?: "user" | "operator";
+}

@@ -1,7 +1,9 @@
 """One `blyan up` in its own process, as a person would start it."""
 
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,9 +19,10 @@ STOP_LIMIT_S = 20
 class RunningNode:
     """`blyan up` on a free port of this machine, with its own data directory."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, listen: str = "127.0.0.1:0", environment: dict[str, str] | None = None) -> None:
         self.data_dir = data_dir
         self.url = ""
+        self._listen_at, self._environment = listen, environment or {}
         self.metrics_url = ""  # where `metrics.listen` is set
         self._said: list[str] = []
         self._ready = threading.Event()
@@ -27,11 +30,17 @@ class RunningNode:
     def start(self) -> None:
         """Returns when the node has printed its address; fails the test, with what it said, when it does not."""
         command = [sys.executable, "-m", "blyan", "--data-dir", str(self.data_dir)]
-        command += ["up", "--listen", "127.0.0.1:0", "--no-browser"]
+        command += ["up", "--listen", self._listen_at, "--no-browser"]
         self._said.clear()
         self._ready.clear()
         self.url = self.metrics_url = ""
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        self._process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **self._environment},
+        )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self._ready.wait(START_LIMIT_S)
@@ -87,3 +96,11 @@ class RunningNode:
     def blob(self, payload: str) -> Path:
         """The file that holds the payload with this id."""
         return self.data_dir / "blobs" / payload[:2] / payload
+
+
+def with_accounts(data_dir: Path, **settings: str) -> RunningNode:
+    """A node where people sign in, at the address that it will have; `settings` as BLYAN_SECTION__KEY."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{probe.getsockname()[1]}"
+    return RunningNode(data_dir, listen, {"BLYAN_ACCOUNTS__ORIGIN": f"http://{listen}", **settings})

@@ -16,8 +16,11 @@ from typing import Final
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from browser.conftest import CHROMIUM_FLAGS, EXPECT_LIMIT_MS, find_chromium
-from chat_page import ask, open_page, put, say
+from charging_node import charging_node
+from chat_page import ask, finished, open_page, put, say
+from page_wallet import give_wallets
 from running_node import RunningNode
+from wallets import new_key
 
 ANSWER: Final = """### 덧셈 · Adding
 
@@ -161,13 +164,91 @@ VIEWS: Final[dict[str, Callable[[Page], None]]] = {
 }
 
 
-def pictures(browser: Browser, url: str, locale: str, scheme: str, width: int) -> Iterator[tuple[str, bytes]]:
+def _wallets(page: Page) -> None:
+    page.get_by_test_id("sign-in").click()
+    expect(page.get_by_test_id("wallet").first).to_be_visible()
+
+
+def _rejected(page: Page) -> None:
+    page.evaluate("window.wallets.Alpha.refused = { personal_sign: 4001 }")
+    _wallets(page)
+    page.get_by_test_id("wallet").first.click()
+    expect(page.get_by_test_id("wallet-fault")).to_be_visible()
+
+
+def _chain(page: Page) -> None:
+    page.evaluate("Object.assign(window.wallets.Alpha, { refused: {}, chain: '0x89' })")
+    _wallets(page)
+    page.get_by_test_id("wallet").first.click()
+    expect(page.get_by_test_id("switch-chain")).to_be_visible()
+
+
+def _quote(page: Page) -> None:
+    page.evaluate("window.wallets.Alpha.chain = '0x1'")
+    _wallets(page)
+    page.get_by_test_id("wallet").first.click()
+    expect(page.get_by_test_id("account")).to_be_visible()
+    page.get_by_test_id("prompt").fill("What is 23 + 45?")
+    expect(page.get_by_test_id("cost-line")).to_contain_text("$50")
+
+
+def _charged(page: Page) -> None:
+    page.get_by_test_id("prompt").press("Enter")
+    finished(page)
+    expect(page.get_by_test_id("receipt")).to_be_visible()
+
+
+def _receipt(page: Page) -> None:
+    page.get_by_test_id("receipt").click()
+    expect(page.get_by_test_id("verdict")).to_have_attribute("data-verdict", "ok")
+
+
+def _account(page: Page) -> None:
+    page.get_by_test_id("account").click()
+    expect(page.get_by_test_id("statement")).to_be_visible()
+
+
+def _made_key(page: Page) -> None:
+    _account(page)
+    page.get_by_test_id("key-name").fill("laptop")
+    page.get_by_test_id("key-make").click()
+    expect(page.get_by_test_id("key-text")).to_be_visible()
+    page.get_by_test_id("sign-out").scroll_into_view_if_needed()
+
+
+def _short(page: Page) -> None:
+    funds = {"asset": "USD", "scale": 8, "balance": "0.0001", "held": "0", "available": "0.0001", "holds": []}
+    page.route("**/account", lambda route: route.fulfill(json=funds))
+    page.reload()
+    page.get_by_test_id("prompt").fill("What is 23 + 45, and why?")
+    expect(page.locator(".cost-line.short")).to_be_visible()
+
+
+# The same on a node that charges.
+ACCOUNT_VIEWS: Final[dict[str, Callable[[Page], None]]] = {
+    "signed-out": _empty,
+    "wallets": _wallets,
+    "rejected": _rejected,
+    "chain": _chain,
+    "quote": _quote,
+    "charged": _charged,
+    "receipt": _receipt,
+    "account": _account,
+    "made-key": _made_key,
+    "short": _short,
+}
+
+
+def pictures(
+    browser: Browser, url: str, locale: str, scheme: str, width: int, views: dict[str, Callable[[Page], None]]
+) -> Iterator[tuple[str, bytes]]:
     """Each view by its name, as PNG."""
     viewport = {"width": width, "height": WIDTHS[width]}
     context = browser.new_context(locale=locale, color_scheme=scheme, viewport=viewport, service_workers="block")  # pyright: ignore[reportArgumentType]
+    give_wallets(context, "Alpha", "Beta", keys=(new_key(width + len(locale) + len(scheme)),))
     page = context.new_page()
     open_page(page, url)
-    for name, show in VIEWS.items():
+    for name, show in views.items():
         show(page)
         page.wait_for_timeout(150)
         over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
@@ -203,19 +284,22 @@ def main(folder: Path, mixes: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     expect.set_options(timeout=EXPECT_LIMIT_MS)
     with tempfile.TemporaryDirectory() as data_dir, sync_playwright() as playwright:
-        node = RunningNode(Path(data_dir) / "node")
+        node, charging = RunningNode(Path(data_dir) / "node"), charging_node(Path(data_dir) / "charging")
         node.start()
+        charging.start()
         executable = find_chromium(playwright.chromium.executable_path)
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
         try:
             for mix in mixes:
                 width, scheme, language = mix.split("-")
                 locale = {"en": "en-US", "ko": "ko-KR"}[language]
-                taken = dict(pictures(browser, node.url, locale, scheme, int(width)))
-                sheet(browser, SHOWN_PX[int(width)], taken, folder / f"{mix}.png")
+                for running, views, name in ((node, VIEWS, ""), (charging, ACCOUNT_VIEWS, "-accounts")):
+                    taken = dict(pictures(browser, running.url, locale, scheme, int(width), views))
+                    sheet(browser, SHOWN_PX[int(width)], taken, folder / f"{mix}{name}.png")
         finally:
             browser.close()
             node.stop()
+            charging.stop()
 
 
 if __name__ == "__main__":

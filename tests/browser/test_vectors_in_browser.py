@@ -212,3 +212,59 @@ def test_vendored_files_are_those_that_their_table_names(folder: str) -> None:
     }
     assert set(files) == set(named)
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == named
+
+
+def receipt_checks(page: Page, file: str, amount: str) -> dict[str, str]:
+    """How each check of a receipt ends on a page that reaches no node."""
+    held = vector("receipt")
+    own = {name: held[name] for name in ("request", "output", "salt")} | {"amount": amount}
+    made = run(
+        page,
+        """const { ReceiptProof } = await import("/receipt.js");
+        const [file, own] = given, { fetch } = window;
+        window.fetch = async () => { throw new TypeError("no node"); };
+        const proof = new ReceiptProof(() => {});
+        await proof.run(file, own);
+        window.fetch = fetch;
+        return proof.steps.map(({ id, state }) => [id, state]);""",
+        [file, own],
+    )
+    return dict(made)
+
+
+def test_receipts_are_checked_as_the_vectors_say(modules: Page) -> None:
+    """The file holds but for the network, which no node is there to name; a free one has no record of the books; of
+    each that is refused the check it is named after is the first to fail."""
+    held = vector("receipt")
+    whole = receipt_checks(modules, held["file"], "0.0000198")
+    assert {name: state for name, state in whole.items() if state != "ok"} == {"origin": "open"}
+    free = receipt_checks(modules, held["free"], "0")
+    assert "bad" not in {free[name] for name in free.keys() - {"request", "output"}}
+    assert [free[name] for name in ("record", "amount", "inclusion", "promise")] == ["open"] * 4
+    for check, file in held["refused"].items():
+        states = receipt_checks(modules, file, "0.0000198")
+        assert next(name for name, state in states.items() if state == "bad") == check
+
+
+def test_an_amount_other_than_the_charge_is_named(modules: Page) -> None:
+    states = receipt_checks(modules, vector("receipt")["file"], "0.0000199")
+    assert [name for name, state in states.items() if state == "bad"] == ["shown"]
+
+
+def test_amounts_are_exact_and_rounded_once(modules: Page) -> None:
+    """Also where a number of the browser's would lose digits; signs, zeros and shorter texts read alike."""
+    found = run(
+        modules,
+        """const { costOf, plus, unitsOf, amountOf, money } = await import("/money.js");
+        const price = { prompt_per_million: "0.15", completion_per_million: "0.6" };
+        return [
+          costOf(price, 12, 30, 8), costOf(price, 1, 0, 8), costOf(price, 0, 0, 8),
+          plus("46116860184.27387903", "0.00000001", 8), plus("-1", "0.5", 8), amountOf(unitsOf("-0.00000001", 8), 8),
+          money("46116860184.27387904", "USD"), money("0.0000198", "USD"), money("1", "BLY"),
+          (() => { try { return unitsOf("1e3", 8); } catch (failure) { return failure.name; } })(),
+        ];""",
+        None,
+    )
+    assert found[:6] == ["0.00001980", "0.00000015", "0.00000000", "46116860184.27387904", "-0.50000000", "-0.00000001"]
+    assert found[6:8] == ["$46,116,860,184.27387904", "$0.0000198"]
+    assert (found[8].replace("\N{NO-BREAK SPACE}", " "), found[9]) == ("BLY 1.00", "RangeError")

@@ -215,6 +215,14 @@ async def test_newcomers_are_given_something_once_and_no_more_in_a_day_than_was_
     assert again is None
 
 
+async def test_a_newcomer_can_spend_at_once(nodes: Nodes) -> None:
+    """What newcomers get is there when they have signed in, while the day has any."""
+    client = await charging(nodes, allowance="0.0000002", allowance_per_day="0.0000003")
+    for number, balance in ((1, "0.0000002"), (2, "0")):
+        newcomer = await payer(client, 0, new_key(number))
+        assert (await (await newcomer.get("/account")).json())["available"] == balance
+
+
 async def test_only_who_paid_gets_the_receipt(nodes: Nodes) -> None:
     """404 for everybody else and for what never was, 409 with a hint until the books are sealed."""
     client = await charging(nodes, ledger={"seal_seconds": 600})

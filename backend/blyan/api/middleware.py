@@ -35,7 +35,7 @@ safe_methods: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _loopback_names: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _headers: Final = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
         "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types lit-html blyan"
     ),

@@ -16,7 +16,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from string import ascii_letters
 from typing import Final
 
 _log = logging.getLogger(__name__)
@@ -27,10 +29,12 @@ PACKS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "app.js": ((), ("i18n.js",)),
     "sheet.js": ((), ("i18n.js", "app.js")),
     "tile_root.js": ((), ("i18n.js", "app.js", "sheet.js")),
+    "account.js": ((), ("i18n.js", "app.js")),
+    "books_view.js": ((), ("i18n.js", "app.js", "sheet.js", "account.js")),
     "offline.js": ((), ("i18n.js",)),
     "worker.js": ((), ()),
 }
-STYLES: Final = "page.css"
+STYLES: Final = ("page.css", "account.css")
 _minifier_seconds_max: Final = 20
 _minifier: Final = (
     "import json, sys, minify\n"
@@ -104,12 +108,17 @@ def pack_scripts(folder: Path) -> dict[str, str]:
         pack: {module.name: below for below in lower for module in members[below]} for pack, (_, lower) in PACKS.items()
     }
     wanted = _wanted(modules, members, homes)
-    return {pack: _joined(found, homes[pack], wanted[pack]) for pack, found in members.items()}
+    given = {pack: _given(names, modules[pack].exports) for pack, names in wanted.items()}
+    return {pack: _joined(found, homes[pack], given, given[pack]) for pack, found in members.items()}
 
 
-def pack_styles(folder: Path) -> str:
-    """The style sheet with what it imports in place."""
-    return _style_import.sub(lambda found: (folder / found[1]).read_text("utf-8"), (folder / STYLES).read_text("utf-8"))
+def pack_styles(folder: Path) -> dict[str, str]:
+    """The style sheets by name, with what they import in place."""
+    texts = {name: (folder / name).read_text("utf-8") for name in STYLES}
+    return {
+        name: _style_import.sub(lambda found: (folder / found[1]).read_text("utf-8"), text)
+        for name, text in texts.items()
+    }
 
 
 def minified(texts: Mapping[str, tuple[str, str]]) -> dict[str, str]:
@@ -164,7 +173,15 @@ def _wanted(
     return wanted
 
 
-def _joined(members: list[Module], homes: Mapping[str, str], exports: set[str]) -> str:
+def _given(names: set[str], kept: frozenset[str]) -> dict[str, str]:
+    """Each name by that under which a pack gives it out: a short one, but where `import()` asks by the name itself."""
+    short = (f"${'' if turn == 0 else turn}{letter}" for turn in count() for letter in ascii_letters)
+    return {name: name if name in kept else next(short) for name in sorted(names)}
+
+
+def _joined(
+    members: list[Module], homes: Mapping[str, str], given: Mapping[str, Mapping[str, str]], exports: Mapping[str, str]
+) -> str:
     outer: dict[str, set[str]] = {}
     for path, names in (each for module in members for each in module.imports):
         if "/" in path or path in homes:
@@ -174,9 +191,15 @@ def _joined(members: list[Module], homes: Mapping[str, str], exports: set[str]) 
         for name in module.declared:
             if owners.setdefault(name, module.name) != module.name:
                 raise PackingError(f"expected one {name} in a pack, found it in {owners[name]} and {module.name}")
-    imports = "".join(f'import {{{", ".join(sorted(names))}}} from "/{path}";\n' for path, names in outer.items())
-    given = ", ".join(sorted(exports))
+    imports = "".join(_import_of(path, names, given.get(path, {})) for path, names in outer.items())
     body = "".join(module.body for module in members)
-    if not given:
+    if not exports:
         return f"{imports}(() => {{\n{body}}})();\n"
-    return f"{imports}export const {{{given}}} = (() => {{\n{body}return {{{given}}};\n}})();\n"
+    outside = ", ".join(exports.values())
+    inside = ", ".join(f"{short}: {name}" if short != name else name for name, short in exports.items())
+    return f"{imports}export const {{{outside}}} = (() => {{\n{body}return {{{inside}}};\n}})();\n"
+
+
+def _import_of(path: str, names: set[str], given: Mapping[str, str]) -> str:
+    named = (f"{given[name]} as {name}" if given.get(name, name) != name else name for name in sorted(names))
+    return f'import {{{", ".join(named)}}} from "/{path}";\n'

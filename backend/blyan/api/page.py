@@ -18,7 +18,7 @@ from typing import Final
 
 from aiohttp import web
 
-from blyan.api.packing import STYLES, minified, pack_scripts, pack_styles
+from blyan.api.packing import minified, pack_scripts, pack_styles
 from blyan.api.route import Contents, Route, get
 from blyan.primitives.errors import NotFound
 
@@ -80,8 +80,7 @@ def assets(folder: Path) -> tuple[Asset, ...]:
 
 
 def _packed(folder: Path, texts: Mapping[str, str]) -> dict[str, str]:
-    whole = pack_scripts(folder)
-    whole[STYLES] = pack_styles(folder)
+    whole = pack_scripts(folder) | pack_styles(folder)
     whole |= {name: text for name, text in texts.items() if name.endswith(".html")}
     return minified({name: (_minifier_types[Path(name).suffix], text) for name, text in whole.items()})
 

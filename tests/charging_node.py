@@ -1,0 +1,36 @@
+"""A node that charges for the built-in model and gives every newcomer one dollar."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+from running_node import RunningNode, with_accounts
+
+PROMPT_PRICE: Final = Decimal("50")  # USD for a million tokens
+COMPLETION_PRICE: Final = Decimal("150")
+
+
+def blyan(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """One command of the command line."""
+    command = [sys.executable, "-m", "blyan", "--data-dir", str(data_dir), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def charging_node(folder: Path) -> RunningNode:
+    """Not started yet; nobody meets a quota."""
+    prices = ("--prompt", str(PROMPT_PRICE), "--completion", str(COMPLETION_PRICE))
+    for command in (("init",), ("price", "set", "blyan-genesis", *prices)):
+        done = blyan(folder, *command)
+        assert done.returncode == 0, done.stderr
+    return with_accounts(
+        folder,
+        BLYAN_QUOTAS__ADDRESS_SIGN_INS="0",
+        BLYAN_QUOTAS__ADDRESS_REQUESTS="0",
+        BLYAN_ACCOUNTS__ALLOWANCE="1",
+        BLYAN_ACCOUNTS__ALLOWANCE_PER_DAY="1000",
+        BLYAN_LEDGER__SEAL_SECONDS="1",
+    )
