@@ -34,7 +34,8 @@ from nodes import install_builtin
 
 HERE = Path(__file__).parent
 COUNTS = (1, 4) if SMOKE else (1, 8, 64, 256)
-PROMPT, COUNT = 32, 8 if SMOKE else 128
+PROMPT = 32
+TOKENS = {BUILT_IN: 128, "tiny": 48, "200m": 16}  # of a stream: larger models take as long for fewer
 OPEN, OPEN_TOKENS = (8, 4) if SMOKE else (1_000, 16)
 PROBED = 4 if SMOKE else 64
 LONG = 64 if SMOKE else 512
@@ -80,21 +81,22 @@ def lost(found: Load, count: int) -> str:
 
 def scaling(node: BenchedNode, model: Reference, kind: str, page: Page) -> None:
     """The sum of speeds for each number of streams, and memory for each."""
+    tokens = TOKENS.get(model.name, 8)
     label = f"{model.name} {kind}"
     for _ in range(3):
-        run(node, model, kind, COUNTS[1], COUNT)
+        run(node, model, kind, COUNTS[1], tokens)
     idle = node.memory()[1]
     speeds: dict[int, list[float]] = {streams: [] for streams in COUNTS}
     for turn in range(ROUNDS):
         for streams in COUNTS if turn % 2 == 0 else reversed(COUNTS):
             before = node.cpu_seconds()
-            found, most = run(node, model, kind, streams, COUNT)
+            found, most = run(node, model, kind, streams, tokens)
             speeds[streams].append(found.speed)
             if turn == 0:
                 page.row(
-                    f"{label}: {streams} at once, {COUNT} tokens each after {PROMPT}",
+                    f"{label}: {streams} at once, {tokens} tokens each after {PROMPT}",
                     f"{found.speed:,.0f} tok/s; first token p50 {milliseconds(found.first(0.5))}, "
-                    f"p95 {milliseconds(found.first(0.95))}; fairness {found.fairness:.3f}; {lost(found, COUNT)}",
+                    f"p95 {milliseconds(found.first(0.95))}; fairness {found.fairness:.3f}; {lost(found, tokens)}",
                     f"node {(node.cpu_seconds() - before) / found.seconds:.2f}, "
                     f"load generator {found.cpu_seconds / found.seconds:.2f} cores",
                 )
@@ -120,13 +122,14 @@ def open_streams(node: BenchedNode, model: Reference, kind: str, page: Page) -> 
 
 def loop_delay(node: BenchedNode, model: Reference, kind: str, page: Page) -> None:
     """How long others wait for the event loop beside many streams."""
-    warm, _ = run(node, model, kind, PROBED, COUNT)
+    tokens = TOKENS.get(model.name, 8)
+    warm, _ = run(node, model, kind, PROBED, tokens)
     seconds = max(1.0, warm.seconds * 0.9)
     host, port = node.address
     command = [sys.executable, HERE / "loop_probe.py", host, str(port), f"{seconds:.1f}"]
     before = node.histogram("blyan_event_loop_delay_seconds")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as probe:
-        found, _ = run(node, model, kind, PROBED, COUNT)
+        found, _ = run(node, model, kind, PROBED, tokens)
         said = json.loads(probe.communicate()[0])
     delays = node.histogram("blyan_event_loop_delay_seconds")
     delays.subtract(before)
@@ -153,7 +156,7 @@ def prefix_reuse(node: BenchedNode, model: Reference, kind: str, page: Page) -> 
     ask = node.ask(model.model(kind))
     first: list[float] = []
     second: list[float] = []
-    for _ in range(1 if SMOKE else 7):
+    for _ in range(1 if SMOKE else 3 if model.name == "200m" else 7):
         prompt = model.prompt(LONG, next(_seeds))
         first.append(ask(prompt, 2).first_s)
         second.append(ask(prompt, 2).first_s)
@@ -231,7 +234,7 @@ def main() -> None:
                 prefix_reuse(node, model, kind, page)
         with node_up(model.data_dir) as node:
             if name in (BUILT_IN, "smoke"):
-                run(node, model, KINDS[name][0], COUNTS[1], COUNT)
+                run(node, model, KINDS[name][0], COUNTS[1], TOKENS.get(name, 8))
                 open_streams(node, model, KINDS[name][0], page)
     cold_start(page)
     page.write()
