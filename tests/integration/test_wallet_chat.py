@@ -94,6 +94,10 @@ async def test_a_wallet_signs_in_once_and_each_answer_says_what_it_cost(home: Ho
     assert again.returncode == 0, again.stderr
     assert re.search(r"0\.0000\d+ USD, receipt [0-9a-f]{32}", again.stderr)
     assert "USD" not in again.stdout
+    asked = ["account", "balance", "--json", "--node", home.url, "--wallet"]
+    account = await asyncio.to_thread(command, *asked, **home.environment)
+    has = json.loads(account.stdout)
+    assert (has["account"], 0 < float(has["balance"]) < 0.001) == (KEY.address, True), account.stderr
     home.sign_ins.write_text('{"broken')
     assert (await home.chat("--wallet")).returncode == 75  # it would ask, and there is no terminal
 

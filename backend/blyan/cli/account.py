@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import datetime as dt
 import re
 import sys
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blyan.cli import account_client
 from blyan.cli.output import Output, table
+from blyan.cli.wallet import add_sign_in
 from blyan.ledger import reading, statement
 from blyan.ledger.accounts import Account
 from blyan.ledger.store import Session
@@ -21,6 +22,9 @@ from blyan.primitives import limits
 from blyan.primitives.amount import USD, asset, parse, shown
 from blyan.primitives.clock import system_entropy, system_seconds
 from blyan.primitives.errors import Denied, NotFound, UsageMistake
+
+if TYPE_CHECKING:
+    from blyan.cli.sign_in import SignedIn
 
 _signs_in: Final = re.compile(r"(eip155:[1-9][0-9]{0,15}:)?0x[0-9a-fA-F]{40}")
 _lines_default: Final = 50
@@ -42,8 +46,8 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     history.set_defaults(run=_statement)
     for each in (balance, history):
         each.add_argument("account", metavar="ACCOUNT", nargs="?", help="0x…, eip155:CHAIN:0x…, or income:inference …")
-        each.add_argument("--node", metavar="URL", help="of the account that a key belongs to, on this node")
-        each.add_argument("--api-key-file", metavar="FILE", type=Path, help="holds the key, for its owner alone")
+        each.add_argument("--node", metavar="URL", help="your own account on this node: --wallet, --api-key-file")
+        add_sign_in(each)
     credited = commands.add_parser("credit", parents=[common, readable], help="give somebody money by hand")
     credited.add_argument("account", metavar="ACCOUNT", help="0x… or eip155:CHAIN:0x…")
     credited.add_argument("amount", metavar="AMOUNT", help="in USD, such as 5 or 0.25")
@@ -163,10 +167,22 @@ def _found(session: Session, name: str) -> Account:
 
 def _node(options: argparse.Namespace) -> account_client.Remote:
     if options.account is not None:
-        raise UsageMistake("--node: expected no ACCOUNT, as it is the key's, found one")
-    if options.api_key_file is None:
-        raise UsageMistake("--node: expected --api-key-file with a key of the scope `account`, found none")
-    return account_client.Remote(options.node, account_client.read_key(options.api_key_file))
+        raise UsageMistake("--node: expected no ACCOUNT, as it is your own, found one")
+    if not (options.wallet or options.wallet_file or options.api_key_file):
+        raise UsageMistake("--node: expected --wallet, or --api-key-file with a key of the scope `account`, found none")
+    account_client.want_address(options.node)
+    return account_client.Remote(options.node, asyncio.run(_entered(options)).headers)
+
+
+async def _entered(options: argparse.Namespace) -> SignedIn:
+    from aiohttp import ClientSession, DummyCookieJar  # where another node is asked
+
+    from blyan.cli.sign_in import signed_in
+
+    async with ClientSession(cookie_jar=DummyCookieJar()) as session:
+        who = await signed_in(options, session, options.node)
+        assert who is not None, "asked for"
+        return who
 
 
 def _write_csv(store: AnyStore, name: str, before: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Asking another node about one's own account, with an API key: deadline, limit on the answer, no redirect followed."""
+"""Asking another node about one's own account: deadline, limit on the answer, no redirect followed."""
 
 from __future__ import annotations
 
@@ -8,44 +8,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from blyan.primitives import limits
-from blyan.primitives.errors import Denied, Fault, InvalidInput, NotFound, PeerFault, kind_of
-from blyan.storage import durable
+from blyan.primitives.errors import Denied, Fault, InvalidInput, PeerFault, kind_of
 from blyan.wire.fields import as_dict, as_list
 
 _seconds: Final = 30.0
-_key_bytes_max: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A node, and the key that says whose account is meant."""
+    """A node, and the headers that say whose account is meant."""
 
     url: str
-    key: str
+    headers: Mapping[str, str]
 
-
-def read_key(path: Path) -> str:
-    """The API key in a file; `Denied` if others may read it."""
-    try:
-        mode = path.stat().st_mode & 0o777
-        raw = durable.read_limited(path, _key_bytes_max)
-    except FileNotFoundError:
-        raise NotFound(f"--api-key-file: expected {path}, found none") from None
-    except ValueError as reason:
-        raise InvalidInput(f"--api-key-file: expected an API key in {path}, found {reason}") from None
-    if mode & 0o077:
-        raise Denied(
-            f"{path}: expected a mode that lets nobody else read it, found {mode:04o}", hint=f"chmod 600 {path}"
-        )
-    text = raw.decode("ascii", "replace").strip()
-    if not text.startswith("sk-") or not text.isprintable() or " " in text:
-        raise InvalidInput(f"--api-key-file: expected an API key, sk-blyan-…, in {path}, found something else")
-    return text
+    def __repr__(self) -> str:
+        return f"Remote({self.url})"
 
 
 def get(
@@ -73,7 +54,7 @@ def pieces(node: Remote, path: str, query: Mapping[str, str] | None = None) -> I
     connection = _connection(node.url)
     try:
         target = path + (f"?{urlencode(query)}" if query else "")
-        connection.request("GET", target, headers={"Authorization": f"Bearer {node.key}"})
+        connection.request("GET", target, headers=dict(node.headers))
         response = connection.getresponse()
         if response.status != 200 or response.headers.get_content_type() == "application/json":
             raw = response.read(limits.peer_body_bytes_max)
@@ -90,8 +71,13 @@ def pieces(node: Remote, path: str, query: Mapping[str, str] | None = None) -> I
         connection.close()
 
 
+def want_address(url: str) -> None:
+    """`InvalidInput` or `Denied` unless who one is may be said there."""
+    _connection(url).close()
+
+
 def _connection(url: str) -> HTTPConnection:
-    """To where a key may be sent: https, or this machine."""
+    """To where a key or a session may be sent: https, or this machine."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

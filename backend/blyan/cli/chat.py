@@ -22,18 +22,15 @@ from blyan.cli.output import Output, json_text, printable
 from blyan.cli.passphrase import passphrase_of
 from blyan.cli.spent import cost_line, cost_value
 from blyan.cli.typed import LineReader, as_text, can_edit, editor, is_quoted, read_plain, read_turn
-from blyan.cli.wallet import add_sign_in, wallet_passphrase, wallet_path
+from blyan.cli.wallet import add_sign_in
 from blyan.node import data_directory
 from blyan.node.config import read_config, state_dir_from_environment
 from blyan.primitives import limits
-from blyan.primitives.clock import system_monotonic, system_seconds
+from blyan.primitives.clock import system_monotonic
 from blyan.primitives.errors import Fault, InvalidInput, UsageMistake
 
 if TYPE_CHECKING:
-    from aiohttp import ClientSession
-
     from blyan.cli.chat_client import Answer, ChatClient
-    from blyan.cli.sign_in import SignedIn
 
 _flags = ("temperature", "seed", "max_tokens")
 
@@ -77,6 +74,7 @@ async def _converse(options: argparse.Namespace, conversation: Conversation, out
     import aiohttp  # what only parses a command line does not need it
 
     from blyan.cli.chat_client import ChatClient
+    from blyan.cli.sign_in import signed_in
 
     question = options.prompt if options.prompt != "-" else _all_of_stdin()
     if question is not None and not question.strip():
@@ -84,7 +82,7 @@ async def _converse(options: argparse.Namespace, conversation: Conversation, out
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(_node_url(options))
         session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
-        who = await _signed_in(options, session, url)
+        who = await signed_in(options, session, url)
         if who is not None:
             output.note(f"signed in as {who.account}")
         client = ChatClient(session, url, system_monotonic, who.headers if who else None)
@@ -268,22 +266,6 @@ class _Interrupts:
             return True
         task.result()
         return False
-
-
-async def _signed_in(options: argparse.Namespace, session: ClientSession, url: str) -> SignedIn | None:
-    """Who we are to the node, None where nobody asked for that."""
-    if options.api_key_file is None and not options.wallet and options.wallet_file is None:
-        return None
-    from blyan.cli.sign_in import WalletDoor, key_headers
-
-    if options.api_key_file is not None:
-        if options.wallet or options.wallet_file is not None:
-            raise UsageMistake("chat: expected --wallet or --api-key-file, found both")
-        return key_headers(options.api_key_file)
-    wallet = wallet_path(options.wallet_file)
-    secret = wallet_passphrase(options, wallet)
-    door = WalletDoor(session, url, wallet, secret, folder=state_dir_from_environment())
-    return await door.enter(system_seconds, options.chain_id)
 
 
 def _all_of_stdin() -> str:

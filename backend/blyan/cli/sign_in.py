@@ -7,6 +7,7 @@ kept for the owner alone, by origin, until it ends.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Mapping
@@ -20,9 +21,11 @@ import aiohttp
 from blyan.auth.origin import parse_origin
 from blyan.auth.siwe import SignInMessage, parse_message
 from blyan.cli.chat_client import connect_seconds, fault_of, limited_json
+from blyan.cli.wallet import wallet_passphrase, wallet_path
+from blyan.node.config import state_dir_from_environment
 from blyan.node.wallet_file import Secret, address_of, open_wallet, read_owner_only
 from blyan.primitives import limits
-from blyan.primitives.clock import UnixSeconds
+from blyan.primitives.clock import UnixSeconds, system_seconds
 from blyan.primitives.errors import Denied, Fault, InvalidInput, PeerFault, UsageMistake
 from blyan.storage import durable
 from blyan.wire.fields import as_dict, as_list
@@ -55,6 +58,20 @@ def key_headers(path: Path) -> SignedIn:
     if not _key.fullmatch(text):
         raise InvalidInput(f"{path}: expected an API key, sk-blyan-…, found something else")
     return SignedIn("the account of the API key", {"Authorization": f"Bearer {text}"})
+
+
+async def signed_in(options: argparse.Namespace, session: aiohttp.ClientSession, url: str) -> SignedIn | None:
+    """Who we are to the node by the options of `wallet.add_sign_in`, None where nobody asked for that."""
+    if options.api_key_file is None and not options.wallet and options.wallet_file is None:
+        return None
+    if options.api_key_file is not None:
+        if options.wallet or options.wallet_file is not None:
+            raise UsageMistake("sign-in: expected --wallet or --api-key-file, found both")
+        return key_headers(options.api_key_file)
+    wallet = wallet_path(options.wallet_file)
+    secret = wallet_passphrase(options, wallet)
+    door = WalletDoor(session, url, wallet, secret, folder=state_dir_from_environment())
+    return await door.enter(system_seconds, options.chain_id)
 
 
 class WalletDoor:
