@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout
 
 from accounts import ORIGIN, SOURCES, Nodes, code_of
-from blyan.api import answer, ollama, sending
+from blyan.api import answer, dialects, ollama, openai, sending
+from blyan.inference.session import Delta, Event, Failed, TokenReport
 from blyan.ledger import reading
 from blyan.ledger.postgres_store import PostgresStore
 from blyan.node import charges as charges_module
@@ -295,3 +297,62 @@ async def test_a_node_killed_in_the_midst_of_an_answer_charges_nothing(tmp_path:
         assert [line.entry.out_change for line in lines] == [-most, most, 0]
         chains = node_of(client).ground.chains
         assert await asyncio.to_thread(check_books, folder, chains) == []
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed"])
+async def test_vectors_that_were_not_sent_cost_nothing(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """All of them are sent together, or none: the second fails, so the first was never had."""
+    real, count = openai.embedding, 0
+
+    async def broken(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise Unavailable("broken")
+        return await real(*arguments)
+
+    monkeypatch.setattr(openai, "embedding", broken)
+    monkeypatch.setattr(ollama, "embedding", broken)
+    client = await charging(nodes)
+    buyer = await payer(client)
+    assert (await buyer.post(path, {"model": "random", "input": ["abc", "def"]})).status == 503
+    await settled(client)
+    assert ((await buyer.has()).balance, await kinds(buyer)) == (100_000, ["void", "hold", "post"])
+
+
+async def test_choices_that_were_not_sent_cost_nothing(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole answer fails with its second choice: nothing of the first went out either."""
+    real = dialects.CompletionDialect.choice
+
+    def broken(self: Any, index: int, gathered: Any) -> dict[str, Any]:
+        if index:
+            raise Unavailable("broken")
+        return real(self, index, gathered)
+
+    monkeypatch.setattr(dialects.CompletionDialect, "choice", broken)
+    client = await charging(nodes)
+    buyer = await payer(client)
+    assert (await buyer.post("/v1/completions", ASKED | {"stream": False, "max_tokens": 4, "n": 2})).status == 503
+    await settled(client)
+    assert ((await buyer.has()).balance, await kinds(buyer)) == (100_000, ["void", "hold", "post"])
+
+
+async def test_tokens_that_no_line_has_had_yet_cost_nothing(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As within the call of a tool, which Ollama's lines have whole: it fails in the midst, and is an ordinary 503."""
+
+    @asynccontextmanager
+    async def broken(*_: object) -> AsyncGenerator[AsyncIterator[Event]]:
+        async def events() -> AsyncIterator[Event]:
+            yield Delta("", (TokenReport(65, None, (), 0),), ())
+            yield Failed(Unavailable("broken"))
+
+        yield events()
+
+    monkeypatch.setattr(ollama, "generation", broken)
+    client = await charging(nodes)
+    buyer = await payer(client)
+    assert (await buyer.post("/api/generate", {"model": "random", "prompt": "abc", "raw": True})).status == 503
+    await settled(client)
+    assert ((await buyer.has()).balance, await kinds(buyer)) == (100_000, ["void", "hold", "post"])

@@ -19,6 +19,7 @@ from wallets import new_key, sign
 
 SECONDS = 90
 SIGN_IN_SECONDS = 20
+CHARGING_SECONDS = 15  # for each way of signing in
 LONG_SECONDS = int(os.environ.get("BLYAN_TEST_CONTRACT_SECONDS", "3600"))  # shorter to see that it works
 # Left out: what a schema cannot say. `positive_data_acceptance`: models exist or not, prompts fit their context or not,
 # ranges lie in a blob or not. `missing_required_header` and those about sign-in: there is none.
@@ -115,8 +116,39 @@ def test_the_routes_of_sign_in_do_what_the_document_says(tmp_path: Path) -> None
         asked(node, tmp_path, SIGN_IN_SECONDS, *shown, *only, names=False)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shown_by", ["session", "key"])
+def test_every_route_of_a_node_that_charges_does_what_the_document_says(tmp_path: Path, shown_by: str) -> None:
+    """By an operator who has some dollars, in the browser and by a program; prices are set and change meanwhile."""
+    save_random_checkpoint(tmp_path / "hf", vocab_size=260, max_position_embeddings=64)
+    save_byte_tokenizer(tmp_path / "hf")
+    import_into(tmp_path / "data", tmp_path / "hf", "random")
+    origin, operator = "http://127.0.0.1:8645", new_key()
+    (tmp_path / "data/node.toml").write_text(
+        f'[accounts]\norigin = "{origin}"\noperators = ["{operator.address}"]\n'
+        'allowance = "1"\nallowance_per_day = "10"\n[ledger]\nseal_seconds = 1\n'
+        "[quotas]\naddress_sign_ins = 0\naddress_requests = 0\naccount_requests = 0\nkey_requests = 0\n"
+        "account_tokens = 0\nkey_tokens = 0\n"
+    )
+    with running(tmp_path / "data") as node:
+        message, cookies = posted(node, "/auth/nonce", {"address": operator.address, "chain_id": 1})
+        body = {"message": message["message"], "signature": sign(operator, message["message"])}
+        _, cookies = posted(node, "/auth/verify", body, Cookie="; ".join(cookies))
+        shown = {"Cookie": next(cookie for cookie in cookies if "session" in cookie), "Origin": origin}
+        if shown_by == "key":
+            wish = {"name": "contract", "scopes": ["inference", "account", "models"]}
+            made, _ = posted(node, "/auth/keys", wish, **shown)
+            shown = {"Authorization": f"Bearer {made['key']}"}
+        price = {"model": "random", "prompt_per_million": "0.15", "completion_per_million": "0.6"}
+        posted(node, "/prices", price, **shown)
+        headers = [word for name, value in shown.items() for word in ("--header", f"{name}: {value}")]
+        # a session that signs itself out shows nothing more; routes that change models have tests of their own
+        left_out = ("--exclude-path-regex", "^/(auth/logout|api/(delete|create|copy|pull|push))")
+        asked(node, tmp_path, CHARGING_SECONDS, *headers, *left_out, "--seed", "20251121")
+
+
 def posted(node: RunningNode, path: str, body: object, **headers: str) -> tuple[Any, list[str]]:
     """The answer, and its cookies as a browser sends them back."""
     request = urllib.request.Request(node.url + path, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=10) as response:
-        return json.load(response), [line.partition(";")[0] for line in response.headers.get_all("Set-Cookie")]
+        return json.load(response), [line.partition(";")[0] for line in response.headers.get_all("Set-Cookie", [])]

@@ -107,8 +107,9 @@ async def _whole(
         if dialect.options.return_token_ids:
             choice["token_ids"] = [report.token for report in gathered.tokens]
         choices.append(choice)
+    for index, (choice, end) in enumerate(zip(choices, finished, strict=True)):  # all of them are there, or none is
         meter.said(index, choice)
-        meter.delivered(index, gathered.finished)
+        meter.delivered(index, end)
     usage = {**_usage(finished, dialect.options.choices), **await meter.settle()}
     body = dialect.envelope(chunk=False) | {"choices": choices, "usage": usage}
     if dialect.options.experts:

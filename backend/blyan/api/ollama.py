@@ -27,7 +27,7 @@ from blyan.inference.answer_form import AnswerForm, Piece, answer_form, want_thi
 from blyan.inference.embedding import want_embeddable
 from blyan.inference.receipt import ToolCall
 from blyan.inference.receipt_output import vector_text
-from blyan.inference.session import Delta, Failed, Finished, GenerationRequest, answer_tokens_max
+from blyan.inference.session import Delta, Event, Failed, Finished, GenerationRequest, answer_tokens_max
 from blyan.model.given_template import given_template
 from blyan.model.infill import can_infill, infill
 from blyan.model.loading import LoadedModel
@@ -180,6 +180,7 @@ async def _vectors(
             vectors.append(list(found.vector))
             count += found.tokens
             meter.told(index, vector_text(found.vector))
+        for index in range(len(inputs)):  # what is sent are all of them, or none
             meter.read(index)
         return vectors, count, await meter.settle()
 
@@ -209,6 +210,7 @@ async def _answer(request: web.Request, model: LoadedModel, asked: OllamaRequest
         await send_piece(request, response, orjson.dumps(body) + b"\n")
 
     context, reader = list(wanted.prompt), form.reader()
+    unsent: list[Event] = []  # whose text no line has had yet, as within the call of a tool
     try:
         async with (
             metered(request, node, model, [wanted], quote=asked.options.quote) as meter,
@@ -221,10 +223,11 @@ async def _answer(request: web.Request, model: LoadedModel, asked: OllamaRequest
                     context += [report.token for report in event.tokens]
                     piece = reader.feed(event.text)
                     line = lines.line(piece, event.tokens)
+                    unsent.append(event)
                     if line is not None:
                         await send(line)
-                    if asked.options.stream:
-                        meter.delivered(0, event)
+                        meter.delivered(0, *unsent)
+                        unsent.clear()
                     _tell(meter, piece)
                 elif isinstance(event, Finished):
                     piece = reader.finish()

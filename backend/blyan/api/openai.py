@@ -118,6 +118,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
                 vector = text if asked.base64 else list(found.vector)
                 data.append({"object": "embedding", "index": index, "embedding": vector})
                 meter.told(index, text)
+            for index in range(len(inputs)):  # what is sent are all of them, or none
                 meter.read(index)
             cost = await meter.settle()
     count = sum(map(len, inputs))
