@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
+import weakref
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blyan.model import fused_code
+from blyan.model import fused_code, fused_step
 from blyan.model.config import ModelConfig
 from blyan.model.experts import swiglu
 from blyan.model.fused_compile import load
@@ -220,6 +222,80 @@ def test_threads_that_lose_their_cores_meet_again():
     choose = random.Random(3)
     for seed in range(150):
         tokens = drawn(choose.choice([1, 2, 9, 33]), config, seed)
+        assert torch.equal(alone(crowd, tokens), alone(single, tokens))
+    crowd.close()
+    single.close()
+
+
+class Late(threading.Event):
+    """Who waits for it wakes up late."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        found = super().wait(timeout)
+        time.sleep(0.05)
+        return found
+
+
+@pytest.fixture
+def overtaken(monkeypatch):
+    """Steppers whose second thread is late by steps; what it was called with and is no more, at last."""
+    serve, room, found = fused_code.serve, fused_step.Room, []
+
+    def late(thread: int, threads: int, seen: int, *rest: Any) -> int:
+        if thread:
+            held = [weakref.ref(each) for made in steppers for each in (made._tables, made._room)]
+            time.sleep(0.05)
+            if any(each() is None for each in held) or rest[2] is not steppers[0].arguments[0]:
+                found.append("what a thread computes with is gone")
+                return seen  # else it reads memory that is not its own
+        return serve(thread, threads, seen, *rest)
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        time.sleep(0.1)
+        return room(*arguments, **named)
+
+    steppers: list[FusedStepper] = []
+
+    def made(weights: RandomWeights, config: ModelConfig) -> FusedStepper:
+        steppers.append(stepper_of(weights, config, torch.float32))
+        for other in steppers[-1]._others:
+            before, other._awake = other._awake, Late()
+            before.set()
+        return steppers[-1]
+
+    monkeypatch.setattr(fused_code, "serve", late)
+    monkeypatch.setattr(fused_step, "Room", slow)
+    yield made, found
+    for stepper in steppers:
+        stepper.close()
+
+
+def test_tables_outlast_the_threads_that_are_late_by_whole_steps(overtaken):
+    make, found = overtaken
+    config = vector_config()
+    weights, others = RandomWeights(config), RandomWeights(config, seed=1)
+    stepper = make(weights, config)
+    for count in (1, 9, 1, 30, 70):  # larger each other time: the room is another then
+        alone(stepper, drawn(count, config))
+    for parts in (others.parts, weights.parts, others.parts):
+        weights.parts = parts
+        after = alone(stepper, drawn(3, config))
+    assert found == []
+    assert float((plain(others, config, drawn(3, config))[0] - after).abs().max()) < 5e-5
+
+
+def test_a_step_is_over_before_the_next_whatever_is_raised_in_its_midst():
+    config = vector_config()
+    weights = RandomWeights(config)
+    crowd, single = (stepper_of(weights, config, torch.float32, threads) for threads in (3, 1))
+
+    def breaks() -> None:
+        raise RuntimeError("nobody is there")
+
+    for seed in range(40):
+        tokens = drawn(120, config, seed)
+        with pytest.raises(RuntimeError, match="nobody"):
+            crowd.step([Run(tokens[:100], 0, (0, 1, 2, 3), 100)], breaks)
         assert torch.equal(alone(crowd, tokens), alone(single, tokens))
     crowd.close()
     single.close()

@@ -215,6 +215,44 @@ def test_a_second_model_waits_for_its_share_no_longer_than_a_while(monkeypatch: 
         assert long.tokens == [step.token for step in expected([1, 2, 3], 60)]
 
 
+def test_an_engine_made_with_little_grows_though_it_has_always_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that took the place of another under load does not keep to what that one had left."""
+    monkeypatch.setattr("blyan.inference.housing._patience_seconds", 0.02)
+    small = replace(CONFIG, context_length=1_000)
+    offered = [model_of(small)]
+    with bench(pages=90, offers=lambda model: model is offered[0]) as made:
+        old = made.submit(answer([1, 2, 3], 300), model=offered[0])
+        made.settle(lambda: len(made.steps) > 2)
+        offered[0] = model_of(small)
+        asked, told = [], 0
+        for number in range(400):  # of sixteen pages each, and six at once
+            asked.append(made.submit(answer(prompt := [number % 50, *range(7, 60)] * 9, 9), model=offered[0]))
+            if number < 5:
+                continue
+            assert isinstance(asked[number - 5].end(), Finished)
+            assert asked[number - 5].tokens == [
+                step.token for step in expected([(number - 5) % 50, *prompt[1:54]] * 9, 9)
+            ]
+            told += old.events.qsize() > 300
+            if told > 60:
+                break
+        assert [engine.pool.pages for engine in made.scheduler.engines if not engine.idle] == [90]
+
+
+def test_what_a_removed_model_leaves_is_not_taken_by_whom_it_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that wait with long prompts would take it from each other at every look."""
+    monkeypatch.setattr("blyan.inference.housing._patience_seconds", 0.02)
+    offered = [model_of(replace(CONFIG, context_length=900))]
+    with bench(pages=60, offers=lambda model: model in offered) as made:
+        old = made.submit(answer([1, 2, 3], 800), model=offered[0])
+        made.settle(lambda: len(made.steps) > 2)
+        offered[:] = [model_of(), model_of()]
+        long = [made.submit(answer(list(range(1, 56)) * 18, 5), model=each) for each in offered]
+        assert isinstance(old.end(), Finished)
+        assert len(made.steppers) <= 4
+        assert all(isinstance(each.end(), Finished) for each in long)
+
+
 def test_when_to_come_again_is_told_by_the_pace_while_somebody_waits() -> None:
     """What ended before a quiet hour says nothing of how fast the queue moves now."""
     with bench(rules=Rules(running_max=1, step_tokens=64, prompt_tokens=32), prepare=held) as made:

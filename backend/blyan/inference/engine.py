@@ -51,7 +51,7 @@ class Engine:
         self._offered: Callable[[], Stepper] | None = None
         self.stepper = make_stepper(model, self.kv, self.offer)
         self.limit: int | None = None  # bytes that it is to end in, once its model is offered no more
-        self.outgrown_since: float | None = None
+        self.outgrown_since: float | None = None  # that its memory is to change, and it was first found running
         self.jitted = False  # whether a stepper that was offered later took over
         self.running: dict[int, TokenSequence] = {}
         self.waiting: dict[str, dict[int, Waiting]] = {}  # client → id → what the policy reads, in order of id
@@ -77,6 +77,12 @@ class Engine:
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self._sequences
+
+    @property
+    def lacks_pages(self) -> bool:
+        """Whether somebody waits who would be admitted if there were more pages."""
+        heads = (next(iter(queue.values())) for queue in self.waiting.values())
+        return any(head.pages + len(self.running) > self.pool.free for head in heads)
 
     def add(self, number: int, client: str, need: Need) -> TokenSequence:
         """A new sequence, which waits."""

@@ -84,8 +84,11 @@ class EngineTable:
         """How long a sequence of this model may be. From any thread."""
         return page_count(model, self.share) * page_positions
 
-    def engine(self, model: LoadedModel) -> Engine | None:
-        """The engine of a model; None as long as others hold the memory that is its share."""
+    def engine(self, model: LoadedModel, positions: int = 0) -> Engine | None:
+        """The engine of a model; None as long as others hold the memory that is its share.
+
+        While a removed model answers yet, what it leaves is taken, if that holds more than `positions`.
+        """
         found = self._engines.get(id(model.weights))
         share = self.share if found is None else self._target(found)
         if found is not None and (found.kv_bytes == share or not found.idle):
@@ -98,7 +101,8 @@ class EngineTable:
         if self._held + share > self._kv_bytes:
             self._drop_idle()
         left = self._kv_bytes - self._held
-        if left < share and not (any(other.limit for other in self) and page_count(model, left) >= least_pages(model)):
+        least = max(least_pages(model), pages_for(positions + 1))
+        if left < share and not (any(other.limit for other in self) and page_count(model, left) >= least):
             return None
         made = self._engines[id(model.weights)] = Engine(model, min(left, share), self._make)
         made.limit = None if found is None else found.limit
@@ -126,8 +130,9 @@ class EngineTable:
         return page_count(model, kv_bytes) * page_positions > model.manifest.config.context_length
 
     def may_move(self, engine: Engine) -> bool:
-        """Whether what runs in an engine that has outgrown its share can go on in the one that comes in its place."""
-        return self.holds_any(engine.model, self._target(engine))
+        """Whether what runs in an engine can go on in the one that comes in its place."""
+        target = self._target(engine)
+        return target > engine.kv_bytes or self.holds_any(engine.model, target)
 
     def unload(self, model: LoadedModel) -> None:
         """Give back what a model takes, unless it has something to do: pages, stepper, mapped weights, hot experts."""
@@ -157,8 +162,9 @@ class EngineTable:
 
     def may_grow(self, engine: Engine) -> bool:
         """Whether an engine that has less than its share would have all of it if it were made again."""
+        share = self._target(engine)
         held = sum(other.kv_bytes for other in self if other is not engine and not other.idle)
-        return engine.kv_bytes < self.share and held + self.share <= self._kv_bytes
+        return engine.kv_bytes < share and held + share <= self._kv_bytes
 
     @property
     def _held(self) -> int:

@@ -36,7 +36,7 @@ class Housing:
         if end >= most:
             self.fail(job, too_long_for_memory(most, end))
             return
-        engine = self.engines.engine(job.model)
+        engine = self.engines.engine(job.model, end)
         if engine is None or end >= engine.pool.positions:
             self._homeless[job.number] = job
             return
@@ -76,12 +76,23 @@ class Housing:
         self._homeless[job.number] = job
 
     def to_be_made_anew(self, engine: Engine) -> bool:
-        """Whether an engine admits nobody because its memory is to change."""
-        waits = any(job.model.weights is engine.model.weights for job in self._homeless.values())
-        return self.engines.outgrown(engine) or (waits and self.engines.may_grow(engine))
+        """Whether an engine admits nobody because its memory is to change.
+
+        It grows if it must: else one that was made with little, and has always something to do, would keep to that.
+        Once begun it goes on, though pages come free, for nobody is admitted to them.
+        """
+        if not self.engines.outgrown(engine) and not (self.engines.may_grow(engine) and self._lacks(engine)):
+            engine.outgrown_since = None
+            return False
+        return True
+
+    def _lacks(self, engine: Engine) -> bool:
+        if engine.outgrown_since is not None or engine.lacks_pages:
+            return True
+        return any(job.model.weights is engine.model.weights for job in self._homeless.values())
 
     def long_enough(self, engine: Engine) -> bool:
-        """Whether what runs in an engine that has outgrown its share was given its while."""
+        """Whether what runs in an engine that is to be made anew was given its while."""
         now = self.monotonic()
         if engine.outgrown_since is None:
             engine.outgrown_since = now

@@ -314,10 +314,10 @@ def serve(thread, threads, seen, patience, once, table, kind, like, into):
             if looks > patience:
                 return seen
         seen = read_shared(address)
-        if shared[STOP]:
-            return seen
         # a latecomer may find the first phase of a later step here: then it takes part in that one
         first = read_shared(shared.ctypes.data + FIRST * 8)
+        if shared[STOP]:  # looked at last: what ends the threads is announced as a step whose phases never come
+            return seen
         _step(thread, threads, shared, first, dims, floats, trunk, experts, places, work, kind, like, into)
         if once:
             return seen

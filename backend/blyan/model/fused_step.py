@@ -89,6 +89,7 @@ class FusedStepper:
             del angles  # read until here
             if self._tables.unchanged(self._room.chosen, rows):
                 break
+            self._rest()  # one that is late reads the old tables yet
             self._tables = WeightTables(self._weights, self._config)
             self._lay_tables(self._room.rows, self._room.pages)
         if self._room.bad[:scored].any():
@@ -110,15 +111,20 @@ class FusedStepper:
         if threads > 1:
             for other in self._others:
                 other.wake()
-        ready()
-        fused_code.serve(0, threads, int(shared[meeting.GO]) - 1, 0, True, *arguments)
+        try:
+            ready()
+        finally:  # whatever it raises: the step was announced, and must be over before the next is laid out
+            fused_code.serve(0, threads, int(shared[meeting.GO]) - 1, 0, True, *arguments)
 
     def _lay_tables(self, rows: int, pages: int) -> None:
         """New room, once no other thread holds the old one."""
-        for other in self._others:
-            other.rest()
+        self._rest()
         self._room = Room(self._config, self._kv, self._tables, self.threads, rows, max(pages, self._room.pages))
         self._lay_arguments()
+
+    def _rest(self) -> None:
+        for other in self._others:
+            other.rest()
 
     def _lay_arguments(self) -> None:
         """What every thread is called with, whatever its number; and what one that computes alone is."""
@@ -157,8 +163,11 @@ class _ComputeThread:
             self._awake.set()
 
     def rest(self) -> None:
-        """Return when it sleeps, so that the next step finds it with new arguments."""
-        while not self._asleep:
+        """Return when it sleeps and has seen every step, so that the next one finds it with new arguments.
+
+        One that sleeps and missed a step is on its way to it, and may have taken the old arguments.
+        """
+        while not self._asleep or self._seen != int(self._stepper.shared[meeting.GO]):
             self._resting.wait(0.001)
 
     def join(self) -> None:
@@ -169,10 +178,10 @@ class _ComputeThread:
         stepper = self._stepper
         shared = stepper.shared
         while not shared[meeting.STOP]:
-            self._awake.clear()
             self._asleep = True
-            if int(shared[meeting.GO]) == self._seen:
+            while int(shared[meeting.GO]) == self._seen:  # who was woken for a step that it has seen sleeps on
                 self._awake.wait()
+                self._awake.clear()
             self._asleep = False
             self._seen = int(
                 fused_code.serve(self._number, stepper.threads, self._seen, _patience, False, *stepper.arguments)

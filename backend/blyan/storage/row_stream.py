@@ -15,7 +15,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -201,8 +201,9 @@ class _Run:
 
     def stop(self, work: Future[None]) -> None:
         """End the reading thread's work on this run, however far it is."""
-        while not self._free.empty():  # so that it meets the None before another buffer
-            self._free.get()
+        with suppress(queue.Empty):  # so that it meets the None before another buffer
+            while True:
+                self._free.get_nowait()  # it takes buffers meanwhile, so that none may be left to wait for
         self._free.put(None)
         work.result()
 
