@@ -34,7 +34,7 @@ _retry_seconds_max = 120
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One submitted generation. `cancel` takes effect before the next step; no event follows it."""
+    """One submitted generation. `cancel` takes effect before the next step; events of earlier ones may still come."""
 
     job: Job
     let_go: Callable[[Ticket], None]
