@@ -58,13 +58,27 @@ async def test_credit_by_hand_is_done_once_for_a_key(data: Path, capsys: pytest.
     assert [row["balance"] for row in rows] == ["5.50000001", "5.5"]
 
 
+async def test_a_credit_that_was_a_mistake_is_reversed_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a record of its own, as nothing in the books is changed; the export takes an address as people write it."""
+    record = json.loads(run(capsys, data, "credit", WHO, "500", "--json")[1])["record"]
+    code, out, _ = run(capsys, data, "reverse", str(record), "--note", "meant 5", "--json")
+    assert (code, json.loads(out)) == (0, {"record": record + 1, "reversed": record})
+    assert run(capsys, data, "balance", WHO)[1] == "0 USD available: balance 0, held 0\n"
+    code, _, said = run(capsys, data, "reverse", str(record))
+    assert (code, f"found record {record + 1}" in said) == (4, True)
+    assert run(capsys, data, "reverse", str(record + 1))[0] == 4
+    assert main(["ledger", "export", "--account", WHO, "--data-dir", str(data)]) == 0
+    assert "meant 5" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
         (("credit", "operator:credit", "5"), 2),
         (("credit", WHO, "-5"), 2),
         (("credit", WHO, "0"), 2),
-        (("credit", WHO, "1.000000001"), 1),
+        (("credit", WHO, "1.000000001"), 2),
+        (("credit", WHO, "1,5"), 2),
         (("credit", WHO, "1", "--note", "\u00e9"), 1),
         (("balance",), 2),
         (("balance", "user:nobody"), 3),

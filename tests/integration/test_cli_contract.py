@@ -57,7 +57,7 @@ ASKS = {"chat": ["12 + 34"], "node status": []}
 WRITES = frozenset(
     "up,init,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"
     "chain snapshot,chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,"
-    "keys rotate,price set,ledger export,account credit,completion,wallet new,wallet import".split(",")
+    "keys rotate,price set,ledger export,account credit,account reverse,completion,wallet new,wallet import".split(",")
 )
 LEAVES = [each.path for each in commands(build()) if not each.verbs]
 

@@ -47,6 +47,13 @@ def test_a_receipt_is_shown_in_amounts_for_people(folder: Path) -> None:
     assert json_of("receipt", "show", folder / "receipt", data_dir=folder)["charged"] == "1980"
 
 
+def test_what_is_no_receipt_is_named_with_its_file(folder: Path) -> None:
+    (folder / "x.private").write_text("{}")
+    shown = command("receipt", "show", folder / "x.private")
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert f"{folder / 'x.private'}: expected a receipt" in shown.stderr and "opens the digests" in shown.stderr
+
+
 def test_a_receipt_verifies_without_a_node(folder: Path) -> None:
     found = verified(folder)
     assert found["verified"] and found["id"] == ID

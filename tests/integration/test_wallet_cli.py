@@ -50,6 +50,9 @@ def test_a_new_wallet_lies_encrypted_in_the_users_folder(
     assert secret.hex() not in made.out + made.err
     assert main(["wallet", "show", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"address": made.out.strip(), "file": str(path)}
+    assert main(["wallet", "show"]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, str(path) in shown.err) == (made.out, True), "$(blyan wallet show) is the address alone"
     before = path.read_bytes()
     assert main(["wallet", "new", "--passphrase-file", str(words)]) == 1
     assert path.read_bytes() == before

@@ -8,7 +8,7 @@ import pytest
 
 from blyan.node.accounts import open_accounts
 from blyan.node.config import read_config
-from blyan.node.config_survey import survey
+from blyan.node.config_survey import survey, survey_file
 from blyan.primitives.errors import Denied, Fault, InvalidInput, Unavailable
 from nodes import fixed_entropy, fixed_seconds
 from wallets import new_key
@@ -110,3 +110,17 @@ def test_a_fault_of_the_database_is_a_fault(tmp_path: Path) -> None:
             monotonic=lambda: 0.0,
             entropy=fixed_entropy,
         )
+
+
+def test_check_looks_at_settings_together(tmp_path: Path) -> None:
+    """An allowance is held against that of a day in the file, not against the default; only what is wrong is named."""
+    file = tmp_path / "node.toml"
+    file.write_text(f'[accounts]\norigin = "{ORIGIN}"\nallowance = "0.5"\nallowance_per_day = "20"\n')
+    assert survey_file(file).mistakes == ()
+    file.write_text('[accounts]\norigin = "x"\nallowance = "0.5"\nallowance_per_day = "20"\n')
+    assert [each.where for each in survey_file(file).mistakes] == [f"{file}:2"]
+    file.write_text('[accounts]\nallowance = "21"\nallowance_per_day = "20"\n')
+    assert [each.where for each in survey_file(file).mistakes] == [f"{file}:2"]
+    file.write_text("[accounts]\nallowance = 0.5\n")
+    (found,) = survey_file(file).mistakes
+    assert found.hint == 'in quotes: allowance = "0.5"'

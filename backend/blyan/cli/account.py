@@ -1,4 +1,4 @@
-"""`blyan account balance|statement|credit`: one account of this node's books, or one's own on another node."""
+"""`blyan account balance|statement|credit|reverse`: one account of this node's books, or one's own on another node."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from blyan.node.ledger import AnyStore, open_store
 from blyan.primitives import limits
 from blyan.primitives.amount import USD, asset, parse, shown
 from blyan.primitives.clock import system_entropy, system_seconds
-from blyan.primitives.errors import Denied, NotFound, UsageMistake
+from blyan.primitives.errors import Denied, InvalidInput, NotFound, UsageMistake
 
 if TYPE_CHECKING:
     from blyan.cli.sign_in import SignedIn
@@ -54,6 +54,10 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     credited.add_argument("--note", metavar="TEXT", default="", help="public, as all of the books is")
     credited.add_argument("--key", metavar="KEY", help="the same key is done once (default: a new one)")
     credited.set_defaults(run=_credit)
+    back = commands.add_parser("reverse", parents=[common, readable], help="move back what one record moved")
+    back.add_argument("record", metavar="RECORD", type=int, help="a credit, or an answer's charge: see the statement")
+    back.add_argument("--note", metavar="TEXT", default="", help="public, as all of the books is")
+    back.set_defaults(run=_reverse)
 
 
 def _balance(options: argparse.Namespace, output: Output) -> int:
@@ -61,7 +65,7 @@ def _balance(options: argparse.Namespace, output: Output) -> int:
     if options.node is not None:
         value = account_client.get(_node(options), "/account", _balance_fields, "holds", _hold_fields)
     else:
-        store, name = _opened(options), _name(options.account)
+        store, name = _opened(options), name_in_books(options.account)
         try:
             with store.session() as session, session.reading():
                 account = _found(session, name)
@@ -86,7 +90,7 @@ def _statement(options: argparse.Namespace, output: Output) -> int:
             raise UsageMistake(f"--{name}: expected {least} to {most}, found {given}")
     if options.node is not None:
         return _remote_statement(options, output)
-    store, name = _opened(options), _name(options.account)
+    store, name = _opened(options), name_in_books(options.account)
     try:
         if options.csv:
             _write_csv(store, name, options.before)
@@ -118,7 +122,10 @@ def _remote_statement(options: argparse.Namespace, output: Output) -> int:
 def _credit(options: argparse.Namespace, output: Output) -> int:
     if not _signs_in.fullmatch(options.account):
         raise UsageMistake(f"ACCOUNT: expected 0x and 40 hex digits, found {options.account[:80]!r}")
-    amount = parse(options.amount, USD.scale)
+    try:
+        amount = parse(options.amount, USD.scale)
+    except InvalidInput as reason:
+        raise UsageMistake(reason.message.replace("amount:", "AMOUNT:", 1)) from None
     if amount <= 0:
         raise UsageMistake(f"AMOUNT: expected more than 0, found {options.amount}")
     key = options.key or system_entropy(8).hex()
@@ -139,6 +146,24 @@ def _credit(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
+def _reverse(options: argparse.Namespace, output: Output) -> int:
+    store = _opened(options)
+    try:
+        done = books.reverse(store, options.record, key=system_entropy(8).hex(), note=options.note, now=system_seconds)
+        if done.refusal is not None or done.number is None:
+            raise Denied(f"reverse: {done.refusal.message if done.refusal else 'not done'}")
+        with store.session() as session, session.reading():
+            names = {account.number: account.terms for account in reading.accounts(session)}
+            entries = reading.record(session, done.number).entries
+    finally:
+        store.close()
+    moved = [(names[each.account].name, shown(each.amount, asset(names[each.account].asset).scale)) for each in entries]
+    value = {"record": done.number, "reversed": options.record, "moved": [list(each) for each in moved]}
+    lines = [f"{options.record} reversed: record {done.number}", *(f"  {name}: {amount}" for name, amount in moved)]
+    output.data(value, "\n".join(lines))
+    return 0
+
+
 def _opened(options: argparse.Namespace) -> AnyStore:
     store = open_store(options.data_dir, read_config(options.data_dir).ledger.database or None)
     try:
@@ -149,7 +174,8 @@ def _opened(options: argparse.Namespace) -> AnyStore:
     return store
 
 
-def _name(account: str | None) -> str:
+def name_in_books(account: str | None) -> str:
+    """What the books call an account that is given as people write it: an address, or a name of the node's own."""
     if account is None:
         raise UsageMistake("ACCOUNT: expected one of this node's books, or --node URL, found neither")
     return books.user_account(account) if _signs_in.fullmatch(account) else account

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from blyan.cli.account import name_in_books
 from blyan.cli.output import Output, table
 from blyan.ledger import audit, export, reading, seal
 from blyan.node.config import read_config
@@ -30,7 +31,7 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     verified.set_defaults(run=_verify)
     exported = commands.add_parser("export", parents=[common], help="every record as a line of JSON, or CSV")
     exported.add_argument("--csv", action="store_true", help="one line for each change of an account")
-    exported.add_argument("--account", metavar="NAME", help="only this one's changes, as CSV")
+    exported.add_argument("--account", metavar="ACCOUNT", help="only this one's changes, as CSV")
     exported.set_defaults(run=_export)
     for each in (looked, verified, exported):
         each.add_argument("--database", metavar="URL", help="books in PostgreSQL (default: where the node's are)")
@@ -116,7 +117,8 @@ def _export(options: argparse.Namespace, output: Output) -> int:
         with store.session() as session, session.reading():
             size, _ = reading.size_and_time(session)
             as_csv = options.csv or options.account is not None
-            for line in export.csv_lines(session, options.account) if as_csv else export.json_lines(session):
+            account = None if options.account is None else name_in_books(options.account)
+            for line in export.csv_lines(session, account) if as_csv else export.json_lines(session):
                 sys.stdout.write(line + "\n")
             output.note(f"{size} records")
     finally:

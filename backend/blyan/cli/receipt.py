@@ -51,7 +51,12 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
 
 
 def _show(options: argparse.Namespace, output: Output) -> int:
-    receipt = parse_file(_read(options.file, limits.receipt_file_bytes_max, "a receipt")).signed.receipt
+    raw = _read(options.file, limits.receipt_file_bytes_max, "a receipt")
+    try:
+        receipt = parse_file(raw).signed.receipt
+    except InvalidInput as reason:
+        hint = "FILE.private opens the digests of the receipt FILE" if options.file.suffix == ".private" else None
+        raise InvalidInput(f"{options.file}: expected a receipt, found none: {reason.message}", hint=hint) from None
     output.data(receipt.value(), receipt_text(receipt))
     return 0
 

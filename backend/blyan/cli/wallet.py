@@ -108,7 +108,8 @@ def _import(options: argparse.Namespace, output: Output) -> int:
 def _show(options: argparse.Namespace, output: Output) -> int:
     path = wallet_path(options.file)
     address = address_of(path)
-    output.data({"address": address, "file": str(path)}, f"{address}\n{path}")
+    output.data({"address": address, "file": str(path)}, address)
+    output.note(f"kept in {path}")
     return 0
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -23,7 +23,7 @@ from blyan.ledger.accounts import Terms
 from blyan.ledger.books import Books
 from blyan.ledger.sql import Outcome, apply
 from blyan.ledger.store import Session
-from blyan.ledger.transfers import Leg, Open, Post, Request, request_hash
+from blyan.ledger.transfers import Leg, Open, Post, Request, Reverse, request_hash
 from blyan.node.config import NodeConfig
 from blyan.node.ledger import AnyStore, ledger_file, open_store
 from blyan.node.writer import WritableGround
@@ -69,6 +69,16 @@ def credit(store: AnyStore, account: str, amount: int, *, key: str, note: str, n
     name = user_account(account)
     post = Post(f"credit {key}", (Leg(operator_credit, name, amount),), note)
     requests: list[Request] = [*(Open(terms) for terms in _own), Open(Terms(name, USD.code)), post]
+    return _written(store, requests, now)
+
+
+def reverse(store: AnyStore, record: int, *, key: str, note: str, now: UnixSeconds) -> Outcome:
+    """Move back what a record moved, by hand, beside whoever else writes; a second time is refused."""
+    return _written(store, [Reverse(f"reverse {key}", record, note)], now)
+
+
+def _written(store: AnyStore, requests: Sequence[Request], now: UnixSeconds) -> Outcome:
+    """The outcome of the last; a fault of any is raised."""
     with store.session() as session:
         answers = apply(session, [(each, request_hash(each)) for each in requests], now)
     for answer in answers:

@@ -327,7 +327,8 @@ def _convert(value: Any, kind: str, what: str, from_text: bool) -> Any:
     if kind == "tuple[str, ...]" and (texts := _texts(value)) is not None:
         return texts
     if type(value).__name__ != kind or (kind == "int" and value < 0):
-        raise InvalidInput(f"{what}: expected {kind}, found {value!r}")
+        quoted = f'in quotes: {what.rpartition(".")[2]} = "{value}"' if kind == "str" else None
+        raise InvalidInput(f"{what}: expected {kind}, found {value!r}", hint=quoted)
     return value
 
 

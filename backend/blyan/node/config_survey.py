@@ -8,7 +8,7 @@ table header or key inside a multi-line text can mislead the number, never the v
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, cast
@@ -121,13 +121,9 @@ class _Notes:
         """Everything, after values that are of the right kind were looked at more closely."""
         settings = [first]
         for section, kind in sections().items():
-            values, bad = self.merged[section], False
-            for key, value in values.items():
-                for fault in faults_of(section, {key: value}):
-                    self._add(self.origins[section, key], fault)
-                    bad = True
-            for fault in [] if bad else faults_of(section, values):  # what only does not fit together
-                self._add(f"[{section}]", fault)
+            values = self.merged[section]
+            for key, fault in _faults_of_keys(section, values):
+                self._add(self.origins[section, key], fault)
             made = kind()
             for f in fields(kind):
                 value = values.get(f.name, getattr(made, f.name))
@@ -148,6 +144,21 @@ class _Notes:
 
     def _add(self, where: str, fault: Fault) -> None:
         self.mistakes.append(Mistake(where, fault.message, fault.hint))
+
+
+def _faults_of_keys(section: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Fault]]:
+    """The keys that do not fit together with the most others that do, each with what is wrong with it."""
+    fitting = dict(values)
+    if not faults_of(section, fitting):
+        return
+    fitting.clear()
+    left = list(values)
+    while added := [key for key in left if not faults_of(section, {**fitting, key: values[key]})]:
+        fitting[added[0]] = values[added[0]]  # one at a time: two may fit alone and not together
+        left.remove(added[0])
+    for key in left:
+        for fault in faults_of(section, {**fitting, key: values[key]}):
+            yield key, fault
 
 
 def _order(mistake: Mistake) -> tuple[str, int]:

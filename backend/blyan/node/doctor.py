@@ -88,7 +88,8 @@ def examine(folder: Path, now: UnixSeconds) -> Iterator[Finding]:
 def _fault(name: str, reason: Fault | OSError) -> Finding:
     hint = reason.hint if isinstance(reason, Fault) else None
     text = reason.message if isinstance(reason, Fault) else f"{reason.filename}: {reason.strerror}"
-    return Finding(name, "fail", text, hint or "blyan db check --deep", isinstance(reason, IntegrityFault))
+    mend = "blyan config check" if isinstance(reason, InvalidInput) else "blyan db check --deep"
+    return Finding(name, "fail", text, hint or mend, isinstance(reason, IntegrityFault))
 
 
 def _python_version() -> Finding:
