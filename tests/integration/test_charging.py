@@ -202,6 +202,24 @@ async def test_a_quote_holds_its_price_for_its_account_and_its_time(nodes: Nodes
     assert await code_of(await buyer.post("/v1/completions", with_quote)) == (409, "quote_expired")
 
 
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"prompt": ""}, "invalid_input"),
+        ({"prompt": "a" * 65}, "context_length_exceeded"),
+        ({"messages": [{"role": "user", "content": "a" * 65}]}, "context_length_exceeded"),
+    ],
+)
+async def test_what_is_never_answered_has_no_quote(nodes: Nodes, asked: dict[str, Any], code: str) -> None:
+    """Refused as the answer would be, by the same field; a prompt that fills the context can be embedded."""
+    client = await charging(nodes)
+    buyer = await payer(client, 0)
+    response = await buyer.post("/quotes", {"model": "random"} | asked)
+    error = (await response.json())["error"]
+    assert (response.status, error.get("code"), error.get("param")) == (400, code, next(iter(asked)))
+    assert (await buyer.post("/quotes", {"model": "random", "prompt": "a" * 64})).status == 200
+
+
 async def test_newcomers_are_given_something_once_and_no_more_in_a_day_than_was_set(nodes: Nodes) -> None:
     """At their first request; the books remember who had it, also after a restart, and how much the day had."""
     client = await charging(nodes, allowance="0.0000002", allowance_per_day="0.0000004")

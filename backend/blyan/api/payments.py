@@ -23,7 +23,7 @@ from blyan.payments.prices import Tariff, bill, price_of_texts, shown_amount, sh
 from blyan.payments.quotes import Quote, quote_seconds
 from blyan.primitives import limits
 from blyan.primitives.amount import USD, asset
-from blyan.primitives.errors import InvalidInput, NotFound, NotYet
+from blyan.primitives.errors import ContextLengthExceeded, InvalidInput, NotFound, NotYet
 from blyan.primitives.model_name import canonical_name
 from blyan.wire.fields import blaming, brief, integer, naming_parameter
 from blyan.wire.openai import parse_chat
@@ -132,9 +132,22 @@ def _prompt_tokens(node: Node, model: LoadedModel, body: dict[str, Any]) -> int:
             return integer(body, "prompt_tokens", 1, longest) or 1
     if ways == ["prompt"]:
         with blaming("prompt"):
-            return len(completion_prompt(model, _text(body, "prompt")))
+            return _want_fit(len(completion_prompt(model, _text(body, "prompt"))), longest)
     asked = parse_chat({"model": model.name, "messages": body["messages"]})
-    return len(chat_prompt_of(node, model, asked)[0])
+    with blaming("messages"):
+        return _want_fit(len(chat_prompt_of(node, model, asked)[0]), longest)
+
+
+def _want_fit(tokens: int, longest: int) -> int:
+    """No price is named for what is never answered."""
+    if not tokens:
+        raise InvalidInput("prompt: expected at least one token, found none")
+    if tokens > longest:
+        raise ContextLengthExceeded(
+            f"context: expected at most {longest} tokens, found {tokens} in the prompt",
+            detail={"context_length": longest, "prompt_tokens": tokens},
+        )
+    return tokens
 
 
 def _want_known(body: dict[str, Any], known: set[str]) -> None:
