@@ -33,7 +33,7 @@ from blyan.node.verified import last_verified
 from blyan.node.writer import left_unclean
 from blyan.primitives import limits
 from blyan.primitives.clock import UnixSeconds
-from blyan.primitives.errors import Fault, IntegrityFault, NotFound
+from blyan.primitives.errors import Fault, IntegrityFault, InvalidInput, NotFound
 from blyan.storage.index import EntryIndex
 
 Status: TypeAlias = Literal["ok", "warn", "fail"]
