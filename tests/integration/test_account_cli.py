@@ -62,7 +62,8 @@ async def test_a_credit_that_was_a_mistake_is_reversed_once(data: Path, capsys: 
     """By a record of its own, as nothing in the books is changed; the export takes an address as people write it."""
     record = json.loads(run(capsys, data, "credit", WHO, "500", "--json")[1])["record"]
     code, out, _ = run(capsys, data, "reverse", str(record), "--note", "meant 5", "--json")
-    assert (code, json.loads(out)) == (0, {"record": record + 1, "reversed": record})
+    moved = [[f"user:{WHO.lower()}", "-500"], ["operator:credit", "500"]]
+    assert (code, json.loads(out)) == (0, {"record": record + 1, "reversed": record, "moved": moved})
     assert run(capsys, data, "balance", WHO)[1] == "0 USD available: balance 0, held 0\n"
     code, _, said = run(capsys, data, "reverse", str(record))
     assert (code, f"found record {record + 1}" in said) == (4, True)

@@ -83,7 +83,7 @@ async def test_a_newer_versions_accounts_are_left_alone(installed, tmp_path, cap
     with sqlite3.connect(data / "accounts.db") as connection:
         [(last,)] = connection.execute("SELECT max(number) FROM blyan_migration").fetchall()
         connection.execute(
-            "INSERT INTO blyan_migration SELECT ?, 'x', sha256, applied_at FROM blyan_migration", (last + 1,)
+            "INSERT INTO blyan_migration SELECT ?, 'x', sha256, applied_at FROM blyan_migration LIMIT 1", (last + 1,)
         )
     assert run(capsys, data, "db", "check")[0] == 7
 
