@@ -108,9 +108,10 @@ async def test_a_node_without_accounts_has_none_to_show(installed, tmp_path) -> 
 
 
 async def test_books_that_do_not_answer_are_a_clear_error_without_details(nodes: Nodes) -> None:
-    client = await nodes.start()
+    client = await nodes.start(ledger={"seal_seconds": 600})
     browser = Browser(client)
     await browser.sign_in(new_key())
+    await books_of(client).look_after()  # after the first look of the node's own
     books_of(client)._gone = Unavailable("ledger /secret/place: expected the disk, found none")
     response = await browser.ask("GET", "/account")
     assert (await code_of(response), response.headers["Retry-After"]) == ((503, "unavailable"), "5")

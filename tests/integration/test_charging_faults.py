@@ -284,7 +284,7 @@ async def test_a_node_killed_in_the_midst_of_an_answer_charges_nothing(tmp_path:
                 await response.content.readany()
                 await response.content.readany()
                 await asyncio.to_thread(node.kill)
-        most, later = cost_of(3, 60_000), system_seconds() + rules.hold_seconds + 60
+        most, later = cost_of(3, 60_000), system_seconds() + rules.hold_seconds + 3_600
     async with serving_with(Sources(lambda: later, SOURCES.monotonic, SOURCES.entropy), folder) as client:
         buyer.client = client
         async with asyncio.timeout(60):

@@ -18,8 +18,8 @@ from running_node import RunningNode
 from wallets import new_key, sign
 
 SECONDS = 90
-SIGN_IN_SECONDS = 20
-CHARGING_SECONDS = 15  # for each way of signing in
+SIGN_IN_SECONDS = 12
+CHARGING_SECONDS = 10
 LONG_SECONDS = int(os.environ.get("BLYAN_TEST_CONTRACT_SECONDS", "3600"))  # shorter to see that it works
 # Left out: what a schema cannot say. `positive_data_acceptance`: models exist or not, prompts fit their context or not,
 # ranges lie in a blob or not. `missing_required_header` and those about sign-in: there is none.

@@ -24,7 +24,7 @@ from scenarios import KILLED, SCENARIOS, Scenario, store_of
 
 pytestmark = pytest.mark.slow
 
-STEPS_MAX = 90  # of a long scenario, evenly chosen; `scripts/test --long` takes every step with several seeds
+STEPS_MAX = 48  # of a long scenario, evenly chosen; `scripts/test --long` takes every step with several seeds
 RESTARTS_MAX = 40  # of those that are followed by the same work and a power cut
 
 

@@ -78,7 +78,7 @@ def get(
 
 def openai_post(path: str, handler: Handler, body: Schema, answer: Schema, *, streams: bool = True) -> Route:
     """A POST route of the OpenAI dialect: a JSON object in; out a JSON object or server-sent events."""
-    contents = {**json_of(answer), **({"text/event-stream": {"type": "string"}} if streams else {})}
+    contents = {**json_of(answer), **({"text/event-stream": {"description": "server-sent events"}} if streams else {})}
     return Route("POST", path, handler, {200: contents}, body, errors=_paid, group="openai", access="inference")
 
 
