@@ -47,7 +47,7 @@ class Workload:
 async def main() -> None:
     page = Page("metering", "Charging for answers", BOUND)
     for each, kind, tokens, target in (
-        ("smoke" if SMOKE else "tiny", "fp32" if SMOKE else "bf16", 16 if SMOKE else 64, "< 2 %"),
+        ("smoke" if SMOKE else "tiny", "fp32", 16 if SMOKE else 64, "< 2 %"),
         (BUILT_IN, "fp32", 16 if SMOKE else 256, ""),
     ):
         model = reference(each, (kind,))

@@ -1,4 +1,4 @@
-"""Rows of large blocks, which two threads read: all of them in order, and damage by its place."""
+"""Rows of large blocks: all of them in order, and damage by its place."""
 
 from __future__ import annotations
 

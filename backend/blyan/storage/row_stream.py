@@ -2,8 +2,7 @@
 
 Subtiles and rows do not end at the same bytes. The reader reads whole subtiles, each exactly once per matrix: what a
 block's last subtile holds of the next block's rows is carried over. The order of blocks is known beforehand, so the
-kernel is told of a block while the one before it is being hashed. A large block is read and hashed by two threads, for
-one is slower than a disk and than the product with few rows.
+kernel is told of a block while the one before it is being hashed.
 
 Who may compute with what: a block's views are valid until the next block is asked for; then its buffer is filled anew.
 """
@@ -14,7 +13,7 @@ import mmap
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +25,6 @@ from blyan.primitives.clock import Monotonic
 from blyan.storage.blob_reader import BlobReader
 
 _subtile: Final = limits.subtile_bytes
-_halved_bytes: Final = 1 << 20  # from which on two threads share a read
 _rows_multiple: Final = 16  # rows of a block, where there are more: products of odd sizes take slower kernels
 
 
@@ -89,8 +87,7 @@ class Ring:
         everything else. `BlockCorrupt` from the iterator names file and subtile.
         """
         with self._taken:
-            buffers = self._buffers_of(_buffer_bytes(groups))
-            run = _Run(_Halves(reader, self._beside), groups, buffers, keep_cached, self._monotonic)
+            run = _Run(reader, groups, self._buffers_of(_buffer_bytes(groups)), keep_cached, self._monotonic)
             work = self._executor.submit(run.fill_all)
             try:
                 yield run.blocks()
@@ -124,15 +121,10 @@ class Ring:
         """End the thread; no stream may run."""
         with self._taken:
             self._executor.shutdown()
-            self._beside.shutdown()
 
     @cached_property
     def _executor(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(1, "blyan-read-ahead")
-
-    @cached_property
-    def _beside(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, "blyan-read-beside")
 
     def _buffers_of(self, size: int) -> list[memoryview]:
         if not self._buffers or len(self._buffers[0]) < size:
@@ -141,33 +133,12 @@ class Ring:
         return self._buffers
 
 
-class _Halves:
-    """A reader that has the second half of what is large read by another thread meanwhile."""
-
-    def __init__(self, reader: BlobReader, beside: Executor) -> None:
-        self.of = reader
-        self._beside = beside
-
-    def read(self, into: memoryview, subtile: int) -> None:
-        """As `BlobReader.read`; nobody writes to `into` any more when it returns or raises."""
-        if len(into) < _halved_bytes:
-            self.of.read(into, subtile)
-            return
-        half = len(into) // 2 // _subtile * _subtile
-        rest = self._beside.submit(self.of.read, into[half:], subtile + half // _subtile)
-        try:
-            self.of.read(into[:half], subtile)
-        finally:
-            wait([rest])
-        rest.result()
-
-
 class _Run:
     """One pass over the groups: `fill_all` in the reading thread, `blocks` in the computing one."""
 
     def __init__(
         self,
-        reader: _Halves,
+        reader: BlobReader,
         groups: Sequence[Group],
         buffers: Sequence[memoryview],
         keep_cached: bool,
@@ -232,7 +203,7 @@ class _Run:
     def _announce(self, wanted: _Wanted) -> None:
         for table in self._groups[wanted.group]:
             begin = table.offset + wanted.begin * table.row_bytes
-            self._reader.of.will_read(begin, (wanted.end - wanted.begin) * table.row_bytes)
+            self._reader.will_read(begin, (wanted.end - wanted.begin) * table.row_bytes)
 
     def _fill(self, buffer: memoryview, wanted: _Wanted) -> RowBlock:
         pieces: list[memoryview] = []
@@ -243,14 +214,14 @@ class _Run:
             length = max(cursor.verified_to - begun, 0)
             self.bytes_read += length
             if length and not self._keep_cached:
-                self._reader.of.let_go(begun, length)
+                self._reader.let_go(begun, length)
         return RowBlock(wanted.group, slice(wanted.begin, wanted.end), tuple(pieces))
 
 
 class _Cursor:
     """How far one table was read, and the last subtile, which the next rows may begin in."""
 
-    def __init__(self, reader: _Halves, table: Table) -> None:
+    def __init__(self, reader: BlobReader, table: Table) -> None:
         self._reader = reader
         self._table = table
         self._carried = b""  # the verified subtile that ends at `verified_to`
@@ -264,7 +235,7 @@ class _Cursor:
         first = self._table.offset + begin * self._table.row_bytes
         last = self._table.offset + end * self._table.row_bytes
         base = first - first % _subtile
-        stop = min(-(-last // _subtile) * _subtile, self._reader.of.length)
+        stop = min(-(-last // _subtile) * _subtile, self._reader.length)
         read_from = base
         if self._carried and self.verified_to > base:
             buffer[: len(self._carried)] = self._carried
