@@ -153,8 +153,9 @@ def _reverse(options: argparse.Namespace, output: Output) -> int:
         if done.refusal is not None or done.number is None:
             raise Denied(f"reverse: {done.refusal.message if done.refusal else 'not done'}")
         with store.session() as session, session.reading():
-            names = {account.number: account.terms for account in reading.accounts(session)}
             entries = reading.record(session, done.number).entries
+            touched = {each.account for each in entries}
+            names = {each.number: each.terms for each in reading.accounts(session) if each.number in touched}
     finally:
         store.close()
     moved = [(names[each.account].name, shown(each.amount, asset(names[each.account].asset).scale)) for each in entries]
