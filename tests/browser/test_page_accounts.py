@@ -352,6 +352,7 @@ def test_signing_in_needs_no_pointer(context: BrowserContext, page: Page, metere
     open_page(page, metered.url)
     page.get_by_test_id("sign-in").focus()
     page.keyboard.press("Enter")
+    expect(page.get_by_test_id("dialog-close")).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.get_by_test_id("wallet")).to_be_focused()
     page.keyboard.press("Enter")
