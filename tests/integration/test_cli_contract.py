@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from blyan.cli.completion import commands
-from blyan.cli.parser import build
+from blyan.cli.parser import build, leaf_of
 from blyan.ledger.sqlite_store import SqliteStore
 from blyan.node.data_directory import lock
 from blyan.node.wallet_file import write_wallet
@@ -240,17 +240,40 @@ def test_every_command_stands_in_the_document(path: str) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["completion", "bash"], ["config", "show"]])
 def test_what_needs_no_model_starts_without_torch(arguments: list[str], tmp_path: Path) -> None:
     """Importing either takes longer than everything else they do."""
+    done = _frugal(arguments, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def _frugal(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command in `folder`; its code is 1 and says so on stderr if it loaded what takes long."""
     script = (
         "import sys\nfrom blyan.cli.main import main\n"
         "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as ended:\n    code = ended.code\n"
         "loaded = {'torch', 'aiohttp', 'prompt_toolkit', 'transformers'} & sys.modules.keys()\n"
         "sys.exit(code or ', '.join(loaded) or 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=folder, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout
+
+
+def test_what_changes_no_weights_does_without_torch(tmp_path: Path) -> None:
+    """A folder that is new; a price; a copy of a model; its end."""
+    for line in ("init", "price set blyan-genesis --prompt 1 --completion 2", "model copy blyan-genesis mine"):
+        assert _frugal(line.split(), tmp_path).returncode == 0
+    assert _frugal("model remove mine --yes".split(), tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if path not in ("up", "init")])
+def test_a_command_parsed_alone_is_that_of_the_whole_tree(path: str) -> None:
+    """Other groups are not even imported; `up` and `init` are one module."""
+    words = path.split()
+    alone = build((f"blyan.cli.{words[0]}",))
+    assert list(alone.verbs()) == words[:1]
+    leaves = [leaf_of(parser, words) for parser in (alone, build())]
+    assert leaves[0].options() == leaves[1].options()
+    assert leaves[0].format_help() == leaves[1].format_help()
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from blyan.model.likeliest import are_finite, best_first, told
+from blyan.model.choosing import told
+from blyan.model.likeliest import are_finite, best_first
 from blyan.model.sampler import History, sample, weights_of
 from blyan.model.sampling import Sampling
 from plain_sampler import probabilities_in_double, reshape_plainly, sample_plainly

@@ -9,30 +9,34 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, Final, NoReturn
 
 from blyan import __version__
-from blyan.cli import (
-    account,
-    blob,
-    chain,
-    chat,
-    completion,
-    config,
-    db,
-    doctor,
-    keys,
-    ledger,
-    model,
-    node,
-    price,
-    receipt,
-    up,
-    wallet,
-)
 from blyan.primitives.nearest import did_you_mean
 
+# the modules here that register commands, in the order of --help, by their first words
+_modules: Final[Mapping[str, str]] = {
+    "up": "blyan.cli.up",
+    "init": "blyan.cli.up",
+    "chat": "blyan.cli.chat",
+    "model": "blyan.cli.model",
+    "node": "blyan.cli.node",
+    "doctor": "blyan.cli.doctor",
+    "config": "blyan.cli.config",
+    "blob": "blyan.cli.blob",
+    "chain": "blyan.cli.chain",
+    "db": "blyan.cli.db",
+    "ledger": "blyan.cli.ledger",
+    "account": "blyan.cli.account",
+    "price": "blyan.cli.price",
+    "receipt": "blyan.cli.receipt",
+    "wallet": "blyan.cli.wallet",
+    "keys": "blyan.cli.keys",
+    "completion": "blyan.cli.completion",
+}
+_not_as_json: Final = frozenset({"blyan.cli.up", "blyan.cli.completion"})
 _choice: Final = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)", re.DOTALL)
 
 
@@ -77,7 +81,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; a mistake is said on stderr and ends the process with 2."""
-    parser = build()
+    parser = build(_needed(arguments))
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         leaf = leaf_of(parser, arguments)
@@ -94,8 +98,19 @@ def leaf_of(parser: Parser, arguments: Sequence[str]) -> Parser:
     return parser
 
 
-def build() -> Parser:
-    """All commands."""
+def _needed(arguments: Sequence[str]) -> Iterable[str]:
+    """The modules that this command line needs: importing all of them takes longer than most commands."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--data-dir":
+            next(words, None)
+        elif not word.startswith("-"):
+            return (_modules[word],) if word in _modules else _modules.values()
+    return () if "--version" in arguments else _modules.values()
+
+
+def build(modules: Iterable[str] = _modules.values()) -> Parser:
+    """The commands of some modules, or all there are."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--data-dir",
@@ -113,9 +128,7 @@ def build() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"blyan {__version__}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    up.add_commands(verbs, common)
-    chat.add_commands(verbs, common, readable)
-    for group in (model, node, doctor, config, blob, chain, db, ledger, account, price, receipt, wallet, keys):
-        group.add_commands(verbs, common, readable)
-    completion.add_commands(verbs, common)
+    for module in dict.fromkeys(modules):
+        parents = (common,) if module in _not_as_json else (common, readable)
+        import_module(module).add_commands(verbs, *parents)
     return parser

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
+
 from blyan.model.grammar import Constraint
-from blyan.model.likeliest import Scores, are_finite, told
+from blyan.model.likeliest import Scores, are_finite, best_first
 from blyan.model.sampler import History, sample
 from blyan.model.sampling import Sampling
 from blyan.primitives.digest import uniform
@@ -95,3 +97,10 @@ def step_of(scores: Scores, token: int, top: int, experts: tuple[tuple[int, int,
     """What the model thought of `token` by the scores [vocab] of its position, with the `top` likeliest."""
     logprob, likeliest = told(scores, token, top)
     return Step(token, logprob, tuple(Candidate(*each) for each in likeliest), experts)
+
+
+def told(scores: Scores, token: int, top: int = 0) -> tuple[float, list[tuple[int, float]]]:
+    """The log-probability of a token under scores [vocab], and the `top` likeliest tokens with theirs, best first."""
+    logprobs = torch.log_softmax(torch.from_numpy(scores), dim=-1).numpy()  # a single row, hence by a single thread
+    listed = best_first(scores, top)[:top] if top else ()
+    return float(logprobs[token]), [(int(other), float(logprobs[other])) for other in listed]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blyan.model.chat_template import TemplateRenderer
-from blyan.model.loading import LoadedModel
 from blyan.model.tokenizer import Tokenizer
 from blyan.primitives.errors import UnsupportedParameter
+
+if TYPE_CHECKING:  # translating a template needs no torch
+    from blyan.model.loading import LoadedModel
 
 variable: Final = "fill_suffix"  # by which a translated template knows what stands after the gap
 

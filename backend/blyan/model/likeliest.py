@@ -1,6 +1,6 @@
-"""The best of one position's scores, and what they say of a token: without sorting the vocabulary.
+"""The best of one position's scores, without sorting the vocabulary.
 
-Nothing here depends on how many threads there are: numpy has one, and torch takes one for a single row.
+Nothing here depends on how many threads there are: numpy has one.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 Scores: TypeAlias = NDArray[np.float32]  # [vocab]
@@ -50,10 +49,3 @@ def order(scores: Scores, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         bits ^= (bits >> 31) & 0x7FFF_FFFF
         return np.sort(bits.astype(np.int64) << 32 | tokens) & 0xFFFF_FFFF
     return tokens[np.argsort(-scores[tokens], kind="stable")]
-
-
-def told(scores: Scores, token: int, top: int = 0) -> tuple[float, list[tuple[int, float]]]:
-    """The log-probability of a token under scores [vocab], and the `top` likeliest tokens with theirs, best first."""
-    logprobs = torch.log_softmax(torch.from_numpy(scores), dim=-1).numpy()  # a single row, hence by a single thread
-    listed = best_first(scores, top)[:top] if top else ()
-    return float(logprobs[token]), [(int(other), float(logprobs[other])) for other in listed]
