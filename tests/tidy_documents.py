@@ -68,7 +68,9 @@ def error_codes(sources: Iterable[Source]) -> set[str]:
 
 def metrics(sources: Iterable[Source]) -> set[str]:
     """The first argument of every call that makes a metric of prometheus_client."""
-    kinds = {f"{kind}{family}" for kind in ("Counter", "Gauge", "Histogram") for family in ("", "MetricFamily")}
+    kinds = {
+        f"{kind}{family}" for kind in ("Counter", "Gauge", "Histogram", "Tally") for family in ("", "MetricFamily")
+    }
     return {
         call.args[0].value
         for source in sources

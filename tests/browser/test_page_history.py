@@ -37,7 +37,7 @@ def test_a_conversation_is_there_after_a_reload(page: Page, node: RunningNode) -
     open_page(page, node.url)
     ask(page, "What is 23 + 45?")
     remarks = (page.get_by_test_id("remarks").text_content() or "").strip()
-    assert "tokens/s" in remarks
+    assert "experts worked" in remarks  # and its speed, unless the pieces came too close together to tell
     page.reload()
     expect(page.get_by_test_id("answer-text")).to_contain_text("68")
     expect(page.get_by_test_id("remarks")).to_have_text(remarks)

@@ -17,7 +17,7 @@ from nodes import import_into, install_builtin, running
 from running_node import RunningNode
 from wallets import new_key, sign
 
-SECONDS = 90
+SECONDS = 50
 SIGN_IN_SECONDS = 12
 CHARGING_SECONDS = 10
 LONG_SECONDS = int(os.environ.get("BLYAN_TEST_CONTRACT_SECONDS", "3600"))  # shorter to see that it works
@@ -82,7 +82,7 @@ def asked(node: RunningNode, folder: Path, seconds: int, *arguments: str, names:
 
 @pytest.mark.slow
 def test_every_route_does_what_the_document_says(node: RunningNode, tmp_path: Path) -> None:
-    """90 seconds of requests that fit and that do not, from a seed that does not change."""
+    """50 seconds of requests that fit and that do not, from a seed that does not change."""
     said = asked(node, tmp_path, SECONDS, "--seed", "20251121", "--phases", "examples,coverage,fuzzing")
     assert re.search(r"Operations:\s+Tested: [1-9]|[1-9]\d* passed", said), said
 

@@ -24,8 +24,8 @@ from scenarios import KILLED, SCENARIOS, Scenario, store_of
 
 pytestmark = pytest.mark.slow
 
-STEPS_MAX = 48  # of a long scenario, evenly chosen; `scripts/test --long` takes every step with several seeds
-RESTARTS_MAX = 40  # of those that are followed by the same work and a power cut
+STEPS_MAX = 32  # of a long scenario, evenly chosen; `scripts/test --long` takes every step with several seeds
+RESTARTS_MAX = 24  # of those that are followed by the same work and a power cut
 
 
 def prepared(tmp_path: Path, scenario: Scenario) -> tuple[Path, int]:

@@ -112,6 +112,7 @@ def test_init_is_done_in_seconds_and_can_be_repeated(tmp_path: Path) -> None:
     assert command("model", "verify", "--all", data_dir=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_start_repairs_nothing_and_init_does(tmp_path: Path) -> None:
     """A flipped bit in an expert of the built-in model: `up` serves what is whole and names it, `init` mends it."""
     assert command("init", data_dir=tmp_path).returncode == 0

@@ -14,7 +14,7 @@ from nodes import command, json_of
 
 @pytest.mark.slow
 def test_a_killed_import_leaves_a_node_that_opens_and_can_import_again(tmp_path: Path) -> None:
-    """Killed at ten random moments; chains verify each time, and a model that is listed is whole."""
+    """Killed at six random moments; chains verify each time, and a model that is listed is whole."""
     save_random_checkpoint(tmp_path / "hf", hidden_size=128, moe_intermediate_size=256, num_experts=40)
     data_dir = tmp_path / "data"
     assert command("model", "import", tmp_path / "hf", "--name", "first", data_dir=data_dir).returncode == 0
@@ -22,7 +22,7 @@ def test_a_killed_import_leaves_a_node_that_opens_and_can_import_again(tmp_path:
     assert command("model", "import", tmp_path / "hf", "--name", "second", data_dir=data_dir).returncode == 0
     whole_seconds = time.monotonic() - started
     killed = 0
-    for attempt in range(10):
+    for attempt in range(6):
         folder = tmp_path / f"data-{attempt}"
         importing = subprocess.Popen(
             [sys.executable, "-m", "blyan", "model", "import", str(tmp_path / "hf"), "--data-dir", str(folder)],
@@ -40,4 +40,4 @@ def test_a_killed_import_leaves_a_node_that_opens_and_can_import_again(tmp_path:
         assert json_of("model", "list", data_dir=folder)[0]["version"] == "1.0.0"
         assert command("model", "verify", "--all", data_dir=folder).returncode == 0
         assert not list((folder / "blobs").glob(".tmp-*"))
-    assert killed >= 3, "too few of the kills hit"
+    assert killed >= 2, "too few of the kills hit"

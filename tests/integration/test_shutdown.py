@@ -98,6 +98,7 @@ async def test_answers_under_way_and_waiting_end_with_the_reason(
         assert await asyncio.to_thread(node._process.wait, 10) == 0
 
 
+@pytest.mark.slow
 async def test_a_stream_that_ends_within_the_limit_is_whole(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Meanwhile new requests are refused, probes are answered with the reason, and the node ends as soon as it may."""
     with stopping_within(data_dir, monkeypatch, 60) as node:

@@ -61,7 +61,7 @@ async def test_in_a_crowd_the_events_of_a_few_steps_go_together() -> None:
     """And a generation's own follow one another, so that its handler is woken once for them."""
     listener, takers = LoopListener(asyncio.get_running_loop()), Takers(CROWD)
     listener.deliver(takers.step("0"))
-    await turns(2 + CROWD // 8)
+    await turns(2 + CROWD // 4)
     assert len(takers.taken) == CROWD  # the first is not kept waiting
     began = time.monotonic()
     for step in (1, 2, 3):

@@ -14,7 +14,7 @@ def delta(text: str) -> Delta:
 
 
 def made(seen: list[Event]) -> Events:
-    return Events(asyncio.get_running_loop(), seen.append)
+    return Events(asyncio.get_running_loop(), seen.extend)
 
 
 END = Finished("stop", 1, 3)

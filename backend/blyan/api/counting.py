@@ -5,7 +5,7 @@ All of it happens in the event loop beside the passing on of events, nothing in 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,32 +28,33 @@ class GenerationCount:
     completion_tokens: int = 0
     outcome: str = "cancelled"
 
-    def passed(self, event: Event) -> None:
-        """One event is on its way to whoever asked."""
-        if isinstance(event, Delta):
-            fresh = len(event.tokens)
-            skipped = min(fresh, self.echoed)
-            self.echoed -= skipped
-            fresh -= skipped
-            if fresh:
-                self._tokens(fresh)
-        elif isinstance(event, Finished):
-            self.outcome = event.reason
-            self.prompt_tokens, self.completion_tokens = event.prompt_tokens, event.completion_tokens
-        elif isinstance(event, Embedded):
-            self.outcome, self.prompt_tokens = "embedded", event.tokens
-        else:
-            self.outcome = f"failed:{event.fault.code}"
+    def passed(self, events: Sequence[Event]) -> None:
+        """These events are on their way to whoever asked, together."""
+        fresh = 0
+        for event in events:
+            if isinstance(event, Delta):
+                fresh += len(event.tokens)
+            elif isinstance(event, Finished):
+                self.outcome = event.reason
+            elif isinstance(event, Embedded):
+                self.outcome, self.prompt_tokens = "embedded", event.tokens
+            else:
+                self.outcome = f"failed:{event.fault.code}"
+        skipped = min(fresh, self.echoed)
+        self.echoed -= skipped
+        if fresh > skipped:
+            self._tokens(fresh - skipped)
+        if isinstance(events[-1], Finished):
+            self.prompt_tokens, self.completion_tokens = events[-1].prompt_tokens, events[-1].completion_tokens
 
     def _tokens(self, fresh: int) -> None:
         now = self.monotonic()
         self.completion_tokens += fresh
         if self.last is None:
             self.metrics.first_token_seconds.observe(now - self.began)
+            self.metrics.between_tokens_seconds.add(0.0, fresh - 1)
         else:
-            apart = (now - self.last) / fresh
-            for _ in range(fresh):
-                self.metrics.between_tokens_seconds.observe(apart)
+            self.metrics.between_tokens_seconds.add((now - self.last) / fresh, fresh)
         self.last = now
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ from blyan.api.middleware import harden
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, InternalError, InvalidInput, PayloadTooLarge
 
+_accepted_at_once: Final = 8  # connections on one turn of the loop
 _connection_limits: Final[dict[str, Any]] = {
     "max_line_size": limits.header_line_bytes_max,
     "max_field_size": limits.header_line_bytes_max,
@@ -62,7 +65,10 @@ async def listen(
     """Doors on a socket for a runner that was set up, and the port that was taken."""
     server, loop = runner.server, asyncio.get_running_loop()
     assert server is not None, "set up"
-    listening = await loop.create_server(lambda: Door(server, loop, request_id), host, port)
+    listening = await loop.create_server(lambda: Door(server, loop, request_id), host, port, backlog=_accepted_at_once)
+    for each in listening.sockets:  # asyncio has one number for both
+        with socket.socket(fileno=os.dup(each.fileno())) as same:
+            same.listen(limits.connections_max)
     return listening, listening.sockets[0].getsockname()[1]
 
 

@@ -7,7 +7,7 @@ turn (waking, writing to the socket) is done once for all of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from blyan.inference.session import Embedded, Event, Failed, Finished
 
@@ -15,10 +15,10 @@ from blyan.inference.session import Embedded, Event, Failed, Finished
 class Events:
     """Events as they come, for one reader. They are bounded by the tokens of the answer, so there is no other bound.
 
-    `seen` is called with each event before its reader gets it.
+    `seen` is called with those that the reader takes together, before it gets them.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seen: Callable[[Event], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, seen: Callable[[Sequence[Event]], None]) -> None:
         self._loop = loop
         self._seen = seen
         self._here: list[Event] = []
@@ -40,11 +40,11 @@ class Events:
                 self._waiter = None
             taken, self._here = self._here, []
             for number, event in enumerate(taken, 1):
-                self._seen(event)
                 if isinstance(event, Finished | Failed | Embedded):
                     self._ended = True
                     del taken[number:]
                     break
+            self._seen(taken)
             yield taken
 
     async def __aiter__(self) -> AsyncIterator[Event]:

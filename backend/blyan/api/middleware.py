@@ -17,6 +17,7 @@ from blyan.api.client import tell_client
 from blyan.api.errors import error_response
 from blyan.api.state import node_of
 from blyan.api.traffic import traffic_key
+from blyan.api.turnstile import turn
 from blyan.node.logs import fields_attribute
 from blyan.node.metrics import Metrics
 from blyan.node.tracing import Trace, begin_trace, current_trace
@@ -112,6 +113,7 @@ async def admitted(request: web.Request, handler: Handler) -> web.StreamResponse
     """Refuse what is too much, or comes while the node ends; health is answered always."""
     if route_of(request) in request.app[quiet_key]:
         return await handler(request)
+    await turn()
     twice = next((name for name in request.query if len(request.query.getall(name)) > 1), None)
     if twice is not None:
         raise InvalidInput(f"query: expected each name once, found {twice[:80]!r} again")

@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeAlias
 from blyan.inference.session import Event
 
 Emit: TypeAlias = Callable[[Event], None]
-_slice: Final = 8  # generations whose events a loop takes before it turns to what else waits
+_slice: Final = 4  # generations whose events a loop takes before it turns to what else waits
 _crowd: Final = 16  # generations served at once, from which on events are gathered
 _rest_seconds: Final = 0.04  # from one handing over to the next while it is crowded
 

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from blyan import __version__
 from blyan.inference.scheduler import Scheduler
+from blyan.node.tally import Tally
 from blyan.primitives.amount import USD
 
 if TYPE_CHECKING:
@@ -61,12 +62,10 @@ class Metrics:
             buckets=_first_token_buckets,
             registry=registry,
         )
-        self.between_tokens_seconds = Histogram(
-            "blyan_inter_token_seconds",
-            "Between two tokens of one generation.",
-            buckets=_between_buckets,
-            registry=registry,
+        self.between_tokens_seconds = Tally(
+            "blyan_inter_token_seconds", "Between two tokens of one generation.", _between_buckets
         )
+        registry.register(self.between_tokens_seconds)
         self.step_seconds = Histogram(
             "blyan_step_seconds", "Computing one step of a model.", buckets=_step_buckets, registry=registry
         )
