@@ -122,8 +122,8 @@ export async function* streamChat({ model, messages, sampling, isContinued, sign
       if (data === "[DONE]") return;
       /** @type {ChatChunk} */
       const chunk = JSON.parse(data);
+      yield chunk; // one with an error may say what the answer cost until then
       if (chunk.error) throw ApiError.from(chunk.error);
-      yield chunk;
     }
   } catch (failure) {
     if (failure instanceof ApiError || isAbort(failure)) throw failure;

@@ -266,6 +266,28 @@ def test_a_stopped_answer_says_about_what_it_cost(context: BrowserContext, page:
     expect(page.get_by_test_id("receipt")).to_have_count(0)
 
 
+def test_an_answer_that_a_fault_ended_says_what_it_cost(
+    context: BrowserContext, page: Page, charging: RunningNode
+) -> None:
+    """What was sent until then is charged, and there is a receipt of it."""
+    enter(context, page, charging, 21)
+    piece = {"choices": [{"delta": {"content": "a part"}, "token_ids": [5, 6], "finish_reason": None}]}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    usage |= {"cost": {"amount": "0.00000021", "asset": "USD"}, "receipt": {"id": "ab" * 16, "salt": "cd" * 16}}
+    end = {"error": {"code": "unavailable", "message": "gone"}, "usage": usage}
+    body = "".join(f"data: {json.dumps(each)}\n\n" for each in (piece, end))
+    page.route(
+        "**/v1/chat/completions",
+        lambda route: route.fulfill(status=200, content_type="text/event-stream", body=body),
+    )
+    page.get_by_test_id("prompt").fill("and then?")
+    page.get_by_test_id("prompt").press("Enter")
+    expect(page.get_by_test_id("error")).to_be_visible()
+    expect(page.get_by_test_id("answer-text")).to_contain_text("a part")
+    assert final_cost(page) == Decimal("0.00000021")
+    expect(page.get_by_test_id("receipt")).to_be_visible()
+
+
 def test_without_enough_the_page_says_so_before_and_after(
     context: BrowserContext, page: Page, charging: RunningNode
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ async def test_what_fails_before_anything_was_sent_costs_nothing(nodes: Nodes) -
 async def test_a_mistake_in_the_midst_of_an_answer_is_paid_as_far_as_it_was_sent(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was delivered was delivered; the stream ends with an error event."""
+    """What was delivered was delivered; the stream ends with an error event that says what it cost."""
     real, count = answer._chunk, 0
 
     def broken(*arguments: Any) -> dict[str, Any]:
@@ -144,6 +145,10 @@ async def test_a_mistake_in_the_midst_of_an_answer_is_paid_as_far_as_it_was_sent
     has = await buyer.has()
     assert 0 < told < 50
     assert (has.balance, has.held_out) == (100_000 - cost_of(3, told), 0)
+    usage = bodies[-1]["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (3, told, 3 + told)
+    assert Decimal(usage["cost"]["amount"]) == Decimal(cost_of(3, told)).scaleb(-8)
+    assert (await buyer.get(f"/receipts/{usage['receipt']['id']}")).status in (200, 409)  # 409 until books are sealed
 
 
 async def test_an_answer_that_nobody_takes_ends_before_its_hold_does(
@@ -356,3 +361,28 @@ async def test_tokens_that_no_line_has_had_yet_cost_nothing(nodes: Nodes, monkey
     assert (await buyer.post("/api/generate", {"model": "random", "prompt": "abc", "raw": True})).status == 503
     await settled(client)
     assert ((await buyer.has()).balance, await kinds(buyer)) == (100_000, ["void", "hold", "post"])
+
+
+async def test_a_line_of_an_error_says_what_the_lines_before_cost(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the Ollama dialect; without accounts it is the error alone."""
+
+    @asynccontextmanager
+    async def broken(*_: object) -> AsyncGenerator[AsyncIterator[Event]]:
+        async def events() -> AsyncIterator[Event]:
+            for _ in range(3):
+                yield Delta("a", (TokenReport(65, None, (), 0),), ())
+            yield Failed(Unavailable("broken"))
+
+        yield events()
+
+    monkeypatch.setattr(ollama, "generation", broken)
+    client = await charging(nodes)
+    buyer = await payer(client)
+    raw = await (await buyer.post("/api/generate", {"model": "random", "prompt": "abc", "raw": True})).read()
+    lines = [json.loads(line) for line in raw.splitlines()]
+    assert (len(lines), lines[-1]["error"]) == (4, "broken")
+    assert lines[-1]["usage"]["completion_tokens"] == 3
+    await settled(client)
+    assert (await buyer.has()).balance == 100_000 - cost_of(3, 3)

@@ -19,7 +19,7 @@ from aiohttp import web
 from blyan.api.chat import fitting, generation
 from blyan.api.errors import json_response, named_error_body
 from blyan.api.events import Events
-from blyan.api.metering import Meter, metered
+from blyan.api.metering import Meter, Usage, metered
 from blyan.api.sending import send_piece
 from blyan.inference.session import (
     Delta,
@@ -190,6 +190,7 @@ async def stream(
     wanted = _fitting(node, model, dialect, wanted)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     finished: dict[int, Finished] = {}
+    cut: Usage = {}
     options = dialect.options
 
     async def send(*bodies: dict[str, Any]) -> None:
@@ -219,23 +220,31 @@ async def stream(
             last["blyan"] = {**last.get("blyan", {}), **usage}
         await send(*([last] if meter.charges else chunks))
 
-    async def send_all() -> None:
+    async def send_answers(meter: Meter, batches: AsyncIterator[tuple[int, list[Event]]]) -> None:
         begun = {0}  # choices whose opening was sent
+        async for index, batch in batches:
+            opening = None if index in begun else dialect.opening(index)
+            begun.add(index)
+            if opening is not None and not isinstance(batch[0], Failed):
+                await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
+            await send_batch(index, batch, meter)
+            _unless_failed(batch[-1])
+        if options.include_usage:
+            in_order = [finished[index] for index in range(len(wanted))]
+            usage = {**_usage(in_order, options.choices), **await meter.settle()}
+            await send(dialect.envelope(chunk=True) | {"choices": [], "usage": usage})
+
+    async def send_all() -> None:
+        nonlocal cut
         async with (
             metered(request, node, model, wanted, choices=options.choices, quote=options.quote) as meter,
             _together(node, model, wanted) as batches,
         ):
-            async for index, batch in batches:
-                opening = None if index in begun else dialect.opening(index)
-                begun.add(index)
-                if opening is not None and not isinstance(batch[0], Failed):
-                    await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
-                await send_batch(index, batch, meter)
-                _unless_failed(batch[-1])
-            if options.include_usage:
-                in_order = [finished[index] for index in range(len(wanted))]
-                usage = {**_usage(in_order, options.choices), **await meter.settle()}
-                await send(dialect.envelope(chunk=True) | {"choices": [], "usage": usage})
+            try:
+                await send_answers(meter, batches)
+            except Fault:
+                cut = await meter.cut()
+                raise
         await send_piece(request, response, b"data: [DONE]\n\n")
 
     try:
@@ -248,7 +257,7 @@ async def stream(
         if not isinstance(reason, Fault):
             _log.exception("a streamed answer failed")
         fault = reason if isinstance(reason, Fault) else InternalError(f"internal error: {type(reason).__name__}")
-        await send(named_error_body(fault))
+        await send(named_error_body(fault) | ({"usage": cut} if cut else {}))
     await response.write_eof()
     return response
 

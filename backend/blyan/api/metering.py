@@ -76,6 +76,10 @@ class Meter:
         """Charge for what was delivered: what the last chunk says of it."""
         return self._usage
 
+    async def cut(self) -> Usage:
+        """The same where a fault ended the answer: what the error says of it, with tokens; nothing if it was free."""
+        return {}
+
 
 class PaidMeter(Meter):
     """One whose tokens cost something."""
@@ -139,6 +143,15 @@ class PaidMeter(Meter):
         kept = await self._charges.settle(self._held, cost, delivered)
         receipt = {"receipt": {"id": self._held.id, "salt": salt.hex()}} if kept else {}
         return {"cost": cost_shown(cost, self._held.tariff.price.asset), **receipt}
+
+    async def cut(self) -> Usage:
+        """Whoever got a part pays for it, and is told."""
+        if self._ended or not any(part.begun for part in self._parts.values()):
+            return {}
+        _, delivered, _ = self._reckoned()
+        prompt, completion = delivered.prompt_tokens, delivered.completion_tokens
+        tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {**tokens, **await self.settle()}
 
     def leave(self) -> None:
         """The request is over: what is not settled yet is settled, or released, without anybody waiting."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -211,36 +211,47 @@ async def _answer(request: web.Request, model: LoadedModel, asked: OllamaRequest
 
     context, reader = list(wanted.prompt), form.reader()
     unsent: list[Event] = []  # whose text no line has had yet, as within the call of a tool
+    cut: Usage = {}
+
+    async def answered(meter: Meter, events: AsyncIterable[Event]) -> dict[str, Any]:
+        """Send all lines but the last, which is returned."""
+        async for event in events:
+            if isinstance(event, Failed):
+                raise event.fault
+            if isinstance(event, Delta):
+                context.extend(report.token for report in event.tokens)
+                piece = reader.feed(event.text)
+                line = lines.line(piece, event.tokens)
+                unsent.append(event)
+                if line is not None:
+                    await send(line)
+                    meter.delivered(0, *unsent)
+                    unsent.clear()
+                _tell(meter, piece)
+            elif isinstance(event, Finished):
+                piece = reader.finish()
+                meter.delivered(0, event)
+                _tell(meter, piece)
+                return lines.last(piece, event, context, await meter.settle())
+        raise AssertionError("events end with Finished or Failed")
+
     try:
         async with (
             metered(request, node, model, [wanted], quote=asked.options.quote) as meter,
             generation(node, model, wanted) as events,
         ):
-            async for event in events:
-                if isinstance(event, Failed):
-                    raise event.fault
-                if isinstance(event, Delta):
-                    context += [report.token for report in event.tokens]
-                    piece = reader.feed(event.text)
-                    line = lines.line(piece, event.tokens)
-                    unsent.append(event)
-                    if line is not None:
-                        await send(line)
-                        meter.delivered(0, *unsent)
-                        unsent.clear()
-                    _tell(meter, piece)
-                elif isinstance(event, Finished):
-                    piece = reader.finish()
-                    meter.delivered(0, event)
-                    _tell(meter, piece)
-                    last = lines.last(piece, event, context, await meter.settle())
-                    if not asked.options.stream:
-                        return json_response(last)
-                    await send(last)
+            try:
+                last = await answered(meter, events)
+            except Fault:
+                cut = await meter.cut()
+                raise
+            if not asked.options.stream:
+                return json_response(last)
+            await send(last)
     except Fault as fault:
         if not response.prepared:
             raise
-        await send(ollama_error(fault))
+        await send(ollama_error(fault) | ({"usage": cut} if cut else {}))
     await response.write_eof()
     return response
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 from blyan.chain.merkle import RightEdge
@@ -34,6 +35,7 @@ _clashes: Final = "SELECT r.key FROM refusal f JOIN record r ON r.key = f.key OR
 _count: Final = "SELECT count(*) FROM record"
 _said_every: Final = 8_192
 _integers: Final = {int}
+_counted: Final = list(range(2 * limits.legs_max))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class _Fold:
     names: set[str] = field(default_factory=set[str])
     keys: set[bytes] = field(default_factory=set[bytes])  # half of a hash of each: what fits in memory
     holds: dict[int, tuple[int, tuple[Entry, ...]]] = field(default_factory=dict[int, tuple[int, tuple[Entry, ...]]])
-    moves: dict[int, tuple[Entry, ...]] = field(default_factory=dict[int, tuple[Entry, ...]])  # not reversed
+    # not reversed: account and amount of each entry, in tuples of integers, which the collector does not look through
+    moves: dict[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
     time: int = 0
 
 
@@ -171,12 +174,11 @@ def _record_problem(fold: _Fold, row: Row, entry_rows: list[Row], account: Row |
 
 
 def _typed(row: Row, entry_rows: list[Row], account: Row | None) -> Record:
-    for values in ((row[0], row[1]), *entry_rows):
-        if set(map(type, values)) != _integers:
-            raise TypeError(f"{values!r} for integers")
+    if set(map(type, chain(row[:2], *entry_rows))) != _integers:
+        raise TypeError(f"{[row[:2], *entry_rows]!r} for integers")
     if row[2] not in kinds:
         raise ValueError(f"kind {row[2]!r}")
-    if any(entry[1] != n for n, entry in enumerate(entry_rows)):
+    if [entry[1] for entry in entry_rows] != _counted[: len(entry_rows)]:
         raise ValueError(f"entries numbered {[entry[1] for entry in entry_rows]}")
     terms = None
     if row[2] == "open":
@@ -187,19 +189,16 @@ def _typed(row: Row, entry_rows: list[Row], account: Row | None) -> Record:
 
 
 def _fold_problem(fold: _Fold, record: Record) -> str | None:
-    problems = [
-        problem
-        for problem in (
-            _time_and_key_problem(fold, record),
-            _kind_problem(fold, record),
-            _balance_problem(fold, record),
-            *(_entry_problem(fold, entry) for entry in record.entries),
-        )
-        if problem is not None
-    ]
+    """The first of what is wrong; everything is looked at, because looking is what folds."""
+    problem = _time_and_key_problem(fold, record)
+    other = _kind_problem(fold, record)
+    problem = problem or other or _balance_problem(fold, record)
+    for entry in record.entries:
+        other = _entry_problem(fold, entry)
+        problem = problem or other
     if record.kind == "close" and record.target in fold.accounts:
         fold.accounts[record.target].closed = record.number
-    return problems[0] if problems else None
+    return problem
 
 
 def _time_and_key_problem(fold: _Fold, record: Record) -> str | None:
@@ -229,12 +228,14 @@ def _kind_problem(fold: _Fold, record: Record) -> str | None:
             empty = not (account.balance or account.held_out or account.held_in)
             return None if empty else f"expected account {account.name} empty, found it not so (I10)"
         case "post":
-            fold.moves[record.number] = entries
-            signs = all(
-                (entry.amount < 0) == (n % 2 == 0) and entry.amount and not entry.out_change and not entry.in_change
-                for n, entry in enumerate(entries)
-            )
-            return None if signs and entries and len(entries) % 2 == 0 else "expected legs of amounts above 0 (I2)"
+            fold.moves[record.number] = _moved(entries)
+            legs = len(entries) > 0 and len(entries) % 2 == 0
+            debits = True
+            for entry in entries:
+                right = entry.amount < 0 if debits else entry.amount > 0
+                legs = legs and right and not entry.out_change and not entry.in_change
+                debits = not debits
+            return None if legs else "expected legs of amounts above 0 (I2)"
         case "hold":
             fold.holds[record.number] = (record.expires or 0, entries)
             plain = len(entries) == 2 and [(e.amount, e.out_change > 0, e.in_change > 0) for e in entries] == [
@@ -244,11 +245,17 @@ def _kind_problem(fold: _Fold, record: Record) -> str | None:
             return None if plain and record.expires is not None else "expected a hold of one account for another (I2)"
         case "reverse":
             moved = fold.moves.pop(record.target if record.target is not None else -1, None)
-            back = [(e.account, -e.amount) for e in reversed(entries)]
-            same = moved is not None and back == [(e.account, e.amount) for e in moved]
-            return None if same else "expected what one record moved, moved back once (I2)"
+            back = tuple(value for entry in reversed(entries) for value in (entry.account, -entry.amount))
+            return None if moved == back else "expected what one record moved, moved back once (I2)"
         case _:
             return _ending_problem(fold, record)
+
+
+def _moved(entries: tuple[Entry, ...]) -> tuple[int, ...]:
+    if len(entries) == 2:
+        one, two = entries
+        return one.account, one.amount, two.account, two.amount
+    return tuple(value for entry in entries for value in (entry.account, entry.amount))
 
 
 def _ending_problem(fold: _Fold, record: Record) -> str | None:
@@ -262,7 +269,7 @@ def _ending_problem(fold: _Fold, record: Record) -> str | None:
         return "expected all that was held to be released (I5)"
     moved = entries[1].amount
     if record.kind == "settle":
-        fold.moves[record.number] = entries
+        fold.moves[record.number] = _moved(entries)
         within = 0 < moved <= holding[0].out_change and record.time < expires
         return None if within else f"expected a settlement within its hold and time, found {moved} (I5)"
     if moved or (record.kind == "expire" and record.time < expires):
@@ -271,39 +278,49 @@ def _ending_problem(fold: _Fold, record: Record) -> str | None:
 
 
 def _balance_problem(fold: _Fold, record: Record) -> str | None:
-    sums: dict[str, int] = {}
-    held: dict[str, int] = {}
-    for entry in record.entries:
-        account = fold.accounts.get(entry.account)
+    accounts, entries = fold.accounts, record.entries
+    if len(entries) == 2:  # nearly every record: one debit, one credit
+        one, two = entries
+        asset = accounts[one.account].asset if one.account in accounts else None
+        if asset is not None and two.account in accounts and accounts[two.account].asset == asset:
+            moved = one.amount + two.amount
+            held = one.out_change - one.in_change + two.out_change - two.in_change
+            return _unbalanced([asset]) if moved or held else None
+    sums: dict[str, list[int]] = {}
+    for entry in entries:
+        account = accounts.get(entry.account)
         if account is not None:
-            sums[account.asset] = sums.get(account.asset, 0) + entry.amount
-            held[account.asset] = held.get(account.asset, 0) + entry.out_change - entry.in_change
-    unequal = [asset for asset in sums if sums[asset] or held[asset]]
-    return f"expected debits to equal credits, found a difference in {', '.join(unequal)} (I1)" if unequal else None
+            both = sums.setdefault(account.asset, [0, 0])
+            both[0] += entry.amount
+            both[1] += entry.out_change - entry.in_change
+    unequal = [asset for asset, both in sums.items() if any(both)]
+    return _unbalanced(unequal) if unequal else None
+
+
+def _unbalanced(assets: list[str]) -> str:
+    return f"expected debits to equal credits, found a difference in {', '.join(assets)} (I1)"
 
 
 def _entry_problem(fold: _Fold, entry: Entry) -> str | None:
-    account = fold.accounts.get(entry.account)
+    number, version, amount, out_change, in_change, balance, held_out, held_in = entry
+    account = fold.accounts.get(number)
     if account is None:
-        return f"expected an account that was opened, found number {entry.account}"
+        return f"expected an account that was opened, found number {number}"
     follows = (
-        entry.version == account.version + 1
-        and entry.balance == account.balance + entry.amount
-        and entry.held_out == account.held_out + entry.out_change
-        and entry.held_in == account.held_in + entry.in_change
+        version == account.version + 1
+        and balance == account.balance + amount
+        and held_out == account.held_out + out_change
+        and held_in == account.held_in + in_change
     )
-    account.version, account.balance = entry.version, entry.balance
-    account.held_out, account.held_in = entry.held_out, entry.held_in
+    account.version, account.balance = version, balance
+    account.held_out, account.held_in = held_out, held_in
     if not follows:
         return f"expected the entry of account {account.name} to follow the one before (I7)"
     if account.closed is not None:
         return f"expected nothing for the closed account {account.name} (I10)"
-    if (
-        entry.balance - entry.held_out < account.floor
-        or entry.balance + entry.held_in > account.ceiling
-        or min(entry.held_out, entry.held_in) < 0
-    ):
-        return f"expected account {account.name} within its limits, found {entry.balance} (I4)"
+    within = balance - held_out >= account.floor and balance + held_in <= account.ceiling
+    if not within or held_out < 0 or held_in < 0:
+        return f"expected account {account.name} within its limits, found {balance} (I4)"
     return None
 
 
