@@ -47,9 +47,10 @@ function receiptLink(key) {
 
 /** @param {Line} line @param {string} asset */
 function lineView({ time, kind, key, note, amount, held, balance }, asset) {
+  const words = note === "for newcomers" ? t("kind.new") : note; // the node's own note
   return html`<tr data-testid="statement-line" data-kind=${kind}>
     <td>${momentOf(time)}</td>
-    <td title=${key}>${t(`kind.${kind}`)} ${receiptLink(key)}<span class="quiet-text" dir="auto">${note}</span></td>
+    <td title=${key}>${t(`kind.${kind}`)} ${receiptLink(key)}<span class="quiet-text" dir="auto">${words}</span></td>
     <td class="number">${changed(amount, asset)}</td>
     <td class="number">${/[1-9]/.test(held) ? money(held, asset) : nothing}</td>
     <td class="number">${money(balance, asset)}</td>

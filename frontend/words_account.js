@@ -40,6 +40,7 @@ export const accountWords = {
   "cost.running": ["{amount} so far", "지금까지 {amount}"],
   "cost.about": ["about {amount}", "약 {amount}"],
   "receipt.open": ["Receipt", "영수증"],
+  "kind.new": ["for newcomers", "신규 사용자"],
   "error.signin": ["The node wants to know who asks", "노드가 누구인지 알아야 합니다"],
   "error.signin.next": [
     "Sign in with your wallet, then try again. A session ends when it is not used for a while.",

@@ -51,6 +51,8 @@ def test_a_price_is_read_as_decimals_of_its_asset() -> None:
     ):  # fmt: skip
         with pytest.raises(InvalidInput, match=f"price of {what} tokens"):
             price_of_texts("USD", prompt, completion)
+    with pytest.raises(InvalidInput, match=r"expected 0 to 10000000 USD for a million, found -1$"):
+        price_of_texts("USD", "-1", "0")
     assert price_of_texts("USD", "0", "0").free
 
 

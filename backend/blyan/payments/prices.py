@@ -70,9 +70,13 @@ def price_of_texts(code: str, prompt: str, completion: str) -> Price:
     found: list[int] = []
     for what, text in (("prompt", prompt), ("completion", completion)):
         try:
-            found.append(parse(text, scale))
+            units = parse(text, scale)
         except InvalidInput as reason:
             raise InvalidInput(f"price of {what} tokens: {reason.message}") from None
+        if not 0 <= units <= limits.price_units_max:
+            most = shown(limits.price_units_max, scale)
+            raise InvalidInput(f"price of {what} tokens: expected 0 to {most} {code} for a million, found {text[:80]}")
+        found.append(units)
     return Price(code, *found)
 
 
