@@ -1,4 +1,6 @@
-"""Answers of small random models in a batch, with the plain stepper, are those of the plain loop alone."""
+"""Answers of small random models in a batch are those of the plain loop alone: with the plain stepper, with the jitted
+one and its threads, and where one takes over from the other; whoever else comes, leaves, or loses its pages.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,21 @@ import torch
 
 from batches import Received
 from blyan.inference.embedding import embed
+from blyan.inference.engine import MakeStepper
 from blyan.inference.policy import Rules
 from blyan.inference.scheduler import Scheduler, Setting
 from blyan.inference.session import Embedded, Event, Finished, GenerationRequest, run
 from blyan.inference.steppers import plain_stepper
 from blyan.model.choosing import Step
 from blyan.model.config import ModelConfig
+from blyan.model.fused_step import FusedStepper
 from blyan.model.generate import forward_locally, generate
 from blyan.model.likeliest import Scores
 from blyan.model.pooling import MeanPool
 from blyan.model.rope_scaling import RopeScaling
 from blyan.model.sampling import Sampling
 from blyan.model.stepping import KVPages, page_positions
-from random_models import RandomWeights, small_config
+from random_models import RandomWeights, small_config, vector_config
 
 pytestmark = pytest.mark.slow
 
@@ -66,11 +70,11 @@ def loaded(config: ModelConfig) -> Any:
 
 
 @contextmanager
-def scheduled(model: Any, pages: int, rules: Rules) -> Iterator[Scheduler]:
+def scheduled(model: Any, pages: int, rules: Rules, make_stepper: MakeStepper = plain_stepper) -> Iterator[Scheduler]:
     config = model.manifest.config
     page = KVPages.page_bytes(config, torch.float32)
     page += 2 * page_positions * len(config.moe_layers) * config.experts_per_token
-    scheduler = Scheduler(Setting(pages * page, rules, plain_stepper), time.monotonic)
+    scheduler = Scheduler(Setting(pages * page, rules, make_stepper), time.monotonic)
     try:
         yield scheduler
     finally:
@@ -210,3 +214,72 @@ def test_an_embedding_in_a_batch_is_the_one_of_the_text_alone() -> None:
             pool.add(forward_locally(model.weights, config, text, None))
             assert end.tokens == len(text)
             assert end.vector == pytest.approx(pool.vector(), abs=1e-5)
+
+
+JITTED: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {},
+    "qwen2_moe with windows": {
+        "family": "qwen2_moe", "shared_intermediate": 32, "attention_bias": True, "window": 9, "window_layers": (0, 2),
+    },
+    "olmoe": {"family": "olmoe", "clip_qkv": 0.7, "normalise_top_k": False},
+}  # fmt: skip
+
+
+def jitted(model: Any, kv: KVPages, _offer: object) -> FusedStepper:
+    """Two threads."""
+    return FusedStepper(model.weights, model.manifest.config, kv, 2, time.monotonic)
+
+
+def leave_at_random(scheduler: Scheduler, model: Any, asked: list[GenerationRequest], seed: int) -> None:
+    """Others come meanwhile, and leave before they began, in their prompts, or in their answers."""
+    chance = random.Random(seed)
+    for number in range(12):
+        other = submit(scheduler, model, chance.choice(asked), f"other {number % 4}")
+        if number % 3:
+            time.sleep(chance.random() * 0.01)
+        if number % 3 == 2:
+            other.events.get(timeout=60)
+        other.ticket.cancel()
+
+
+@pytest.mark.parametrize("drafts", [0, 3])
+@pytest.mark.parametrize("name", JITTED)
+def test_jitted_answers_are_the_same_bits_whoever_comes_and_leaves(name: str, drafts: int) -> None:
+    """Tokens, log-probabilities and candidates in fp32, preempted and computed again, beside callers that leave."""
+    model = loaded(vector_config(vocab_size=211, **JITTED[name]))
+    asked = requests(model.manifest.config, 9, alike=40)
+    lonely: list[Received] = []
+    with scheduled(model, 60, Rules(1, 512, 512), jitted) as scheduler:
+        for request in asked:
+            lonely.append(submit(scheduler, model, request, ""))
+            assert isinstance(lonely[-1].end(60), Finished)
+    with scheduled(model, 9, Rules(6, 48, 16, drafts), jitted) as scheduler:
+        received = [submit(scheduler, model, one, f"c{number % 3}") for number, one in enumerate(asked)]
+        leave_at_random(scheduler, model, asked, drafts)
+        for one, other in zip(received, lonely, strict=True):
+            assert isinstance(one.end(60), Finished)
+            assert one.tokens == other.tokens
+            assert one.logprobs == other.logprobs
+            tops = [[report.top for delta in each.deltas for report in delta.tokens] for each in (one, other)]
+            assert tops[0] == tops[1]
+        assert scheduler.counters.preemptions > 0
+        pool = next(iter(scheduler.engines)).pool
+        assert pool.free == pool.pages
+
+
+@pytest.mark.parametrize("name", JITTED)
+def test_answers_go_on_where_the_jitted_step_takes_over(name: str) -> None:
+    """In the midst of prompts and answers, between preemptions and leavers: as the plain loop alone has it."""
+    model = loaded(vector_config(vocab_size=211, **JITTED[name]))
+    asked = requests(model.manifest.config, 9, alike=40)
+    with scheduled(model, 9, Rules(6, 48, 16)) as scheduler:
+        received = [submit(scheduler, model, one, f"c{number % 3}") for number, one in enumerate(asked)]
+        first = received[0].events.get(timeout=60)
+        engine = next(iter(scheduler.engines))
+        engine.offer(lambda: jitted(model, engine.kv, None))
+        leave_at_random(scheduler, model, asked, 7)
+        received[0].events.queue.appendleft(first)
+        for one, request in zip(received, asked, strict=True):
+            compare(one, alone(model, request), request, 1e-3)
+        assert engine.jitted
+        assert scheduler.counters.preemptions > 0
