@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from blyan.api.state import node_key
+from blyan.inference.batching import Batching
 from blyan.node.config import read_config
 from blyan.node.node import Node, Sources
+from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 from nodes import command, fixed_entropy, fixed_seconds, import_into, serving, writing
@@ -158,6 +161,36 @@ async def test_who_leaves_a_stream_of_several_choices_frees_all_of_them(client: 
         await asyncio.sleep(0.02)
     assert node.scheduler.depth() == (0, 0)
     assert node.scheduler.engines.usage().used == 0
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+async def test_an_answer_past_its_deadline_ends_and_frees_what_it_held(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, dialect: str
+) -> None:
+    """With the tokens that came in time; whole answers are refused with 503, and the next request is served."""
+    node = node_of_app(client)
+    step = Batching.step
+    monkeypatch.setattr(Batching, "step", lambda batching: (time.sleep(0.02), step(batching))[1])
+    with monkeypatch.context() as hurried:
+        hurried.setattr(limits, "request_seconds_max", 0.6)
+        if dialect == "openai":
+            asked = chat(max_tokens=400, ignore_eos=True, stream=True)
+            body = await (await client.post("/v1/chat/completions", json=asked)).text()
+            assert body.count('"content"') >= 2  # the role, and a piece at least
+            assert json.loads(body.strip().rsplit("data: ", 1)[1])["error"]["code"] == "unavailable"
+            refused = await client.post("/v1/chat/completions", json=asked | {"stream": False})
+        else:
+            options = {"num_predict": 400, "temperature": 0}
+            asked = {"model": "random", "prompt": "hello", "raw": True, "options": options}
+            lines = (await (await client.post("/api/generate", json=asked)).text()).splitlines()
+            assert "expected an end within 0.6 s" in json.loads(lines[-1])["error"]
+            refused = await client.post("/api/generate", json=asked | {"stream": False})
+        assert (refused.status, "expected an end within 0.6 s" in await refused.text()) == (503, True)
+    async with asyncio.timeout(10):
+        while node.scheduler.depth() != (0, 0):  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.02)
+    assert node.scheduler.engines.usage().used == 0
+    assert (await client.post("/v1/chat/completions", json=chat(max_tokens=2))).status == 200
 
 
 async def test_a_body_that_does_not_unpack_is_answered_and_fills_no_log(
