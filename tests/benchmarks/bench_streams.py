@@ -2,11 +2,11 @@
 
 Back of the envelope: a step that serves many streams reads the weights once for all of them, so the sum of their
 speeds grows until arithmetic is the bound. One stream is bound by reading what a token meets (bytes over the bandwidth
-measured before), many by multiplying (2 operations a parameter that a token meets, over the speed of torch's fp32
-product of two matrices on two threads, measured before). So many are at most as many times as fast as one as the
-second bound is of what one reaches: much where a model is larger than the caches, little where it lies in them and one
-stream keeps both cores busy. Every stream has a prompt of its own and a client of its own (`user`). The load generator
-shares the two cores: its processor time stands beside the first row of each count.
+measured before), many by multiplying, their prompts' tokens too (2 operations a parameter that a token meets, over the
+speed of torch's fp32 product of two matrices on two threads, measured before). So many are at most as many times as
+fast as one as the second bound is of what one reaches: much where a model is larger than the caches, little where it
+lies in them and one stream keeps both cores busy. Every stream has a prompt of its own and a client of its own
+(`user`). The load generator shares the two cores: its processor time stands beside the first row of each count.
 
 Jain's index of fairness is (Σ speed)² ÷ (n · Σ speed²) over the clients' tokens a second, 1 where all are served alike.
 The delay of the event loop is measured twice. From inside, by the node itself (`blyan_event_loop_delay_seconds`: how
@@ -41,7 +41,7 @@ from nodes import install_builtin
 HERE = Path(__file__).parent
 COUNTS = (1, 4) if SMOKE else (1, 8, 64, 256)
 PROMPT = 32
-TOKENS = {BUILT_IN: 128, "tiny": 48, "200m": 16}  # of a stream: larger models take as long for fewer
+TOKENS = {BUILT_IN: 128, "tiny": 128, "200m": 64}  # of a stream
 OPEN, OPEN_TOKENS = (8, 4) if SMOKE else (1_000, 16)
 PROBED = 4 if SMOKE else 64
 PROBE_S = 1.0 if SMOKE else 20.0
@@ -141,11 +141,8 @@ def scaling(node: BenchedNode, model: Reference, kind: str, page: Page) -> None:
                 )
     for streams in COUNTS:
         bound, how = reading if streams == 1 else multiplied
-        page.row(
-            f"{label}: {streams} at once, share of the bound",
-            f"{median(speeds[streams]) / bound:.0%} of {bound:,.0f} tok/s",
-            how,
-        )
+        positions = median(speeds[streams]) * (1 if streams == 1 else (PROMPT + tokens) / tokens)
+        page.row(f"{label}: {streams} at once, share of the bound", f"{positions / bound:.0%} of {bound:,.0f}/s", how)
     for streams in COUNTS[1:]:
         target = f"≥ {SPEEDUP_TARGET} ×" if streams == 64 else ""
         times = median(many / one for many, one in zip(speeds[streams], speeds[1], strict=True))

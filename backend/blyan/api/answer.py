@@ -183,83 +183,102 @@ async def _together(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def stream(
-    request: web.Request, node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
-) -> web.StreamResponse:
-    """Run all generations together and send their events as they come, those of one choice in their order."""
-    wanted = _fitting(node, model, dialect, wanted)
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    finished: dict[int, Finished] = {}
-    cut: Usage = {}
-    options = dialect.options
+class _Streamed:
+    """A streamed answer under way."""
 
-    async def send(*bodies: dict[str, Any]) -> None:
-        if not response.prepared:
-            await response.prepare(request)
-            opening = dialect.opening(0)
-            if opening is not None:
-                await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
-        await send_piece(request, response, b"".join(map(_event, bodies)))
+    def __init__(
+        self,
+        request: web.Request,
+        node: Node,
+        model: LoadedModel,
+        dialect: Dialect,
+        wanted: Sequence[GenerationRequest],
+    ) -> None:
+        self._request, self._node, self._model = request, node, model
+        self._dialect, self._options, self._wanted = dialect, dialect.options, wanted
+        self._finished: dict[int, Finished] = {}
+        self.response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"},
+        )
+        self.cut: Usage = {}  # what was charged before a fault ended it
 
-    async def send_batch(index: int, batch: Sequence[Event], meter: Meter) -> None:
+    async def send(self, *bodies: dict[str, Any]) -> None:
+        """Send events, after the headers and the opening of the first choice."""
+        if not self.response.prepared:
+            await self.response.prepare(self._request)
+            await self._open(0)
+        await send_piece(self._request, self.response, b"".join(map(_event, bodies)))
+
+    async def send_all(self) -> None:
+        """Everything to the end."""
+        options = self._options
+        charged = metered(
+            self._request, self._node, self._model, self._wanted, choices=options.choices, quote=options.quote
+        )
+        async with charged as meter, _together(self._node, self._model, self._wanted) as batches:
+            try:
+                await self._send_answers(meter, batches)
+            except Fault:
+                self.cut = await meter.cut()
+                raise
+        await send_piece(self._request, self.response, b"data: [DONE]\n\n")
+
+    async def _send_answers(self, meter: Meter, batches: AsyncIterator[tuple[int, list[Event]]]) -> None:
+        begun = {0}  # choices whose opening was sent, or is sent with the headers
+        async for index, batch in batches:
+            if index not in begun and not isinstance(batch[0], Failed):
+                await self._open(index)
+            begun.add(index)
+            await self._send_batch(index, batch, meter)
+            _unless_failed(batch[-1])
+        if self._options.include_usage:
+            in_order = [self._finished[index] for index in range(len(self._wanted))]
+            usage = {**_usage(in_order, self._options.choices), **await meter.settle()}
+            await self.send(self._dialect.envelope(chunk=True) | {"choices": [], "usage": usage})
+
+    async def _send_batch(self, index: int, batch: Sequence[Event], meter: Meter) -> None:
         known = [event for event in batch if isinstance(event, Delta | Finished)]
-        chunks = [_chunk(dialect, index, event) for event in known]
+        chunks = [_chunk(self._dialect, index, event) for event in known]
         if isinstance(batch[-1], Finished):
-            finished[index] = batch[-1]
-        if len(finished) < len(wanted) or options.include_usage:
+            self._finished[index] = batch[-1]
+        if len(self._finished) < len(self._wanted) or self._options.include_usage:
             if chunks:
-                await send(*chunks)
+                await self.send(*chunks)
                 _tell(meter, index, known, chunks)
             return
         *before, last = chunks
         if meter.charges and before:  # the end may wait for the books, what comes before it does not
-            await send(*before)
+            await self.send(*before)
         _tell(meter, index, known, chunks)
         usage = await meter.settle()
         if usage:
             last["blyan"] = {**last.get("blyan", {}), **usage}
-        await send(*([last] if meter.charges else chunks))
+        await self.send(*([last] if meter.charges else chunks))
 
-    async def send_answers(meter: Meter, batches: AsyncIterator[tuple[int, list[Event]]]) -> None:
-        begun = {0}  # choices whose opening was sent
-        async for index, batch in batches:
-            opening = None if index in begun else dialect.opening(index)
-            begun.add(index)
-            if opening is not None and not isinstance(batch[0], Failed):
-                await send(dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(dialect))
-            await send_batch(index, batch, meter)
-            _unless_failed(batch[-1])
-        if options.include_usage:
-            in_order = [finished[index] for index in range(len(wanted))]
-            usage = {**_usage(in_order, options.choices), **await meter.settle()}
-            await send(dialect.envelope(chunk=True) | {"choices": [], "usage": usage})
+    async def _open(self, index: int) -> None:
+        opening = self._dialect.opening(index)
+        if opening is not None:
+            await self.send(self._dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(self._dialect))
 
-    async def send_all() -> None:
-        nonlocal cut
-        async with (
-            metered(request, node, model, wanted, choices=options.choices, quote=options.quote) as meter,
-            _together(node, model, wanted) as batches,
-        ):
-            try:
-                await send_answers(meter, batches)
-            except Fault:
-                cut = await meter.cut()
-                raise
-        await send_piece(request, response, b"data: [DONE]\n\n")
 
+async def stream(
+    request: web.Request, node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
+) -> web.StreamResponse:
+    """Run all generations together and send their events as they come, those of one choice in their order."""
+    answer = _Streamed(request, node, model, dialect, _fitting(node, model, dialect, wanted))
     try:
-        await send_all()
+        await answer.send_all()
     except ConnectionError:  # the caller left
         raise
     except Exception as reason:  # boundary of a begun response: a failure is its last event, never a second response
-        if not response.prepared:
+        if not answer.response.prepared:
             raise
         if not isinstance(reason, Fault):
             _log.exception("a streamed answer failed")
         fault = reason if isinstance(reason, Fault) else InternalError(f"internal error: {type(reason).__name__}")
-        await send(named_error_body(fault) | ({"usage": cut} if cut else {}))
-    await response.write_eof()
-    return response
+        await answer.send(named_error_body(fault) | ({"usage": answer.cut} if answer.cut else {}))
+    await answer.response.write_eof()
+    return answer.response
 
 
 def _event(body: dict[str, Any]) -> bytes:

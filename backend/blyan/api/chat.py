@@ -56,6 +56,11 @@ def sampling_of(options: AnswerOptions, model: LoadedModel, node: Node) -> Sampl
         )
 
 
+async def model_named(node: Node, name: str) -> LoadedModel:
+    """The model of a request; `NotFound`, or the reason why it is refused, which may take a look at the disk."""
+    return node.model_at_once(name) or await asyncio.to_thread(node.model, name)
+
+
 @asynccontextmanager
 async def generation(node: Node, model: LoadedModel, request: GenerationRequest) -> AsyncGenerator[Events, None]:
     """Events of one generation, the last one `Finished` or `Failed`; leaving the context cancels what is left.

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from blyan import __version__
 from blyan.api.body import json_object
-from blyan.api.chat import embedding, fitting, generation, sampling_of
+from blyan.api.chat import embedding, fitting, generation, model_named, sampling_of
 from blyan.api.errors import error_response, json_response, ollama_error
 from blyan.api.metering import Meter, Usage, metered, metered_reading
 from blyan.api.model_text import told_of
@@ -319,7 +319,7 @@ def _capabilities(model: LoadedModel) -> list[str]:
 
 async def _model(node: Node, name: str) -> LoadedModel:
     try:
-        return await asyncio.to_thread(node.model, name)
+        return await model_named(node, name)
     except NotFound as fault:
         raise NotFound(f"model {name[:128]!r} not found", detail=fault.detail, hint=fault.hint) from None
 

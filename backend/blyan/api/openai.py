@@ -14,7 +14,7 @@ from aiohttp import web
 
 from blyan.api import answer
 from blyan.api.body import json_object
-from blyan.api.chat import embedding, sampling_of
+from blyan.api.chat import embedding, model_named, sampling_of
 from blyan.api.client import tell_client
 from blyan.api.dialects import ChatDialect, CompletionDialect
 from blyan.api.errors import error_body, json_response
@@ -47,7 +47,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     body = await _json_object(request)
     asked = parse_chat(body)
     tell_client(request, body.get("user"))
-    model = await asyncio.to_thread(node.model, asked.options.model)
+    model = await model_named(node, asked.options.model)
     with node.kept.using(model, None):
         return await _chat(request, model, asked)
 
@@ -73,7 +73,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     body = await _json_object(request)
     asked = parse_completion(body)
     tell_client(request, body.get("user"))
-    model = await asyncio.to_thread(node.model, asked.options.model)
+    model = await model_named(node, asked.options.model)
     with node.kept.using(model, None):
         return await _completion(request, model, asked)
 
@@ -81,7 +81,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
 async def _completion(request: web.Request, model: LoadedModel, asked: CompletionRequest) -> web.StreamResponse:
     node = node_of(request)
     with blaming("prompt", "suffix"):
-        gaps = await asyncio.to_thread(_gaps, node, model, asked)
+        told = not asked.suffix and all(isinstance(prompt, tuple) for prompt in asked.prompts)
+        gaps = _gaps(node, model, asked) if told else await asyncio.to_thread(_gaps, node, model, asked)
         prompts = [gap.tokens for gap in gaps]
     wanted = [
         choice
@@ -104,7 +105,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     body = await _json_object(request)
     asked = parse_embedding(body)
     tell_client(request, body.get("user"))
-    model = await asyncio.to_thread(node.model, asked.model)
+    model = await model_named(node, asked.model)
     with blaming("input"):
         inputs = await asyncio.to_thread(lambda: [completion_prompt(model, text) for text in asked.inputs])
         for tokens in inputs:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from blyan.api.body import json_object
 from blyan.api.caller import account_of
+from blyan.api.chat import model_named
 from blyan.api.errors import json_response
 from blyan.api.metering import tariff_for
 from blyan.api.openai import chat_prompt_of, completion_prompt
@@ -61,7 +62,7 @@ async def quote(request: web.Request) -> web.Response:
         _want_known(body, {"model", "messages", "prompt", "prompt_tokens", "max_tokens"})
         name = _text(body, "model")
         tokens_max = integer(body, "max_tokens", 1, limits.canonical_integer_max)
-    model = await asyncio.to_thread(node.model, name)
+    model = await model_named(node, name)
     if node.accounts is None:
         return json_response({"free": True, "model": model.name, "why": _open_node})
     account = account_of(request)

@@ -129,6 +129,11 @@ class Node:
             raise found.reason
         return found
 
+    def model_at_once(self, name: str) -> LoadedModel | None:
+        """The same where it needs no work, for who cannot wait; None where `model` says more."""
+        found = self.models.get(canonical_name(name))
+        return found if isinstance(found, LoadedModel) else None
+
     @contextmanager
     def changing(self) -> Generator[WritableGround, None, None]:
         """The right to change which models there are, for one thread at a time; `Unavailable` while another has it."""
