@@ -16,6 +16,9 @@ from aiohttp import ClientSession, ClientTimeout
 
 from accounts import ORIGIN, SOURCES, Nodes, code_of
 from blyan.api import answer, dialects, ollama, openai, sending
+from blyan.inference.receipt import output_bytes
+from blyan.inference.receipt_check import Known, check_receipt
+from blyan.inference.receipt_output import choices_of
 from blyan.inference.session import Delta, Event, Failed, TokenReport
 from blyan.ledger import reading
 from blyan.ledger.postgres_store import PostgresStore
@@ -161,6 +164,7 @@ async def test_an_answer_that_nobody_takes_ends_before_its_hold_does(
     buyer = await payer(client)
     raw = await (await buyer.post("/v1/completions", ASKED)).read()
     assert b"expected the caller to take it within" in raw
+    assert b'"receipt":{' in raw.rsplit(b"data: ", 1)[1]
     await settled(client)
     assert charges_of(client).ended == {"settled": 1}
     assert 100_000 - cost_of(3, 49) < (await buyer.has()).balance < 100_000 - cost_of(3, 1)
@@ -386,3 +390,36 @@ async def test_a_line_of_an_error_says_what_the_lines_before_cost(
     assert lines[-1]["usage"]["completion_tokens"] == 3
     await settled(client)
     assert (await buyer.has()).balance == 100_000 - cost_of(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", ASKED),
+        ("/v1/chat/completions", {**ASKED, "prompt": None, "messages": [{"role": "user", "content": "abc"}]}),
+    ],
+)
+async def test_the_receipt_of_a_part_holds_against_what_was_sent(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
+) -> None:
+    """Of two choices the second fails before anything of it was sent; a mistake of ours is told like a fault."""
+    real = answer._chunk
+
+    def broken(dialect: Any, index: int, event: Any) -> dict[str, Any]:
+        if index == 1:
+            raise RuntimeError("a mistake")
+        return real(dialect, index, event)
+
+    monkeypatch.setattr(answer, "_chunk", broken)
+    client = await charging(nodes, ledger={"seal_seconds": 1})
+    buyer = await payer(client)
+    body = {name: value for name, value in asked.items() if value is not None} | {"n": 2, "temperature": 0}
+    raw = json.dumps(body).encode()
+    response = await client.post(path, data=raw, headers={**buyer.headers, "Content-Type": "application/json"})
+    said = await response.read()
+    last = json.loads(said.strip().rsplit(b"data: ", 1)[1])
+    assert last["error"]["code"] == "internal_error"
+    await settled(client)
+    salt = bytes.fromhex(last["usage"]["receipt"]["salt"])
+    known = Known(request=raw, output=output_bytes(choices_of(said)), salt=salt)
+    assert check_receipt(await sealed(buyer, last["usage"]["receipt"]["id"]), known).failed == []

@@ -265,6 +265,14 @@ def test_what_changes_no_weights_does_without_torch(tmp_path: Path) -> None:
     assert _frugal("model remove mine --yes".split(), tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize("line", ["--help model", "-h chat", "--data-dir=q --help up", "--help --version", "--help"])
+def test_help_and_mistakes_before_a_command_list_all_of_them(line: str) -> None:
+    """Whatever comes after."""
+    printed = command(*line.split()).stdout
+    assert all(f"    {word} " in printed for word in ("up", "init", "model", "wallet", "completion"))
+    assert "'chain', 'db', 'ledger'" in command("-1", "model", "list").stderr
+
+
 @pytest.mark.parametrize("path", [path for path in LEAVES if path not in ("up", "init")])
 def test_a_command_parsed_alone_is_that_of_the_whole_tree(path: str) -> None:
     """Other groups are not even imported; `up` and `init` are one module."""

@@ -21,6 +21,7 @@ from blyan.api.errors import json_response, named_error_body
 from blyan.api.events import Events
 from blyan.api.metering import Meter, Usage, metered
 from blyan.api.sending import send_piece
+from blyan.api.turnstile import turn
 from blyan.inference.session import (
     Delta,
     Embedded,
@@ -87,6 +88,7 @@ async def whole(
     request: web.Request, node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
 ) -> web.StreamResponse:
     """Run all generations and answer with one body."""
+    await turn()
     wanted = _fitting(node, model, dialect, wanted)
     options = dialect.options
     async with metered(request, node, model, wanted, choices=options.choices, quote=options.quote) as meter:
@@ -200,7 +202,12 @@ class _Streamed:
         self.response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"},
         )
-        self.cut: Usage = {}  # what was charged before a fault ended it
+        self._meter: Meter | None = None
+
+    @property
+    def cut(self) -> Usage:
+        """What was charged before a fault ended it."""
+        return {} if self._meter is None else self._meter.cut
 
     async def send(self, *bodies: dict[str, Any]) -> None:
         """Send events, after the headers and the opening of the first choice."""
@@ -215,12 +222,8 @@ class _Streamed:
         charged = metered(
             self._request, self._node, self._model, self._wanted, choices=options.choices, quote=options.quote
         )
-        async with charged as meter, _together(self._node, self._model, self._wanted) as batches:
-            try:
-                await self._send_answers(meter, batches)
-            except Fault:
-                self.cut = await meter.cut()
-                raise
+        async with charged as self._meter, _together(self._node, self._model, self._wanted) as batches:
+            await self._send_answers(self._meter, batches)
         await send_piece(self._request, self.response, b"data: [DONE]\n\n")
 
     async def _send_answers(self, meter: Meter, batches: AsyncIterator[tuple[int, list[Event]]]) -> None:
@@ -259,12 +262,15 @@ class _Streamed:
         opening = self._dialect.opening(index)
         if opening is not None:
             await self.send(self._dialect.envelope(chunk=True) | {"choices": [opening]} | _no_usage(self._dialect))
+            if self._meter is not None:
+                self._meter.opened(index)
 
 
 async def stream(
     request: web.Request, node: Node, model: LoadedModel, dialect: Dialect, wanted: Sequence[GenerationRequest]
 ) -> web.StreamResponse:
     """Run all generations together and send their events as they come, those of one choice in their order."""
+    await turn()
     answer = _Streamed(request, node, model, dialect, _fitting(node, model, dialect, wanted))
     try:
         await answer.send_all()

@@ -16,7 +16,6 @@ from blyan.api.charging import within_quotas
 from blyan.api.client import client_of_trace
 from blyan.api.counting import GenerationCount, counted
 from blyan.api.events import Events
-from blyan.api.turnstile import turn
 from blyan.inference.delivery import LoopListener
 from blyan.inference.embedding import embed, want_embeddable
 from blyan.inference.engine_table import too_long_for_memory
@@ -67,7 +66,6 @@ async def generation(node: Node, model: LoadedModel, request: GenerationRequest)
 
     Checks lengths before it queues. What it took and gave is counted when the context is left.
     """
-    await turn()
     request = fitting(node, model, request)
     with counted(node.metrics, node.sources.monotonic, echoed=len(request.prompt) if request.echo else 0) as count:
         most = len(request.prompt) + answer_tokens_max(model, request)

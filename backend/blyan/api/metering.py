@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import web
 
@@ -29,6 +29,7 @@ from blyan.primitives.amount import USD
 from blyan.primitives.errors import InvalidInput, Unavailable
 
 Usage: TypeAlias = Mapping[str, Any]  # `cost` and perhaps `receipt`; empty on a node without accounts
+_end_wait_seconds: Final = 1.0  # for the books, before an error is sent: less than a node that ends waits for it
 _free = {"cost": shown_amount(0, USD.code)}
 
 
@@ -39,6 +40,7 @@ class _Part:
     prompt: int  # number of its prompt
     echoed: int = 0  # tokens of the prompt that come back before the first of the answer
     begun: bool = False
+    seen: bool = False  # something of it was sent, be it without text
     tokens: int = 0
     content: list[str] = field(default_factory=list[str])
     reasoning: list[str] = field(default_factory=list[str])
@@ -54,6 +56,7 @@ class Meter:
 
     def __init__(self, usage: Usage) -> None:
         self._usage = usage
+        self.cut: Usage = {}  # what an error says that ended the answer: what was charged until then, tokens too
 
     @property
     def charges(self) -> bool:
@@ -62,6 +65,9 @@ class Meter:
 
     def delivered(self, index: int, *events: Event) -> None:
         """These events of an answer were sent, or are what is sent next."""
+
+    def opened(self, index: int) -> None:
+        """The beginning of an answer was sent, without anything of it."""
 
     def said(self, index: int, choice: Mapping[str, Any]) -> None:
         """This choice of the OpenAI dialect, whole or a piece, is a part of what is delivered."""
@@ -76,9 +82,8 @@ class Meter:
         """Charge for what was delivered: what the last chunk says of it."""
         return self._usage
 
-    async def cut(self) -> Usage:
-        """The same where a fault ended the answer: what the error says of it, with tokens; nothing if it was free."""
-        return {}
+    async def end(self) -> None:
+        """A fault ended the answer: charge for what was delivered until then."""
 
 
 class PaidMeter(Meter):
@@ -112,9 +117,14 @@ class PaidMeter(Meter):
             elif isinstance(event, Finished):
                 part.begun, part.tokens = True, event.completion_tokens + part.echoed
 
+    def opened(self, index: int) -> None:
+        """It stands in what the caller has."""
+        self._parts[index].seen = True
+
     def said(self, index: int, choice: Mapping[str, Any]) -> None:
         """Keep its text for the digest."""
         part = self._parts[index]
+        part.seen = True
         if "text" in choice:
             part.content.append(choice["text"])
             return
@@ -128,6 +138,7 @@ class PaidMeter(Meter):
     def told(self, index: int, content: str, reasoning: str = "", calls: Sequence[ToolCall] = ()) -> None:
         """Keep them for the digest."""
         part = self._parts[index]
+        part.seen = True
         part.content.append(content)
         part.reasoning.append(reasoning)
         part.calls += calls
@@ -144,14 +155,16 @@ class PaidMeter(Meter):
         receipt = {"receipt": {"id": self._held.id, "salt": salt.hex()}} if kept else {}
         return {"cost": cost_shown(cost, self._held.tariff.price.asset), **receipt}
 
-    async def cut(self) -> Usage:
-        """Whoever got a part pays for it, and is told."""
+    async def end(self) -> None:
+        """Whoever got a part pays for it, and is told, unless the books take too long."""
         if self._ended or not any(part.begun for part in self._parts.values()):
-            return {}
+            return
         _, delivered, _ = self._reckoned()
         prompt, completion = delivered.prompt_tokens, delivered.completion_tokens
         tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-        return {**tokens, **await self.settle()}
+        with suppress(TimeoutError):  # it is settled all the same
+            async with asyncio.timeout(_end_wait_seconds):
+                self.cut = {**tokens, **await self.settle()}
 
     def leave(self) -> None:
         """The request is over: what is not settled yet is settled, or released, without anybody waiting."""
@@ -170,7 +183,7 @@ class PaidMeter(Meter):
         prompt_tokens = sum(self._prompts[number] for number in read)
         completion_tokens = sum(max(0, part.tokens - part.echoed) for part in parts)
         salt = self._node.sources.entropy(salt_bytes)
-        output = output_bytes([part.choice() for part in parts])
+        output = output_bytes([part.choice() for part in parts if part.seen])  # others stand nowhere
         delivered = Delivered(
             self._model.name,
             self._model.manifest_id,
@@ -236,9 +249,15 @@ async def _held(
         async with asyncio.timeout(delivery_seconds_max):
             yield meter
     except TimeoutError:
+        await meter.end()
         raise Unavailable(
             f"answer: expected the caller to take it within {delivery_seconds_max} s, found it still waiting"
         ) from None
+    except ConnectionError:  # nobody is there to be told
+        raise
+    except Exception:
+        await meter.end()
+        raise
     finally:
         meter.leave()
 

@@ -23,6 +23,7 @@ from blyan.api.model_text import told_of
 from blyan.api.ollama_lines import Lines, nanoseconds, time_text
 from blyan.api.sending import send_piece
 from blyan.api.state import node_of
+from blyan.api.turnstile import turn
 from blyan.inference.answer_form import AnswerForm, Piece, answer_form, want_thinking
 from blyan.inference.embedding import want_embeddable
 from blyan.inference.receipt import ToolCall
@@ -211,7 +212,7 @@ async def _answer(request: web.Request, model: LoadedModel, asked: OllamaRequest
 
     context, reader = list(wanted.prompt), form.reader()
     unsent: list[Event] = []  # whose text no line has had yet, as within the call of a tool
-    cut: Usage = {}
+    charged = Meter({})
 
     async def answered(meter: Meter, events: AsyncIterable[Event]) -> dict[str, Any]:
         """Send all lines but the last, which is returned."""
@@ -235,23 +236,20 @@ async def _answer(request: web.Request, model: LoadedModel, asked: OllamaRequest
                 return lines.last(piece, event, context, await meter.settle())
         raise AssertionError("events end with Finished or Failed")
 
+    await turn()
     try:
         async with (
-            metered(request, node, model, [wanted], quote=asked.options.quote) as meter,
+            metered(request, node, model, [wanted], quote=asked.options.quote) as charged,
             generation(node, model, wanted) as events,
         ):
-            try:
-                last = await answered(meter, events)
-            except Fault:
-                cut = await meter.cut()
-                raise
+            last = await answered(charged, events)
             if not asked.options.stream:
                 return json_response(last)
             await send(last)
     except Fault as fault:
         if not response.prepared:
             raise
-        await send(ollama_error(fault) | ({"usage": cut} if cut else {}))
+        await send(ollama_error(fault) | ({"usage": charged.cut} if charged.cut else {}))
     await response.write_eof()
     return response
 

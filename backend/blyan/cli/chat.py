@@ -136,6 +136,9 @@ class _Chat:
                     sys.stdout.flush()
             else:
                 conversation.messages.pop()
+            if not whole and answer.cost is not None:  # a part was delivered, and there is a receipt for it
+                self._last = answer
+                self._say_cost(answer)
         self._report(answer)
 
     @property
@@ -173,7 +176,9 @@ class _Chat:
                 f"{answer.prompt_tokens} tokens in, {answer.completion_tokens} out{first}{speed} "
                 f"({answer.finish_reason})"
             )
+        self._say_cost(answer)
 
+    def _say_cost(self, answer: Answer) -> None:
         if answer.cost is not None and not self._output.as_json:
             self._output.note(cost_line(answer.cost, hint=sys.stdin.isatty()))
 

@@ -177,18 +177,24 @@ async def _limited(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
     return bytes(raw)
 
 
+def _count(usage: Any, answer: Answer) -> None:
+    """Tokens and cost, at the end of an answer or beside the error that ended it."""
+    match usage:
+        case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **priced}:
+            answer.prompt_tokens, answer.completion_tokens = prompt, completion
+            answer.cost = cost_of(priced)
+        case _:
+            pass
+
+
 def _take(event: Any, answer: Answer) -> str:
     """The text of one streamed event; the fault that it reports, or `PeerFault` if it is no event."""
     match event:
-        case {"error": _}:
+        case {"error": _, **rest}:
+            _count(rest.get("usage"), answer)
             raise fault_of(event)
         case {"choices": [], **rest}:
-            match rest.get("usage"):
-                case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **priced}:
-                    answer.prompt_tokens, answer.completion_tokens = prompt, completion
-                    answer.cost = cost_of(priced)
-                case _:
-                    pass
+            _count(rest.get("usage"), answer)
             return ""
         case {"choices": [{"delta": {"content": str(text)}, **choice}]}:
             _finish(choice, answer)

@@ -102,11 +102,13 @@ def _needed(arguments: Sequence[str]) -> Iterable[str]:
     """The modules that this command line needs: importing all of them takes longer than most commands."""
     words = iter(arguments)
     for word in words:
+        if word == "--version":
+            return ()
         if word == "--data-dir":
             next(words, None)
-        elif not word.startswith("-"):
-            return (_modules[word],) if word in _modules else _modules.values()
-    return () if "--version" in arguments else _modules.values()
+        elif word != "--json" and not word.startswith("--data-dir="):
+            return (_modules[word],) if word in _modules else _modules.values()  # help, or a mistake: it lists them all
+    return _modules.values()
 
 
 def build(modules: Iterable[str] = _modules.values()) -> Parser:

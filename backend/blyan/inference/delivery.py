@@ -76,14 +76,16 @@ class LoopListener:
         self._hand_over()
 
     def _hand_over(self) -> None:
-        for _ in range(min(_slice, len(self._handed))):
-            emit, events = self._handed.popleft()
-            for event in events:
-                emit(event)
-        if self._handed:
-            self.loop.call_soon(self._hand_over)
-        elif self._crowded:
-            self._resting = True
-            self.loop.call_later(_rest_seconds, self._look)
-        elif self._queue:
-            self.loop.call_soon(self._wake)
+        try:
+            for _ in range(min(_slice, len(self._handed))):
+                emit, events = self._handed.popleft()
+                for event in events:
+                    emit(event)
+        finally:  # whoever fails ends nobody else's stream
+            if self._handed:
+                self.loop.call_soon(self._hand_over)
+            elif self._crowded:
+                self._resting = True
+                self.loop.call_later(_rest_seconds, self._look)
+            elif self._queue:
+                self.loop.call_soon(self._wake)

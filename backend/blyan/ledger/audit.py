@@ -175,7 +175,8 @@ def _record_problem(fold: _Fold, row: Row, entry_rows: list[Row], account: Row |
 
 def _typed(row: Row, entry_rows: list[Row], account: Row | None) -> Record:
     if set(map(type, chain(row[:2], *entry_rows))) != _integers:
-        raise TypeError(f"{[row[:2], *entry_rows]!r} for integers")
+        bad = next(values for values in (row[:2], *entry_rows) if set(map(type, values)) != _integers)
+        raise TypeError(f"{bad!r} for integers")
     if row[2] not in kinds:
         raise ValueError(f"kind {row[2]!r}")
     if [entry[1] for entry in entry_rows] != _counted[: len(entry_rows)]:
