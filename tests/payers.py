@@ -127,3 +127,14 @@ async def sealed(buyer: Payer, identity: str) -> bytes:
             await asyncio.sleep(0.1)
     assert got.status == 200, await got.text()
     return await got.read()
+
+
+def cost_of(prompt: int, completion: int) -> int:
+    """What so many tokens cost, in smallest units."""
+    return -(-(prompt * PRICE.prompt + completion * PRICE.completion) // 1_000_000)
+
+
+async def kinds(buyer: Payer) -> list[str]:
+    """What became of the account, the last first."""
+    name = f"user:{buyer.account}"
+    return [line.kind for line in await books_of(buyer.client).read(lambda session: reading.statement(session, name))]

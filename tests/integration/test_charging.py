@@ -14,7 +14,7 @@ from blyan.ledger import reading
 from blyan.node.pricing import set_price
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 from nodes import import_into, serving, serving_with
-from payers import PRICE, books_of, charges_of, charging, node_of, own, payer, sealed, settled, units
+from payers import PRICE, books_of, charges_of, charging, cost_of, node_of, own, payer, sealed, settled, units
 from wallets import new_key
 
 ASKED = {"model": "random", "prompt": "abc", "max_tokens": 5, "ignore_eos": True, "temperature": 0}
@@ -22,10 +22,6 @@ CHAT = {"model": "random", "messages": [{"role": "user", "content": "hi"}], "tem
 OPENAI = CHAT | {"max_tokens": 6, "ignore_eos": True}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 OLLAMA = {"model": "random", "options": {"num_predict": 6, "temperature": 1.5, "seed": 5}}
-
-
-def cost_of(prompt: int, completion: int) -> int:
-    return -(-(prompt * PRICE.prompt + completion * PRICE.completion) // 1_000_000)
 
 
 def last_word(raw: bytes) -> dict[str, Any]:
