@@ -16,8 +16,11 @@ from blyan.inference.receipt import output_bytes
 from blyan.inference.receipt_check import Known, check_receipt
 from blyan.inference.receipt_output import choices_of
 from blyan.inference.session import Delta, Event, Failed, TokenReport
+from blyan.ledger.sql import Outcome
+from blyan.ledger.transfers import Request, Void
+from blyan.node.books import NodeBooks
 from blyan.primitives.errors import Unavailable
-from payers import charging, cost_of, kinds, payer, sealed, settled
+from payers import charges_of, charging, cost_of, kinds, payer, sealed, settled, until
 
 ASKED = {"model": "random", "prompt": "abc", "max_tokens": 50, "ignore_eos": True, "stream": True}
 
@@ -144,3 +147,27 @@ async def test_the_receipt_of_a_part_holds_against_what_was_sent(
     salt = bytes.fromhex(last["usage"]["receipt"]["salt"])
     known = Known(request=raw, output=output_bytes(choices_of(said)), salt=salt)
     assert check_receipt(await sealed(buyer, last["usage"]["receipt"]["id"]), known).failed == []
+
+
+async def test_a_hold_is_released_when_the_books_answer_again(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was delivered; the books were away when the hold was to be released."""
+    submit, away = NodeBooks.submit, True
+
+    async def asked(books: NodeBooks, request: Request) -> Outcome:
+        if away and isinstance(request, Void):
+            raise Unavailable("away")
+        return await submit(books, request)
+
+    def broken(*_: object) -> dict[str, Any]:
+        raise Unavailable("broken")
+
+    monkeypatch.setattr(NodeBooks, "submit", asked)
+    monkeypatch.setattr(dialects.CompletionDialect, "choice", broken)
+    client = await charging(nodes)
+    buyer = await payer(client)
+    assert (await buyer.post("/v1/completions", ASKED | {"stream": False, "max_tokens": 4})).status == 503
+    await settled(client)
+    assert (await buyer.has()).held_out > 0
+    away = False
+    await until(lambda: charges_of(client).ended["voided"] == 1)
+    assert ((await buyer.has()).balance, (await buyer.has()).held_out) == (100_000, 0)

@@ -76,6 +76,7 @@ class Charges:
         self._key, self._now, self._entropy = key, now, entropy
         self._open: dict[str, Row] = {}  # delivered, and not known to be settled
         self._asked: set[str] = set()  # of these, those that the books are being asked about
+        self._unreleased: dict[str, int] = {}  # holds of which nothing was delivered, by the receipt they were for
         self._tasks: set[asyncio.Task[Any]] = set()  # what goes on when its caller has gone
         self.ended: Counter[str] = Counter()  # charges by their end: settled, voided, lost
 
@@ -143,6 +144,7 @@ class Charges:
     def void(self, held: Held) -> None:
         """Release a hold: nothing was delivered. Whoever called it does not wait."""
         if held.record is not None:
+            self._unreleased[held.id] = held.record
             self._go_on(self._void(held.id, held.record))
 
     async def welcome(self, account: str) -> None:
@@ -150,7 +152,7 @@ class Charges:
         await self._allowance.grant(await self._books.open_user(account))
 
     async def keep(self) -> None:
-        """Take up what an earlier process left open, and settle what is open, again and again, until cancelled."""
+        """Take up what an earlier process left open; settle and release what is open, until it is cancelled."""
         found: list[Row] | None = None
         while True:
             if found is None:
@@ -160,6 +162,9 @@ class Charges:
             for row in list(self._open.values()):
                 if self._books.gone is None:
                     await asyncio.wait({self._go_on(self._settle(row))})  # a mistake about one stops no other
+            for identity, record in list(self._unreleased.items()):
+                if self._books.gone is None:
+                    await asyncio.wait({self._go_on(self._void(identity, record))})
             await asyncio.sleep(_again_seconds)
 
     async def receipt(self, account: str, identity: str) -> Row:
@@ -235,13 +240,15 @@ class Charges:
         self.ended[end] += 1
 
     async def _void(self, identity: str, record: int) -> None:
-        """Once: a hold that cannot be released now ends by itself."""
+        """Release a hold; asked again until the books say something. What no process asks again ends by itself."""
         request: Request = charges.release(identity, record)
         try:
             await self._books.submit(request)
-            self.ended["voided"] += 1
         except Fault as reason:
-            _log.warning("a hold is not released before its time is over: %s", reason.message)
+            _log.debug("the hold for %s stays: %s", identity, reason.message)
+            return
+        if self._unreleased.pop(identity, None) is not None:
+            self.ended["voided"] += 1
 
     def _go_on(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Do it whether its caller stays or not; `drain` waits for it."""
