@@ -25,6 +25,21 @@ from payers import charges_of, charging, cost_of, kinds, payer, sealed, settled,
 ASKED = {"model": "random", "prompt": "abc", "max_tokens": 50, "ignore_eos": True, "stream": True}
 
 
+def broken_after(*texts: str):
+    """A fake of `api.chat.generation` that fails once these pieces came, a token each."""
+
+    @asynccontextmanager
+    async def generation(*_: object) -> AsyncGenerator[AsyncIterator[Event]]:
+        async def events() -> AsyncIterator[Event]:
+            for text in texts:
+                yield Delta(text, (TokenReport(65, None, (), 0),), ())
+            yield Failed(Unavailable("broken"))
+
+        yield events()
+
+    return generation
+
+
 async def test_a_mistake_in_the_midst_of_an_answer_is_paid_as_far_as_it_was_sent(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,16 +89,7 @@ async def test_choices_that_were_not_sent_cost_nothing(nodes: Nodes, monkeypatch
 
 async def test_tokens_that_no_line_has_had_yet_cost_nothing(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """As within the call of a tool, which Ollama's lines have whole: it fails in the midst, and is an ordinary 503."""
-
-    @asynccontextmanager
-    async def broken(*_: object) -> AsyncGenerator[AsyncIterator[Event]]:
-        async def events() -> AsyncIterator[Event]:
-            yield Delta("", (TokenReport(65, None, (), 0),), ())
-            yield Failed(Unavailable("broken"))
-
-        yield events()
-
-    monkeypatch.setattr(ollama, "generation", broken)
+    monkeypatch.setattr(ollama, "generation", broken_after(""))
     client = await charging(nodes)
     buyer = await payer(client)
     assert (await buyer.post("/api/generate", {"model": "random", "prompt": "abc", "raw": True})).status == 503
@@ -95,17 +101,7 @@ async def test_a_line_of_an_error_says_what_the_lines_before_cost(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the Ollama dialect; without accounts it is the error alone."""
-
-    @asynccontextmanager
-    async def broken(*_: object) -> AsyncGenerator[AsyncIterator[Event]]:
-        async def events() -> AsyncIterator[Event]:
-            for _ in range(3):
-                yield Delta("a", (TokenReport(65, None, (), 0),), ())
-            yield Failed(Unavailable("broken"))
-
-        yield events()
-
-    monkeypatch.setattr(ollama, "generation", broken)
+    monkeypatch.setattr(ollama, "generation", broken_after("a", "a", "a"))
     client = await charging(nodes)
     buyer = await payer(client)
     raw = await (await buyer.post("/api/generate", {"model": "random", "prompt": "abc", "raw": True})).read()
