@@ -15,7 +15,9 @@ from nacl.signing import SigningKey, VerifyKey
 from blyan.primitives.errors import IntegrityFault, InvalidInput
 from blyan.primitives.ids import PublicKey, public_key
 
-SignatureKind: TypeAlias = Literal["entry", "joint", "rotation", "receipt", "quote"]
+SignatureKind: TypeAlias = Literal[
+    "entry", "joint", "rotation", "receipt", "quote", "summary", "peer-caller", "peer-answerer"
+]
 
 seed_bytes = 32
 

@@ -131,6 +131,26 @@ peer_body_bytes_max: Final = 16 * MIB  # what a peer may answer at once; payload
 peer_seconds_max: Final = 60.0  # for one answer
 peer_attempts_max: Final = 4
 
+# nodes among each other (docs/spec/peer.md)
+summary_bytes_max: Final = 4 * KIB
+summary_seconds_max: Final = 60.0  # since it came: who says nothing new for so long is gone
+summary_urls_max: Final = 4  # of each kind
+summary_models_max: Final = 64
+summary_url_chars_max: Final = 128
+holdings_bytes_max: Final = 16 * KIB  # of one model, unpacked: a bit an expert
+holdings_all_bytes_max: Final = 64 * KIB  # of all models of one node
+nodes_known_max: Final = 4_096
+gossip_summaries_max: Final = 64  # in one message
+link_frame_bytes_max: Final = 64 * MIB  # header and tensors
+link_handshake_bytes_max: Final = 16 * KIB  # of each of its frames
+link_handshake_seconds_max: Final = 10.0
+link_waiting_max: Final = 256  # requests of one link that are not answered yet
+links_max: Final = 1_024
+links_node_max: Final = 8  # of one node
+expert_calls_max: Final = 4_096  # in one message
+expert_rows_max: Final = 1 << 16  # in one message
+expert_queue_max: Final = 256  # messages that wait for the compute thread
+
 # the ledger
 amount_max: Final = 1 << 62  # smallest units, of an amount and of every sum that is kept
 legs_max: Final = 8
@@ -196,6 +216,9 @@ quota_per_minute_max: Final = 1_000_000_000
 
 assert tile_bytes == 4 * MIB
 assert tile_bytes < peer_body_bytes_max
+assert summary_bytes_max * 2 < link_handshake_bytes_max < link_frame_bytes_max <= message_bytes_max
+assert gossip_summaries_max * 2 * summary_bytes_max < message_header_bytes_max
+assert expert_calls_max <= message_tensors_max
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max
 assert 3 * (checkpoint_bytes_max + 6 * log_tile_width * 70) + joint_bytes_max < archive_header_bytes_max // 2
 assert saved_chat_bytes_max <= request_body_bytes_max  # what is loaded can be sent

@@ -1,0 +1,268 @@
+"""What nodes say of themselves to each other: the signed summary, its holdings, and the join code (docs/spec/peer.md).
+
+A summary is a claim. Nothing in it is believed beyond where its node can be asked: who measures is whoever calls.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+import zstandard
+
+from blyan.primitives import canonical, limits
+from blyan.primitives.canonical import Canonical
+from blyan.primitives.errors import InvalidInput, MalformedEncoding, MalformedMessage
+from blyan.primitives.ids import PayloadId, PublicKey, parse_hex64, payload_id, public_key
+from blyan.primitives.keys import Key, verify
+
+version_min: Final = 1
+version_max: Final = 1
+roles_known: Final = ("gateway", "expert", "stage", "validator", "trainer")
+secret_bytes: Final = 16
+_boot: Final = re.compile(r"[0-9a-f]{32}")
+_tag: Final = re.compile(r"[0-9a-f]{16}")
+_relayed: Final = re.compile(r"relay:[0-9a-f]{64}")
+_code: Final = re.compile(r"blyan-([a-z2-7]{29})")
+_check_bytes: Final = 2
+_fields: Final = {
+    "v",
+    "versions",
+    "node",
+    "boot",
+    "started",
+    "sequence",
+    "certificate",
+    "swarm",
+    "peer_urls",
+    "api_urls",
+    "roles",
+    "draining",
+    "queue",
+    "busy",
+    "holdings",
+    "sig",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a node says it holds of one model."""
+
+    trunk: bool  # all that is not a routed expert
+    experts: bytes  # bit n % 8 of byte n // 8: expert n of the routed ones, by layer and then number
+
+    def has(self, number: int) -> bool:
+        """Whether it says so of the routed expert with that number."""
+        byte = number >> 3
+        return byte < len(self.experts) and bool(self.experts[byte] >> (number & 7) & 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One process of a node: who it is, where it answers, what it holds. A value that exists is within the limits."""
+
+    node: PublicKey
+    boot: str  # 32 hex digits: this process
+    started: int  # Unix seconds, by its own clock
+    sequence: int  # rises with each summary of the process
+    certificate: str  # SHA-256 of the certificate that its peer port shows, 64 hex digits
+    swarm: str  # 16 hex digits: which join code it was given, not the code
+    peer_urls: tuple[str, ...] = ()  # wss://HOST:PORT, or relay:NODE through that node
+    api_urls: tuple[str, ...] = ()  # http://HOST:PORT, where its blobs are served
+    roles: tuple[str, ...] = ()
+    draining: bool = False
+    queue: int = 0  # expert messages that wait
+    busy: int = 0  # of its compute thread's time, in basis points
+    holdings: Mapping[PayloadId, Holding] = field(default_factory=dict[PayloadId, Holding])  # by manifest
+    versions: tuple[int, int] = (version_min, version_max)
+    signed: bytes = field(default=b"", repr=False)  # as it came or was signed
+
+    def sign(self, key: Key) -> Summary:
+        """The same with its signed bytes; `InvalidInput` if they would be too many."""
+        assert key.public == self.node, "a node signs for itself"
+        value = self._value()
+        raw = canonical.encode({**value, "sig": key.sign("summary", canonical.encode(value)).hex()})
+        if len(raw) > limits.summary_bytes_max:
+            raise InvalidInput(f"summary: expected at most {limits.summary_bytes_max} bytes, found {len(raw)}")
+        return parse_summary(raw)
+
+    def _value(self) -> dict[str, Canonical]:
+        holdings: dict[str, Canonical] = {
+            manifest: {"trunk": held.trunk, "experts": pack_bits(held.experts)}
+            for manifest, held in self.holdings.items()
+        }
+        return {
+            "v": 1,
+            "versions": list(self.versions),
+            "node": self.node,
+            "boot": self.boot,
+            "started": self.started,
+            "sequence": self.sequence,
+            "certificate": self.certificate,
+            "swarm": self.swarm,
+            "peer_urls": list(self.peer_urls),
+            "api_urls": list(self.api_urls),
+            "roles": list(self.roles),
+            "draining": self.draining,
+            "queue": self.queue,
+            "busy": self.busy,
+            "holdings": holdings,
+        }
+
+
+def parse_summary(raw: bytes) -> Summary:
+    """Read a summary and check its signature; `MalformedMessage` or `IntegrityFault` says what is wrong with it."""
+    try:
+        value = canonical.decode_object(raw, bytes_max=limits.summary_bytes_max)
+    except MalformedEncoding as reason:
+        raise MalformedMessage(f"summary: {reason.message}") from None
+    if value.keys() != _fields or value["v"] != 1:
+        raise MalformedMessage(f"summary: expected version 1 with the fields {sorted(_fields)}")
+    try:
+        summary = _summary_of(value, raw)
+    except (InvalidInput, zstandard.ZstdError) as reason:
+        raise MalformedMessage(f"summary: {reason}") from None
+    signature = value.pop("sig")
+    if not isinstance(signature, str) or not re.fullmatch(r"[0-9a-f]{128}", signature):
+        raise MalformedMessage("summary: expected a signature of 128 hex digits")
+    verify(summary.node, "summary", canonical.encode(value), bytes.fromhex(signature))
+    return summary
+
+
+def _summary_of(value: Mapping[str, Canonical], raw: bytes) -> Summary:
+    versions = value["versions"]
+    if not isinstance(versions, list) or len(versions) != 2:
+        raise InvalidInput("versions: expected two numbers")
+    low, high = (_count(each, "versions") for each in versions)
+    roles = _texts(value["roles"], "roles", len(roles_known))
+    if len(set(roles)) != len(roles):
+        raise InvalidInput("roles: expected each once")
+    peer_urls = _texts(value["peer_urls"], "peer_urls", limits.summary_urls_max)
+    api_urls = _texts(value["api_urls"], "api_urls", limits.summary_urls_max)
+    for url in peer_urls:
+        if not _relayed.fullmatch(url):
+            want_url(url, "peer_urls", "wss")
+    for url in api_urls:
+        want_url(url, "api_urls", "http", "https")
+    draining = value["draining"]
+    if not isinstance(draining, bool):
+        raise InvalidInput("draining: expected true or false")
+    return Summary(
+        public_key(value["node"]),
+        _matched(_boot, value["boot"], "boot"),
+        _count(value["started"], "started"),
+        _count(value["sequence"], "sequence"),
+        parse_hex64(value["certificate"], "certificate"),
+        _matched(_tag, value["swarm"], "swarm"),
+        peer_urls,
+        api_urls,
+        roles,
+        draining,
+        _count(value["queue"], "queue"),
+        _count(value["busy"], "busy"),
+        _holdings(value["holdings"]),
+        (low, high),
+        raw,
+    )
+
+
+def _holdings(value: Canonical) -> dict[PayloadId, Holding]:
+    if not isinstance(value, dict) or len(value) > limits.summary_models_max:
+        raise InvalidInput(f"holdings: expected at most {limits.summary_models_max} models")
+    found: dict[PayloadId, Holding] = {}
+    for manifest, said in value.items():
+        if not isinstance(said, dict) or said.keys() != {"trunk", "experts"} or not isinstance(said["trunk"], bool):
+            raise InvalidInput("holdings: expected trunk and experts of each model")
+        found[payload_id(manifest)] = Holding(said["trunk"], unpack_bits(said["experts"]))
+    total = sum(len(held.experts) for held in found.values())
+    if total > limits.holdings_all_bytes_max:
+        raise InvalidInput(f"holdings: expected at most {limits.holdings_all_bytes_max} bytes, found {total}")
+    return found
+
+
+def pack_bits(bits: bytes) -> str:
+    """A bitmap as text: base64 of one zstd frame that says its size."""
+    return base64.b64encode(zstandard.ZstdCompressor(level=9).compress(bits)).decode("ascii")
+
+
+def unpack_bits(text: object) -> bytes:
+    """Read `pack_bits`; `InvalidInput` for what is none, or larger than any model."""
+    if not isinstance(text, str) or len(text) > limits.summary_bytes_max:
+        raise InvalidInput("bitmap: expected base64 text")
+    try:
+        packed = base64.b64decode(text, validate=True)
+        said = zstandard.frame_content_size(packed)
+        if not 0 <= said <= limits.holdings_bytes_max:
+            raise InvalidInput(f"bitmap: expected at most {limits.holdings_bytes_max} bytes, found {said}")
+        reader = zstandard.ZstdDecompressor(max_window_size=limits.message_bytes_max)
+        return reader.decompress(packed, max_output_size=said, allow_extra_data=False) if said else b""
+    except (binascii.Error, zstandard.ZstdError, MemoryError, ValueError):
+        raise InvalidInput("bitmap: expected base64 of one zstd frame") from None
+
+
+def bits_of(numbers: set[int] | frozenset[int]) -> bytes:
+    """The bitmap in which these bits are set."""
+    bits = bytearray((max(numbers, default=-1) >> 3) + 1)
+    for number in numbers:
+        bits[number >> 3] |= 1 << (number & 7)
+    return bytes(bits)
+
+
+def want_url(url: str, what: str, *schemes: str) -> None:
+    """`InvalidInput` unless it is SCHEME://HOST:PORT and nothing more."""
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in schemes and bool(parts.hostname) and bool(parts.port) and "@" not in parts.netloc
+        fine = fine and f"{parts.scheme}://{parts.netloc}" == url and url.isascii() and url.isprintable()
+    except ValueError:
+        fine = False
+    if not fine or len(url) > limits.summary_url_chars_max or " " in url:
+        raise InvalidInput(f"{what}: expected {' or '.join(schemes)}://HOST:PORT, found {url[:80]!r}")
+
+
+def encode_code(secret: bytes) -> str:
+    """The join code of a swarm's secret: text that a person can carry, with a checksum against typing mistakes."""
+    assert len(secret) == secret_bytes, "a secret"
+    raw = secret + hashlib.sha256(b"blyan join code" + secret).digest()[:_check_bytes]
+    return "blyan-" + base64.b32encode(raw).decode("ascii").rstrip("=").lower()
+
+
+def parse_code(text: str) -> bytes:
+    """The secret of a join code; `InvalidInput`, without the code, for what is none."""
+    found = _code.fullmatch(text.strip().lower())
+    if found is not None:
+        raw = base64.b32decode(found[1].upper() + "===")
+        if encode_code(raw[:secret_bytes]) == text.strip().lower():
+            return raw[:secret_bytes]
+    raise InvalidInput(
+        "join code: expected blyan- and 29 letters and digits, found something else",
+        hint="`blyan node invite` on a node of the swarm prints it",
+    )
+
+
+def _count(value: Canonical, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidInput(f"{what}: expected a number from 0")
+    return value
+
+
+def _matched(pattern: re.Pattern[str], value: Canonical, what: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise InvalidInput(f"{what}: expected {pattern.pattern}")
+    return value
+
+
+def _texts(value: Canonical, what: str, most: int) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > most:
+        raise InvalidInput(f"{what}: expected a list of at most {most}")
+    texts = tuple(item for item in value if isinstance(item, str))
+    if len(texts) != len(value):
+        raise InvalidInput(f"{what}: expected texts")
+    return texts
