@@ -55,11 +55,18 @@ class Challenge:
     node: PublicKey
     boot: str
     nonce: str  # 64 hex digits
+    certificate: str  # SHA-256 of that under which the link is to be made; a wrong one fails the proofs
     versions: tuple[int, int] = (version_min, version_max)
 
     def fields(self) -> dict[str, Any]:
         """As it is sent."""
-        return {"node": self.node, "boot": self.boot, "nonce": self.nonce, "versions": list(self.versions)}
+        return {
+            "node": self.node,
+            "boot": self.boot,
+            "nonce": self.nonce,
+            "certificate": self.certificate,
+            "versions": list(self.versions),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,11 @@ def parse_challenge(fields: Mapping[str, Any]) -> Challenge:
         if not (type(low) is int and type(high) is int):
             raise InvalidInput("versions: expected two numbers")
         challenge = Challenge(
-            public_key(fields["node"]), _boot(fields["boot"]), parse_hex64(fields["nonce"], "nonce"), (low, high)
+            public_key(fields["node"]),
+            _boot(fields["boot"]),
+            parse_hex64(fields["nonce"], "nonce"),
+            parse_hex64(fields["certificate"], "certificate"),
+            (low, high),
         )
     except (KeyError, TypeError, ValueError, InvalidInput):
         raise PeerFault("peer: expected a challenge, found something else") from None
@@ -101,11 +112,9 @@ def agreed_version(theirs: tuple[int, int]) -> int:
     return version
 
 
-def transcript(certificate: str, challenge: Challenge, caller: Caller) -> bytes:
+def transcript(challenge: Challenge, caller: Caller) -> bytes:
     """What both sides sign: all that tells this link from any other."""
-    return canonical.encode(
-        {"certificate": certificate, "answerer": challenge.fields(), "caller": caller.fields(), "v": 1}
-    )
+    return canonical.encode({"v": 1, "answerer": challenge.fields(), "caller": caller.fields()})
 
 
 def proofs(key: Key, swarm: Swarm, side: Side, said: bytes, summary: Summary) -> dict[str, Any]:
@@ -117,11 +126,11 @@ def proofs(key: Key, swarm: Swarm, side: Side, said: bytes, summary: Summary) ->
     }
 
 
-def check_proofs(
-    node: PublicKey, boot: str, swarm: Swarm, side: Side, said: bytes, fields: Mapping[str, Any]
-) -> Summary:
-    """The summary of a side that proved itself; `Denied` if it did not. The membership is looked at first: it is cheap,
-    and whoever is no member learns nothing by what comes after."""
+def check_proofs(who: Challenge | Caller, swarm: Swarm, side: Side, said: bytes, fields: Mapping[str, Any]) -> Summary:
+    """The summary of a side that proved itself; `Denied` if it did not.
+
+    The membership is looked at first: it is cheap, and whoever is no member learns nothing by what comes after.
+    """
     membership, signature, summary = (fields.get(name) for name in ("membership", "signature", "summary"))
     if not (isinstance(membership, str) and isinstance(signature, str) and isinstance(summary, str)):
         raise Denied("peer: expected proofs, found none")
@@ -130,11 +139,11 @@ def check_proofs(
             "peer: expected a member of this swarm, found somebody else", hint="is the join code the right one?"
         )
     try:
-        verify(node, side, said, bytes.fromhex(signature))
+        verify(who.node, side, said, bytes.fromhex(signature))
         parsed = parse_summary(summary.encode("utf-8"))
     except (Fault, ValueError):
         raise Denied("peer: expected proof of its key, found none") from None
-    if parsed.node != node or parsed.boot != boot or parsed.swarm != swarm.tag:
+    if parsed.node != who.node or parsed.boot != who.boot or parsed.swarm != swarm.tag:
         raise Denied("peer: expected its own summary, found another's")
     return parsed
 

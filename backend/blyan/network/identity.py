@@ -6,7 +6,7 @@ to it (docs/spec/peer.md). So no authority is asked, no name is checked, and a n
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import hashlib
 import os
 import ssl
@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from blyan.primitives.clock import Entropy, UnixSeconds
 from blyan.primitives.keys import Key
 
-_valid: Final = datetime.timedelta(days=3650)  # nobody checks it: what is pinned is the hash
+_valid: Final = dt.timedelta(days=3650)  # nobody checks it: what is pinned is the hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,14 @@ def make_identity(key: Key, now: UnixSeconds, entropy: Entropy) -> Identity:
     """A certificate and a name for this process. Its private key leaves memory for a moment, as a file of this user."""
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "blyan")])
-    began = datetime.datetime.fromtimestamp(now(), datetime.UTC)
+    began = dt.datetime.fromtimestamp(now(), dt.UTC)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(private.public_key())
         .serial_number(int.from_bytes(entropy(16)) >> 1 | 1)
-        .not_valid_before(began - datetime.timedelta(days=1))
+        .not_valid_before(began - dt.timedelta(days=1))
         .not_valid_after(began + _valid)
         .sign(private, hashes.SHA256())
     )

@@ -1,0 +1,115 @@
+"""Dialling a peer: TLS whose certificate is known or learnt, our proofs, its proofs, and then a link."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import orjson
+
+from blyan.network.door import challenge_path, link_path, proofs_header
+from blyan.network.handshake import (
+    Caller,
+    Challenge,
+    Swarm,
+    agreed_version,
+    check_proofs,
+    nonce_bytes,
+    parse_challenge,
+    proofs,
+    transcript,
+)
+from blyan.network.identity import Identity, client_context
+from blyan.network.link import Handler, Link
+from blyan.primitives import limits
+from blyan.primitives.clock import Entropy, Monotonic
+from blyan.primitives.errors import MalformedMessage, PeerFault
+from blyan.wire.fields import as_dict
+from blyan.wire.framing import decode
+from blyan.wire.peer import Summary
+
+_challenge_bytes_max: Final = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Whom a dialler wants to reach: what is None is learnt."""
+
+    node: str | None = None
+    certificate: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Dialler:
+    """A context: how this process calls others. For the network's loop."""
+
+    identity: Identity
+    swarm: Swarm
+    handlers: dict[str, Handler]
+    monotonic: Monotonic
+    entropy: Entropy
+    _session: aiohttp.ClientSession = field(init=False)
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(limit=0, ssl=client_context())
+        self._session = aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, reason: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def dial(self, url: str, expected: Expected, ours: Summary) -> Link:
+        """A link to `wss://HOST:PORT`, not read yet; `PeerFault` or `Denied` says why there is none."""
+        try:
+            async with asyncio.timeout(limits.link_handshake_seconds_max):
+                return await self._dial(url.replace("wss://", "https://", 1), expected, ours)
+        except (aiohttp.ClientError, OSError, TimeoutError) as reason:
+            why = f"{type(reason).__name__} {reason}".rstrip()
+            raise PeerFault(f"peer {url}: expected a link, found {why}", detail={"peer": url}) from None
+
+    async def _dial(self, url: str, expected: Expected, ours: Summary) -> Link:
+        challenge = await self._challenged(url)
+        if expected.node not in (None, challenge.node) or expected.certificate not in (None, challenge.certificate):
+            raise PeerFault(f"peer {url}: expected node {expected.node}, found {challenge.node} or another process")
+        version = agreed_version(challenge.versions)
+        key = self.identity.key
+        caller = Caller(key.public, self.identity.boot, self.entropy(nonce_bytes).hex(), version)
+        said = transcript(challenge, caller)
+        shown = {
+            **caller.fields(),
+            "challenge": challenge.nonce,
+            **proofs(key, self.swarm, "peer-caller", said, ours),
+        }
+        socket = await self._session.ws_connect(
+            url + link_path,
+            ssl=aiohttp.Fingerprint(bytes.fromhex(challenge.certificate)),
+            headers={proofs_header: base64.b64encode(orjson.dumps(shown)).decode("ascii")},
+            max_msg_size=limits.link_frame_bytes_max,
+            compress=0,
+        )
+        try:
+            frame = await socket.receive()
+            fields: dict[str, Any] = dict(decode(frame.data).fields) if isinstance(frame.data, bytes) else {}
+            peer = check_proofs(challenge, self.swarm, "peer-answerer", said, fields)
+        except BaseException as reason:
+            await socket.close()
+            if isinstance(reason, MalformedMessage):
+                raise PeerFault(f"peer {url}: expected a welcome, found {reason.message}") from None
+            raise
+        return Link(socket, peer, self.handlers, self.monotonic, dialled=True)
+
+    async def _challenged(self, url: str) -> Challenge:
+        async with self._session.get(url + challenge_path, allow_redirects=False) as response:
+            raw = await response.content.read(_challenge_bytes_max)
+            if response.status != 200:
+                raise PeerFault(f"peer {url}: expected a challenge, found status {response.status}")
+        try:
+            return parse_challenge(as_dict(orjson.loads(raw)) or {})
+        except orjson.JSONDecodeError:
+            raise PeerFault(f"peer {url}: expected a challenge, found no JSON") from None

@@ -1,0 +1,176 @@
+"""The peer port: TLS, a challenge, and links for those who prove that they are members. It answers nobody else.
+
+A caller asks for a challenge and then, on the upgrade to a WebSocket, shows its proofs in a header: what has not proved
+anything never gets to send a frame. A challenge serves once, for a few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+import orjson
+from aiohttp import web
+
+from blyan.network.handshake import (
+    Caller,
+    Challenge,
+    Swarm,
+    check_proofs,
+    nonce_bytes,
+    parse_caller,
+    proofs,
+    transcript,
+)
+from blyan.network.identity import Identity
+from blyan.network.link import Handler, Link, frame_of
+from blyan.primitives import limits
+from blyan.primitives.clock import Entropy, Monotonic
+from blyan.primitives.errors import Denied, Fault
+from blyan.wire.fields import as_dict
+from blyan.wire.peer import Summary
+
+_log = logging.getLogger(__name__)
+challenge_path: Final = "/peer/v1/challenge"
+link_path: Final = "/peer/v1/link"
+proofs_header: Final = "X-Blyan-Proofs"
+_challenges_max: Final = 1_024
+
+Welcome = Callable[[Link], Awaitable[None]]
+
+
+class PeerDoor:
+    """Listens while it is open. For the network's loop."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        swarm: Swarm,
+        summary: Callable[[], Summary],
+        handlers: dict[str, Handler],
+        joined: Callable[[Link], None],
+        *,
+        monotonic: Monotonic,
+        entropy: Entropy,
+    ) -> None:
+        """`joined` is told of each link, before it is read."""
+        self._identity, self._swarm, self._summary = identity, swarm, summary
+        self._handlers, self._joined = handlers, joined
+        self._monotonic, self._entropy = monotonic, entropy
+        self._challenges: dict[str, float] = {}  # nonce → until when, in order
+        self._links: set[Link] = set()
+        self._runner: web.AppRunner | None = None
+        self.refused = 0  # callers that proved nothing
+
+    async def listen(self, host: str, port: int) -> int:
+        """Open it; the port that was taken."""
+        app = web.Application(client_max_size=limits.KIB, middlewares=[_silent])
+        app.router.add_get(challenge_path, self._challenge)
+        app.router.add_get(link_path, self._link)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            max_line_size=limits.link_handshake_bytes_max,
+            max_field_size=limits.link_handshake_bytes_max,
+            shutdown_timeout=1.0,
+            handler_cancellation=True,
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, ssl_context=self._identity.server, backlog=limits.links_max)
+        await site.start()
+        return cast("tuple[str, int]", self._runner.addresses[0])[1]
+
+    async def close(self) -> None:
+        """Let go of all links that came in here, and listen no more."""
+        for link in list(self._links):
+            await link.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _challenge_of(self, nonce: str) -> Challenge:
+        ours = self._identity
+        return Challenge(ours.key.public, ours.boot, nonce, ours.certificate_hash)
+
+    async def _challenge(self, _request: web.Request) -> web.StreamResponse:
+        now = self._monotonic()
+        while self._challenges and (
+            len(self._challenges) >= _challenges_max or next(iter(self._challenges.values())) < now
+        ):
+            del self._challenges[next(iter(self._challenges))]
+        nonce = self._entropy(nonce_bytes).hex()
+        self._challenges[nonce] = now + limits.link_handshake_seconds_max
+        made = self._challenge_of(nonce)
+        return web.json_response(made.fields())
+
+    async def _link(self, request: web.Request) -> web.StreamResponse:
+        try:
+            challenge, caller, fields = self._shown(request)
+            said = transcript(challenge, caller)
+            peer = check_proofs(caller, self._swarm, "peer-caller", said, fields)
+            if len(self._links) >= limits.links_max:
+                raise Denied("links: expected room for one more, found none")
+            if sum(link.peer.node == caller.node for link in self._links) >= limits.links_node_max:
+                raise Denied("links: expected fewer of one node")
+        except Fault as reason:
+            self.refused += 1
+            _log.info("a caller of the peer port was turned away: %s", reason.message)
+            raise _Silence from None
+        ws = web.WebSocketResponse(max_msg_size=limits.link_frame_bytes_max, compress=False, autoclose=True)
+        await ws.prepare(request)
+        _send_at_once(request.transport)
+        link = Link(ws, peer, self._handlers, self._monotonic, dialled=False)
+        self._links.add(link)
+        try:
+            await ws.send_bytes(
+                frame_of(proofs(self._identity.key, self._swarm, "peer-answerer", said, self._summary()))
+            )
+            self._joined(link)
+            await link.run()
+        finally:
+            self._links.discard(link)
+        return ws
+
+    def _shown(self, request: web.Request) -> tuple[Challenge, Caller, dict[str, Any]]:
+        """The challenge that is answered, who answers, and its proofs."""
+        try:
+            raw = base64.b64decode(request.headers.get(proofs_header, ""), validate=True)
+            shown = as_dict(orjson.loads(raw))
+        except (binascii.Error, ValueError):
+            shown = None
+        if shown is None:
+            raise Denied("peer: expected proofs, found none")
+        answered = str(shown.get("challenge"))
+        until = self._challenges.pop(answered, None)
+        if until is None or until < self._monotonic():
+            raise Denied("peer: expected an answer to a challenge of ours, found none")
+        return self._challenge_of(answered), parse_caller(shown), shown
+
+
+class _Silence(web.HTTPException):
+    """Whoever came here is told nothing."""
+
+    status_code = 404
+
+
+@web.middleware
+async def _silent(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException:
+        if request.transport is not None:
+            request.transport.abort()
+        raise asyncio.CancelledError from None
+
+
+def _send_at_once(transport: asyncio.BaseTransport | None) -> None:
+    """No frame waits for the next one (Nagle): calls are small, and each is waited for."""
+    found = transport.get_extra_info("socket") if transport is not None else None
+    if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,203 @@
+"""A link: one authenticated connection between two nodes, over which both ask and answer (docs/spec/peer.md).
+
+Frames are messages of tensors. A request has a kind and a number, its answer the number alone; many may be under way.
+What does not fit ends the link: the peer proved who it is, so it is to be blamed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias
+
+import aiohttp
+
+from blyan.primitives import limits
+from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import Fault, InternalError, MalformedMessage, PeerFault
+from blyan.wire.fields import as_dict
+from blyan.wire.framing import Codec, Message, WireTensor, decode, encode
+from blyan.wire.peer import Summary
+
+_log = logging.getLogger(__name__)
+_code_chars_max: Final = 64
+_message_chars_max: Final = 400
+
+
+class Socket(Protocol):
+    """What a link needs of a WebSocket: aiohttp's of either side."""
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send one frame."""
+        ...
+
+    async def receive(self) -> aiohttp.WSMessage:
+        """The next frame, or how it ended."""
+        ...
+
+    async def close(self) -> bool:
+        """End it."""
+        ...
+
+
+class Refused(PeerFault):
+    """The peer answered that it does not: with a code of ours and its words."""
+
+    def __init__(self, peer: str, code: str, message: str) -> None:
+        super().__init__(f"peer {peer[:12]}: {message}", detail={"peer": peer, "code": code})
+        self.said = code
+
+
+class LinkLost(PeerFault):
+    """The link ended before the answer came."""
+
+
+class NoAnswer(PeerFault):
+    """The answer did not come in time."""
+
+
+Handler: TypeAlias = Callable[["Link", Message], Awaitable[Message]]
+
+
+class Link:
+    """One connection. `run` reads until it ends; `request` from the same loop, at any time before that."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        peer: Summary,
+        handlers: Mapping[str, Handler],
+        monotonic: Monotonic,
+        *,
+        dialled: bool,
+    ) -> None:
+        self.peer = peer
+        self.dialled = dialled
+        self.heard = monotonic()  # when anything last came
+        self.closed = asyncio.Event()
+        self._socket = socket
+        self._handlers = handlers
+        self._monotonic = monotonic
+        self._number = 0
+        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+        self._newest = -1  # number of the peer's last request: numbers rise, so none is answered twice
+
+    @property
+    def open(self) -> bool:
+        """Whether it may be asked."""
+        return not self.closed.is_set()
+
+    async def request(
+        self,
+        kind: str,
+        fields: Mapping[str, Any],
+        tensors: Sequence[WireTensor] = (),
+        *,
+        seconds: float,
+        codec: Codec = "raw",
+    ) -> Message:
+        """The answer; `Refused`, `LinkLost` or `NoAnswer` say why there is none."""
+        if not self.open or len(self._waiting) >= limits.link_waiting_max:
+            raise LinkLost(f"peer {self.peer.node[:12]}: expected a link with room, found none")
+        self._number += 1
+        number = self._number
+        frame = frame_of({**fields, "kind": kind, "id": number}, tensors, codec)
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        try:
+            async with asyncio.timeout(seconds):
+                await self._send(frame)
+                message = await answer
+        except TimeoutError:
+            raise NoAnswer(f"peer {self.peer.node[:12]}: expected an answer in {seconds:.3g} s, found none") from None
+        finally:
+            self._waiting.pop(number, None)
+        fault = message.fields.get("fault")
+        if fault is not None:
+            raise self._refusal(fault)
+        return message
+
+    async def run(self) -> None:
+        """Read until it ends, and then tell all who wait."""
+        why = "closed"
+        try:
+            while True:
+                frame = await self._socket.receive()
+                if frame.type != aiohttp.WSMsgType.BINARY:
+                    break
+                self.heard = self._monotonic()
+                self._take(decode(frame.data))
+        except MalformedMessage as reason:
+            why = reason.message
+            _log.warning("peer %s: link ended: %s", self.peer.node[:12], reason.message)
+        finally:
+            self.closed.set()
+            for answer in self._waiting.values():
+                if not answer.done():
+                    answer.set_exception(LinkLost(f"peer {self.peer.node[:12]}: expected an answer, found it {why}"))
+            self._waiting.clear()
+            for task in list(self._answering):
+                task.cancel()
+            await self._socket.close()
+
+    async def close(self) -> None:
+        """End it; who waits is told by `run`."""
+        self.closed.set()
+        await self._socket.close()
+
+    async def _send(self, frame: bytes) -> None:
+        try:
+            await self._socket.send_bytes(frame)
+        except (ConnectionError, aiohttp.ClientError, RuntimeError) as reason:  # RuntimeError: it is closing
+            raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found {reason}") from None
+
+    def _take(self, message: Message) -> None:
+        answered = message.fields.get("re")
+        if type(answered) is int:
+            answer = self._waiting.get(answered)
+            if answer is not None and not answer.done():  # else it came too late for whoever waited
+                answer.set_result(message)
+            elif answered > self._number:
+                raise MalformedMessage(f"answer: expected to one of {self._number} requests, found to {answered}")
+            return
+        number, kind = message.fields.get("id"), message.fields.get("kind")
+        if type(number) is not int or not isinstance(kind, str) or number <= self._newest:
+            raise MalformedMessage(f"request: expected a kind and a number above {self._newest}, found {number!r:.40}")
+        self._newest = number
+        handler = self._handlers.get(kind)
+        task = asyncio.create_task(self._answer(number, handler, kind, message))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, number: int, handler: Handler | None, kind: str, message: Message) -> None:
+        try:
+            if handler is None:
+                raise PeerFault(f"request: expected one of {', '.join(self._handlers)}, found {kind[:40]!r}")
+            if len(self._answering) > limits.link_waiting_max:
+                raise PeerFault(f"requests: expected at most {limits.link_waiting_max} at once, found more")
+            made = await handler(self, message)
+            frame = frame_of({**made.fields, "re": number}, made.tensors)
+        except Fault as reason:
+            frame = frame_of({"re": number, "fault": {"code": reason.code, "message": reason.message}})
+        except Exception:  # noqa: BLE001 - task boundary: a mistake of ours is no reason to leave the peer waiting
+            _log.exception("answering %s of peer %s", kind[:40], self.peer.node[:12])
+            frame = frame_of({"re": number, "fault": {"code": InternalError.code, "message": "internal error"}})
+        try:
+            await self._send(frame)
+        except LinkLost:
+            await self.close()
+
+    def _refusal(self, fault: object) -> Refused:
+        said = as_dict(fault) or {}
+        code, message = str(said.get("code", ""))[:_code_chars_max], str(said.get("message", ""))[:_message_chars_max]
+        return Refused(self.peer.node, code, message if message.isprintable() else "a refusal without words")
+
+
+def frame_of(fields: Mapping[str, Any], tensors: Sequence[WireTensor] = (), codec: Codec = "raw") -> bytes:
+    """One frame. `MalformedMessage` if it would be longer than any may be."""
+    frame = b"".join(encode(Message(fields, tuple(tensors)), codec))
+    if len(frame) > limits.link_frame_bytes_max:
+        raise MalformedMessage(f"frame: expected at most {limits.link_frame_bytes_max} bytes, found {len(frame)}")
+    return frame
