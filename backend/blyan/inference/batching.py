@@ -163,9 +163,12 @@ class Batching:
 
     def _computed(self, engine: Engine, runs: list[tuple[TokenSequence, Run]]) -> list[tuple[TokenSequence, Run]]:
         """Those of the runs that went well. A step that fails is made again, each run by itself."""
-        reason = attempted(lambda: engine.compute(runs, self.deliver))
+        failed: dict[int, Fault] = {}
+        reason = attempted(lambda: failed.update(engine.compute(runs, self.deliver)))
         if reason is None:
-            return runs
+            for number, fault in failed.items():
+                self._fail(self.jobs[number], fault)
+            return [(sequence, run) for sequence, run in runs if sequence.id not in failed] if failed else runs
         if len(runs) > 1:
             return [run for alone in runs for run in self._computed(engine, [alone])]
         self._fail(self.jobs[runs[0][0].id], reason)

@@ -19,7 +19,8 @@ from blyan.inference.pages import PagePool
 from blyan.inference.policy import Running, Waiting
 from blyan.inference.sequence import TokenSequence, alike_until, pages_for
 from blyan.model.loading import LoadedModel
-from blyan.model.stepping import KVPages, Ready, Run, RunResult, Stepper, page_positions
+from blyan.model.stepping import KVPages, Ready, Run, RunFault, RunResult, Stepper, page_positions
+from blyan.primitives.errors import Fault
 
 Offer: TypeAlias = Callable[[Callable[[], Stepper]], None]
 MakeStepper: TypeAlias = Callable[[LoadedModel, KVPages, Offer], Stepper]  # one at once; perhaps a better one later
@@ -166,10 +167,10 @@ class Engine:
             made.append((sequence, sequence.run(most)))
         return made
 
-    def compute(self, runs: list[tuple[TokenSequence, Run]], ready: Ready) -> None:
-        """Compute a step; `ready` as `Stepper.step` has it.
+    def compute(self, runs: list[tuple[TokenSequence, Run]], ready: Ready) -> dict[int, Fault]:
+        """Compute a step; `ready` as `Stepper.step` has it. Faults of single runs by the ids of their sequences.
 
-        Raises what the stepper raises: the sequences of these runs must then be removed.
+        Raises what the stepper raises. Sequences whose run failed, one or all, must then be removed.
         """
         if self._offered is not None:
             make, self._offered = self._offered, None
@@ -177,8 +178,13 @@ class Engine:
             self.stepper = make()
             self.jitted = True
         results = self.stepper.step([run for _, run in runs], ready)
+        failed: dict[int, Fault] = {}
         for (sequence, run), result in zip(runs, results, strict=True):
-            self._took(sequence, run, result)
+            if isinstance(result, RunFault):
+                failed[sequence.id] = result.reason
+            else:
+                self._took(sequence, run, result)
+        return failed
 
     def charge(self, sequence: TokenSequence) -> int:
         """Weighted tokens that were computed for it since the last time, none of them twice."""

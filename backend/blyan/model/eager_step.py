@@ -95,23 +95,29 @@ class EagerStepper:
         cache = PagedCache(self._kv, run.pages, run.start, run.reach)
         tokens = torch.tensor([run.tokens], dtype=torch.int64)
         hidden = drive(forward(self._weights, self._config, tokens, cache, observe), self._weights.answer)[0]
-        return RunResult(
-            scores=self._scores(hidden, run.scored),
-            chosen=self._chosen(chosen, count),
-            hidden=hidden if run.hidden else None,
-        )
+        return result_of(self._weights, self._config, run, hidden, chosen)
 
-    def _scores(self, hidden: Tensor, scored: int) -> Scores:
-        if not scored:
-            return np.empty((0, self._config.vocab_size), np.float32)
-        # one row as a vector: another kernel than a matrix of one row, and the one that the plain loop uses
-        rows = hidden[-1] if scored == 1 else hidden[-scored:]
-        scores = logits(self._weights, self._config, rows).float().view(scored, -1).numpy()
-        if not are_finite(scores):
-            raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
-        return scores
 
-    def _chosen(self, chosen: list[Tensor], count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
-        if not chosen:
-            return np.empty((0, count, self._config.experts_per_token), dtype=np.int32)
-        return torch.stack(chosen).to(torch.int32).numpy()
+def result_of(
+    weights: TrunkWeights, config: ModelConfig, run: Run, hidden: Tensor, chosen: Sequence[Tensor]
+) -> RunResult:
+    """What a run gave, of its final hidden states [n, hidden] and the experts chosen [n, top_k] in each MoE layer.
+
+    `NotComputable` if scores are not finite.
+    """
+    experts = np.empty((0, len(run.tokens), config.experts_per_token), dtype=np.int32)
+    if chosen:
+        experts = torch.stack(list(chosen)).to(torch.int32).numpy()
+    scores = _scores(weights, config, hidden, run.scored)
+    return RunResult(scores, experts, hidden if run.hidden else None)
+
+
+def _scores(weights: TrunkWeights, config: ModelConfig, hidden: Tensor, scored: int) -> Scores:
+    if not scored:
+        return np.empty((0, config.vocab_size), np.float32)
+    # one row as a vector: another kernel than a matrix of one row, and the one that the plain loop uses
+    rows = hidden[-1] if scored == 1 else hidden[-scored:]
+    scores = logits(weights, config, rows).float().view(scored, -1).numpy()
+    if not are_finite(scores):
+        raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
+    return scores

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blyan.model.config import ModelConfig
+from blyan.primitives.errors import Fault
 
 page_positions: Final = 32  # positions whose keys and values share a page
 
@@ -39,6 +40,12 @@ class RunResult(NamedTuple):
     hidden: Tensor | None = None  # [n, hidden] after the final norm, if it was wanted
 
 
+class RunFault(NamedTuple):
+    """Why one run gave nothing, while others of its step did; its pages are undefined from its start on."""
+
+    reason: Fault
+
+
 Ready: TypeAlias = Callable[[], object]
 
 
@@ -49,7 +56,7 @@ def nothing() -> None:
 class Stepper(Protocol):
     """Computes steps of one model. Not thread-safe: the compute thread's alone."""
 
-    def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult]:
+    def step(self, runs: Sequence[Run], ready: Ready = nothing) -> Sequence[RunResult | RunFault]:
         """One result per run, in order. A fault of a block or of the numbers leaves the pages of its runs undefined.
 
         `ready` is called when most of what is left needs no interpreter: whoever waits for it may have it then.

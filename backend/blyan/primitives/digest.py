@@ -18,6 +18,7 @@ _node = blake3(derive_key_context="blyan v1 node")
 _payload = blake3(derive_key_context="blyan v1 payload")
 _partial = blake3(derive_key_context="blyan v1 partial")
 _sample = blake3(derive_key_context="blyan v1 sample")
+_expert_answer = blake3(derive_key_context="blyan v1 expert answer")
 
 
 def hash_subtile(data: Bytes) -> bytes:
@@ -48,6 +49,15 @@ def hash_partial(data: Bytes) -> bytes:
     hasher = _partial.copy()
     hasher.update(data)
     return hasher.digest()
+
+
+def hash_expert_answer(call: Bytes, answer: Bytes) -> str:
+    """What binds an answer to the call that it is for, 64 hex digits: length of the call u64 LE ‖ call ‖ answer."""
+    hasher = _expert_answer.copy()
+    hasher.update(len(call).to_bytes(8, "little"))
+    hasher.update(call)
+    hasher.update(answer)
+    return hasher.hexdigest()
 
 
 def uniform(seed: int, position: int) -> float:

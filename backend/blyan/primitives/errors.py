@@ -122,6 +122,12 @@ class NotFound(Fault):
     code = "not_found"
 
 
+class NotHeld(NotFound):
+    """A peer asked for what this node does not hold."""
+
+    code = "not_held"
+
+
 class Denied(Fault):
     """Policy forbids it."""
 
@@ -168,6 +174,18 @@ class Unavailable(Fault):
     """Not now: the same call may succeed later."""
 
     code = "unavailable"
+
+
+class Busy(Unavailable):
+    """This node computes for others, and too many wait already."""
+
+    code = "busy"
+
+
+class ExpertUnavailable(Unavailable):
+    """An expert is not here, and no node that holds it answered in time."""
+
+    code = "expert_unavailable"
 
 
 class QueueFull(Unavailable):

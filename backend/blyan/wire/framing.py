@@ -188,26 +188,40 @@ def _pack(tensor: WireTensor, codec: Codec) -> tuple[Codec, Buffer]:
         packed = zstandard.ZstdCompressor(level=3).compress(tensor.data)
         return ("zstd", packed) if len(packed) < len(tensor.data) else ("raw", tensor.data)
     if codec == "int8row" and tensor.dtype in _row_quantised and len(tensor.data):
-        values = _to_float32(tensor.dtype, tensor.data).reshape(_rows(tensor.shape))
-        if np.isfinite(values).all():
-            scales = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
-            quotients = np.divide(values, scales, out=np.zeros_like(values), where=scales > 0)
-            return "int8row", scales.astype("<f4").tobytes() + np.rint(quotients).clip(-127, 127).astype("i1").tobytes()
+        rows = pack_rows(tensor)
+        if rows is not None:
+            return "int8row", rows
     return "raw", tensor.data
+
+
+def pack_rows(tensor: WireTensor) -> bytes | None:
+    """The bytes of a floating-point tensor as `int8row`; None if it is not finite."""
+    values = _to_float32(tensor.dtype, tensor.data).reshape(_rows(tensor.shape))
+    if not np.isfinite(values).all():
+        return None
+    scales = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
+    quotients = np.divide(values, scales, out=np.zeros_like(values), where=scales > 0)
+    return scales.astype("<f4").tobytes() + np.rint(quotients).clip(-127, 127).astype("i1").tobytes()
+
+
+def unpack_rows(name: str, dtype: str, rows: int, columns: int, data: Buffer) -> bytes:
+    """The bytes [rows, columns] of what `pack_rows` packed; `MalformedMessage` if it is nothing like that."""
+    if dtype not in _row_quantised or len(data) != rows * (4 + columns):
+        raise MalformedMessage(f"tensor {name}: expected {rows * (4 + columns)} bytes of int8 rows, found {len(data)}")
+    scales = np.frombuffer(data[: 4 * rows], "<f4").reshape(rows, 1)
+    if not np.isfinite(scales).all() or (scales < 0).any():
+        raise MalformedMessage(f"tensor {name}: expected finite scales from 0, found others")
+    values = np.frombuffer(data[4 * rows :], "i1").reshape(rows, columns)
+    if (values == -128).any():
+        raise MalformedMessage(f"tensor {name}: expected values from -127 to 127, found -128")
+    return _from_float32(dtype, values.astype("<f4") * scales)
 
 
 def _unpack(entry: _Described, data: memoryview) -> Buffer:
     if entry.codec == "raw":
         return data
     if entry.codec == "int8row":
-        rows, columns = _rows(entry.shape)
-        scales = np.frombuffer(data[: 4 * rows], "<f4").reshape(rows, 1)
-        if not np.isfinite(scales).all() or (scales < 0).any():
-            raise MalformedMessage(f"tensor {entry.name}: expected finite scales from 0, found others")
-        values = np.frombuffer(data[4 * rows :], "i1").reshape(rows, columns)
-        if (values == -128).any():
-            raise MalformedMessage(f"tensor {entry.name}: expected values from -127 to 127, found -128")
-        return _from_float32(entry.dtype, values.astype("<f4") * scales)
+        return unpack_rows(entry.name, entry.dtype, *_rows(entry.shape), data)
     try:
         said = zstandard.frame_content_size(data)
         if said != entry.unpacked:

@@ -1,0 +1,260 @@
+"""Carries a plan out: expert calls of one layer to the nodes that hold the experts, and their answers back in order.
+
+One message a node, all at once. A node that is slow for what it was is hedged by another replica; one that fails is
+replaced. An answer is taken if it is the answer to this very call, of the right shape and finite; nothing else is ever
+computed with. Where no live node holds an expert it is waited for, a while, and then refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+from blyan.inference.expert_host import bytes_of
+from blyan.inference.plan import CallSpec, ExpertPlan
+from blyan.model.experts import ExpertCall
+from blyan.network.link import Link, LinkLost, NoAnswer, Refused
+from blyan.network.measurements import Failure
+from blyan.network.thread import NetworkThread
+from blyan.primitives import limits
+from blyan.primitives.clock import Entropy, Monotonic
+from blyan.primitives.errors import ExpertUnavailable, Fault, MalformedMessage, NotHeld
+from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.storage import tensor_block
+from blyan.wire.expert_call import Activations, ExpertBatch, kind, nonce_bytes, packed, read_answer
+
+_look_seconds: Final = 0.05  # between two looks for a node that holds an expert
+
+
+class Nodes(Protocol):
+    """What the executor needs of the network. For the network's loop."""
+
+    def plan(self, model: PayloadId, calls: Sequence[CallSpec], without: frozenset[PublicKey]) -> ExpertPlan:
+        """Who is asked for what, leaving some nodes out."""
+        ...
+
+    def link(self, node: PublicKey) -> Link | None:
+        """An open link to a node."""
+        ...
+
+    def may_hedge(self) -> bool:
+        """Whether one more message may be sent for speed alone."""
+        ...
+
+    def began(self, node: PublicKey, rows: int) -> None:
+        """A message was sent to it: one of the following three tells what came of it, or it is dropped."""
+        ...
+
+    def answered(self, node: PublicKey, model: PayloadId, calls: Sequence[CallSpec], seconds: float, sent: int) -> None:
+        """It gave a good answer; so many bytes there and back."""
+        ...
+
+    def outrun(self, node: PublicKey, rows: int, seconds: float) -> None:
+        """Another answered first, and this one is not waited for."""
+        ...
+
+    def failed(self, node: PublicKey, kind: Failure, rows: int) -> None:
+        """It gave no answer, or none that is one."""
+        ...
+
+    def not_held(self, node: PublicKey, model: PayloadId, calls: Sequence[CallSpec]) -> None:
+        """It said that it does not hold something of what it was asked for."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorOptions:
+    """How calls go out."""
+
+    activations: Activations = "exact"
+    call_seconds: float = 10.0  # for one layer's calls, everything included
+
+
+@dataclass(slots=True)
+class ExecutorCounters:
+    """What happened since the start."""
+
+    messages: int = 0
+    hedges: int = 0
+    failovers: int = 0
+    rejected: int = 0  # answers that were none
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Calls of one layer of one model, and by when."""
+
+    model: PayloadId
+    calls: Sequence[ExpertCall]
+    specs: Sequence[CallSpec]
+    until: float
+
+
+@dataclass(slots=True, eq=False)
+class Executor:
+    """`begin` from the compute thread; the rest happens in the network's."""
+
+    thread: NetworkThread
+    nodes: Nodes
+    monotonic: Monotonic
+    entropy: Entropy
+    options: ExecutorOptions = field(default_factory=ExecutorOptions)
+    counters: ExecutorCounters = field(default_factory=ExecutorCounters)
+
+    def begin(self, model: PayloadId, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
+        """Ask for the outputs [n, hidden] of calls of one layer, in order; a fault where there is none in time."""
+        specs = [CallSpec(call.layer, call.expert, call.hidden.shape[0]) for call in calls]
+        asked = _Asked(model, calls, specs, self.monotonic() + self.options.call_seconds)
+        return self.thread.run(self._gather(asked))
+
+    async def _gather(self, asked: _Asked) -> list[Tensor | Fault]:
+        found = await self._resolved(asked, range(len(asked.calls)), frozenset())
+        return [found[index] for index in range(len(asked.calls))]
+
+    async def _resolved(
+        self, asked: _Asked, indices: Sequence[int], without: frozenset[PublicKey]
+    ) -> dict[int, Tensor | Fault]:
+        """The outputs of some of the calls, by index, from any nodes but those left out."""
+        made = self.nodes.plan(asked.model, [asked.specs[index] for index in indices], without)
+        tasks = [
+            asyncio.ensure_future(
+                self._assigned(
+                    asked, [indices[place] for place in each.calls], each.node, made.hedge_after[each.node], without
+                )
+            )
+            for each in made.assignments
+        ]
+        if made.missing:
+            tasks.append(asyncio.ensure_future(self._awaited(asked, [indices[place] for place in made.missing])))
+        if len(tasks) == 1:
+            return await tasks[0]
+        found: dict[int, Tensor | Fault] = {}
+        for each in await asyncio.gather(*tasks):
+            found.update(each)
+        return found
+
+    async def _awaited(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Tensor | Fault]:
+        """No node is left for these: look again, also for those that failed, until the time is over."""
+        if self.monotonic() + _look_seconds < asked.until:
+            await asyncio.sleep(_look_seconds)
+            return await self._resolved(asked, indices, frozenset())
+        return {index: self._unavailable(asked.specs[index]) for index in indices}
+
+    async def _assigned(
+        self,
+        asked: _Asked,
+        indices: Sequence[int],
+        node: PublicKey,
+        hedge_after: float,
+        without: frozenset[PublicKey],
+    ) -> dict[int, Tensor | Fault]:
+        """What one node was to give: by it, or by others."""
+        began = self.monotonic()
+        first = asyncio.ensure_future(self._called(asked, indices, node))
+        others = without | {node}
+        try:
+            await asyncio.wait({first}, timeout=min(hedge_after, max(0.0, asked.until - began)))
+            if not first.done() and self._may_hedge(asked, indices, others):
+                return await self._hedged(asked, indices, node, first, began, others)
+            answer = await first
+        except BaseException:
+            first.cancel()
+            raise
+        if answer is not None:
+            return answer
+        self.counters.failovers += 1
+        return await self._resolved(asked, indices, others)
+
+    def _may_hedge(self, asked: _Asked, indices: Sequence[int], others: frozenset[PublicKey]) -> bool:
+        made = self.nodes.plan(asked.model, [asked.specs[index] for index in indices], others)
+        return not made.missing and self.nodes.may_hedge()
+
+    async def _hedged(
+        self,
+        asked: _Asked,
+        indices: Sequence[int],
+        node: PublicKey,
+        first: asyncio.Future[dict[int, Tensor | Fault] | None],
+        began: float,
+        others: frozenset[PublicKey],
+    ) -> dict[int, Tensor | Fault]:
+        """Whoever answers first, the node or its replicas."""
+        self.counters.hedges += 1
+        second = asyncio.ensure_future(self._resolved(asked, indices, others))
+        try:
+            await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+            if first.done() and (answer := first.result()) is not None:
+                return answer
+            found = await second
+            if not first.done() and not any(isinstance(each, Fault) for each in found.values()):
+                self.nodes.outrun(node, sum(asked.specs[index].rows for index in indices), self.monotonic() - began)
+            elif not first.done():
+                return await first or found
+            return found
+        finally:
+            first.cancel()
+            second.cancel()
+
+    async def _called(self, asked: _Asked, indices: Sequence[int], node: PublicKey) -> dict[int, Tensor | Fault] | None:
+        """A node's answer; None, and the reason is noted, if it gave none that is one."""
+        link = self.nodes.link(node)
+        seconds = asked.until - self.monotonic()
+        if link is None or seconds <= 0:
+            self.nodes.failed(node, "lost" if link is None else "timeout", 0)
+            return None
+        calls = [asked.calls[index] for index in indices]
+        specs = [asked.specs[index] for index in indices]
+        hidden = calls[0].hidden if len(calls) == 1 else torch.cat([call.hidden for call in calls])
+        dtype = tensor_block.dtype_names[hidden.dtype]
+        batch = ExpertBatch(
+            asked.model,
+            specs[0].layer,
+            tuple(spec.expert for spec in specs),
+            tuple(spec.rows for spec in specs),
+            hidden.shape[1],
+            dtype,
+            self.options.activations,
+            max(1, min(int(seconds * 1000), int(limits.request_seconds_max * 1000))),
+            self.entropy(nonce_bytes).hex(),
+        )
+        call = packed(batch, bytes_of(hidden))
+        self.counters.messages += 1
+        began = self.monotonic()
+        self.nodes.began(node, batch.count)
+        try:
+            message = await link.request(kind, batch.fields(), (call,), seconds=seconds)
+            data = read_answer(batch, call, message)
+            rows = torch.frombuffer(bytearray(data), dtype=hidden.dtype).view(hidden.shape)
+            if not bool(torch.isfinite(rows).all()):
+                raise MalformedMessage("expert answer: expected finite numbers, found others")
+        except MalformedMessage:
+            self.counters.rejected += 1
+            self.nodes.failed(node, "corrupt", batch.count)
+            return None
+        except Refused as reason:
+            self.nodes.failed(node, "not_held" if reason.said == NotHeld.code else "refused", batch.count)
+            if reason.said == NotHeld.code:
+                self.nodes.not_held(node, asked.model, specs)
+            return None
+        except NoAnswer:
+            self.nodes.failed(node, "timeout", batch.count)
+            return None
+        except LinkLost:
+            self.nodes.failed(node, "lost", batch.count)
+            return None
+        self.nodes.answered(node, asked.model, specs, self.monotonic() - began, 2 * batch.data_bytes)
+        return dict(zip(indices, rows.split(list(batch.rows)), strict=True))
+
+    def _unavailable(self, spec: CallSpec) -> Fault:
+        return ExpertUnavailable(
+            f"layer {spec.layer} expert {spec.expert}: expected a node that holds it to answer in "
+            f"{self.options.call_seconds:g} s, found none",
+            detail={"layer": spec.layer, "expert": spec.expert},
+            hint="`blyan node peers` shows which nodes are there; ask again when one that holds it is back",
+        )

@@ -1,0 +1,131 @@
+"""Answers peers' expert calls from the experts that are here: one thread computes, few may wait for it.
+
+Every call of a message is computed by itself, as the plain step computes it, so that where an expert is changes no bit
+of its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blyan.model.config import ModelConfig
+from blyan.model.experts import ExpertCall
+from blyan.model.weights import ModelWeights
+from blyan.network.link import Link
+from blyan.primitives import limits
+from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import BlockCorrupt, Busy, InvalidInput, NotFound, NotHeld
+from blyan.primitives.ids import PayloadId
+from blyan.storage import tensor_block
+from blyan.wire.expert_call import ExpertBatch, answer_of, parse_batch, unpacked
+from blyan.wire.framing import Buffer, Message
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HostedModel:
+    """A model of which this node computes experts for others."""
+
+    config: ModelConfig
+    weights: ModelWeights
+    holds: Callable[[int, int], bool]  # layer, expert
+
+
+@dataclass(slots=True)
+class HostCounters:
+    """What was computed for peers since the start."""
+
+    messages: int = 0
+    rows: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+
+
+class ExpertHost:
+    """Computes in a thread of its own. `find` says which model a manifest is, None if it is none of ours."""
+
+    def __init__(self, find: Callable[[PayloadId], HostedModel | None], monotonic: Monotonic) -> None:
+        self._find = find
+        self._monotonic = monotonic
+        self._thread = ThreadPoolExecutor(1, "blyan-experts")
+        self._began = monotonic()
+        self.queue = 0
+        self.counters = HostCounters()
+
+    @property
+    def busy(self) -> int:
+        """The share of the time since the start that was spent computing, in basis points."""
+        return min(10_000, int(self.counters.seconds / max(1e-9, self._monotonic() - self._began) * 10_000))
+
+    async def answer(self, _link: Link, message: Message) -> Message:
+        """The handler of `experts`. `Busy` if too many wait or its time is over, `NotHeld` names what is not here."""
+        batch = parse_batch(message.fields)
+        data = unpacked(batch, message.tensors)
+        until = self._monotonic() + batch.milliseconds / 1000
+        if self.queue >= limits.expert_queue_max:
+            self.counters.refused += 1
+            raise Busy(f"expert calls: expected fewer than {limits.expert_queue_max} waiting, found {self.queue}")
+        self.queue += 1
+        try:
+            loop = asyncio.get_running_loop()
+            rows = await loop.run_in_executor(self._thread, self._compute, batch, data, until)
+        finally:
+            self.queue -= 1
+        return answer_of(batch, message.tensors[0], rows)
+
+    def close(self) -> None:
+        """Compute no more."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    @torch.inference_mode()
+    def _compute(self, batch: ExpertBatch, data: Buffer, until: float) -> Buffer:
+        began = self._monotonic()
+        if began > until:
+            self.counters.refused += 1
+            raise Busy("expert call: expected to be computed in its time, found it over")
+        hosted = self._find(batch.model)
+        if hosted is None:
+            raise NotHeld(f"model {batch.model[:12]}: expected one that is held here, found none")
+        self._want(hosted, batch)
+        dtype = tensor_block.dtypes[batch.dtype]
+        hidden = torch.frombuffer(bytearray(data), dtype=dtype).view(batch.count, batch.width)
+        outputs: list[Tensor] = []
+        at = 0
+        for expert, rows in zip(batch.experts, batch.rows, strict=True):
+            outputs.append(self._computed(hosted, ExpertCall(batch.layer, expert, hidden[at : at + rows])))
+            at += rows
+        self.counters.messages += 1
+        self.counters.rows += batch.count
+        self.counters.seconds += self._monotonic() - began
+        return bytes_of(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+
+    def _want(self, hosted: HostedModel, batch: ExpertBatch) -> None:
+        config = hosted.config
+        fits = batch.layer in config.moe_layers and all(expert < config.experts for expert in batch.experts)
+        if not fits or batch.width != config.hidden:
+            raise InvalidInput(
+                f"expert call: expected a MoE layer, experts below {config.experts} and rows of {config.hidden}"
+            )
+        for expert in batch.experts:
+            if not hosted.holds(batch.layer, expert):
+                raise NotHeld(f"layer {batch.layer} expert {expert}: expected it here, found it is not held")
+
+    def _computed(self, hosted: HostedModel, call: ExpertCall) -> Tensor:
+        try:
+            return hosted.weights.answer(call)
+        except (BlockCorrupt, NotFound) as fault:
+            _log.error("an expert that peers ask for is damaged: %s", fault.message)
+            raise NotHeld(f"layer {call.layer} expert {call.expert}: expected it whole, found it damaged") from None
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    """The bytes of a tensor, row-major."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
