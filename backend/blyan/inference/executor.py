@@ -240,7 +240,9 @@ class Executor:
         except Refused as reason:
             self.nodes.failed(node, "not_held" if reason.said == NotHeld.code else "refused", batch.count)
             if reason.said == NotHeld.code:
-                self.nodes.not_held(node, asked.model, specs)
+                named: object = reason.about.get("experts")
+                lacking = [spec for spec in specs if isinstance(named, list) and spec.expert in named]
+                self.nodes.not_held(node, asked.model, lacking or specs)
             return None
         except NoAnswer:
             self.nodes.failed(node, "timeout", batch.count)
@@ -249,7 +251,7 @@ class Executor:
             self.nodes.failed(node, "lost", batch.count)
             return None
         self.nodes.answered(node, asked.model, specs, self.monotonic() - began, 2 * batch.data_bytes)
-        return dict(zip(indices, rows.split(list(batch.rows)), strict=True))
+        return dict(zip(indices, torch.split(rows, list(batch.rows)), strict=True))
 
     def _unavailable(self, spec: CallSpec) -> Fault:
         return ExpertUnavailable(

@@ -114,16 +114,21 @@ class ExpertHost:
             raise InvalidInput(
                 f"expert call: expected a MoE layer, experts below {config.experts} and rows of {config.hidden}"
             )
-        for expert in batch.experts:
-            if not hosted.holds(batch.layer, expert):
-                raise NotHeld(f"layer {batch.layer} expert {expert}: expected it here, found it is not held")
+        lacking = [expert for expert in batch.experts if not hosted.holds(batch.layer, expert)]
+        if lacking:
+            raise _not_held(batch.layer, lacking, "not held")
 
     def _computed(self, hosted: HostedModel, call: ExpertCall) -> Tensor:
         try:
             return hosted.weights.answer(call)
         except (BlockCorrupt, NotFound) as fault:
             _log.error("an expert that peers ask for is damaged: %s", fault.message)
-            raise NotHeld(f"layer {call.layer} expert {call.expert}: expected it whole, found it damaged") from None
+            raise _not_held(call.layer, [call.expert], "damaged") from None
+
+
+def _not_held(layer: int, experts: list[int], found: str) -> NotHeld:
+    message = f"layer {layer} experts {experts[:8]}: expected them here, found them {found}"
+    return NotHeld(message, detail={"layer": layer, "experts": experts})
 
 
 def bytes_of(tensor: Tensor) -> bytes:

@@ -44,9 +44,10 @@ class Socket(Protocol):
 class Refused(PeerFault):
     """The peer answered that it does not: with a code of ours and its words."""
 
-    def __init__(self, peer: str, code: str, message: str) -> None:
+    def __init__(self, peer: str, code: str, message: str, detail: Mapping[str, Any]) -> None:
         super().__init__(f"peer {peer[:12]}: {message}", detail={"peer": peer, "code": code})
         self.said = code
+        self.about = detail  # as it came: nothing in it is checked
 
 
 class LinkLost(PeerFault):
@@ -180,7 +181,8 @@ class Link:
             made = await handler(self, message)
             frame = frame_of({**made.fields, "re": number}, made.tensors)
         except Fault as reason:
-            frame = frame_of({"re": number, "fault": {"code": reason.code, "message": reason.message}})
+            said = {"code": reason.code, "message": reason.message, "detail": dict(reason.detail)}
+            frame = frame_of({"re": number, "fault": said})
         except Exception:  # noqa: BLE001 - task boundary: a mistake of ours is no reason to leave the peer waiting
             _log.exception("answering %s of peer %s", kind[:40], self.peer.node[:12])
             frame = frame_of({"re": number, "fault": {"code": InternalError.code, "message": "internal error"}})
@@ -192,7 +194,8 @@ class Link:
     def _refusal(self, fault: object) -> Refused:
         said = as_dict(fault) or {}
         code, message = str(said.get("code", ""))[:_code_chars_max], str(said.get("message", ""))[:_message_chars_max]
-        return Refused(self.peer.node, code, message if message.isprintable() else "a refusal without words")
+        words = message if message.isprintable() else "a refusal without words"
+        return Refused(self.peer.node, code, words, as_dict(said.get("detail")) or {})
 
 
 def frame_of(fields: Mapping[str, Any], tensors: Sequence[WireTensor] = (), codec: Codec = "raw") -> bytes:

@@ -37,15 +37,15 @@ _dials_at_once: Final = 16
 class Watcher(Protocol):
     """Who keeps account of links. `now` is the monotonic clock's."""
 
-    def link_began(self, summary: Summary, now: float) -> None:
+    def linked(self, summary: Summary, now: float) -> None:
         """One more link to a process is up."""
         ...
 
-    def linked(self, summary: Summary, now: float) -> bool:
-        """A node said something new of itself over its link."""
+    def heard(self, summary: Summary, now: float) -> bool:
+        """A node said something of itself over its link; whether it was news."""
         ...
 
-    def link_ended(self, node: PublicKey, boot: str) -> None:
+    def unlinked(self, node: PublicKey, boot: str) -> None:
         """One link to a process is gone."""
         ...
 
@@ -104,7 +104,7 @@ class Links:
         """A link is up: it is the caller's, or this object's own, to read it."""
         node = link.peer.node
         self.open.setdefault(node, []).append(link)
-        self.watcher.link_began(link.peer, self.monotonic())
+        self.watcher.linked(link.peer, self.monotonic())
         self._begin(self._watched(link))
 
     async def run(self) -> None:
@@ -158,7 +158,7 @@ class Links:
         links = self.open.get(node, [])
         if link in links:
             links.remove(link)
-            self.watcher.link_ended(node, link.peer.boot)
+            self.watcher.unlinked(node, link.peer.boot)
         if not links:
             self.open.pop(node, None)
 
@@ -256,7 +256,7 @@ class Links:
             raise MalformedMessage("gossip: expected the peer's own summary, found another's")
         if summary.sequence > link.peer.sequence:
             link.peer = summary
-            self.watcher.linked(summary, self.monotonic())
+            self.watcher.heard(summary, self.monotonic())
 
     def _passed_on(self, known: object) -> None:
         """What a node has heard of others."""
@@ -265,7 +265,8 @@ class Links:
             raise MalformedMessage(f"gossip: expected at most {limits.gossip_summaries_max} summaries, found more")
         ours = self.dialler.identity.key.public
         for pair in pairs:
-            text, age = cast("list[object]", pair) if isinstance(pair, list) and len(pair) == 2 else (None, None)
+            given = cast("list[object]", pair) if isinstance(pair, list) else []
+            text, age = given if len(given) == 2 else (None, None)
             if not isinstance(text, str) or not isinstance(age, int | float) or not 0 <= age < math.inf:
                 raise MalformedMessage("gossip: expected summaries with their age, found something else")
             summary = _parsed(text)

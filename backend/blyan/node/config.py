@@ -20,6 +20,7 @@ from blyan.node.accounts_config import AccountsConfig, QuotasConfig
 from blyan.node.compute_config import ComputeConfig, InferenceConfig
 from blyan.node.http_config import HttpConfig, MetricsConfig
 from blyan.node.ledger_config import LedgerConfig
+from blyan.node.network_config import NetworkConfig
 from blyan.primitives import limits
 from blyan.primitives.errors import Denied, Fault, InvalidInput
 from blyan.primitives.nearest import did_you_mean
@@ -138,6 +139,7 @@ class NodeConfig:
     quotas: QuotasConfig = field(default_factory=QuotasConfig)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     @property
@@ -167,6 +169,7 @@ _sections: dict[str, type[Any]] = {
     "quotas": QuotasConfig,
     "ledger": LedgerConfig,
     "metrics": MetricsConfig,
+    "network": NetworkConfig,
     "log": LogConfig,
 }
 

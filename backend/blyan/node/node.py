@@ -14,22 +14,26 @@ from dataclasses import dataclass
 
 import torch
 
+from blyan.inference.engine import Offer
 from blyan.inference.engine_table import want_memory
 from blyan.inference.scheduler import Scheduler, Setting
 from blyan.inference.steppers import SteppersInTurn
 from blyan.model.chat_template import TemplateRenderer
 from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
+from blyan.model.stepping import KVPages, Stepper
 from blyan.model.stored_part import naming
 from blyan.node.accounts import Accounts, open_accounts
 from blyan.node.books import NodeBooks, open_books
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.charges import Charges, open_charges
 from blyan.node.config import NodeConfig, cache_dir_from_environment
+from blyan.node.holdings import read_held
 from blyan.node.indexing import catch_up, open_index
 from blyan.node.kept import KeptModels
 from blyan.node.machine import memory_limit
 from blyan.node.metrics import Metrics
+from blyan.node.peering import Peering
 from blyan.node.uploads import Uploads
 from blyan.node.verified import remember_verified
 from blyan.node.writer import WritableGround
@@ -82,12 +86,16 @@ class Node:
             Setting(
                 self._kv_bytes,
                 config.inference.rules,
-                self._steppers.make,
+                self._stepper,
             ),
             sources.monotonic,
             models=lambda: len(self._loaded),
             offers=lambda model: self.models.get(model.name) is model,
             watch=self.metrics,
+        )
+        network = config.network
+        self.peering = (
+            Peering(config, ground, sources.now, sources.monotonic, sources.entropy) if network.listen else None
         )
         self.kept = KeptModels(sources.now, self.scheduler.unload)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
@@ -111,9 +119,16 @@ class Node:
             self.charges = open_charges(self.config, self.ground, self.books, sources.now, sources.entropy)
         self.uploads.sweep(starting=True)
         self.index = open_index(self.ground.folder, self.ground.chains)
+        held = read_held(self.ground.folder)
         for name in sorted(self.ground.chains.state.models):
-            self.models[name] = self._load(name)
+            version = self.ground.chains.state.current(name)
+            if version is None or version.manifest not in held or held[version.manifest].trunk:
+                self.models[name] = self._load(name)
+        if self.peering is not None:
+            self.peering.host_held(held, self.expert_memory)
         want_memory(self._kv_bytes, self._loaded)
+        if self.peering is not None:
+            self.peering.start()
         if self.config.storage.verify_at_start:
             self._verifier.start()
 
@@ -187,6 +202,8 @@ class Node:
         self._closing.set()
         self._steppers.close()
         self.scheduler.close()
+        if self.peering is not None:
+            self.peering.close()
         with self._changing:  # a change under way has seen it, and left things as a crash may leave them
             pass
         self.renderer.close()
@@ -220,10 +237,18 @@ class Node:
         assert version is not None, "listed in the state"
         try:
             manifest_of(self.ground, version)
-            return load_model(self.ground.store, version.manifest, self.expert_memory)
+            model = load_model(self.ground.store, version.manifest, self.expert_memory)
+            if self.peering is not None:
+                self.peering.serve(model)
+            return model
         except Fault as reason:
             _log.error("model %s is refused: %s", name, reason.message)
             return RefusedModel(name, reason)
+
+    def _stepper(self, model: LoadedModel, kv: KVPages, offer: Offer) -> Stepper:
+        """Who computes a model: with others, where experts of it are elsewhere."""
+        found = None if self.peering is None else self.peering.stepper(model, kv)
+        return self._steppers.make(model, kv, offer) if found is None else found
 
     def _verify_experts(self) -> None:
         """Touch every expert once, so that damage shows before somebody asks."""
@@ -235,6 +260,8 @@ class Node:
                 for part in model.manifest.parts:
                     if self._closing.is_set():
                         return
+                    if self.peering is not None and not self.peering.here(model.manifest_id, part):
+                        continue
                     try:
                         model.weights.verify(part)
                     except Fault as reason:

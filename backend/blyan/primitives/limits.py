@@ -149,7 +149,11 @@ links_max: Final = 1_024
 links_node_max: Final = 8  # of one node
 expert_calls_max: Final = 4_096  # in one message
 expert_rows_max: Final = 1 << 16  # in one message
+expert_fallbacks_max: Final = 8  # nodes that one call may be sent to after the first
 expert_queue_max: Final = 256  # messages that wait for the compute thread
+peers_remembered_max: Final = 256
+peers_file_bytes_max: Final = 128 * KIB
+held_file_bytes_max: Final = 64 * KIB
 
 # the ledger
 amount_max: Final = 1 << 62  # smallest units, of an amount and of every sum that is kept
@@ -231,3 +235,4 @@ assert small_body_bytes_max < request_body_bytes_max
 assert rendered_prompt_bytes_max < template_memory_bytes_max
 assert tensor_header_bytes_max % data_alignment_bytes == 0
 assert sign_in_message_chars_max + 2 * wallet_signature_bytes_max < small_body_bytes_max
+assert peers_remembered_max * (summary_url_chars_max + 80) < peers_file_bytes_max

@@ -1,0 +1,169 @@
+"""Which blocks of which models are here: what this node says that it holds, and what it need not ask others for.
+
+`held.json` in the data directory names the models of which parts lie elsewhere on purpose, so that their absence is no
+damage: canonical JSON `{"v": 1, "models": {manifest: {"name": …, "trunk": bool}}}`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from blyan.inference.snapshot import ExpertGrid
+from blyan.model.manifest import Manifest
+from blyan.model.parts import expert_part, part_position
+from blyan.primitives import canonical, limits
+from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound
+from blyan.primitives.ids import PayloadId, payload_id
+from blyan.primitives.model_name import parse_model_name
+from blyan.storage import durable
+from blyan.storage.blob_store import BlobStore
+from blyan.wire.peer import Holding, bits_of
+
+file_name: Final = "held.json"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldModel:
+    """A model of which this node wants parts alone."""
+
+    name: str
+    trunk: bool  # whether all but the routed experts is wanted here
+
+
+def read_held(folder: Path) -> dict[PayloadId, HeldModel]:
+    """The models of which parts lie elsewhere, by manifest; `IntegrityFault` for a file that is damaged."""
+    path = folder / file_name
+    if not path.exists():
+        return {}
+    found: dict[PayloadId, HeldModel] = {}
+    try:
+        value = canonical.decode_object(
+            durable.read_limited(path, limits.held_file_bytes_max), bytes_max=limits.held_file_bytes_max
+        )
+        models = value.get("models")
+        if value.keys() != {"v", "models"} or value["v"] != 1 or not isinstance(models, dict):
+            raise InvalidInput("expected version 1 and models")
+        for manifest, said in models.items():
+            if not isinstance(said, dict) or said.keys() != {"name", "trunk"} or not isinstance(said["trunk"], bool):
+                raise InvalidInput("expected name and trunk of each model")
+            found[payload_id(manifest)] = HeldModel(parse_model_name(said["name"], "name"), said["trunk"])
+    except (OSError, ValueError, InvalidInput) as reason:
+        raise IntegrityFault(
+            f"{path}: expected which models are held in part, found {reason}",
+            detail={"file": str(path)},
+            hint="put it back from a backup, or remove it: `blyan serve` writes it anew",
+        ) from None
+    return found
+
+
+def write_held(folder: Path, models: Mapping[PayloadId, HeldModel]) -> None:
+    """Say durably of which models parts lie elsewhere."""
+    listed: dict[str, canonical.Canonical] = {
+        manifest: {"name": held.name, "trunk": held.trunk} for manifest, held in models.items()
+    }
+    durable.write_file(folder / file_name, canonical.encode({"v": 1, "models": listed}))
+
+
+@dataclass(slots=True)
+class Hosted:
+    """One model, and which of its blocks are here."""
+
+    manifest_id: PayloadId
+    manifest: Manifest
+    grid: ExpertGrid
+    trunk: bool = False
+    here: set[int] = field(default_factory=set[int])  # numbers of routed experts
+
+    @property
+    def complete(self) -> bool:
+        """Whether every routed expert is here."""
+        return len(self.here) == self.grid.count
+
+    def number(self, layer: int, expert: int) -> int | None:
+        """The number of a routed expert, None for what is none."""
+        if layer not in self.grid.layers or not 0 <= expert < self.grid.experts:
+            return None
+        return self.grid.layers.index(layer) * self.grid.experts + expert
+
+    def experts(self) -> Iterator[tuple[int, str]]:
+        """Number and part name of every routed expert."""
+        for place, layer in enumerate(self.grid.layers):
+            for expert in range(self.grid.experts):
+                yield place * self.grid.experts + expert, expert_part(layer, expert)
+
+
+class Holdings:
+    """Threads may share it; `version` rises with every change."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._models: dict[PayloadId, Hosted] = {}
+        self.version = 0
+
+    def look(self, manifest_id: PayloadId, manifest: Manifest) -> Hosted:
+        """Count what is here of a model, anew; nothing is hashed for it."""
+        config = manifest.config
+        hosted = Hosted(manifest_id, manifest, ExpertGrid(tuple(config.moe_layers), config.experts))
+        hosted.here = {number for number, part in hosted.experts() if self._has(manifest.parts[part].payload)}
+        trunk = [block for part, block in manifest.blocks.items() if not _is_expert(part)]
+        hosted.trunk = all(self._has(block.payload) for block in trunk)
+        with self._lock:
+            self._models[manifest_id] = hosted
+            self.version += 1
+        return hosted
+
+    def forget(self, manifest_id: PayloadId) -> None:
+        """A model is offered no more."""
+        with self._lock:
+            if self._models.pop(manifest_id, None) is not None:
+                self.version += 1
+
+    def find(self, manifest_id: PayloadId) -> Hosted | None:
+        """What is here of a model that was looked at."""
+        return self._models.get(manifest_id)
+
+    def models(self) -> list[Hosted]:
+        """All that were looked at."""
+        with self._lock:
+            return list(self._models.values())
+
+    def holds(self, manifest_id: PayloadId, layer: int, expert: int) -> bool:
+        """Whether a routed expert is here."""
+        hosted = self._models.get(manifest_id)
+        return hosted is not None and hosted.number(layer, expert) in hosted.here
+
+    def took(self, manifest_id: PayloadId, number: int) -> None:
+        """A routed expert has come."""
+        with self._lock:
+            self._models[manifest_id].here.add(number)
+            self.version += 1
+
+    def gave(self, manifest_id: PayloadId, number: int) -> None:
+        """A routed expert is held no more."""
+        with self._lock:
+            self._models[manifest_id].here.discard(number)
+            self.version += 1
+
+    def said(self) -> dict[PayloadId, Holding]:
+        """As a summary says it."""
+        with self._lock:
+            return {
+                manifest: Holding(hosted.trunk, bits_of(hosted.here))
+                for manifest, hosted in self._models.items()
+                if hosted.here or hosted.trunk
+            }
+
+    def _has(self, payload: PayloadId) -> bool:
+        try:
+            return self._store.size(payload) >= 0
+        except (NotFound, IntegrityFault):
+            return False
+
+
+def _is_expert(part: str) -> bool:
+    return part != "tokenizer" and part_position(part)[1] is not None

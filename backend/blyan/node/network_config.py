@@ -1,0 +1,98 @@
+"""The section of the configuration that says how this node meets others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+from blyan.node.http_config import host_and_port
+from blyan.primitives import limits
+from blyan.primitives.errors import InvalidInput
+from blyan.primitives.sizes import parse_size
+from blyan.wire.expert_call import Activations
+from blyan.wire.peer import parse_code, roles_known, want_url
+
+roles_here: Final = ("gateway", "expert")  # of those known, what this version does
+plans: Final = ("auto", "local", "dynamic")
+activations: Final = ("exact", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Peers: where they reach this node, whom it joins, what it does for them."""
+
+    listen: str = ""  # HOST:PORT of the peer port, port 0 for a free one; empty: this node has no peers
+    announce: tuple[str, ...] = ()  # wss://HOST:PORT, where others reach the peer port, if not where it listens
+    join: tuple[str, ...] = ()  # wss://HOST:PORT#CODE: peer ports of the swarm that are dialled first
+    roles: tuple[str, ...] = ("gateway",)
+    memory: str = ""  # bytes of experts that are taken and computed for others, such as 8GiB
+    plan: str = "auto"  # which plan answers: auto, local, dynamic
+    activations: str = "exact"  # int8: hidden states go out with 8 bits a number, and answers change a little
+    call_seconds: int = 10  # for the expert calls of one layer, everything included
+    fetch_rate: str = ""  # bytes a second at which blocks are fetched, such as 50MiB; empty: without limit
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.roles) - set(roles_known))
+        if unknown or not self.roles or len(set(self.roles)) != len(self.roles):
+            raise InvalidInput(f"network.roles: expected each once of {', '.join(roles_known)}, found {self.roles}")
+        later = sorted(set(self.roles) - set(roles_here))
+        if later:
+            raise InvalidInput(f"network.roles: expected {' or '.join(roles_here)}, found {later} (not provided yet)")
+        if self.plan not in plans:
+            raise InvalidInput(f"network.plan: expected one of {', '.join(plans)}, found {self.plan[:40]!r}")
+        if self.activations not in activations:
+            raise InvalidInput(f"network.activations: expected exact or int8, found {self.activations[:40]!r}")
+        if not 1 <= self.call_seconds <= limits.request_seconds_max:
+            most = f"{limits.request_seconds_max:g}"
+            raise InvalidInput(f"network.call_seconds: expected 1 to {most}, found {self.call_seconds}")
+        if len(self.join) > limits.peers_max or len(self.announce) > limits.summary_urls_max:
+            raise InvalidInput("network: expected fewer addresses to join or announce, found more")
+        for url in self.announce:
+            want_url(url, "network.announce", "wss")
+        _ = self.address, self.joins, self.memory_bytes, self.fetch_bytes  # which refuse what does not fit
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port of the peer port, None without one."""
+        return host_and_port("network.listen", self.listen)[:2] if self.listen else None
+
+    @property
+    def joins(self) -> tuple[tuple[str, bytes], ...]:
+        """URL of the peer port and the secret of each node to join; `InvalidInput` if they are of different swarms."""
+        found = tuple(parse_join(text) for text in self.join)
+        if len({secret for _, secret in found}) > 1:
+            raise InvalidInput("network.join: expected one join code, found several")
+        return found
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Bytes of experts to take, None for all that there are."""
+        return parse_size("network.memory", self.memory) if self.memory else None
+
+    @property
+    def fetch_bytes(self) -> int:
+        """Bytes a second, 0 without limit."""
+        return parse_size("network.fetch_rate", self.fetch_rate) if self.fetch_rate else 0
+
+    @property
+    def exactness(self) -> Activations:
+        """How hidden states go out."""
+        return cast("Activations", self.activations)
+
+
+def parse_join(text: str) -> tuple[str, bytes]:
+    """URL and secret of `wss://HOST:PORT#CODE`; `InvalidInput` without the code."""
+    try:
+        parts = urlsplit(text.strip())
+        url = f"{parts.scheme}://{parts.netloc}"
+        fine = parts.path in ("", "/") and not parts.query
+    except ValueError:
+        url, fine, parts = "", False, urlsplit("")
+    if not fine or not parts.fragment:
+        raise InvalidInput(
+            f"network.join: expected wss://HOST:PORT#CODE, found {url[:80] or 'something else'} without a code",
+            hint="`blyan node invite` on a node of the swarm prints it",
+        )
+    want_url(url, "network.join", "wss")
+    return url, parse_code(parts.fragment)

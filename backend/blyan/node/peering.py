@@ -1,0 +1,262 @@
+"""A node among others: its identity, its door, its links, what it computes for peers and asks of them.
+
+Constructed where `network.listen` is set. Everything that talks runs in the network's thread; `close` ends all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from blyan.inference.executor import Executor, ExecutorOptions
+from blyan.inference.expert_host import ExpertHost, HostedModel
+from blyan.inference.network_step import NetworkStepper
+from blyan.inference.registry import Registry
+from blyan.inference.roster import Roster
+from blyan.model.expert_memory import ExpertMemory
+from blyan.model.experts import ExpertCall
+from blyan.model.loading import LoadedModel
+from blyan.model.manifest import Manifest, read_manifest
+from blyan.model.parts import expert_part, part_position
+from blyan.model.stepping import KVPages
+from blyan.model.weights import ModelWeights
+from blyan.network.dialling import Dialler
+from blyan.network.door import PeerDoor
+from blyan.network.gossip import SummaryTable
+from blyan.network.identity import Identity, make_identity
+from blyan.network.link import Handler
+from blyan.network.links import Links
+from blyan.network.thread import NetworkThread
+from blyan.node.config import NodeConfig
+from blyan.node.holdings import HeldModel, Holdings, Hosted
+from blyan.node.peer_addresses import announced, read_peers, write_peers
+from blyan.node.swarm_secret import swarm_of
+from blyan.node.writer import WritableGround
+from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
+from blyan.primitives.errors import Fault
+from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.wire import expert_call
+from blyan.wire.peer import Summary
+
+_log = logging.getLogger(__name__)
+_close_seconds = 5.0
+_remember_seconds = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Implements `network_step.Elsewhere` for one model."""
+
+    executor: Executor
+    holdings: Holdings
+    manifest: PayloadId
+
+    def holds(self, layer: int, expert: int) -> bool:
+        """Whether an expert is here."""
+        return self.holdings.holds(self.manifest, layer, expert)
+
+    def begin(self, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
+        """Ask other nodes."""
+        return self.executor.begin(self.manifest, calls)
+
+
+@dataclass(slots=True, eq=False)
+class Peering:
+    """One node's network. `start`, then `close` once, from any thread but the network's."""
+
+    config: NodeConfig
+    ground: WritableGround
+    now: UnixSeconds
+    monotonic: Monotonic
+    entropy: Entropy
+    draining: bool = False
+    holdings: Holdings = field(init=False)
+    identity: Identity = field(init=False)
+    registry: Registry = field(init=False)
+    links: Links = field(init=False)
+    roster: Roster = field(init=False)
+    executor: Executor = field(init=False)
+    host: ExpertHost = field(init=False)
+    port: int = 0  # that was taken
+    _thread: NetworkThread = field(init=False)
+    _door: PeerDoor = field(init=False)
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _running: Future[None] | None = None
+    _hosted: dict[PayloadId, HostedModel] = field(default_factory=dict[PayloadId, HostedModel])
+    _ours: Summary | None = None
+    _sequence: int = 0
+    _said: tuple[object, ...] = ()
+    _urls: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        config, network = self.config, self.config.network
+        swarm = swarm_of(config.data_dir, network.joins, self.entropy)
+        self.identity = make_identity(self.ground.key, self.now, self.entropy)
+        self.holdings = Holdings(self.ground.store)
+        table = SummaryTable()
+        self.registry = Registry(table, self.identity.key.public)
+        self.host = ExpertHost(self._hosted_model, self.monotonic)
+        self._thread = NetworkThread()
+        handlers: dict[str, Handler] = {expert_call.kind: self.host.answer}
+        dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
+        self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
+        handlers.update(self.links.handlers)
+        self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
+        options = ExecutorOptions(network.exactness, float(network.call_seconds))
+        self.executor = Executor(self._thread, self.roster, self.monotonic, self.entropy, options)
+        self._door = PeerDoor(
+            self.identity,
+            swarm,
+            self.summary,
+            handlers,
+            self.links.joined,
+            monotonic=self.monotonic,
+            entropy=self.entropy,
+        )
+
+    def draw(self) -> float:
+        """A number in [0, 1)."""
+        return int.from_bytes(self.entropy(4), "little") / (1 << 32)
+
+    def serve(self, model: LoadedModel) -> Hosted:
+        """A model that this node answers with: what is here of it, and plans for what is not may be asked."""
+        return self.host_model(model.manifest_id, model.manifest, model.weights)
+
+    def host_model(self, manifest_id: PayloadId, manifest: Manifest, weights: ModelWeights) -> Hosted:
+        """A model of which experts are computed for peers, those that are here."""
+        hosted = self.holdings.look(manifest_id, manifest)
+        self._hosted[manifest_id] = HostedModel(
+            manifest.config, weights, lambda layer, expert: self.holdings.holds(manifest_id, layer, expert)
+        )
+        self._call(lambda: self.registry.serve(manifest_id, hosted.grid))
+        return hosted
+
+    def host_held(self, held: Mapping[PayloadId, HeldModel], memory: ExpertMemory | None) -> None:
+        """Models of which this node has experts alone: peers may ask for them."""
+        for manifest_id, each in held.items():
+            if manifest_id in self._hosted:
+                continue
+            try:
+                manifest = read_manifest(self.ground.store, manifest_id)
+            except Fault as reason:
+                _log.error("experts of %s are not offered: %s", each.name, reason.message)
+                continue
+            self.host_model(manifest_id, manifest, ModelWeights(manifest, self.ground.store, memory))
+
+    def here(self, manifest_id: PayloadId, part: str) -> bool:
+        """Whether a part of a model is to be here: it is, or it is the trunk's."""
+        hosted = self.holdings.find(manifest_id)
+        layer, expert = part_position(part)
+        if hosted is None or layer is None or expert is None:
+            return True
+        return hosted.number(layer, expert) in hosted.here
+
+    def drop(self, manifest_id: PayloadId) -> None:
+        """A model is offered no more."""
+        self._hosted.pop(manifest_id, None)
+        self.holdings.forget(manifest_id)
+        self._call(lambda: self.registry.drop(manifest_id))
+
+    def stepper(self, model: LoadedModel, kv: KVPages) -> NetworkStepper | None:
+        """Who computes a model of which experts are elsewhere; None if all are here."""
+        hosted = self.holdings.find(model.manifest_id)
+        if hosted is None or hosted.complete:
+            return None
+        elsewhere = Elsewhere(self.executor, self.holdings, model.manifest_id)
+        return NetworkStepper(model.weights, model.manifest.config, kv, elsewhere)
+
+    def summary(self) -> Summary:
+        """What this node says of itself, at most a second old. For the network's loop."""
+        second, state = int(self.monotonic()), (self.holdings.version, self.draining)
+        if self._ours is None or self._said != (second, *state):
+            self._sequence += 1
+            self._said = (second, *state)
+            network, ours = self.config.network, self.identity
+            self._ours = Summary(
+                ours.key.public,
+                ours.boot,
+                ours.started,
+                self._sequence,
+                ours.certificate_hash,
+                self.links.dialler.swarm.tag,
+                self._urls,
+                (),
+                network.roles,
+                self.draining,
+                self.host.queue,
+                self.host.busy,
+                self.holdings.said(),
+            ).sign(ours.key)
+        return self._ours
+
+    def start(self) -> None:
+        """Open the door and begin to dial; raises what listening raises."""
+        self._thread.run(self._open()).result()
+        self._running = self._thread.run(self._run())
+
+    def close(self) -> None:
+        """End all links and stop listening."""
+        if self._running is not None:
+            self._running.cancel()
+        try:
+            self._thread.run(self._shut()).result(_close_seconds)
+        except TimeoutError:
+            _log.warning("peers did not let go in %s s", _close_seconds)
+        self.host.close()
+        self._thread.close()
+
+    async def _open(self) -> None:
+        address = self.config.network.address
+        assert address is not None, "a node with a peer port"
+        await self._stack.enter_async_context(self.links.dialler)
+        self.port = await self._door.listen(*address)
+        self._urls = self.config.network.announce or (announced(address[0], self.port),)
+        self.links.seek((url, None) for url, _ in self.config.network.joins)
+        self.links.seek(read_peers(self.config.data_dir))
+        _log.info("peers reach this node at %s", ", ".join(self._urls))
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.links.run())
+            group.create_task(self._remember())
+
+    async def _remember(self) -> None:
+        """Write where peers are, now and then, if that changed."""
+        written: list[tuple[str, PublicKey]] = []
+        while True:
+            await asyncio.sleep(_remember_seconds)
+            known = [
+                (url, summary.node)
+                for summary in self.links.table.live(self.monotonic())
+                for url in summary.peer_urls
+                if url.startswith("wss://") and self.links.link(summary.node) is not None
+            ]
+            if known and known != written:
+                await asyncio.to_thread(write_peers, self.config.data_dir, known)
+                written = known
+
+    async def _shut(self) -> None:
+        if self._running is not None:
+            await asyncio.gather(asyncio.wrap_future(self._running), return_exceptions=True)
+        await self._door.close()
+        await self._stack.aclose()
+
+    def _call(self, work: Callable[[], object]) -> None:
+        """Do something in the network's loop, where the registry belongs."""
+        self._thread.loop.call_soon_threadsafe(work)
+
+    def _hosted_model(self, manifest_id: PayloadId) -> HostedModel | None:
+        return self._hosted.get(manifest_id)
+
+    def _number(self, manifest_id: PayloadId, layer: int, expert: int) -> tuple[int, int] | None:
+        hosted = self.holdings.find(manifest_id)
+        number = None if hosted is None else hosted.number(layer, expert)
+        if hosted is None or number is None:
+            return None
+        return number, hosted.manifest.parts[expert_part(layer, expert)].length
