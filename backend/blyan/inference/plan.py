@@ -17,7 +17,6 @@ from blyan.inference.snapshot import Choice, RegistrySnapshot
 from blyan.primitives import canonical
 from blyan.primitives.ids import PayloadId, PublicKey
 
-_golden: Final = 0.6180339887498949  # multiples of it, less whole numbers, lie evenly in [0, 1)
 _plan = blake3(derive_key_context="blyan v1 plan")
 
 
@@ -94,7 +93,7 @@ def plan_experts(
     contested: list[tuple[int, int]] = []  # (-rows, call): with several nodes to choose from
     choices: list[Choice | None] = []
     shares: dict[int, list[int]] = {}  # node → its calls
-    loads = _Loads(snapshot.scores, draw())
+    loads = _Loads(snapshot.scores, draw)
     known = snapshot.choices(manifest)
     newcomers = draw() < policy.newcomer_share
     for at, call in enumerate(calls):
@@ -124,11 +123,11 @@ def plan_experts(
 class _Loads:
     """Rows that each node has in this plan, and a fraction by lot so that equals take turns."""
 
-    __slots__ = ("_loads", "_lot", "_scores")
+    __slots__ = ("_draw", "_loads", "_scores")
 
-    def __init__(self, scores: Sequence[float], lot: float) -> None:
+    def __init__(self, scores: Sequence[float], draw: Callable[[], float]) -> None:
         self._scores = scores
-        self._lot = lot
+        self._draw = draw
         self._loads: dict[int, float] = {}
 
     def give(self, options: Sequence[int], rows: int) -> int:
@@ -138,7 +137,7 @@ class _Loads:
         for node in options:
             load = loads.get(node)
             if load is None:
-                load = loads[node] = (self._lot + node * _golden) % 1.0
+                load = loads[node] = self._draw()
             load += rows
             cost = load * scores[node]
             if cost < least:

@@ -7,25 +7,21 @@ may be read anywhere. Scores are published with hysteresis, so that noise does n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from statistics import median
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blyan.inference.scoring import Rules, Usual, hedge_after, score, steady, unmeasured_s
-from blyan.inference.snapshot import ExpertGrid, Holders, NodeView, Rank, RegistrySnapshot
+from blyan.inference.known_nodes import KnownNode, KnownNodes
+from blyan.inference.scoring import Rules, Usual, unmeasured_s
+from blyan.inference.snapshot import ExpertGrid, Holders, NodeView, RegistrySnapshot
 from blyan.network import reputation as reputations
 from blyan.network.breaker import Breaker
 from blyan.network.gossip import SummaryTable
 from blyan.network.measurements import Failure, Measurements
-from blyan.network.reputation import Reputation
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.peer import Summary
-
-_doubtings_max: Final = 8  # after so many contradicted summaries the wait doubles no more
-_past_min: Final = 64  # nodes that are gone whose conduct is remembered at least, else as many as are here
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +33,6 @@ class Standing:
     holds: Mapping[PayloadId, int]  # how many experts of each model that is served
     doubted: frozenset[PayloadId]  # models of which it has not what it said
     elsewhere: bool  # a link is up, to another process of the same key
-
-
-@dataclass(slots=True)
-class _Doubt:
-    """Claims of one node on one model that turned out untrue."""
-
-    bits: int
-    boot: str
-    sequence: int  # of the newest summary that was contradicted
-    until: float
-    times: int
-
-
-@dataclass(slots=True)
-class _Node:
-    index: int
-    summary: Summary
-    breaker: Breaker = field(default_factory=Breaker)
-    reputation: Reputation = field(default_factory=Reputation)
-    view: NodeView | None = None
-    viewed: float = float("-inf")
-    doubts: dict[PayloadId, _Doubt] = field(default_factory=dict[PayloadId, _Doubt])
-    held: dict[PayloadId, bytes] = field(default_factory=dict[PayloadId, bytes])  # as in the snapshot
 
 
 class Registry:
@@ -76,8 +49,7 @@ class Registry:
         self.measurements = measurements or Measurements()
         self._own = own
         self._rules = rules or Rules()
-        self._nodes: dict[PublicKey, _Node] = {}
-        self._past: dict[PublicKey, _Node] = {}  # of nodes that are gone: what is known of their conduct
+        self._nodes = KnownNodes(self.measurements.forget)
         self._links: dict[PublicKey, dict[str, int]] = {}  # boots and how many links each has
         self._holders: dict[PayloadId, Holders] = {}
         self._dirty: set[PublicKey] = set()
@@ -94,8 +66,8 @@ class Registry:
         """Plans for this model will be asked; holders of other models are not kept."""
         if manifest not in self._holders:
             self._holders[manifest] = Holders.nobody(grid)
-            for known in self._nodes.values():
-                known.held.pop(manifest, None)
+            for known in self._nodes:
+                known.claims.held.pop(manifest, None)
                 known.viewed = float("-inf")
             self._urgent = True
 
@@ -174,26 +146,16 @@ class Registry:
         self._dirty.add(node)
 
     def not_held(self, node: PublicKey, manifest: PayloadId, layer: int, expert: int, now: float) -> None:
-        """It said that it has not what its summary says: it is not asked for that until a newer one says so again.
-
-        And not before some seconds, which double with each summary that turns out untrue.
-        """
+        """It answered that it has not what its summary says (see `claims`)."""
         known, model = self._nodes.get(node), self._holders.get(manifest)
         first = None if model is None else model.first.get(layer)
         if known is None or model is None or first is None or not 0 <= expert < model.grid.experts:
             return
-        number, summary, rules = first + expert, known.summary, self._rules
-        held = known.held.get(manifest, b"")
-        if number >> 3 >= len(held) or not held[number >> 3] >> (number & 7) & 1:
+        number, rules = first + expert, self._rules
+        if not known.claims.has(manifest, number):
             return  # it does not say so, or not any more
-        doubt = known.doubts.get(manifest)
-        if doubt is None or (doubt.boot, doubt.sequence) != (summary.boot, summary.sequence):
-            times = 1 if doubt is None else min(doubt.times + 1, _doubtings_max)
-            until = now + min(rules.doubt_max_s, rules.doubt_s * 2.0 ** (times - 1))
-            bits = doubt.bits if doubt is not None and now < doubt.until else 0
-            known.doubts[manifest] = doubt = _Doubt(bits, summary.boot, summary.sequence, until, times)
+        if known.claims.contradict(known.summary, manifest, number, now, rules.doubt_s, rules.doubt_max_s):
             self._judge(node, "not_held", now)
-        doubt.bits |= 1 << number
         self._dirty.add(node)
         self._urgent = True
 
@@ -214,10 +176,8 @@ class Registry:
         known = self._nodes.get(node)
         if known is None or known.view is None:
             return None
-        holds = {manifest: int.from_bytes(raw, "little").bit_count() for manifest, raw in known.held.items()}
-        doubted = frozenset(manifest for manifest, doubt in known.doubts.items() if doubt.bits)
         elsewhere = known.view.boot not in self._links.get(node, ()) and bool(self._links.get(node))
-        return Standing(known.view, known.breaker, holds, doubted, elsewhere)
+        return Standing(known.view, known.breaker, known.claims.counts(), known.claims.doubted(), elsewhere)
 
     def replicas(self, manifest: PayloadId, now: float) -> NDArray[np.int64] | None:
         """How many live nodes that are not draining say that they hold each expert [experts]; None if not served."""
@@ -234,7 +194,7 @@ class Registry:
             known.reputation = known.reputation.after(event, now, self._rules.reputation)
             self._dirty.add(node)
 
-    def _set_breaker(self, known: _Node, breaker: Breaker) -> None:
+    def _set_breaker(self, known: KnownNode, breaker: Breaker) -> None:
         if breaker is not known.breaker:
             self._urgent |= (breaker.since, breaker.probing) != (known.breaker.since, known.breaker.probing)
             known.breaker = breaker
@@ -243,120 +203,35 @@ class Registry:
     def _refresh(self, now: float) -> None:
         self._refreshed, self._urgent = now, False
         said: dict[PayloadId, dict[int, bytes]] = {}
-        changed = self._take_summaries(now, said)
+        news, gone = self._nodes.take(each for each in self.table.live(now) if each.node != self._own)
+        for known in gone:
+            for manifest in known.claims.held:
+                said.setdefault(manifest, {})[known.index] = b""
+        self._dirty.update(known.summary.node for known in news)
         self._measure_typical()
-        for node, known in self._nodes.items():
+        changed = bool(gone)
+        counts = {manifest: model.grid.count for manifest, model in self._holders.items()}
+        for known in self._nodes:
+            node = known.summary.node
             idle = node not in self._dirty and known.breaker.since is None
             if idle and now - known.viewed < self._rules.review_s:
                 continue
-            for manifest, bits in self._held(known, now).items():
-                if known.held.get(manifest) != bits:
-                    known.held[manifest] = bits
-                    said.setdefault(manifest, {})[known.index] = bits
-            view = self._view(known, now)
-            changed |= known.view is None or _differs(known.view, view)
-            known.view, known.viewed = view, now
+            for manifest, bits in known.claims.believe(known.summary, counts, now).items():
+                said.setdefault(manifest, {})[known.index] = bits
+            linked = known.summary.boot in self._links.get(node, ())
+            usual = Usual(self._typical, round(self._rows))
+            age = self.table.age(node, now) or 0.0
+            changed |= known.look(self.measurements.of(node), linked, usual, age, now, self._rules)
         self._dirty.clear()
-        for manifest, bitmaps in said.items():
-            if manifest in self._holders:
-                self._holders[manifest] = self._holders[manifest].with_nodes(bitmaps)
+        for manifest in said.keys() & self._holders.keys():
+            self._holders[manifest] = self._holders[manifest].with_nodes(said[manifest])
         models = self._snapshot.models if self._snapshot else None
         if changed or said or models is None or models.keys() != self._holders.keys():
-            self._publish(now)
+            self._version += 1
+            self._snapshot = RegistrySnapshot(self._version, now, self._nodes.views(), dict(self._holders))
 
     def _measure_typical(self) -> None:
         rows = round(self._rows)
-        views = (known.view for known in self._nodes.values() if known.view is not None)
+        views = (known.view for known in self._nodes if known.view is not None)
         expected = [seconds for view in views if (seconds := view.measured.expected_s(rows)) is not None]
         self._typical = median(expected) if expected else unmeasured_s
-
-    def _publish(self, now: float) -> None:
-        views: list[NodeView | None] = [None] * (max((known.index for known in self._nodes.values()), default=-1) + 1)
-        for known in self._nodes.values():
-            views[known.index] = known.view
-        self._version += 1
-        self._snapshot = RegistrySnapshot(self._version, now, tuple(views), dict(self._holders))
-
-    def _take_summaries(self, now: float, said: dict[PayloadId, dict[int, bytes]]) -> bool:
-        """Bring the nodes in line with the live summaries; whether one came or went. `said`: holdings that changed."""
-        live = {summary.node: summary for summary in self.table.live(now) if summary.node != self._own}
-        gone = self._nodes.keys() - live.keys()
-        for node in gone:
-            known = self._nodes.pop(node)
-            for manifest in known.held:
-                said.setdefault(manifest, {})[known.index] = b""
-            self._past[node] = known
-            while len(self._past) > max(_past_min, len(live)):
-                forgotten = next(iter(self._past))
-                del self._past[forgotten]
-                self.measurements.forget(forgotten)
-        come = False
-        free = iter(sorted(set(range(len(live))) - {known.index for known in self._nodes.values()}))
-        for node, summary in live.items():
-            known = self._nodes.get(node)
-            if known is None:
-                come = True
-                past = self._past.pop(node, None)
-                index = next(free)
-                self._nodes[node] = known = replace(past, index=index) if past else _Node(index, summary)
-                known.view, known.held = None, {}
-            elif known.summary is summary:
-                continue
-            known.summary = summary
-            self._dirty.add(node)
-        return come or bool(gone)
-
-    def _held(self, known: _Node, now: float) -> Mapping[PayloadId, bytes]:
-        """What is believed of its claims, of the models that are served."""
-        found: dict[PayloadId, bytes] = {}
-        for manifest, model in self._holders.items():
-            holding = known.summary.holdings.get(manifest)
-            raw = b"" if holding is None else holding.experts[: (model.grid.count + 7) >> 3]
-            doubt = known.doubts.get(manifest)
-            if doubt is not None:
-                newer = (known.summary.boot, known.summary.sequence) != (doubt.boot, doubt.sequence)
-                if newer and now >= doubt.until:
-                    doubt.bits = 0
-                raw = (int.from_bytes(raw, "little") & ~doubt.bits).to_bytes(len(raw), "little")
-            found[manifest] = raw
-        return found
-
-    def _view(self, known: _Node, now: float) -> NodeView:
-        rules, summary = self._rules, known.summary
-        measured = self.measurements.of(summary.node)
-        bound = known.reputation.lower_bound(now, rules.reputation)
-        state = known.breaker.state(now, rules.breaker)
-        if summary.boot not in self._links.get(summary.node, {}):
-            rank = Rank.unreachable
-        elif state != "closed":
-            rank = Rank.probe if state == "half-open" else Rank.broken
-        elif bound < rules.reputation.gate:
-            rank = Rank.doubtful
-        elif summary.draining:
-            rank = Rank.draining
-        else:
-            rank = Rank.newcomer if known.reputation.newcomer(now, rules.reputation) else Rank.proven
-        before = known.view
-        usual = Usual(self._typical, round(self._rows))
-        age = self.table.age(summary.node, now) or 0.0
-        return NodeView(
-            summary.node,
-            summary.boot,
-            rank,
-            steady(before and before.score, score(measured, usual, age, now, rules)),
-            steady(before and before.hedge_after, hedge_after(measured, usual, rules)),
-            summary.draining,
-            state,
-            bound,
-            measured,
-        )
-
-
-def _differs(before: NodeView, after: NodeView) -> bool:
-    """Whether plans could come out differently."""
-    return (before.boot, before.rank, before.score, before.hedge_after) != (
-        after.boot,
-        after.rank,
-        after.score,
-        after.hedge_after,
-    )
