@@ -25,7 +25,10 @@ from blyan.api.route import Route
 from blyan.api.routes import routes
 from blyan.api.state import node_key
 from blyan.api.traffic import Traffic, traffic_key
+from blyan.model.manifest import Manifest
+from blyan.network.sources import SourceBook
 from blyan.node.node import Node
+from blyan.node.taking import Taking, sources_name
 from blyan.primitives import limits
 
 
@@ -40,6 +43,7 @@ def build_app(node: Node) -> web.Application:
     app.on_response_prepare.append(add_security_headers)
     app.cleanup_ctx.append(loop_watched)
     app.cleanup_ctx.append(_books_kept)
+    app.cleanup_ctx.append(_models_taken)
     table = (*routes, *page.page_routes(page.page_folder()))
     for route in table:
         app.router.add_route(route.method, route.path, route.handler, expect_handler=expected)
@@ -79,6 +83,27 @@ async def _books_kept(app: web.Application) -> AsyncGenerator[None]:
         await asyncio.gather(*keeping, return_exceptions=True)
         await charges.drain()
         await books.close()
+
+
+async def _models_taken(app: web.Application) -> AsyncGenerator[None]:
+    """What the swarm has is taken while the node serves, and answered with."""
+    node = app[node_key]
+    if node.peering is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def serve(manifest: Manifest) -> None:
+        name = node.publish_held(manifest)
+        loop.call_soon_threadsafe(node.adopt, name, node.loaded(name))
+
+    book = SourceBook(node.config.data_dir / sources_name, node.sources.now)
+    taking = node.peering.follow(Taking(node.peering, serve, book).run)
+    try:
+        yield
+    finally:
+        taking.cancel()
+        await asyncio.gather(asyncio.wrap_future(taking), return_exceptions=True)
 
 
 async def _close_accounts(app: web.Application) -> None:

@@ -18,6 +18,7 @@ from blyan.api.traffic import traffic_key
 from blyan.node import builtin
 from blyan.node.config import NodeConfig
 from blyan.node.data_directory import lock_name, write_holder
+from blyan.node.holdings import read_held
 from blyan.node.keys import Passphrase
 from blyan.node.machine import raise_descriptors
 from blyan.node.node import Node, Sources
@@ -41,7 +42,8 @@ async def served(config: NodeConfig, passphrase: Passphrase) -> AsyncGenerator[t
     """
     host, port = config.address
     with opened(config, now=system_seconds, entropy=system_entropy, passphrase=passphrase, new=True) as ground:
-        builtin.install_first(ground)
+        if not config.network.join and not read_held(config.data_dir):  # else the swarm's models come
+            builtin.install_first(ground)
         node = Node(config, ground, Sources(system_seconds, system_monotonic, system_entropy))
         app = build_app(node)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_last_words_seconds)

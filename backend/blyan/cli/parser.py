@@ -20,6 +20,7 @@ from blyan.primitives.nearest import did_you_mean
 _modules: Final[Mapping[str, str]] = {
     "up": "blyan.cli.up",
     "init": "blyan.cli.up",
+    "serve": "blyan.cli.serve",
     "chat": "blyan.cli.chat",
     "model": "blyan.cli.model",
     "node": "blyan.cli.node",
@@ -36,7 +37,7 @@ _modules: Final[Mapping[str, str]] = {
     "keys": "blyan.cli.keys",
     "completion": "blyan.cli.completion",
 }
-_not_as_json: Final = frozenset({"blyan.cli.up", "blyan.cli.completion"})
+_not_as_json: Final = frozenset({"blyan.cli.up", "blyan.cli.serve", "blyan.cli.completion"})
 _choice: Final = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)", re.DOTALL)
 
 

@@ -54,11 +54,12 @@ def _up(options: argparse.Namespace, output: Output) -> int:
     except InvalidInput as reason:
         raise UsageMistake(reason.message, hint=reason.hint) from None
     with logging_as(config.log, config.data_dir):
-        asyncio.run(_serve(config, output, browser=not options.no_browser))
+        asyncio.run(running(config, output, browser=not options.no_browser))
     return 0
 
 
-async def _serve(config: NodeConfig, output: Output, *, browser: bool) -> None:
+async def running(config: NodeConfig, output: Output, *, browser: bool) -> None:
+    """A node until it is told to stop."""
     from blyan.api.serve import served
 
     stopped = _stop_on_signal()
@@ -66,6 +67,8 @@ async def _serve(config: NodeConfig, output: Output, *, browser: bool) -> None:
         for name, why in node.refused().items():
             output.note(f"model {name} is refused: {why.message}")
         output.note(f"data in {config.data_dir}; stop with Ctrl-C")
+        if node.peering is not None:
+            output.note(f"peers at {', '.join(node.peering.urls)}; `blyan node invite` says how to join")
         output.note(f"chat at {url}")
         if browser:
             # not waited for: a browser may stay in the foreground as long as its window

@@ -38,6 +38,10 @@ class Elsewhere(Protocol):
         """Whether an expert is here."""
         ...
 
+    def first_here(self, layer: int, expert: int) -> bool:
+        """Whether an expert is computed here rather than asked for: it is here, and the plan does not say otherwise."""
+        ...
+
     def begin(self, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
         """Ask other nodes for the outputs of calls of one layer."""
         ...
@@ -112,7 +116,7 @@ class NetworkStepper:
 
     def _computed(self, calls: list[ExpertCall]) -> list[Tensor | Fault]:
         """All calls of one layer: what is not here is asked for first, and computed elsewhere meanwhile."""
-        here = [self._elsewhere.holds(call.layer, call.expert) for call in calls]
+        here = [self._elsewhere.first_here(call.layer, call.expert) for call in calls]
         away = [place for place, held in enumerate(here) if not held]
         waiting = self._elsewhere.begin([calls[place] for place in away]) if away else None
         outputs: dict[int, Tensor | Fault] = {}
@@ -125,6 +129,9 @@ class NetworkStepper:
                     damaged.append(place)
         if waiting is not None:
             outputs.update(zip(away, waiting.result(), strict=True))
+        for place in away:
+            if isinstance(outputs[place], Fault) and self._elsewhere.holds(calls[place].layer, calls[place].expert):
+                outputs[place] = self._weights.answer(calls[place])
         if damaged:
             outputs.update(
                 zip(damaged, self._elsewhere.begin([calls[place] for place in damaged]).result(), strict=True)

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 import aiohttp
 import orjson
 
-from blyan.network.door import challenge_path, link_path, proofs_header
+from blyan.network.door import blobs_path, challenge_path, link_path, proofs_header
 from blyan.network.handshake import (
     Caller,
     Challenge,
@@ -33,6 +33,11 @@ from blyan.wire.framing import decode
 from blyan.wire.peer import Summary
 
 _challenge_bytes_max: Final = 1_024
+
+
+def blobs_url(url: str) -> str:
+    """Where the peer port at `wss://HOST:PORT` serves blobs to whoever shows a token."""
+    return url.replace("wss://", "https://", 1) + blobs_path
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 import orjson
 from aiohttp import web
 
+from blyan.network.blob_serving import send_blob, send_index
 from blyan.network.handshake import (
     Caller,
     Challenge,
@@ -31,13 +32,17 @@ from blyan.network.identity import Identity
 from blyan.network.link import Handler, Link, frame_of
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
-from blyan.primitives.errors import Denied, Fault
+from blyan.primitives.errors import Denied, Fault, NotFound
+from blyan.storage.blob_store import BlobStore
 from blyan.wire.fields import as_dict
+from blyan.wire.framing import Message
 from blyan.wire.peer import Summary
 
 _log = logging.getLogger(__name__)
 challenge_path: Final = "/peer/v1/challenge"
 link_path: Final = "/peer/v1/link"
+blobs_path: Final = "/peer/v1/blobs"
+token_kind: Final = "token"
 proofs_header: Final = "X-Blyan-Proofs"
 _challenges_max: Final = 1_024
 
@@ -55,12 +60,16 @@ class PeerDoor:
         handlers: dict[str, Handler],
         joined: Callable[[Link], None],
         *,
+        store: BlobStore,
         monotonic: Monotonic,
         entropy: Entropy,
     ) -> None:
-        """`joined` is told of each link, before it is read."""
+        """`joined` is told of each link, before it is read; whoever has a link may fetch blobs of `store`."""
         self._identity, self._swarm, self._summary = identity, swarm, summary
         self._handlers, self._joined = handlers, joined
+        handlers[token_kind] = self._token  # in the dictionary of the dialler too: links ask either way
+        self._store = store
+        self._tokens: dict[str, Link] = {}
         self._monotonic, self._entropy = monotonic, entropy
         self._challenges: dict[str, float] = {}  # nonce → until when, in order
         self._links: set[Link] = set()
@@ -72,6 +81,8 @@ class PeerDoor:
         app = web.Application(client_max_size=limits.KIB, middlewares=[_silent])
         app.router.add_get(challenge_path, self._challenge)
         app.router.add_get(link_path, self._link)
+        app.router.add_get(blobs_path + "/{payload_id}", self._blob)
+        app.router.add_get(blobs_path + "/{payload_id}/index", self._blob)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -134,6 +145,30 @@ class PeerDoor:
         finally:
             self._links.discard(link)
         return ws
+
+    async def _token(self, link: Link, _message: Message) -> Message:
+        """What a linked node shows to fetch blobs, for as long as the link lasts."""
+        token = next((token for token, other in self._tokens.items() if other is link), None)
+        if token is None:
+            self._tokens = {known: other for known, other in self._tokens.items() if other.open}
+            token = self._entropy(nonce_bytes).hex()
+            self._tokens[token] = link
+        return Message({"token": token}, ())
+
+    async def _blob(self, request: web.Request) -> web.StreamResponse:
+        link = self._tokens.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        if link is None or not link.open:
+            self.refused += 1
+            raise _Silence
+        try:
+            if request.path.endswith("/index"):
+                return await send_index(request, self._store)
+            return await send_blob(request, self._store)
+        except NotFound:
+            return web.Response(status=404)
+        except Fault as reason:
+            _log.warning("a blob was not sent to peer %s: %s", link.peer.node[:12], reason.message)
+            return web.Response(status=503)
 
     def _shown(self, request: web.Request) -> tuple[Challenge, Caller, dict[str, Any]]:
         """The challenge that is answered, who answers, and its proofs."""

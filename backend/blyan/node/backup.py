@@ -26,6 +26,7 @@ from blyan.chain.chains import Chains
 from blyan.node.blobs_in_use import unmet_needs
 from blyan.node.config import NodeConfig
 from blyan.node.data_directory import Ground, lock, lock_name
+from blyan.node.holdings import read_held, write_held
 from blyan.node.keys import folder_name as keys_name
 from blyan.node.keys import next_key, node_key, read_key
 from blyan.node.saved import bring_back, save
@@ -80,11 +81,13 @@ def back_up(ground: Ground, target: Path, *, keys: bool, progress: Progress, dat
     durable.make_folder(target, 0o700)
     durable.sweep(target)
     store = BlobStore(target / "blobs", writable=True)
-    chains = ground.chains
-    faults = unmet_needs(chains, ground.store)
+    chains, held = ground.chains, read_held(ground.folder)
+    if held:
+        write_held(target, held)
+    faults = unmet_needs(chains, ground.store, held)
     blobs = _copy_blobs(ground.store, store, faults, progress)
     pin_faults = _copy_pins(ground.store, store)
-    for payload, sentence in unmet_needs(chains, store).items():
+    for payload, sentence in unmet_needs(chains, store, held).items():
         faults.setdefault(payload, sentence)  # swept while others were copied
     if keys:
         _stage_key(key, ground.identity, target)
@@ -149,7 +152,10 @@ def _restored(config: NodeConfig, source: Path, label: Mapping[str, canonical.Ca
     chains = Chains(folder / "chain", trusted, store)
     saved = bring_back(source, folder, chains, database=config.ledger.database)
     write_schema(folder)
-    for payload, sentence in unmet_needs(chains, store).items():
+    held = read_held(source)
+    if held:
+        write_held(folder, held)
+    for payload, sentence in unmet_needs(chains, store, held).items():
         faults.setdefault(payload, sentence)
     damaged = (*faults.values(), *pin_faults, *saved.faults)
     return Copied(report.network, report.height, *blobs, may_write, damaged, saved.notes)

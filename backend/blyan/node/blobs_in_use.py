@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from blyan.chain.chains import Chains
 from blyan.model.manifest import read_manifest
+from blyan.model.parts import part_position
 from blyan.node.data_directory import Ground
+from blyan.node.holdings import HeldModel, read_held
 from blyan.primitives.errors import Fault, IntegrityFault, NotFound
 from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_store import BlobStore
@@ -21,18 +23,23 @@ def payloads_in_use(ground: Ground) -> dict[PayloadId, str]:
             used.setdefault(payload, why)
     for payload, why in _others(ground.chains):
         used.setdefault(payload, why)
+    for manifest, held in read_held(ground.folder).items():
+        used.setdefault(manifest, f"{held.name} manifest, of the swarm")
+        for payload, why in _blocks(ground.store, manifest, held.name):
+            used.setdefault(payload, why)
     return used
 
 
-def unmet_needs(chains: Chains, store: BlobStore) -> dict[PayloadId, str]:
+def unmet_needs(chains: Chains, store: BlobStore, held: Mapping[PayloadId, HeldModel]) -> dict[PayloadId, str]:
     """Payload → a sentence, for each that these chains need and that is not in `store`; nothing is hashed for it.
 
-    Of a manifest that cannot be read, that alone is said: nobody knows which blocks it names.
+    What is `held` elsewhere on purpose is not needed here. Of a manifest that cannot be read, that alone is said:
+    nobody knows which blocks it names.
     """
     needed, unmet = dict(_others(chains)), dict[PayloadId, str]()
     for manifest, name in _manifests(chains):
         try:
-            needed.update(_blocks(store, manifest, name))
+            needed.update(_wanted(store, manifest, name, held.get(manifest)))
         except Fault as reason:
             unmet[manifest] = f"{name} manifest: {reason.message}"
     for payload, why in needed.items():
@@ -51,6 +58,16 @@ def _manifests(chains: Chains) -> Iterator[tuple[PayloadId, str]]:
 def _blocks(store: BlobStore, manifest: PayloadId, name: str) -> Iterator[tuple[PayloadId, str]]:
     for part, block in read_manifest(store, manifest).blocks.items():
         yield block.payload, f"{name} {part}"
+
+
+def _wanted(
+    store: BlobStore, manifest: PayloadId, name: str, held: HeldModel | None
+) -> Iterator[tuple[PayloadId, str]]:
+    """The blocks of a model that are to be here."""
+    for part, block in read_manifest(store, manifest).blocks.items():
+        expert = part != "tokenizer" and part_position(part)[1] is not None
+        if held is None or (held.trunk and not expert):
+            yield block.payload, f"{name} {part}"
 
 
 def _others(chains: Chains) -> Iterator[tuple[PayloadId, str]]:

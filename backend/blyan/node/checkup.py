@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from blyan.node.blobs_in_use import unmet_needs
 from blyan.node.data_directory import Ground
+from blyan.node.holdings import read_held
 from blyan.node.indexing import behind, differences, folder_name
 from blyan.node.ledger import check_books
 from blyan.node.saved import check_accounts
@@ -72,7 +73,7 @@ def _index(ground: Ground, notes: list[str]) -> list[str]:
 
 def _needed(ground: Ground) -> list[str]:
     """Payloads that are needed and not here, or not whole as far as their size tells."""
-    damage = list(unmet_needs(ground.chains, ground.store).values())
+    damage = list(unmet_needs(ground.chains, ground.store, read_held(ground.folder)).values())
     try:
         ground.store.pins()
     except IntegrityFault as reason:

@@ -24,6 +24,7 @@ from blyan.node.catalogue import manifests_of
 from blyan.node.config import read_config
 from blyan.node.config_survey import survey
 from blyan.node.data_directory import Ground, lock_holder, open_ground
+from blyan.node.holdings import read_held
 from blyan.node.indexing import behind, folder_name
 from blyan.node.keys import folder_name as keys_folder
 from blyan.node.keys import next_key, node_key, read_key
@@ -256,7 +257,7 @@ def _index(ground: Ground) -> Finding:
 
 def _blobs(ground: Ground) -> Finding:
     """By presence and size: what hashing them would find is for `db check --deep`."""
-    unmet = unmet_needs(ground.chains, ground.store)
+    unmet = unmet_needs(ground.chains, ground.store, read_held(ground.folder))
     if unmet:
         first = next(iter(unmet.values()))
         mend = "blyan init (built-in model), `blyan model import` again, or `blyan db restore`"

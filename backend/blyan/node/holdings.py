@@ -89,6 +89,11 @@ class Hosted:
             return None
         return self.grid.layers.index(layer) * self.grid.experts + expert
 
+    def place(self, number: int) -> tuple[int, int]:
+        """Layer and expert of a number."""
+        place, expert = divmod(number, self.grid.experts)
+        return self.grid.layers[place], expert
+
     def experts(self) -> Iterator[tuple[int, str]]:
         """Number and part name of every routed expert."""
         for place, layer in enumerate(self.grid.layers):

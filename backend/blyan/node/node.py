@@ -21,6 +21,7 @@ from blyan.inference.steppers import SteppersInTurn
 from blyan.model.chat_template import TemplateRenderer
 from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
+from blyan.model.manifest import Manifest
 from blyan.model.stepping import KVPages, Stepper
 from blyan.model.stored_part import naming
 from blyan.node.accounts import Accounts, open_accounts
@@ -34,6 +35,7 @@ from blyan.node.kept import KeptModels
 from blyan.node.machine import memory_limit
 from blyan.node.metrics import Metrics
 from blyan.node.peering import Peering
+from blyan.node.publish import publish
 from blyan.node.uploads import Uploads
 from blyan.node.verified import remember_verified
 from blyan.node.writer import WritableGround
@@ -41,6 +43,7 @@ from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
 from blyan.primitives.errors import Fault, InternalError, Unavailable
 from blyan.primitives.model_name import canonical_name
 from blyan.storage.index import EntryIndex
+from blyan.storage.tile import index_of
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +98,9 @@ class Node:
         )
         network = config.network
         self.peering = (
-            Peering(config, ground, sources.now, sources.monotonic, sources.entropy) if network.listen else None
+            Peering(config, ground, sources.now, sources.monotonic, sources.entropy, self.expert_memory)
+            if network.listen
+            else None
         )
         self.kept = KeptModels(sources.now, self.scheduler.unload)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
@@ -125,7 +130,7 @@ class Node:
             if version is None or version.manifest not in held or held[version.manifest].trunk:
                 self.models[name] = self._load(name)
         if self.peering is not None:
-            self.peering.host_held(held, self.expert_memory)
+            self.peering.host_held(held)
         want_memory(self._kv_bytes, self._loaded)
         if self.peering is not None:
             self.peering.start()
@@ -148,6 +153,21 @@ class Node:
         """The same where it needs no work, for who cannot wait; None where `model` says more."""
         found = self.models.get(canonical_name(name))
         return found if isinstance(found, LoadedModel) else None
+
+    def publish_held(self, manifest: Manifest) -> str:
+        """Put a model of the swarm onto this node's chains, unchanged; its name. Not for the event loop's thread.
+
+        `Unavailable` if another model has its name here: peers know it by its manifest, which names it.
+        """
+        with self.changing() as ground:
+            current = ground.chains.state.current(manifest.name)
+            if current is not None and current.manifest != index_of(manifest.encode()).payload_id:
+                raise Unavailable(
+                    f"model {manifest.name}: expected the swarm's under this name, found another model here",
+                    hint=f"`blyan model remove {manifest.name}` on this node makes room for it",
+                )
+            publish(ground, manifest)
+        return manifest.name
 
     @contextmanager
     def changing(self) -> Generator[WritableGround, None, None]:
@@ -192,10 +212,21 @@ class Node:
     def ready(self) -> None:
         """Raise the reason why this node cannot serve any model now."""
         if not self.models:
-            raise Unavailable("node: expected at least one model, found none", hint="run `blyan init`")
+            self._ready_for_peers()
+            return
         refused = self.refused()
         if len(refused) == len(self.models):
             raise next(iter(refused.values()))
+
+    def _ready_for_peers(self) -> None:
+        """Of a node that answers nobody itself: whether it holds anything for its peers."""
+        if self.peering is None:
+            raise Unavailable("node: expected at least one model, found none", hint="run `blyan init`")
+        if not any(hosted.here or hosted.trunk for hosted in self.peering.holdings.models()):
+            raise Unavailable(
+                "node: expected a model of the swarm, found none yet",
+                hint="it takes one from the nodes that it is linked to; `blyan node peers` shows them",
+            )
 
     def close(self) -> None:
         """Stop computing and end what was started."""

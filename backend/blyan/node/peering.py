@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from blyan.network.dialling import Dialler
 from blyan.network.door import PeerDoor
 from blyan.network.gossip import SummaryTable
 from blyan.network.identity import Identity, make_identity
-from blyan.network.link import Handler
+from blyan.network.link import Handler, Link
 from blyan.network.links import Links
 from blyan.network.thread import NetworkThread
 from blyan.node.config import NodeConfig
@@ -38,32 +39,44 @@ from blyan.node.holdings import HeldModel, Holdings, Hosted
 from blyan.node.peer_addresses import announced, read_peers, write_peers
 from blyan.node.swarm_secret import swarm_of
 from blyan.node.writer import WritableGround
+from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
-from blyan.primitives.errors import Fault
+from blyan.primitives.errors import ExpertUnavailable, Fault, NotFound
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire import expert_call
+from blyan.wire.framing import Message, WireTensor
 from blyan.wire.peer import Summary
 
 _log = logging.getLogger(__name__)
 _close_seconds = 5.0
 _remember_seconds = 15.0
+manifest_kind = "manifest"
 
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
     """Implements `network_step.Elsewhere` for one model."""
 
-    executor: Executor
-    holdings: Holdings
+    peering: Peering
     manifest: PayloadId
+    remote_first: bool  # ask others even for what is here
+    local_only: bool
 
     def holds(self, layer: int, expert: int) -> bool:
         """Whether an expert is here."""
-        return self.holdings.holds(self.manifest, layer, expert)
+        return self.peering.holdings.holds(self.manifest, layer, expert)
+
+    def first_here(self, layer: int, expert: int) -> bool:
+        """Whether an expert is computed here rather than asked for."""
+        return self.holds(layer, expert) and not (self.remote_first and self.peering.held_by_peers(self.manifest))
 
     def begin(self, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
-        """Ask other nodes."""
-        return self.executor.begin(self.manifest, calls)
+        """Ask other nodes, unless the plan is to do without them."""
+        if not self.local_only:
+            return self.peering.executor.begin(self.manifest, calls)
+        refused: Future[list[Tensor | Fault]] = Future()
+        refused.set_result([_not_local(call) for call in calls])
+        return refused
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +88,7 @@ class Peering:
     now: UnixSeconds
     monotonic: Monotonic
     entropy: Entropy
+    memory: ExpertMemory | None = None
     draining: bool = False
     holdings: Holdings = field(init=False)
     identity: Identity = field(init=False)
@@ -84,6 +98,7 @@ class Peering:
     executor: Executor = field(init=False)
     host: ExpertHost = field(init=False)
     port: int = 0  # that was taken
+    urls: tuple[str, ...] = ()  # where peers reach it
     _thread: NetworkThread = field(init=False)
     _door: PeerDoor = field(init=False)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -92,7 +107,6 @@ class Peering:
     _ours: Summary | None = None
     _sequence: int = 0
     _said: tuple[object, ...] = ()
-    _urls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         config, network = self.config, self.config.network
@@ -107,6 +121,7 @@ class Peering:
         dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
         self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
         handlers.update(self.links.handlers)
+        handlers[manifest_kind] = self._give_manifest
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
         self.executor = Executor(self._thread, self.roster, self.monotonic, self.entropy, options)
@@ -116,6 +131,7 @@ class Peering:
             self.summary,
             handlers,
             self.links.joined,
+            store=self.ground.store,
             monotonic=self.monotonic,
             entropy=self.entropy,
         )
@@ -137,7 +153,7 @@ class Peering:
         self._call(lambda: self.registry.serve(manifest_id, hosted.grid))
         return hosted
 
-    def host_held(self, held: Mapping[PayloadId, HeldModel], memory: ExpertMemory | None) -> None:
+    def host_held(self, held: Mapping[PayloadId, HeldModel]) -> None:
         """Models of which this node has experts alone: peers may ask for them."""
         for manifest_id, each in held.items():
             if manifest_id in self._hosted:
@@ -147,7 +163,7 @@ class Peering:
             except Fault as reason:
                 _log.error("experts of %s are not offered: %s", each.name, reason.message)
                 continue
-            self.host_model(manifest_id, manifest, ModelWeights(manifest, self.ground.store, memory))
+            self.host_model(manifest_id, manifest, ModelWeights(manifest, self.ground.store, self.memory))
 
     def here(self, manifest_id: PayloadId, part: str) -> bool:
         """Whether a part of a model is to be here: it is, or it is the trunk's."""
@@ -157,6 +173,23 @@ class Peering:
             return True
         return hosted.number(layer, expert) in hosted.here
 
+    def held_by_peers(self, manifest_id: PayloadId) -> bool:
+        """Whether a node that is linked says that it holds something of a model. From any thread."""
+        links = self.links
+        return any(
+            link.open and manifest_id in link.peer.holdings for each in list(links.open.values()) for link in list(each)
+        )
+
+    def look_again(self, manifest_id: PayloadId) -> Hosted:
+        """Blocks of a model have come or gone."""
+        hosted = self.holdings.find(manifest_id)
+        assert hosted is not None, "a model that is hosted"
+        return self.holdings.look(manifest_id, hosted.manifest)
+
+    def follow(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
+        """Run something in the network's loop, for as long as the node has peers."""
+        return self._thread.run(work())
+
     def drop(self, manifest_id: PayloadId) -> None:
         """A model is offered no more."""
         self._hosted.pop(manifest_id, None)
@@ -165,10 +198,10 @@ class Peering:
 
     def stepper(self, model: LoadedModel, kv: KVPages) -> NetworkStepper | None:
         """Who computes a model of which experts are elsewhere; None if all are here."""
-        hosted = self.holdings.find(model.manifest_id)
-        if hosted is None or hosted.complete:
+        hosted, plan = self.holdings.find(model.manifest_id), self.config.network.plan
+        if hosted is None or (hosted.complete and plan != "dynamic"):
             return None
-        elsewhere = Elsewhere(self.executor, self.holdings, model.manifest_id)
+        elsewhere = Elsewhere(self, model.manifest_id, plan == "dynamic", plan == "local")
         return NetworkStepper(model.weights, model.manifest.config, kv, elsewhere)
 
     def summary(self) -> Summary:
@@ -185,7 +218,7 @@ class Peering:
                 self._sequence,
                 ours.certificate_hash,
                 self.links.dialler.swarm.tag,
-                self._urls,
+                self.urls,
                 (),
                 network.roles,
                 self.draining,
@@ -216,10 +249,10 @@ class Peering:
         assert address is not None, "a node with a peer port"
         await self._stack.enter_async_context(self.links.dialler)
         self.port = await self._door.listen(*address)
-        self._urls = self.config.network.announce or (announced(address[0], self.port),)
+        self.urls = self.config.network.announce or (announced(address[0], self.port),)
         self.links.seek((url, None) for url, _ in self.config.network.joins)
         self.links.seek(read_peers(self.config.data_dir))
-        _log.info("peers reach this node at %s", ", ".join(self._urls))
+        _log.info("peers reach this node at %s", ", ".join(self.urls))
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -251,6 +284,15 @@ class Peering:
         """Do something in the network's loop, where the registry belongs."""
         self._thread.loop.call_soon_threadsafe(work)
 
+    async def _give_manifest(self, _link: Link, message: Message) -> Message:
+        """The bytes of the manifest of a model that is hosted here."""
+        asked = message.fields.get("manifest")
+        if not isinstance(asked, str) or self.holdings.find(PayloadId(asked)) is None:
+            raise NotFound("manifest: expected one of a model that is held here, found none")
+        store = self.ground.store
+        raw = await asyncio.to_thread(store.read, PayloadId(asked), bytes_max=limits.manifest_bytes_max)
+        return Message({}, (WireTensor("manifest", "U8", (len(raw),), raw),))
+
     def _hosted_model(self, manifest_id: PayloadId) -> HostedModel | None:
         return self._hosted.get(manifest_id)
 
@@ -260,3 +302,11 @@ class Peering:
         if hosted is None or number is None:
             return None
         return number, hosted.manifest.parts[expert_part(layer, expert)].length
+
+
+def _not_local(call: ExpertCall) -> Fault:
+    return ExpertUnavailable(
+        f"layer {call.layer} expert {call.expert}: expected it here, for network.plan is local, found it is not held",
+        detail={"layer": call.layer, "expert": call.expert},
+        hint="hold it here, or let other nodes be asked: network.plan = auto",
+    )
