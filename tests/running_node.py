@@ -24,6 +24,7 @@ class RunningNode:
         self.url = ""
         self._listen_at, self._environment = listen, environment or {}
         self.metrics_url = ""  # where `metrics.listen` is set
+        self.peer_url = ""  # where `network.listen` is set
         self._said: list[str] = []
         self._ready = threading.Event()
 
@@ -33,7 +34,7 @@ class RunningNode:
         command += ["up", "--listen", self._listen_at, "--no-browser"]
         self._said.clear()
         self._ready.clear()
-        self.url = self.metrics_url = ""
+        self.url = self.metrics_url = self.peer_url = ""
         self._process = subprocess.Popen(
             command,
             stderr=subprocess.PIPE,
@@ -54,6 +55,8 @@ class RunningNode:
             self._said.append(line)
             if metrics := re.search(r"metrics at (http://\S+)", line):
                 self.metrics_url = metrics.group(1)
+            if peers := re.search(r"peers reach this node at (wss://[^\s,\"]+)", line):
+                self.peer_url = peers.group(1)
             address = re.search(r"chat at (http://127\.0\.0\.1:\d+)", line)
             if address and not self.url:
                 self.url = address.group(1)

@@ -103,7 +103,10 @@ class Links:
     def joined(self, link: Link) -> None:
         """A link is up: it is the caller's, or this object's own, to read it."""
         node = link.peer.node
-        self.open.setdefault(node, []).append(link)
+        links = self.open.setdefault(node, [])
+        if not links:
+            _log.info("peer %s is linked", node[:12])
+        links.append(link)
         self.watcher.linked(link.peer, self.monotonic())
         self._begin(self._watched(link))
 
@@ -159,8 +162,8 @@ class Links:
         if link in links:
             links.remove(link)
             self.watcher.unlinked(node, link.peer.boot)
-        if not links:
-            self.open.pop(node, None)
+        if not links and self.open.pop(node, None) is not None:
+            _log.info("peer %s is linked no more", node[:12])
 
     async def _dialling(self) -> None:
         while True:

@@ -1,0 +1,158 @@
+"""Nodes that each hold a part of a model answer together what one node that holds all of it answers alone.
+
+The one node computes by the plain step: a budget of nothing for experts keeps the jitted one out, whose sums are in
+another order. Then tokens and log-probabilities are the same numbers, wherever an expert is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blyan.node.quantizing import QuantizationRequest
+from blyan.primitives.ids import PayloadId
+from checkpoints import save_byte_tokenizer, save_random_checkpoint
+from nodes import import_into, install_builtin, serving
+from swarm_in_process import in_one_process, serving_member
+from swarm_nodes import (
+    Heard,
+    Swarm,
+    SwarmNode,
+    ask,
+    every,
+    nothing,
+    part_of_builtin,
+    part_of_checkpoint,
+    parts_held,
+    position,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+PROMPTS = ["What is 12 plus 30?", "Tell me about you", "Spell the word apple backwards, please", "안녕하세요"]
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 20}
+SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "seed": 7, "max_tokens": 20}
+PLAIN = {"expert_memory": "0B"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PayloadId]:
+    """Data directories: `gateway` with the trunk alone, three with a third of the experts each, `whole` with all."""
+    root = tmp_path_factory.mktemp("swarm")
+    manifest = part_of_builtin(root / "gateway", nothing, True)
+    for number in range(3):
+        part_of_builtin(root / f"expert{number}", every(3, number), False)
+    install_builtin(root / "whole")
+    return root, manifest
+
+
+@pytest.fixture(scope="module")
+def swarm(folders: tuple[Path, PayloadId]) -> Iterator[Swarm]:
+    """A gateway and three expert nodes, each a process, joined as people join them."""
+    root, _ = folders
+    experts = [SwarmNode(root / f"expert{number}") for number in range(3)]
+    with Swarm(SwarmNode(root / "gateway"), experts, direct=True) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def alone(folders: tuple[Path, PayloadId]) -> list[tuple[str, dict[str, Any], Heard]]:
+    """What one node that holds everything answers: prompt, options, answer."""
+
+    async def answers() -> list[tuple[str, dict[str, Any], Heard]]:
+        async with serving(folders[0] / "whole", inference=PLAIN) as client:
+            url = str(client.make_url("/")).rstrip("/")
+            questions = [(prompt, options) for prompt in PROMPTS for options in (GREEDY, SAMPLED)]
+            return [(prompt, options, await ask(url, prompt, **options)) for prompt, options in questions]
+
+    found = asyncio.run(answers())
+    assert all(len(answer.tokens) >= 5 for _, _, answer in found)
+    return found
+
+
+def assert_same(expected: Heard, found: Heard, tolerance: float = 0.0) -> None:
+    assert (expected.error, found.error) == (None, None)
+    assert expected.tokens == found.tokens
+    assert expected.text == found.text
+    assert found.logprobs == pytest.approx(expected.logprobs, abs=tolerance, rel=0)
+
+
+def test_no_node_holds_the_model_and_together_they_do(folders: tuple[Path, PayloadId]) -> None:
+    """By the files in their folders of blobs, of gateway and expert nodes."""
+    root, manifest_id = folders
+    names = ["gateway", *(f"expert{number}" for number in range(3))]
+    held = {name: parts_held(root / name, manifest_id)[1] for name in names}
+    parts = set(parts_held(root / "whole", manifest_id)[0].blocks)
+    experts = {part for part in parts if position(part) is not None}
+    assert parts_held(root / "whole", manifest_id)[1] == parts
+    assert set().union(*held.values()) == parts
+    for name in names:
+        assert held[name] < parts
+    assert not held["gateway"] & experts
+    for one, other in itertools.combinations(names, 2):
+        assert held[one] | held[other] < parts, "no two of them cover it either"
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_a_swarm_answers_token_for_token_as_one_node(
+    swarm: Swarm, alone: list[tuple[str, dict[str, Any], Heard]], stream: bool
+) -> None:
+    """Greedy and sampled, and with the same log-probabilities to the last bit."""
+    for prompt, options, expected in alone:
+        assert_same(expected, await ask(swarm.gateway.url, prompt, stream=stream, **options))
+
+
+async def test_eight_at_once_get_what_each_gets_alone(
+    swarm: Swarm, alone: list[tuple[str, dict[str, Any], Heard]]
+) -> None:
+    """Steps are computed together, and prompts of one beginning share pages, so sums may differ a little."""
+    assert len(alone) == 8
+    found = await asyncio.gather(*(ask(swarm.gateway.url, prompt, **options) for prompt, options, _ in alone))
+    for (_, _, expected), answer in zip(alone, found, strict=True):
+        assert_same(expected, answer, 1e-4)
+
+
+async def test_a_gateway_alone_says_which_expert_nobody_has(folders: tuple[Path, PayloadId], tmp_path: Path) -> None:
+    """503 `expert_unavailable` after the seconds of a call, in a stream too, as nothing was written yet."""
+    part_of_builtin(tmp_path / "alone", nothing, True)
+    async with serving_member(tmp_path / "alone", call_seconds=1) as (_, url):
+        for stream in (True, False):
+            heard = await asyncio.wait_for(ask(url, PROMPTS[0], stream=stream), 10)
+            assert heard.error is not None
+            assert heard.error["code"] == "expert_unavailable"
+            assert not heard.tokens
+            assert heard.seconds < 4
+
+
+@contextlib.asynccontextmanager
+async def imported(folder: Path, request: QuantizationRequest | None = None) -> AsyncIterator[tuple[str, str]]:
+    """The URLs of a gateway with three expert nodes, and of one node, of the checkpoint in `folder`/hf."""
+    part_of_checkpoint(folder / "gateway", folder / "hf", "random", nothing, True, request)
+    parts = [folder / f"expert{number}" for number in range(3)]
+    for number, part in enumerate(parts):
+        part_of_checkpoint(part, folder / "hf", "random", every(3, number), False, request)
+    import_into(folder / "whole", folder / "hf", "random", request)
+    async with (
+        in_one_process(folder / "gateway", parts) as (gateway, _),
+        serving(folder / "whole", inference=PLAIN) as client,
+    ):
+        yield gateway.url, str(client.make_url("/")).rstrip("/")
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe"])
+async def test_an_imported_checkpoint_is_answered_by_three_as_by_one(tmp_path: Path, family: str) -> None:
+    """Random weights in fp32, of a family with other routing, or with a shared expert that stays with the trunk."""
+    save_random_checkpoint(tmp_path / "hf", family=family, vocab_size=260, scale=3.0)
+    save_byte_tokenizer(tmp_path / "hf")
+    async with imported(tmp_path) as (gateway, whole):
+        for options in (GREEDY, SAMPLED):
+            expected = await ask(whole, "Say something", model="random", ignore_eos=True, **options)
+            assert len(set(expected.tokens)) >= 8, "a model that repeats itself would show little"
+            found = await ask(gateway, "Say something", model="random", ignore_eos=True, **options)
+            assert_same(expected, found)

@@ -1,0 +1,86 @@
+"""Swarms of real nodes in the process of a test, where many are needed: real sockets, one network thread each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp.test_utils import TestClient, TestServer
+
+from blyan.api.app import build_app
+from blyan.node.config import read_config
+from blyan.node.node import Node, Sources
+from blyan.node.peering import Peering
+from blyan.node.writer import opened
+from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
+from swarm_nodes import CODE
+
+SOURCES = Sources(system_seconds, system_monotonic, system_entropy)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One node, and where it answers people."""
+
+    node: Node
+    url: str
+
+    @property
+    def peering(self) -> Peering:
+        """Its network."""
+        assert self.node.peering is not None, "a node with a peer port"
+        return self.node.peering
+
+    @property
+    def join_url(self) -> str:
+        """What others set as `network.join`."""
+        return f"wss://127.0.0.1:{self.peering.port}#{CODE}"
+
+    @property
+    def links(self) -> set[str]:
+        """The keys of those it has a link to."""
+        return set(self.peering.links.open)
+
+
+@contextlib.asynccontextmanager
+async def serving_member(data_dir: Path, **network: object) -> AsyncIterator[tuple[Member, str]]:
+    """A node with a peer port, and its URL. `network` is its section of the configuration."""
+    sections = {"network": {"listen": "127.0.0.1:0", **network}, "compute": {"threads": 1}}
+    config = read_config(data_dir, sections, {})
+    with opened(config, now=system_seconds, entropy=system_entropy, new=True) as ground:
+        node = Node(config, ground, SOURCES)
+        await asyncio.to_thread(node.start)
+        try:
+            async with TestClient(TestServer(build_app(node), handler_cancellation=True)) as client:
+                url = str(client.make_url("/")).rstrip("/")
+                yield Member(node, url), url
+        finally:
+            await asyncio.to_thread(node.close)
+
+
+@contextlib.asynccontextmanager
+async def in_one_process(
+    gateway_dir: Path, expert_dirs: Sequence[Path], **network: object
+) -> AsyncIterator[tuple[Member, list[Member]]]:
+    """A gateway to which these expert nodes are linked; `network` is of the gateway's configuration."""
+    async with contextlib.AsyncExitStack() as stack:
+        gateway, _ = await stack.enter_async_context(serving_member(gateway_dir, **network))
+        experts = [
+            (await stack.enter_async_context(serving_member(each, join=(gateway.join_url,), roles=("expert",))))[0]
+            for each in expert_dirs
+        ]
+        keys = {expert.peering.identity.key.public for expert in experts}
+        await until(lambda: keys <= gateway.links, f"{len(keys)} links")
+        yield gateway, experts
+
+
+async def until(what: Callable[[], object], said: str, seconds: float = 15) -> None:
+    """Until something holds; `AssertionError` says what did not."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"expected {said} within {seconds:g} s"
+        await asyncio.sleep(0.02)
