@@ -43,6 +43,7 @@ class Duplicate:
 @dataclass(slots=True)
 class _Known:
     summary: Summary
+    name: bytes  # of its process, in digests
     first: float  # when its process was first heard of
     heard: float  # when this summary was said
     linked: float | None = None  # when a handshake proved this process, while its link is up
@@ -83,7 +84,7 @@ class SummaryTable:
         elif not self._make_room(summary.node, said):
             return False
         else:
-            self._nodes.setdefault(summary.node, {})[summary.boot] = _Known(summary, said, said)
+            self._nodes.setdefault(summary.node, {})[summary.boot] = _Known(summary, _name(summary), said, said)
             self._count += 1
         self.version += 1
         return True
@@ -140,18 +141,29 @@ class SummaryTable:
 
     def digest(self) -> bytes:
         """What is known, for a partner: 16 bytes a process (see `parse_digest`), also of those that expired."""
-        return b"".join(_name(known.summary) + known.summary.sequence.to_bytes(8, "big") for known in self._every())
+        return b"".join(known.name + known.summary.sequence.to_bytes(8, "big") for known in self._every())
 
     def lacking(
         self, theirs: Mapping[bytes, int], now: float, most: int = limits.gossip_summaries_max
     ) -> tuple[Passed, ...]:
-        """Live summaries that a partner with this digest has not, the freshest first, at most so many."""
+        """Live summaries that a partner with this digest has not, at most so many.
+
+        Processes that it has never heard of come first, then those of which it is furthest behind: what is freshest here
+        would else crowd out what comes from afar.
+        """
         found = [
             known
             for known in self._every()
-            if now - known.heard < self._seconds and theirs.get(_name(known.summary), -1) < known.summary.sequence
+            if now - known.heard < self._seconds and theirs.get(known.name, -1) < known.summary.sequence
         ]
-        found.sort(key=lambda known: (-known.heard, known.summary.node, known.summary.boot))
+        found.sort(
+            key=lambda known: (
+                known.name in theirs,
+                theirs.get(known.name, 0) - known.summary.sequence,
+                known.summary.node,
+                known.summary.boot,
+            )
+        )
         return tuple(Passed(known.summary, max(0.0, now - known.heard)) for known in found[:most])
 
     def _alive(self, boots: Mapping[str, _Known], now: float) -> list[_Known]:
