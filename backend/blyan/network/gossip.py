@@ -148,8 +148,8 @@ class SummaryTable:
     ) -> tuple[Passed, ...]:
         """Live summaries that a partner with this digest has not, at most so many.
 
-        Processes that it has never heard of come first, then those of which it is furthest behind: what is freshest here
-        would else crowd out what comes from afar.
+        Processes that it has never heard of come first, then those of which it is furthest behind: what is freshest
+        here would else crowd out what comes from afar.
         """
         found = [
             known

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from blyan.inference.snapshot import ExpertGrid
-from blyan.model.manifest import Manifest
+from blyan.model.manifest import BlockReference, Manifest
 from blyan.model.parts import expert_part, part_position
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound
@@ -88,6 +88,10 @@ class Hosted:
         if layer not in self.grid.layers or not 0 <= expert < self.grid.experts:
             return None
         return self.grid.layers.index(layer) * self.grid.experts + expert
+
+    def block(self, number: int) -> BlockReference:
+        """The block of the routed expert with that number."""
+        return self.manifest.parts[expert_part(*self.place(number))]
 
     def place(self, number: int) -> tuple[int, int]:
         """Layer and expert of a number."""

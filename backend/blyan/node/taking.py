@@ -8,14 +8,14 @@ answers and the trunk is whole: the model on its own chains. A crash between lea
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from blyan.inference.placement import Shelf, choose
 from blyan.model.manifest import BlockReference, Manifest, parse_manifest
-from blyan.model.parts import expert_part, part_position
+from blyan.model.parts import part_position
 from blyan.model.weights import ModelWeights
 from blyan.network.dialling import blobs_url
 from blyan.network.door import token_kind
@@ -37,6 +37,7 @@ _look_seconds: Final = 1.0
 _batch_bytes: Final = 256 * limits.MIB  # of blocks that are fetched before they are said
 _ask_seconds: Final = 20.0
 _wait_max: Final = 60.0
+_everything: Final = 1 << 62  # bytes: no budget
 
 Publish = Callable[[Manifest], None]
 
@@ -66,6 +67,11 @@ class Taking:
                 except Fault as reason:
                     _log.warning("model %s is not taken whole yet: %s", manifest_id[:12], reason.message)
                     self._waits[manifest_id] = (now + pause, min(_wait_max, 2 * pause))
+            if "expert" in self.peering.config.network.roles:
+                try:
+                    await self._place()
+                except Fault as reason:
+                    _log.warning("experts are not all taken yet: %s", reason.message)
 
     def _offered(self) -> list[PayloadId]:
         """Models of which a linked node holds something."""
@@ -89,8 +95,6 @@ class Taking:
                 hosted = self.peering.look_again(manifest_id)
             await asyncio.to_thread(self.publish, hosted.manifest)
             self._published.add(manifest_id)
-        if "expert" in roles:
-            await self._take_experts(manifest_id, hosted)
 
     async def _known(self, manifest_id: PayloadId) -> Hosted:
         """Steps 1 and 2."""
@@ -124,58 +128,52 @@ class Taking:
                 why = reason
         raise why
 
-    async def _take_experts(self, manifest_id: PayloadId, hosted: Hosted) -> None:
-        """Choose what to hold, and fetch it in batches that are said as they come."""
-        wanted = self._chosen(hosted)
-        parts = dict(hosted.experts())
-        batch: list[int] = []
+    async def _place(self) -> None:
+        """Give up and fetch what helps the swarm most, as much as fits; in batches that are said as they come."""
+        peering = self.peering
+        budget = peering.config.network.memory_bytes
+        models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
+        mine = [(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
+        made = choose(self._shelf(models), [_key(*each) for each in mine], budget or _everything, peering.draw)
+        if made.drop:
+            await self._give_up(models, [_of_key(each) for each in made.drop])
+        batches: dict[PayloadId, list[int]] = {}
         size = 0
-        for number in wanted:
-            length = hosted.manifest.parts[parts[number]].length
-            if batch and size + length > _batch_bytes:
-                await self._fetch_experts(manifest_id, hosted, batch, parts)
-                batch, size = [], 0
-            batch.append(number)
-            size += length
-        if batch:
-            await self._fetch_experts(manifest_id, hosted, batch, parts)
+        for manifest_id, number in map(_of_key, made.fetch):
+            batches.setdefault(manifest_id, []).append(number)
+            size += models[manifest_id].block(number).length
+            if size > _batch_bytes:
+                break  # what has come is said before the next look
+        for manifest_id, numbers in batches.items():
+            hosted = models[manifest_id]
+            try:
+                await self._fetch(manifest_id, hosted, [hosted.block(number) for number in numbers])
+            finally:
+                peering.look_again(manifest_id)
 
-    async def _fetch_experts(
-        self, manifest_id: PayloadId, hosted: Hosted, batch: list[int], parts: dict[int, str]
-    ) -> None:
-        try:
-            await self._fetch(manifest_id, hosted, [hosted.manifest.parts[parts[number]] for number in batch])
-        finally:
-            self.peering.look_again(manifest_id)
+    def _shelf(self, models: Mapping[PayloadId, Hosted]) -> Shelf[str]:
+        """The experts that somebody has, and who."""
+        linked = self._linked()
+        sizes: dict[str, int] = {}
+        holders: dict[str, list[PublicKey]] = {}
+        for manifest_id, hosted in models.items():
+            said = [(each.node, held) for each in linked if (held := each.holdings.get(manifest_id)) is not None]
+            for number, _ in hosted.experts():
+                having = [node for node, held in said if held.has(number)]
+                if having or number in hosted.here:
+                    key = _key(manifest_id, number)
+                    sizes[key] = hosted.block(number).length
+                    holders[key] = having
+        return Shelf(self.peering.identity.key.public, len(linked) + 1, sizes, holders)
 
-    def _chosen(self, hosted: Hosted) -> list[int]:
-        """Numbers of experts that are to be fetched now: those that fewest others hold, as many as fit."""
-        budget = self.peering.config.network.memory_bytes
-        parts = dict(hosted.experts())
-        sizes = {number: hosted.manifest.parts[part].length for number, part in parts.items()}
-        used = sum(
-            other.manifest.parts[expert_part(*other.place(number))].length
-            for other in self.peering.holdings.models()
-            for number in other.here
-        )
-        counts = self._replicas(hosted)
-        node = self.peering.identity.key.public
-        free = float("inf") if budget is None else budget - used
-        chosen: list[int] = []
-        missing = [number for number in parts if number not in hosted.here]
-        for number in sorted(missing, key=lambda each: (counts[each], rank(node, hosted.manifest_id, each))):
-            if counts[number] and sizes[number] <= free:  # of those that somebody has
-                chosen.append(number)
-                free -= sizes[number]
-        return chosen
-
-    def _replicas(self, hosted: Hosted) -> dict[int, int]:
-        """How many linked nodes say that they hold each expert."""
-        said = [each.holdings.get(hosted.manifest_id) for each in self._linked()]
-        return {
-            number: sum(holding is not None and holding.has(number) for holding in said)
-            for number, _ in hosted.experts()
-        }
+    async def _give_up(self, models: Mapping[PayloadId, Hosted], dropped: Sequence[tuple[PayloadId, int]]) -> None:
+        """Say first that they are held no more, and then remove them, but what another expert here shares."""
+        for manifest_id, number in dropped:
+            self.peering.holdings.gave(manifest_id, number)
+        await self.peering.links.tell()
+        kept = {hosted.block(number).payload for hosted in models.values() for number in hosted.here}
+        gone = {models[manifest_id].block(number).payload for manifest_id, number in dropped} - kept
+        await asyncio.to_thread(self.peering.ground.store.give_up, gone)
 
     async def _fetch(
         self, manifest_id: PayloadId, hosted: Hosted, blocks: Iterable[BlockReference], *, trunk: bool = False
@@ -216,12 +214,13 @@ class Taking:
         return token if isinstance(token, str) and token.isalnum() and len(token) <= 128 else None
 
 
-def rank(node: PublicKey, manifest_id: PayloadId, number: int) -> bytes:
-    """The place of an expert in the order of one node: another for each, so that nodes that start together differ.
+def _key(manifest_id: PayloadId, number: int) -> str:
+    return f"{manifest_id}/{number}"
 
-    Rendezvous hashing (Thaler and Ravishankar 1998).
-    """
-    return hashlib.sha256(f"{node}{manifest_id}{number}".encode("ascii")).digest()
+
+def _of_key(key: str) -> tuple[PayloadId, int]:
+    manifest_id, _, number = key.partition("/")
+    return PayloadId(manifest_id), int(number)
 
 
 def _is_expert(part: str) -> bool:

@@ -215,13 +215,22 @@ class BlobStore(BlobFolder):
         """
         kept = {*keep, *self.pins()}
         swept = [Swept(payload, self.size(payload)) for payload in self.payloads() if payload not in kept]
-        for blob in [] if dry_run else swept:
-            durable.remove(self.path(blob.payload))
-            durable.remove(self.index_path(blob.payload))
-            with self._lock:
-                self._memory.forget(blob.payload)
-        self.recount()
+        if not dry_run:
+            self._remove(blob.payload for blob in swept)
         return swept
+
+    def give_up(self, payloads: Collection[PayloadId]) -> None:
+        """Remove these blobs, but those that are pinned; what is not here is not missed. Steps as `sweep`'s."""
+        pinned = self.pins()
+        self._remove(payload for payload in payloads if payload not in pinned)
+
+    def _remove(self, payloads: Iterable[PayloadId]) -> None:
+        for payload in payloads:
+            durable.remove(self.path(payload))
+            durable.remove(self.index_path(payload))
+            with self._lock:
+                self._memory.forget(payload)
+        self.recount()
 
     def _known(self, payload: PayloadId) -> VerifiedBlob | None:
         """The blob if its file is the one that was verified, none if it has to be hashed; a known fault is raised."""
