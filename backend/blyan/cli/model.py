@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ from blyan.cli import model_change
 from blyan.cli.model_show import plan, quantization_fields, quantization_line, show, when
 from blyan.cli.output import Output, byte_size, short_count, table
 from blyan.cli.passphrase import passphrase_of
-from blyan.model.manifest import Manifest
+from blyan.model.manifest import Manifest, read_manifest
 from blyan.model.quantization import int4_groups, methods, schemes
 from blyan.node.catalogue import manifest_of, manifests_of, no_such_model
 from blyan.node.config import read_config
 from blyan.node.data_directory import Ground, open_ground
+from blyan.node.holdings import HeldModel, read_held
 from blyan.node.verified import forget_verified, last_verified, remember_verified
 from blyan.node.writer import opened
 from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
@@ -165,64 +168,80 @@ def _list(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
+@dataclass(slots=True)
+class _Hashed:
+    """What a verification went through."""
+
+    ground: Ground
+    output: Output
+    held: Mapping[PayloadId, HeldModel]
+    checked: dict[PayloadId, bool] = field(default_factory=dict[PayloadId, bool])
+    bad: list[Fault] = field(default_factory=list[Fault])
+    elsewhere: int = 0  # blocks that other nodes hold on purpose
+
+
 def _verify(options: argparse.Namespace, output: Output) -> int:
     if bool(options.name) == bool(options.all):
         raise UsageMistake("model verify: expected NAME or --all, found " + ("both" if options.name else "neither"))
     ground = open_ground(options.data_dir)
-    names = sorted(ground.chains.state.models) if options.all else [options.name]
-    bad: list[Fault] = []
-    checked: dict[PayloadId, bool] = {}
+    hashed = _Hashed(ground, output, read_held(ground.folder))
+    models = ground.chains.state.models
+    apart = {held.name: manifest for manifest, held in hashed.held.items() if held.name not in models}
+    names = sorted({*models, *apart}) if options.all else [options.name]
     for name in names:
-        bad += _verify_model(ground, name, checked, output)
-    failures = [{"code": fault.code, "message": fault.message, **fault.detail} for fault in bad]
-    for fault in bad:
+        if name in apart:
+            _verify_blocks(hashed, name, f"{name} of the swarm", apart[name], read_manifest(ground.store, apart[name]))
+        else:
+            _verify_model(hashed, name)
+    failures = [{"code": fault.code, "message": fault.message, **fault.detail} for fault in hashed.bad]
+    for fault in hashed.bad:
         output.note(f"blyan: {fault.message}")
-    blocks, damaged = len(checked), sum(not whole for whole in checked.values())
+    blocks, damaged = len(hashed.checked), sum(not whole for whole in hashed.checked.values())
+    others = f"; {hashed.elsewhere} more are held by other nodes" if hashed.elsewhere else ""
     output.data(
-        {"models": names, "blocks": blocks, "corrupt": failures},
-        f"{', '.join(names)}: {blocks - damaged} of {blocks} blocks match their payload ids",
+        {"models": names, "blocks": blocks, "elsewhere": hashed.elsewhere, "corrupt": failures},
+        f"{', '.join(names) or 'no models'}: {blocks - damaged} of {blocks} blocks match their payload ids{others}",
     )
-    return _integrity_failure if bad else 0
+    return _integrity_failure if hashed.bad else 0
 
 
-def _verify_model(ground: Ground, name: str, checked: dict[PayloadId, bool], output: Output) -> list[Fault]:
+def _verify_model(hashed: _Hashed, name: str) -> None:
     """Every version of one model: its manifest, that the chain names its blocks, and each block's bytes."""
+    ground = hashed.ground
     versions = ground.chains.state.models.get(name)
     if versions is None:
         raise no_such_model(name, ground.chains.state.models)
-    bad: list[Fault] = []
     for version in versions:
         label = f"{name} {version.version}"
         try:
-            _hash_again(ground, version.manifest, checked)
+            _hash_again(ground, version.manifest, hashed.checked)
             manifest = manifest_of(ground, version)
         except (IntegrityFault, NotFound) as fault:
-            bad.append(_naming(fault, name, label, "manifest"))
+            hashed.bad.append(_naming(fault, name, label, "manifest"))
             continue
-        began = system_seconds()
-        found = len(bad)
-        bad += _verify_blocks(ground, name, label, manifest, checked, output)
-        if len(bad) == found:
-            remember_verified(ground.folder, version.manifest, began)
-        else:
-            forget_verified(ground.folder, version.manifest)
-    return bad
+        _verify_blocks(hashed, name, label, version.manifest, manifest)
 
 
-def _verify_blocks(
-    ground: Ground, name: str, label: str, manifest: Manifest, checked: dict[PayloadId, bool], output: Output
-) -> list[Fault]:
-    bad: list[Fault] = []
-    progress = output.progress(f"verifying {label}", in_bytes=True)
+def _verify_blocks(hashed: _Hashed, name: str, label: str, manifest_id: PayloadId, manifest: Manifest) -> None:
+    """Each block's bytes; what is held elsewhere on purpose is counted, not missed."""
+    ground, began, found = hashed.ground, system_seconds(), len(hashed.bad)
+    progress = hashed.output.progress(f"verifying {label}", in_bytes=True)
     total, done = sum(block.length for block in manifest.blocks.values()), 0
+    held = hashed.held.get(manifest_id)
     for part, block in manifest.blocks.items():
         try:
-            _hash_again(ground, block.payload, checked)
+            if held is not None and held.may_lack(part) and not ground.store.path(block.payload).exists():
+                hashed.elsewhere += 1
+            else:
+                _hash_again(ground, block.payload, hashed.checked)
         except (IntegrityFault, NotFound) as fault:
-            bad.append(_naming(fault, name, label, part))
+            hashed.bad.append(_naming(fault, name, label, part))
         done += block.length
         progress(done, total)
-    return bad
+    if len(hashed.bad) == found:
+        remember_verified(ground.folder, manifest_id, began)
+    else:
+        forget_verified(ground.folder, manifest_id)
 
 
 def _hash_again(ground: Ground, payload: PayloadId, checked: dict[PayloadId, bool]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from blyan.network.link import Link
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import BlockCorrupt, Busy, InvalidInput, NotFound, NotHeld
-from blyan.primitives.ids import PayloadId
+from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage import tensor_block
 from blyan.wire.expert_call import ExpertBatch, answer_of, parse_batch, unpacked
 from blyan.wire.framing import Buffer, Message
@@ -49,11 +50,38 @@ class HostCounters:
     seconds: float = 0.0
 
 
+class _Allowance:
+    """Rows that each node may still ask for: a bucket that fills in a minute, bounded in nodes."""
+
+    def __init__(self, rows: int, monotonic: Monotonic) -> None:
+        self.rows = rows
+        self._monotonic = monotonic
+        self._left: dict[PublicKey, tuple[float, float]] = {}  # rows, and when they were counted
+
+    def take(self, node: PublicKey, rows: int) -> bool:
+        """Whether it may; a bucket that is full lets one message of any size pass."""
+        if not self.rows:
+            return True
+        now = self._monotonic()
+        left, then = self._left.pop(node, (float(self.rows), now))
+        left = min(float(self.rows), left + (now - then) * self.rows / 60)
+        allowed = rows <= left or left >= self.rows
+        self._left[node] = (left - rows if allowed else left, now)
+        if len(self._left) > limits.nodes_known_max:
+            del self._left[next(iter(self._left))]  # who was heard of longest ago: full by now, or nearly
+        return allowed
+
+
 class ExpertHost:
     """Computes in a thread of its own. `find` says which model a manifest is, None if it is none of ours."""
 
-    def __init__(self, find: Callable[[PayloadId], HostedModel | None], monotonic: Monotonic) -> None:
+    def __init__(
+        self, find: Callable[[PayloadId], HostedModel | None], monotonic: Monotonic, rows_per_minute: int = 0
+    ) -> None:
+        """`rows_per_minute`: of one node; 0 is without limit."""
         self._find = find
+        self._of: Counter[PublicKey] = Counter()  # messages that wait, by node
+        self._allowance = _Allowance(rows_per_minute, monotonic)
         self._monotonic = monotonic
         self._thread = ThreadPoolExecutor(1, "blyan-experts")
         self._began = monotonic()
@@ -65,20 +93,31 @@ class ExpertHost:
         """The share of the time since the start that was spent computing, in basis points."""
         return min(10_000, int(self.counters.seconds / max(1e-9, self._monotonic() - self._began) * 10_000))
 
-    async def answer(self, _link: Link, message: Message) -> Message:
+    async def answer(self, link: Link, message: Message) -> Message:
         """The handler of `experts`. `Busy` if too many wait or its time is over, `NotHeld` names what is not here."""
+        node = link.peer.node
         batch = parse_batch(message.fields)
         data = unpacked(batch, message.tensors)
         until = self._monotonic() + batch.milliseconds / 1000
-        if self.queue >= limits.expert_queue_max:
+        if self.queue >= limits.expert_queue_max or self._of[node] >= limits.expert_queue_peer_max:
             self.counters.refused += 1
-            raise Busy(f"expert calls: expected fewer than {limits.expert_queue_max} waiting, found {self.queue}")
+            raise Busy(
+                f"expert calls: expected fewer than {limits.expert_queue_max} waiting, and than "
+                f"{limits.expert_queue_peer_max} of one node, found {self.queue} and {self._of[node]}"
+            )
+        if not self._allowance.take(node, batch.count):
+            self.counters.refused += 1
+            raise Busy(f"expert calls: expected at most {self._allowance.rows} rows a minute of one node, found more")
         self.queue += 1
+        self._of[node] += 1
         try:
             loop = asyncio.get_running_loop()
             rows = await loop.run_in_executor(self._thread, self._compute, batch, data, until)
         finally:
             self.queue -= 1
+            self._of[node] -= 1
+            if not self._of[node]:
+                del self._of[node]
         return answer_of(batch, message.tensors[0], rows)
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 
 from blyan.chain.chains import Chains
 from blyan.model.manifest import read_manifest
-from blyan.model.parts import part_position
 from blyan.node.data_directory import Ground
 from blyan.node.holdings import HeldModel, read_held
 from blyan.primitives.errors import Fault, IntegrityFault, NotFound
@@ -65,8 +64,7 @@ def _wanted(
 ) -> Iterator[tuple[PayloadId, str]]:
     """The blocks of a model that are to be here."""
     for part, block in read_manifest(store, manifest).blocks.items():
-        expert = part != "tokenizer" and part_position(part)[1] is not None
-        if held is None or (held.trunk and not expert):
+        if held is None or not held.may_lack(part):
             yield block.payload, f"{name} {part}"
 
 

@@ -269,6 +269,9 @@ def _blobs(ground: Ground) -> Finding:
 
 def _models(ground: Ground) -> Finding:
     found = manifests_of(ground)
+    if not found and (held := read_held(ground.folder)):
+        names = ", ".join(each.name for each in held.values())
+        return Finding("models", "ok", f"none of its own; experts of {names} for other nodes")
     if not found:
         return Finding(
             "models", "warn", "expected at least one model, found none", "blyan init, or blyan model import DIR"

@@ -33,6 +33,10 @@ class HeldModel:
     name: str
     trunk: bool  # whether all but the routed experts is wanted here
 
+    def may_lack(self, part: str) -> bool:
+        """Whether a block of the model may lie elsewhere."""
+        return is_expert(part) or not self.trunk
+
 
 def read_held(folder: Path) -> dict[PayloadId, HeldModel]:
     """The models of which parts lie elsewhere, by manifest; `IntegrityFault` for a file that is damaged."""
@@ -119,7 +123,7 @@ class Holdings:
         config = manifest.config
         hosted = Hosted(manifest_id, manifest, ExpertGrid(tuple(config.moe_layers), config.experts))
         hosted.here = {number for number, part in hosted.experts() if self._has(manifest.parts[part].payload)}
-        trunk = [block for part, block in manifest.blocks.items() if not _is_expert(part)]
+        trunk = [block for part, block in manifest.blocks.items() if not is_expert(part)]
         hosted.trunk = all(self._has(block.payload) for block in trunk)
         with self._lock:
             self._models[manifest_id] = hosted
@@ -174,5 +178,6 @@ class Holdings:
             return False
 
 
-def _is_expert(part: str) -> bool:
+def is_expert(part: str) -> bool:
+    """Whether a part is a routed expert."""
     return part != "tokenizer" and part_position(part)[1] is not None

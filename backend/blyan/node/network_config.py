@@ -30,6 +30,7 @@ class NetworkConfig:
     plan: str = "auto"  # which plan answers: auto, local, dynamic
     activations: str = "exact"  # int8: hidden states go out with 8 bits a number, and answers change a little
     call_seconds: int = 10  # for the expert calls of one layer, everything included
+    peer_rows: int = 0  # rows that one node may have computed here in a minute; 0 is without limit
     fetch_rate: str = ""  # bytes a second at which blocks are fetched, such as 50MiB; empty: without limit
 
     def __post_init__(self) -> None:

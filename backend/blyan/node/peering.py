@@ -115,7 +115,7 @@ class Peering:
         self.holdings = Holdings(self.ground.store)
         table = SummaryTable()
         self.registry = Registry(table, self.identity.key.public)
-        self.host = ExpertHost(self._hosted_model, self.monotonic)
+        self.host = ExpertHost(self._hosted_model, self.monotonic, network.peer_rows)
         self._thread = NetworkThread()
         handlers: dict[str, Handler] = {expert_call.kind: self.host.answer}
         dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)

@@ -15,7 +15,6 @@ from typing import Final
 
 from blyan.inference.placement import Shelf, choose
 from blyan.model.manifest import BlockReference, Manifest, parse_manifest
-from blyan.model.parts import part_position
 from blyan.model.weights import ModelWeights
 from blyan.network.dialling import blobs_url
 from blyan.network.door import token_kind
@@ -23,7 +22,7 @@ from blyan.network.fetching import FetchPolicy, fetch
 from blyan.network.link import Link
 from blyan.network.pieces import Wanted
 from blyan.network.sources import Source, SourceBook
-from blyan.node.holdings import HeldModel, Hosted, read_held, write_held
+from blyan.node.holdings import HeldModel, Hosted, is_expert, read_held, write_held
 from blyan.node.peering import Peering, manifest_kind
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, InvalidInput, NotFound
@@ -89,7 +88,7 @@ class Taking:
         roles = self.peering.config.network.roles
         hosted = self.peering.holdings.find(manifest_id) or await self._known(manifest_id)
         if "gateway" in roles and manifest_id not in self._published:
-            trunk = [block for part, block in hosted.manifest.blocks.items() if not _is_expert(part)]
+            trunk = [block for part, block in hosted.manifest.blocks.items() if not is_expert(part)]
             if not hosted.trunk:
                 await self._fetch(manifest_id, hosted, trunk, trunk=True)
                 hosted = self.peering.look_again(manifest_id)
@@ -221,7 +220,3 @@ def _key(manifest_id: PayloadId, number: int) -> str:
 def _of_key(key: str) -> tuple[PayloadId, int]:
     manifest_id, _, number = key.partition("/")
     return PayloadId(manifest_id), int(number)
-
-
-def _is_expert(part: str) -> bool:
-    return part != "tokenizer" and part_position(part)[1] is not None

@@ -167,6 +167,7 @@ expert_calls_max: Final = 4_096  # in one message
 expert_rows_max: Final = 1 << 16  # in one message
 expert_fallbacks_max: Final = 8  # nodes that one call may be sent to after the first
 expert_queue_max: Final = 256  # messages that wait for the compute thread
+expert_queue_peer_max: Final = 64  # of one node
 peers_remembered_max: Final = 256
 peers_file_bytes_max: Final = 128 * KIB
 held_file_bytes_max: Final = 64 * KIB
@@ -254,3 +255,4 @@ assert sign_in_message_chars_max + 2 * wallet_signature_bytes_max < small_body_b
 assert peers_remembered_max * (summary_url_chars_max + 80) < peers_file_bytes_max
 assert 2 * peers_max <= sources_max
 assert bad_sources_max * (source_url_chars_max + bad_source_why_max + 256) < source_book_bytes_max
+assert expert_queue_peer_max < expert_queue_max <= 2 * link_waiting_max
