@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import aiohttp
 import orjson
@@ -27,12 +29,22 @@ from blyan.network.identity import Identity, client_context
 from blyan.network.link import Handler, Link
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
-from blyan.primitives.errors import MalformedMessage, PeerFault
+from blyan.primitives.errors import Denied, MalformedMessage, PeerFault
+from blyan.primitives.ids import PublicKey, public_key
 from blyan.wire.fields import as_dict
 from blyan.wire.framing import decode
 from blyan.wire.peer import Summary
 
 _challenge_bytes_max: Final = 1_024
+_relayed: Final = "relay:"
+
+# The keys of a relay and of a node behind it → an address here, under which that node's peer port is while it is open.
+Through: TypeAlias = Callable[[PublicKey, PublicKey], AbstractAsyncContextManager[str]]
+
+
+def relayed_url(relay: PublicKey) -> str:
+    """The address of a node that is reached through another one."""
+    return _relayed + relay
 
 
 def blobs_url(url: str) -> str:
@@ -57,6 +69,7 @@ class Dialler:
     handlers: dict[str, Handler]
     monotonic: Monotonic
     entropy: Entropy
+    through: Through | None = None
     _session: aiohttp.ClientSession = field(init=False)
 
     async def __aenter__(self) -> Self:
@@ -70,15 +83,27 @@ class Dialler:
         await self._session.close()
 
     async def dial(self, url: str, expected: Expected, ours: Summary) -> Link:
-        """A link to `wss://HOST:PORT`, not read yet; `PeerFault` or `Denied` says why there is none."""
+        """A link to `wss://HOST:PORT` or `relay:NODE`, not read yet; `PeerFault` or `Denied` says why there is none."""
         try:
             async with asyncio.timeout(limits.link_handshake_seconds_max):
-                return await self._dial(url.replace("wss://", "https://", 1), expected, ours)
+                if url.startswith(_relayed):
+                    return await self._dial_through(url, expected, ours)
+                return await self._dial(url, url.replace("wss://", "https://", 1), expected, ours)
         except (aiohttp.ClientError, OSError, TimeoutError) as reason:
             why = f"{type(reason).__name__} {reason}".rstrip()
             raise PeerFault(f"peer {url}: expected a link, found {why}", detail={"peer": url}) from None
 
-    async def _dial(self, url: str, expected: Expected, ours: Summary) -> Link:
+    async def _dial_through(self, url: str, expected: Expected, ours: Summary) -> Link:
+        """The same through a relay, to the node that is expected: whatever the relay does is a fault of the way."""
+        if self.through is None or expected.node is None:
+            raise PeerFault(f"peer {url}: expected a node that is known and a way to its relay, found none")
+        async with self.through(public_key(url.removeprefix(_relayed)), PublicKey(expected.node)) as local:
+            try:
+                return await self._dial(url, local, expected, ours)
+            except Denied as reason:
+                raise PeerFault(f"peer {expected.node[:12]} through a relay: {reason.message}") from None
+
+    async def _dial(self, said_url: str, url: str, expected: Expected, ours: Summary) -> Link:
         challenge = await self._challenged(url)
         if expected.node not in (None, challenge.node) or expected.certificate not in (None, challenge.certificate):
             raise PeerFault(f"peer {url}: expected node {expected.node}, found {challenge.node} or another process")
@@ -107,10 +132,12 @@ class Dialler:
             if isinstance(reason, MalformedMessage):
                 raise PeerFault(f"peer {url}: expected a welcome, found {reason.message}") from None
             raise
-        return Link(socket, peer, self.handlers, self.monotonic, dialled=True)
+        return Link(socket, peer, self.handlers, self.monotonic, dialled=True, url=said_url)
 
     async def _challenged(self, url: str) -> Challenge:
-        async with self._session.get(url + challenge_path, allow_redirects=False) as response:
+        # The link has a connection of its own, which is held to the certificate: this one is of no more use.
+        headers = {"Connection": "close"}
+        async with self._session.get(url + challenge_path, allow_redirects=False, headers=headers) as response:
             raw = await response.content.read(_challenge_bytes_max)
             if response.status != 200:
                 raise PeerFault(f"peer {url}: expected a challenge, found status {response.status}")

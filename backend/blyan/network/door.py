@@ -11,8 +11,8 @@ import base64
 import binascii
 import logging
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias, cast
 
 import orjson
 from aiohttp import web
@@ -47,6 +47,7 @@ proofs_header: Final = "X-Blyan-Proofs"
 _challenges_max: Final = 1_024
 
 Welcome = Callable[[Link], Awaitable[None]]
+Route: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class PeerDoor:
@@ -63,14 +64,19 @@ class PeerDoor:
         store: BlobStore,
         monotonic: Monotonic,
         entropy: Entropy,
+        routes: Mapping[str, Route] | None = None,
     ) -> None:
-        """`joined` is told of each link, before it is read; whoever has a link may fetch blobs of `store`."""
+        """`joined` is told of each link, before it is read; whoever has a link may fetch blobs of `store`.
+
+        `routes`: what is answered beside, by path.
+        """
         self._identity, self._swarm, self._summary = identity, swarm, summary
         self._handlers, self._joined = handlers, joined
         handlers[token_kind] = self._token  # in the dictionary of the dialler too: links ask either way
         self._store = store
         self._tokens: dict[str, Link] = {}
         self._monotonic, self._entropy = monotonic, entropy
+        self._routes = dict(routes or {})
         self._challenges: dict[str, float] = {}  # nonce → until when, in order
         self._links: set[Link] = set()
         self._runner: web.AppRunner | None = None
@@ -83,6 +89,8 @@ class PeerDoor:
         app.router.add_get(link_path, self._link)
         app.router.add_get(blobs_path + "/{payload_id}", self._blob)
         app.router.add_get(blobs_path + "/{payload_id}/index", self._blob)
+        for path, route in self._routes.items():
+            app.router.add_get(path, route)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -193,9 +201,7 @@ class _Silence(web.HTTPException):
 
 
 @web.middleware
-async def _silent(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _silent(request: web.Request, handler: Route) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException:

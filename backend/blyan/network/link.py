@@ -72,9 +72,12 @@ class Link:
         monotonic: Monotonic,
         *,
         dialled: bool,
+        url: str = "",
     ) -> None:
+        """`url`: where it was dialled, empty if it came in."""
         self.peer = peer
         self.dialled = dialled
+        self.url = url
         self.heard = monotonic()  # when anything last came
         self.closed = asyncio.Event()
         self._socket = socket

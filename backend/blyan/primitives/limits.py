@@ -172,6 +172,16 @@ peers_remembered_max: Final = 256
 peers_file_bytes_max: Final = 128 * KIB
 held_file_bytes_max: Final = 64 * KIB
 
+# relays (docs/spec/peer.md)
+relay_nodes_max: Final = 256  # that one relay makes reachable
+relay_tunnels_max: Final = 1_024  # of one relay, those whose ends have not come yet included
+relay_tunnels_node_max: Final = 64  # at either end of which one node is; a link takes two while it is made
+relay_join_seconds_max: Final = 10.0  # until both ends have come
+relay_idle_seconds_max: Final = 120.0
+relay_frame_bytes_max: Final = 128 * KIB
+relay_tunnel_bytes_per_second: Final = 64 * MIB  # of one tunnel, both ways together
+relay_bytes_per_second: Final = 256 * MIB  # of one relay
+
 # the ledger
 amount_max: Final = 1 << 62  # smallest units, of an amount and of every sum that is kept
 legs_max: Final = 8
@@ -240,6 +250,8 @@ assert tile_bytes < peer_body_bytes_max
 assert summary_bytes_max * 2 < link_handshake_bytes_max < link_frame_bytes_max <= message_bytes_max
 assert gossip_summaries_max * 2 * summary_bytes_max < message_header_bytes_max
 assert expert_calls_max <= message_tensors_max
+assert 2 * links_node_max <= relay_tunnels_node_max < relay_tunnels_max
+assert relay_frame_bytes_max < relay_tunnel_bytes_per_second <= relay_bytes_per_second
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max
 assert 3 * (checkpoint_bytes_max + 6 * log_tile_width * 70) + joint_bytes_max < archive_header_bytes_max // 2
 assert saved_chat_bytes_max <= request_body_bytes_max  # what is loaded can be sent

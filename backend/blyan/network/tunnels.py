@@ -1,0 +1,258 @@
+"""The two ends of a tunnel through a relay: the caller's, and that of the node that cannot be reached otherwise.
+
+Either end is an outgoing WebSocket to the relay, and a connection on this machine whose bytes it carries: the dialler
+speaks to a port of loopback as if it were the other node's, and that node's own peer port hears the call on loopback.
+So nothing of TLS, proofs or links knows about relays (docs/spec/peer.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+import aiohttp
+
+from blyan.network.dialling import relayed_url
+from blyan.network.identity import client_context
+from blyan.network.link import Handler, Link, LinkLost, Refused
+from blyan.network.relay import accept_kind, offer_kind, open_kind, token_header, tunnel_path
+from blyan.primitives import limits
+from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import Denied, Fault, InvalidInput, MalformedMessage, PeerFault, QueueFull
+from blyan.primitives.ids import PublicKey, parse_hex64
+from blyan.wire.framing import Message
+
+_log = logging.getLogger(__name__)
+_piece_bytes: Final = limits.relay_frame_bytes_max // 2
+_ask_seconds: Final = 8.0  # the relay asks the node meanwhile
+_open_seconds: Final = 5.0  # until the relay has taken an end
+_close_seconds: Final = 2.0
+_connections_max: Final = 4  # on the port of one caller's end; a dialler makes two
+_look_seconds: Final = 0.25
+_refused_seconds: Final = 30.0  # before a relay that did not want us is asked again
+
+
+class Tunnels:
+    """This process's ends of tunnels. A context, which owns their tasks; for the network's loop."""
+
+    def __init__(self, relay: Callable[[PublicKey], Link | None]) -> None:
+        """`relay`: the open link to a node, if there is one."""
+        self._relay = relay
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(limit=0, ssl=client_context())
+        self._session = aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, reason: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    @property
+    def count(self) -> int:
+        """Ends that are open or being opened."""
+        return len(self._tasks)
+
+    @asynccontextmanager
+    async def to(self, relay: PublicKey, node: PublicKey) -> AsyncGenerator[str]:
+        """`https://127.0.0.1:PORT`, where a node behind a relay answers while this is open.
+
+        Connections that were made meanwhile stay until they end. `PeerFault` if the relay does not do it.
+        """
+        link = self._relay(relay)
+        if link is None or not link.open:
+            raise PeerFault(f"peer {node[:12]}: expected a link to its relay {relay[:12]}, found none")
+        failed: list[Fault] = []
+        came = 0
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal came
+            came += 1
+            if came > _connections_max:  # somebody else on this machine
+                writer.transport.abort()
+            else:
+                self._begin(self._call(link, node, reader, writer, failed))
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=_piece_bytes)
+        try:
+            port = cast("tuple[str, int]", server.sockets[0].getsockname())[1]
+            yield f"https://127.0.0.1:{port}"
+        except (aiohttp.ClientError, OSError) as reason:
+            if failed:
+                raise PeerFault(f"relay {relay[:12]}: {failed[0].message}", detail=failed[0].detail) from None
+            raise reason from None
+        finally:
+            server.close()
+
+    def answer(self, link: Link, token: str, door: tuple[str, int]) -> None:
+        """Begin the end of a node that somebody calls through a relay. `QueueFull` if there are too many."""
+        if len(self._tasks) >= limits.relay_tunnels_node_max:
+            most = limits.relay_tunnels_node_max
+            raise QueueFull(f"tunnels: expected at most {most} at once, found one more")
+        self._begin(self._answer(link, token, door))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _call(
+        self,
+        link: Link,
+        node: PublicKey,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        failed: list[Fault],
+    ) -> None:
+        try:
+            answer = await link.request(open_kind, {"node": node}, seconds=_ask_seconds)
+            await self._carry(link, _token(answer), reader, writer)
+        except (PeerFault, MalformedMessage) as reason:
+            failed.append(reason)
+        finally:
+            if not writer.is_closing():
+                writer.transport.abort()
+
+    async def _answer(self, link: Link, token: str, door: tuple[str, int]) -> None:
+        try:
+            reader, writer = await asyncio.open_connection(*door, limit=_piece_bytes)
+        except OSError as reason:
+            _log.warning("tunnel: expected our own peer port at %s:%s, found %s", *door, reason)
+            return
+        try:
+            await self._carry(link, token, reader, writer)
+        except PeerFault as reason:
+            _log.info("tunnel: %s", reason.message)
+        finally:
+            writer.close()
+
+    async def _carry(self, link: Link, token: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Bytes both ways until either side ends; what came before that is passed on."""
+        socket = await self._opened(link, token)
+        ways = {asyncio.ensure_future(_sent(reader, socket)), asyncio.ensure_future(_received(socket, writer))}
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            writer.close()
+            await _closed(socket)
+        for way in ways:
+            if not way.cancelled():
+                way.result()
+
+    async def _opened(self, link: Link, token: str) -> aiohttp.ClientWebSocketResponse:
+        """Our end at the relay, which shows the certificate of its summary."""
+        why = "none"
+        urls = [link.url, *link.peer.peer_urls]
+        for url in dict.fromkeys(url for url in urls if url.startswith("wss://")):
+            try:
+                async with asyncio.timeout(_open_seconds):
+                    return await self._session.ws_connect(
+                        url + tunnel_path,
+                        ssl=aiohttp.Fingerprint(bytes.fromhex(link.peer.certificate)),
+                        headers={token_header: token},
+                        max_msg_size=limits.relay_frame_bytes_max,
+                        compress=0,
+                    )
+            except (aiohttp.ClientError, OSError, TimeoutError) as reason:
+                why = f"{type(reason).__name__} {reason}".rstrip()
+        raise PeerFault(f"relay {link.peer.node[:12]}: expected a way to its peer port, found {why}")
+
+
+class RelayClient:
+    """A node that is reached through relays: offers itself to them and answers who calls. `run` until cancelled."""
+
+    def __init__(
+        self,
+        tunnels: Tunnels,
+        relays: Callable[[], Iterable[Link]],
+        door: tuple[str, int],
+        monotonic: Monotonic,
+    ) -> None:
+        """`relays`: the open links to those that are to be asked. `door`: our own peer port, as this machine has it."""
+        self._tunnels, self._relays, self._door, self._monotonic = tunnels, relays, door, monotonic
+        self._offered: dict[PublicKey, Link] = {}  # where it was accepted
+        self._refused: dict[PublicKey, float] = {}  # → when to ask again
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """What relays may ask on their links."""
+        return {accept_kind: self._called}
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where this node can be reached now, for its summary."""
+        return tuple(relayed_url(relay) for relay, link in self._offered.items() if link.open)
+
+    async def run(self) -> None:
+        """Offer this node on every new link to a relay."""
+        while True:
+            self._offered = {relay: link for relay, link in self._offered.items() if link.open}
+            for link in list(self._relays()):
+                relay = link.peer.node
+                if relay not in self._offered and self._refused.get(relay, 0.0) <= self._monotonic():
+                    await self._offer(link)
+            await asyncio.sleep(_look_seconds)
+
+    async def _offer(self, link: Link) -> None:
+        relay = link.peer.node
+        self._offered[relay] = link  # before the answer: who is told of us there may call at once
+        try:
+            await link.request(offer_kind, {}, seconds=_ask_seconds)
+            self._refused.pop(relay, None)
+            _log.info("reached through relay %s", relay[:12])
+        except PeerFault as reason:
+            self._offered.pop(relay, None)
+            if not isinstance(reason, LinkLost):
+                self._refused[relay] = self._monotonic() + _refused_seconds
+            said = reason.said if isinstance(reason, Refused) else ""
+            _log.warning("relay %s does not make this node reachable: %s %s", relay[:12], said, reason.message)
+
+    async def _called(self, link: Link, message: Message) -> Message:
+        if link.peer.node not in self._offered:
+            raise Denied("tunnel: expected one of this node's relays, found another node")
+        self._tunnels.answer(link, _token(message), self._door)
+        return Message({}, ())
+
+
+def _token(message: Message) -> str:
+    try:
+        return parse_hex64(message.fields.get("token"), "token")
+    except InvalidInput as reason:
+        raise MalformedMessage(f"tunnel: {reason.message}") from None
+
+
+async def _closed(socket: aiohttp.ClientWebSocketResponse) -> None:
+    try:
+        async with asyncio.timeout(_close_seconds):
+            await socket.close()
+    except (TimeoutError, OSError, aiohttp.ClientError) as reason:
+        _log.debug("tunnel: %s", reason)
+
+
+async def _sent(reader: asyncio.StreamReader, socket: aiohttp.ClientWebSocketResponse) -> None:
+    try:
+        while data := await reader.read(_piece_bytes):
+            await socket.send_bytes(data)
+    except (OSError, aiohttp.ClientError, RuntimeError) as reason:  # RuntimeError: it is closing
+        _log.debug("tunnel: %s", reason)
+
+
+async def _received(socket: aiohttp.ClientWebSocketResponse, writer: asyncio.StreamWriter) -> None:
+    try:
+        while (frame := await socket.receive()).type is aiohttp.WSMsgType.BINARY:
+            writer.write(frame.data)
+            await writer.drain()
+    except OSError as reason:
+        _log.debug("tunnel: %s", reason)
