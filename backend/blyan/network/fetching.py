@@ -1,81 +1,95 @@
-"""A payload from a peer into the store: its tile index first, then subtile by subtile, each verified as it comes.
+"""Payloads from several sources at once into the store, subtile by subtile, each verified before it is written.
 
-What came stays for the next try, also after a kill (`storage/partial`). A wrong byte is refused by payload and subtile,
-and nothing has changed.
+What came stays for the next try, also after a kill (`storage/partial`). Who is asked for what is decided in
+`network/pieces`, and carried out in `network/receiving`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from blyan.network.client import PeerClient
+from blyan.network.items import Wanted
+from blyan.network.pieces import PieceTable, absent, no_index, not_said
+from blyan.network.receiving import FetchPolicy, Progress, Receiving, SourceReport
+from blyan.network.sources import Source, SourceBook
 from blyan.primitives import limits
-from blyan.primitives.digest import digest_bytes
-from blyan.primitives.errors import IntegrityFault, NotFound
+from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound, PeerFault
 from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_store import BlobStore
-from blyan.storage.tile import subtile_count
 
-_synced_every: Final = 16 * limits.tile_bytes
+_said_sources_max: Final = 8
+_said_payloads_max: Final = 64
+
+
+def nothing(_payload: PayloadId, _count: int) -> None:
+    """Progress that nobody wants to hear of."""
 
 
 async def fetch(
-    client: PeerClient, store: BlobStore, payload: PayloadId, length: int, progress: Callable[[int], None]
-) -> None:
-    """Make the store hold a payload of `length` bytes; `progress` gets bytes as they come, and may raise to stop.
+    store: BlobStore,
+    wanted: Iterable[Wanted],
+    sources: Sequence[Source],
+    book: SourceBook,
+    *,
+    progress: Progress = nothing,
+    policy: FetchPolicy | None = None,
+) -> tuple[SourceReport, ...]:
+    """Make the store hold these payloads; the reports are in the order of the sources.
 
-    `PeerFault` names what the peer gave that it should not; `StorageFull`.
+    `progress` gets each payload's bytes as they are verified, those that are here already at once; it may raise to
+    stop. Whoever cancels finds what came kept. In the end `PeerFault`, or `NotFound` where every source says that it
+    has it not, names a payload that could not be had and what was wrong with each source; the others are here by then.
+    `StorageFull`, `IntegrityFault` of the own disk end it at once.
     """
-    if _is_here(store, payload, length):
-        progress(length)
+    if not sources or len(sources) > limits.sources_max:
+        raise InvalidInput(f"fetch: expected 1 to {limits.sources_max} sources, found {len(sources)}")
+    lengths: dict[PayloadId, int] = {}
+    for each in wanted:
+        if lengths.setdefault(each.payload, each.length) != each.length or len(lengths) > limits.fetched_payloads_max:
+            raise InvalidInput(f"fetch: expected payloads of one length each, and not too many, at {each.payload}")
+    missing: list[Wanted] = []
+    for each in await asyncio.to_thread(_missing, store, lengths):
+        if each[1]:
+            missing.append(each[0])
+        else:
+            progress(each[0].payload, each[0].length)
+    run = Receiving(store, missing, sources, book, progress, policy or FetchPolicy())
+    if missing:
+        await run.run()
+        _want_all(run.table, sources)
+    return tuple(run.reports)
+
+
+def _missing(store: BlobStore, lengths: dict[PayloadId, int]) -> list[tuple[Wanted, bool]]:
+    """Each payload, and whether it is to be fetched: it is not here, or something is known against it."""
+
+    def missing(payload: PayloadId, length: int) -> bool:
+        try:
+            return store.size(payload) != length or store.state(payload)[0] == "corrupt"
+        except (NotFound, IntegrityFault):
+            return True
+
+    return [(Wanted(payload, length), missing(payload, length)) for payload, length in lengths.items()]
+
+
+def _want_all(table: PieceTable, sources: Sequence[Source]) -> None:
+    """`PeerFault` or `NotFound` if a payload could not be had."""
+    failed = [item for item in table.items if item.stage == "failed"]
+    if not failed:
         return
-    path = f"/blobs/{payload}"
-    index = await client.get(f"{path}/index", digest_bytes * subtile_count(length))
-    try:
-        coming = store.begin(payload, length, index)
-    except IntegrityFault as reason:
-        raise client.fault(f"{path}/index", "expected the tile index of that payload", reason.message) from None
-    try:
-        missing = coming.missing()
-        progress(length - sum(_bytes_of(number, length) for number in missing))
-        unsynced = 0
-        for first, last in _runs(missing):
-            begin, end = first * limits.subtile_bytes, min(last * limits.subtile_bytes, length)
-            data = memoryview(await client.get(path, end - begin, span=(begin, end)))
-            for number in range(first, last):
-                at = (number - first) * limits.subtile_bytes
-                try:
-                    coming.write(number, data[at : at + limits.subtile_bytes])
-                except IntegrityFault as reason:
-                    coming.sync()
-                    raise client.fault(path, "expected the bytes of that payload", reason.message) from None
-            unsynced += len(data)
-            if unsynced >= _synced_every:
-                coming.sync()
-                unsynced = 0
-            progress(len(data))
-        coming.finish()
-    finally:
-        coming.close()
-
-
-def _is_here(store: BlobStore, payload: PayloadId, length: int) -> bool:
-    """Whether it need not be fetched: it is here, and nothing is known against it."""
-    try:
-        return store.size(payload) == length and store.state(payload)[0] != "corrupt"
-    except (NotFound, IntegrityFault):
-        return False
-
-
-def _bytes_of(number: int, length: int) -> int:
-    return min(limits.subtile_bytes, length - number * limits.subtile_bytes)
-
-
-def _runs(missing: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and end of runs of subtiles that follow each other, none longer than a tile."""
-    begin = 0
-    for at in range(1, len(missing) + 1):
-        if at == len(missing) or missing[at] != missing[at - 1] + 1 or at - begin == limits.subtiles_per_tile:
-            yield missing[begin], missing[at - 1] + 1
-            begin = at
+    item, payload = failed[0], failed[0].wanted.payload
+    whys = [table.why(number, item) for number in range(len(sources))]
+    detail = {
+        "payload": payload,
+        "payloads": [str(each.wanted.payload) for each in failed[:_said_payloads_max]],
+        "sources": [source.url for source in sources],
+    }
+    said = [f"{source.url}: {why}" for source, why in zip(sources, whys, strict=True)]
+    rest = f"; and {len(said) - _said_sources_max} more" if len(said) > _said_sources_max else ""
+    text = f"payload {payload}: expected a source that gives it, found {'; '.join(said[:_said_sources_max])}{rest}"
+    if len(failed) > 1:
+        text += f" (and {len(failed) - 1} more payloads that nobody gave)"
+    kind = NotFound if all(why in (absent, not_said, no_index) for why in whys) else PeerFault
+    raise kind(text, detail=detail)

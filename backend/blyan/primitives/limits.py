@@ -130,6 +130,22 @@ peers_max: Final = 64
 peer_body_bytes_max: Final = 16 * MIB  # what a peer may answer at once; payloads come in ranges of a tile
 peer_seconds_max: Final = 60.0  # for one answer
 peer_attempts_max: Final = 4
+fetched_payloads_max: Final = 2 * manifest_parts_max  # in one fetch
+sources_max: Final = 128  # of one fetch
+source_url_chars_max: Final = 1_024
+source_connections_max: Final = 4  # to one source
+flights_max: Final = 24  # pieces of payloads on their way at once, each of a tile at most
+payloads_open_max: Final = 16  # of one fetch, that come at once
+source_stall_seconds: Final = 10.0  # without a byte, until a source is given up for the piece it was asked for
+source_connect_seconds: Final = 10.0
+source_pause_seconds_max: Final = 30.0  # before a source that failed is asked again
+unsynced_bytes_max: Final = 64 * MIB  # of one payload, which a crash may lose
+unsynced_seconds_max: Final = 5.0
+bad_source_seconds: Final = 6 * 3_600  # for which it is remembered that a source gave wrong bytes
+lies_per_source_max: Final = 3  # payloads, until it is asked for none
+bad_sources_max: Final = 1_024  # that are remembered
+bad_source_why_max: Final = 256
+source_book_bytes_max: Final = 4 * MIB
 
 # the ledger
 amount_max: Final = 1 << 62  # smallest units, of an amount and of every sum that is kept
@@ -196,6 +212,8 @@ quota_per_minute_max: Final = 1_000_000_000
 
 assert tile_bytes == 4 * MIB
 assert tile_bytes < peer_body_bytes_max
+assert 2 * peers_max <= sources_max
+assert bad_sources_max * (source_url_chars_max + bad_source_why_max + 256) < source_book_bytes_max
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max
 assert 3 * (checkpoint_bytes_max + 6 * log_tile_width * 70) + joint_bytes_max < archive_header_bytes_max // 2
 assert saved_chat_bytes_max <= request_body_bytes_max  # what is loaded can be sent

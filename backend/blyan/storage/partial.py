@@ -9,6 +9,7 @@ came since the last `sync`. `finish` hashes all of it again from the disk before
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol
@@ -52,7 +53,10 @@ def bytes_of(index: TileIndex) -> int:
 
 
 class PartialBlob:
-    """One payload of which some subtiles are here. One thread at a time; `close` it in the end."""
+    """One payload of which some subtiles are here; `close` it in the end.
+
+    Threads may `write`, also while one other does `sync`; everything else is for one thread, while nobody writes.
+    """
 
     def __init__(self, folder: Path, payload: PayloadId, index: TileIndex, home: Home) -> None:
         """Begin, or resume what an earlier process left; steps: (1) tile index, (2) allocated data, (3) `.have`.
@@ -65,6 +69,7 @@ class PartialBlob:
         self._home = home
         self._have = bytearray(_bitmap_bytes(index.length))
         self._changed = False
+        self._marking = threading.Lock()  # held while bits change and while they are copied
         durable.make_folder(folder, within=folder.parent)
         durable.write_file(self._path(index_suffix), index.encode(), _mode)
         try:
@@ -76,7 +81,7 @@ class PartialBlob:
             durable.discard(self._path(""))  # bytes that nothing vouches for
         self._handle = durable.open_sized(self._path(""), index.length)
         if fresh:
-            self._write_have()
+            self._write_have(self._have)
 
     @property
     def length(self) -> int:
@@ -103,15 +108,22 @@ class PartialBlob:
                 detail={"payload": self.payload, "bad_subtiles": [number]},
             )
         durable.write_at(self._handle, data, place.start)
-        self._have[number // 8] |= 1 << number % 8
-        self._changed = True
+        with self._marking:
+            self._have[number // 8] |= 1 << number % 8
+            self._changed = True
 
     def sync(self) -> None:
         """Make durable what was written, then say so in `.have`."""
-        if self._changed:
-            durable.sync(self._handle)
-            self._write_have()
+        with self._marking:
+            changed, have = self._changed, bytes(self._have)
             self._changed = False
+        if changed:
+            try:
+                durable.sync(self._handle)  # of what `have` says, and perhaps of more
+                self._write_have(have)
+            except BaseException:
+                self._changed = True
+                raise
 
     def finish(self) -> None:
         """Hash everything once more from the disk and make it a blob.
@@ -128,7 +140,7 @@ class PartialBlob:
         if bad:
             for number in bad:
                 self._have[number // 8] &= ~(1 << number % 8)
-            self._write_have()
+            self._write_have(self._have)
             raise IntegrityFault(
                 f"payload {self.payload}: expected the subtiles that were written, found others at {bad[:8]}",
                 detail={"payload": self.payload, "file": str(self._path("")), "bad_subtiles": bad},
@@ -167,8 +179,8 @@ class PartialBlob:
         place = subtile_slice(number)
         return hash_subtile(os.pread(self._handle, limits.subtile_bytes, place.start)) == self.index.leaves[number]
 
-    def _write_have(self) -> None:
-        body = _magic + bytes.fromhex(self.payload) + self.length.to_bytes(8, "little") + self._have
+    def _write_have(self, have: Bytes) -> None:
+        body = _magic + bytes.fromhex(self.payload) + self.length.to_bytes(8, "little") + have
         durable.write_file(self._path(have_suffix), body + hash_partial(body), _mode)
 
 
