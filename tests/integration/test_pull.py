@@ -139,17 +139,21 @@ def lying_entry(path: str, query: dict[str, str], body: bytes) -> bytes | None:
     return body.replace(b'"version":"1.0.0"', b'"version":"9.0.0"') if path.endswith("/proof") else None
 
 
+def of_block(path: str, body: bytes) -> bool:
+    """Bytes of a payload that is larger than the manifest's smallest neighbours, and no index."""
+    return path.startswith("/blobs/") and not path.endswith("/index") and len(body) > 9_000
+
+
 LIES: dict[str, tuple[Change, str]] = {
     "a byte of the joint checkpoint": (lambda p, q, b: flipped(b, 40) if p == "/chain/joint" else None, "/chain/joint"),
-    "a byte of an index": (lambda p, q, b: flipped(b) if p.endswith("/index") else None, "tile index"),
-    "a byte of a block": (lambda p, q, b: flipped(b) if q.get("Range") and len(b) > 9_000 else None, "subtile 0"),
-    "a byte too few": (lambda p, q, b: b[:-1] if q.get("Range") and len(b) > 9_000 else None, "expected .* bytes"),
+    "a byte of a block": (lambda p, q, b: flipped(b) if of_block(p, b) else None, "wrong bytes: "),
+    "a byte too few": (lambda p, q, b: b[:-1] if of_block(p, b) else None, "expected .* bytes"),
     "another entry": (lying_entry, "/chain/meta/proof"),
     "a path too short": (lambda p, q, b: b.replace(b'"path":["', b'"path":["00') if "proof" in p else None, "proof"),
     "no JSON": (lambda p, q, b: b"[" * 5000 if p.endswith("/find") else None, "expected a JSON object"),
     "too much": (lambda p, q, b: b"x" * 10_000 if p == "/chain/joint" else None, "expected at most 8192 bytes"),
     "a redirect": (lambda p, q, b: 302 if p.startswith("/blobs") else None, "expected status"),
-    "a block that is not there": (lambda p, q, b: 404 if q.get("Range") else None, "expected a payload of the model"),
+    "a block that is not there": (lambda p, q, b: 404 if of_block(p, b) else None, "not there"),
 }
 
 
@@ -160,7 +164,7 @@ async def test_a_peer_that_lies_is_named_and_nothing_is_published(
     """What it gave that is right is kept for an honest one."""
     change, said = LIES[lie]
     async with between(peer.url, change) as url, node(tmp_path / "data", peers=[f"{url}#{key}"]) as client:
-        with pytest.raises(ollama.ResponseError, match=f"peer {url}.*{said}") as refused:
+        with pytest.raises(ollama.ResponseError, match=f"{url}.*{said}") as refused:
             await official(client).pull("theirs")
         assert refused.value.status_code == 502
         assert await names(client) == []
@@ -194,13 +198,13 @@ async def test_a_pull_that_was_left_goes_on_with_what_is_here(peer: RunningNode,
     hold = asyncio.Event()
 
     def count(path: str, query: dict[str, str], body: bytes) -> bytes | int | None:
-        if "Range" not in query:
+        if not path.startswith("/blobs/") or path.endswith("/index"):
             return None
         asked.append(path)
         return 503 if len(asked) > 12 and not hold.is_set() else None
 
     async with between(peer.url, count) as url, node(tmp_path / "data", peers=[f"{url}#{key}"]) as client:
-        with pytest.raises(ollama.ResponseError, match="in 4 attempts, found status 503"):
+        with pytest.raises(ollama.ResponseError, match="found status 503 in 4 attempts"):
             await official(client).pull("theirs")
         hold.set()
         came = set(asked[:12])

@@ -101,7 +101,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
 
     def work(say: Say) -> None:
         with node.changing() as ground:
-            pull_model(ground, node.config.models, asked.model, say)
+            pull_model(ground, node.config.models, asked.model, say, node.sources.now)
 
     return await _told(request, node, asked.model, asked.stream, work)
 

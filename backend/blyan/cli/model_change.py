@@ -104,7 +104,7 @@ def _pull(options: argparse.Namespace, output: Output) -> int:
     def here(ground: WritableGround) -> None:
         from blyan.node.pulling import pull_model
 
-        pull_model(ground, read_config(options.data_dir).models, options.name, _statuses(output))
+        pull_model(ground, read_config(options.data_dir).models, options.name, _statuses(output), system_seconds)
 
     _changed(options, output, "POST", "/api/pull", {"model": options.name}, here)
     return _told(options, output, options.name)

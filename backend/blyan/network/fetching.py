@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from blyan.network.pieces import PieceTable, Wanted, absent, no_index, not_said
+from blyan.network.items import Wanted
+from blyan.network.pieces import PieceTable, absent, no_index, not_said
 from blyan.network.receiving import FetchPolicy, Progress, Receiving, SourceReport
 from blyan.network.sources import Source, SourceBook
 from blyan.primitives import limits

@@ -9,99 +9,42 @@ failed); what it answers is a decision.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
+from blyan.network.items import Ask, Flight, Item, Wanted
+from blyan.network.standing import Standing
 from blyan.primitives import limits
 from blyan.primitives.ids import PayloadId
-from blyan.storage.tile import subtile_count
-
-Stage: TypeAlias = Literal["waiting", "asking", "opening", "open", "finishing", "done", "failed"]
 
 absent: Final = "not there"
 no_index: Final = "no tile index of it"
 not_said: Final = "not said to be there"
-_free, _flying, _here = 0, 1, 2  # what is known of one subtile
-_first_subtiles: Final = 4  # asked of a source whose speed nobody knows
-_piece_seconds: Final = 1.0
 _paced_seconds: Final = 0.2
 _overtaken_after: Final = 0.2  # seconds that a piece is left alone with its source
-_silent_seconds: Final = 2.0  # the same where rates hold answers up, so that their pace says nothing of a source
 _asked_again_after: Final = 1.0  # seconds until a second source is asked for a tile index
-_pause_seconds: Final = 0.5  # after a first failure, twice as long after each other
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A payload to fetch."""
+class _RarestFirst:
+    """Payloads that nobody was asked for yet."""
 
-    payload: PayloadId
-    length: int  # bytes
+    def __init__(self) -> None:
+        self._items: dict[int, dict[int, Item]] = {}  # givers → order → item
 
+    def add(self, item: Item) -> None:
+        """It waits."""
+        self._items.setdefault(item.givers, {})[item.order] = item
 
-@dataclass(slots=True, eq=False)
-class Item:
-    """What is known of one wanted payload."""
+    def remove(self, item: Item) -> None:
+        """It does not, if it did; before its `givers` change."""
+        self._items.get(item.givers, {}).pop(item.order, None)
 
-    wanted: Wanted
-    order: int
-    marks: bytearray  # one of _free, _flying, _here for each subtile
-    givers: int = 0  # sources that may have it
-    stage: Stage = "waiting"
-    left: int = 0  # subtiles that are not here
-    flights: list[Flight] = field(default_factory=list["Flight"])
-    asks: list[Ask] = field(default_factory=list["Ask"])
-    closed: dict[int, str] = field(default_factory=dict[int, str])  # sources that are not asked for it: why
-    without_index: set[int] = field(default_factory=set[int])
-
-    @property
-    def bare(self) -> bool:
-        """One subtile: it verifies by the payload id alone, and needs no index."""
-        return len(self.marks) == 1
-
-    def bytes_of(self, first: int, end: int) -> int:
-        """How long a run of subtiles is."""
-        return min(end * limits.subtile_bytes, self.wanted.length) - first * limits.subtile_bytes
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A run of subtiles that one source was asked for; `stream`: from the payload's start, by one without ranges."""
-
-    source: int
-    item: Item
-    first: int
-    end: int
-    began: float
-    stream: bool = False
-    got: int = 0  # bytes that came
-    heard: float = 0.0  # when the last came, or will be asked for
-    stop: Callable[[], None] = lambda: None  # called when nobody needs it any more
-
-    @property
-    def length(self) -> int:
-        """Bytes of the run."""
-        return self.item.bytes_of(self.first, self.end)
-
-
-@dataclass(slots=True, eq=False)
-class Ask:
-    """A source was asked for a payload's tile index."""
-
-    source: int
-    item: Item
-    began: float
-
-
-@dataclass(slots=True)
-class _Source:
-    holds: frozenset[PayloadId] | None
-    alive: bool = True
-    why: str = ""  # the last failure
-    failures: int = 0  # in a row
-    not_before: float = 0.0
-    speed: float = 0.0  # bytes a second of one connection; 0: unknown
-    ranges: bool = True
+    def first_for(self, number: int) -> Item | None:
+        """The one that fewest sources have and this one may have, with its index."""
+        for givers in sorted(self._items):
+            for item in self._items[givers].values():
+                if number not in item.closed and number not in item.without_index:
+                    return item
+        return None
 
 
 class PieceTable:
@@ -115,24 +58,22 @@ class PieceTable:
         *,
         rate: int = 0,  # bytes a second that a source may be asked for; 0: any
     ) -> None:
-        self._sources = [_Source(each) for each in holds]
+        self.sources = [Standing() for _ in holds]
         self._paced = bool(rate)
         self._piece_max = limits.subtiles_per_tile
         if rate:  # pieces that come within a moment, so that all sources share what there is
             self._piece_max = max(1, min(round(rate * _paced_seconds / limits.subtile_bytes), self._piece_max))
-        self.items = [Item(each, order, bytearray(subtile_count(each.length))) for order, each in enumerate(wanted)]
+        self.items = [Item.of(each, order) for order, each in enumerate(wanted)]
         self._unfinished = len(self.items)
-        self._open: dict[int, Item] = {}  # open or finishing, by order
-        self._waiting: dict[int, dict[int, Item]] = {}  # givers → order → item
+        self._open: dict[int, Item] = {}  # by order: whatever is neither waiting nor over
+        self._waiting = _RarestFirst()
         for item in self.items:
-            for number, source in enumerate(self._sources):
-                if source.holds is not None and item.wanted.payload not in source.holds:
-                    item.closed[number] = not_said
-                elif (why := why_not(number, item.wanted.payload)) is not None:
+            for number, held in enumerate(holds):
+                lacks = held is not None and item.wanted.payload not in held
+                if (why := not_said if lacks else why_not(number, item.wanted.payload)) is not None:
                     item.closed[number] = why
-            item.givers = len(self._sources) - len(item.closed)
-            item.left = len(item.marks)
-            self._waiting.setdefault(item.givers, {})[item.order] = item
+            item.givers = len(self.sources) - len(item.closed)
+            self._wait(item)
             self._fail_if_nobody(item)
 
     @property
@@ -140,77 +81,49 @@ class PieceTable:
         """Whether every payload is here or cannot be had."""
         return self._unfinished == 0
 
-    def why(self, source: int, item: Item) -> str:
+    def why(self, number: int, item: Item) -> str:
         """Why a payload did not come from a source."""
-        if (why := item.closed.get(source)) is not None:
+        if (why := item.closed.get(number)) is not None:
             return why
-        if not self._sources[source].alive:
-            return self._sources[source].why
-        return no_index if source in item.without_index else "not given"
+        if not self.sources[number].alive:
+            return self.sources[number].why
+        return no_index if number in item.without_index else "not given"
 
     # -- decisions
 
     def take(self, number: int, now: float) -> Flight | Ask | None:
         """What this source is to be asked for now; None if for nothing."""
-        source = self._sources[number]
+        source = self.sources[number]
         if not source.alive or now < source.not_before:
             return None
-        able = [item for item in self._open.values() if item.stage == "open" and self._may_give(number, item)]
-        if (flight := self._begin(number, source, able, now)) is not None:
-            return flight
-        if len(self._open) < limits.payloads_open_max:
-            for givers in sorted(self._waiting):
-                for item in self._waiting[givers].values():
-                    if self._may_give(number, item) and number not in item.without_index:
-                        return self._open_one(number, source, item, now)
-        return self._overtake(number, source, able, now)
+        able = [item for item in self._open.values() if item.stage == "open" and number not in item.closed]
+        fitting = [item for item in able if (item.has_free if source.ranges else not item.streamed)]
+        if fitting:
+            return self._fly(number, min(fitting, key=lambda item: (item.givers, item.order)), now)
+        if len(self._open) < limits.payloads_open_max and (item := self._waiting.first_for(number)) is not None:
+            return self._open_one(number, item, now)
+        if (ask := self._ask_again(number, now)) is not None or not source.ranges:
+            return ask
+        last = _last_to_come(able, number, source.speed, now, paced=self._paced)
+        return None if last is None else _flight(number, last.item, last.first, last.end, now)
 
     def pause(self, number: int, now: float) -> float:
         """Seconds for which there is nothing to ask of this source, unless others change it."""
-        return max(self._sources[number].not_before - now, 0.0) or _overtaken_after / 2
+        return max(self.sources[number].not_before - now, 0.0) or _overtaken_after / 2
 
-    def _begin(self, number: int, source: _Source, able: Sequence[Item], now: float) -> Flight | None:
-        fitting = [
-            item
-            for item in able
-            if (_free in item.marks if source.ranges else not any(each.stream for each in item.flights))
-        ]
-        if not fitting:
-            return None
-        return self._fly(number, source, min(fitting, key=lambda item: (item.givers, item.order)), now)
+    def _fly(self, number: int, item: Item, now: float) -> Flight:
+        source = self.sources[number]
+        if source.ranges:
+            first, end = item.take_run(min(source.piece(), self._piece_max))
+            return _flight(number, item, first, end, now)
+        return _flight(number, item, 0, len(item.marks), now, stream=True)
 
-    def _fly(self, number: int, source: _Source, item: Item, now: float) -> Flight:
-        if not source.ranges:
-            flight = Flight(number, item, 0, len(item.marks), now, stream=True)
-        else:
-            first, end = self._run(source, item)
-            item.marks[first:end] = bytes([_flying]) * (end - first)
-            flight = Flight(number, item, first, end, now)
-        item.flights.append(flight)
-        return flight
-
-    def _run(self, source: _Source, item: Item) -> tuple[int, int]:
-        """A run of free subtiles; from the end, where another source streams from the beginning."""
-        count = round(source.speed * _piece_seconds / limits.subtile_bytes) if source.speed else _first_subtiles
-        count = max(1, min(count, self._piece_max))
-        if any(flight.stream for flight in item.flights):
-            end = item.marks.rfind(_free) + 1
-            first = end - 1
-            while first > 0 and end - first < count and item.marks[first - 1] == _free:
-                first -= 1
-            return first, end
-        first = item.marks.find(_free)
-        end = first + 1
-        while end < len(item.marks) and end - first < count and item.marks[end] == _free:
-            end += 1
-        return first, end
-
-    def _open_one(self, number: int, source: _Source, item: Item, now: float) -> Flight | Ask:
-        del self._waiting[item.givers][item.order]
+    def _open_one(self, number: int, item: Item, now: float) -> Flight | Ask:
+        self._waiting.remove(item)
         self._open[item.order] = item
         if item.bare:
             item.stage = "open"
-            return self._fly(number, source, item, now)
+            return self._fly(number, item, now)
         item.stage = "asking"
         return self._ask(number, item, now)
 
@@ -219,51 +132,16 @@ class PieceTable:
         item.asks.append(ask)
         return ask
 
-    def _overtake(self, number: int, source: _Source, able: Sequence[Item], now: float) -> Flight | Ask | None:
-        """The piece that would come last, if this source is quicker with all of it than the other with its rest."""
+    def _ask_again(self, number: int, now: float) -> Ask | None:
+        """A tile index that another source is long asked for."""
         for item in self._open.values():
-            if item.stage == "asking" and len(item.asks) == 1 and self._may_give(number, item):
-                other = item.asks[0]
-                elsewhere = other.source != number and number not in item.without_index
-                if elsewhere and now - other.began > _asked_again_after:
+            if item.stage == "asking" and len(item.asks) == 1:
+                able = number not in item.closed and number not in item.without_index
+                if able and item.asks[0].source != number and now - item.asks[0].began > _asked_again_after:
                     return self._ask(number, item, now)
-        slowest, longest = None, 0.0
-        for item in able if source.ranges else ():
-            for flight in item.flights:
-                age = now - flight.began
-                if flight.source == number or flight.stream or age < _overtaken_after or self._doubled(flight):
-                    continue
-                if self._paced and now - max(flight.began, flight.heard) < _silent_seconds:
-                    continue
-                rest = flight.length - flight.got
-                theirs = rest * age / flight.got if flight.got else float("inf")
-                mine = flight.length / source.speed if source.speed else 0.0
-                if rest and theirs > max(longest, 2 * mine):
-                    slowest, longest = flight, theirs
-        if slowest is None:
-            return None
-        flight = Flight(number, slowest.item, slowest.first, slowest.end, now)
-        slowest.item.flights.append(flight)
-        return flight
-
-    def _doubled(self, flight: Flight) -> bool:
-        return any(
-            other is not flight and not other.stream and other.first < flight.end and flight.first < other.end
-            for other in flight.item.flights
-        )
-
-    def _may_give(self, number: int, item: Item) -> bool:
-        return number not in item.closed
+        return None
 
     # -- facts
-
-    def opened(self, item: Item, missing: Sequence[int]) -> None:
-        """The tile index is here, and so is every subtile that is not `missing`."""
-        item.marks[:] = bytes([_here]) * len(item.marks)
-        for number in missing:
-            item.marks[number] = _free
-        item.left = len(missing)
-        item.stage = "open" if missing else "finishing"
 
     def unanswered(self, ask: Ask, *, absent: bool) -> None:
         """No tile index came of it; `absent`: because that source has none."""
@@ -278,124 +156,110 @@ class PieceTable:
     def answered(self, ask: Ask) -> bool:
         """A tile index came; whether it is the first of that payload, so that it is to be `opened` or `refused`."""
         ask.item.asks.remove(ask)
-        first = ask.item.stage == "asking"
-        if first:
-            ask.item.stage = "opening"
-        return first
+        if ask.item.stage != "asking":
+            return False
+        ask.item.stage = "opening"
+        return True
+
+    def opened(self, item: Item, missing: Sequence[int]) -> None:
+        """The tile index is here, and so is every subtile that is not `missing`."""
+        item.opened(missing)
+        item.stage = "open" if missing else "finishing"
+        self._fail_if_nobody(item)
 
     def refused(self, item: Item) -> None:
         """The tile index that came was not the payload's: another source is to be asked."""
         self._wait(item)
         self._fail_if_nobody(item)
 
-    def alive(self, number: int) -> bool:
-        """Whether this source is asked at all."""
-        return self._sources[number].alive
-
-    def missing(self, item: Item, first: int, end: int) -> list[int]:
-        """Which subtiles of a run are not here."""
-        return [number for number in range(first, end) if item.marks[number] != _here]
-
     def landed(self, item: Item, numbers: Sequence[int]) -> int:
         """Subtiles were verified and written; how many bytes of the payload are here that were not.
 
         Every flight that nobody needs any more is stopped.
         """
-        count = 0
-        for number in numbers:
-            if item.marks[number] != _here:
-                item.marks[number] = _here
-                item.left -= 1
-                count += item.bytes_of(number, number + 1)
+        count = item.landed(numbers)
         if not item.left and item.stage == "open":
             item.stage = "finishing"
         for flight in item.flights:
-            if not (item.left if flight.stream else self.missing(item, flight.first, flight.end)):
+            if flight.needless:
                 flight.stop()
         return count
 
     def ended(self, flight: Flight) -> None:
-        """The source is done with it, or gave up: what did not land is free again, unless somebody else flies it."""
+        """The source is done with it, or gave up."""
         item = flight.item
-        item.flights.remove(flight)
-        if not flight.stream:
-            for number in self.missing(item, flight.first, flight.end):
-                others = (other for other in item.flights if not other.stream)
-                if not any(other.first <= number < other.end for other in others):
-                    item.marks[number] = _free
-        if item.bare and item.stage == "open" and item.left and not item.flights:
+        item.ended(flight)
+        if item.bare and item.stage == "open" and not item.flights:
             self._wait(item)
         self._fail_if_nobody(item)
 
     def close(self, number: int, item: Item, why: str) -> None:
         """This source is not asked for this payload again."""
-        if self._may_give(number, item):
+        if number not in item.closed:
             item.closed[number] = why
-            if self._sources[number].alive:
+            if self.sources[number].alive:
                 self._one_giver_less(item)
 
-    def served(self, number: int, count: int, seconds: float) -> None:
-        """A source gave what it was asked for, at some speed."""
-        source = self._sources[number]
-        source.failures = 0
-        if count >= limits.subtile_bytes:  # less says more of the way there than of the source
-            speed = count / max(seconds, 1e-6)
-            source.speed = speed if not source.speed else 0.5 * source.speed + 0.5 * speed
-
-    def without_ranges(self, number: int) -> None:
-        """A source gives whole payloads only."""
-        self._sources[number].ranges = False
-
     def failed(self, number: int, why: str, now: float, pause: float | None = None) -> None:
-        """A source did not answer, or broke off: it is set back, and given up when that happens again and again."""
-        source = self._sources[number]
-        if not source.alive:
-            return
-        source.why = why
-        if now < source.not_before:
-            return  # another connection to it, at the same time
-        source.failures += 1
-        source.speed /= 2
-        own = _pause_seconds * 2 ** (source.failures - 1)
-        source.not_before = now + min(max(own, pause or 0.0), limits.source_pause_seconds_max)
-        if source.failures >= limits.peer_attempts_max:
-            source.alive = False
-            source.why = f"{why} in {source.failures} attempts"
+        """A source did not answer, or broke off; it may ask for a pause."""
+        source = self.sources[number]
+        was_alive = source.alive
+        source.failed(why, now, pause)
+        if was_alive and not source.alive:
             for item in self.items:
-                if item.stage not in ("done", "failed") and self._may_give(number, item):
+                if item.stage not in ("done", "failed") and number not in item.closed:
                     self._one_giver_less(item)
 
     def done(self, item: Item) -> None:
         """The payload is a blob."""
         item.stage = "done"
         self._unfinished -= 1
-        self._open.pop(item.order, None)
+        del self._open[item.order]
 
     def _wait(self, item: Item) -> None:
         item.stage = "waiting"
         self._open.pop(item.order, None)
-        self._waiting.setdefault(item.givers, {})[item.order] = item
+        self._waiting.add(item)
 
     def _one_giver_less(self, item: Item) -> None:
-        if item.stage == "waiting":
-            del self._waiting[item.givers][item.order]
-            self._waiting.setdefault(item.givers - 1, {})[item.order] = item
+        self._waiting.remove(item)
         item.givers -= 1
+        if item.stage == "waiting":
+            self._waiting.add(item)
         self._fail_if_nobody(item)
 
     def _fail_if_nobody(self, item: Item) -> None:
         """A payload that nobody can give and nobody is giving cannot be had now."""
         if item.stage not in ("waiting", "asking", "open") or item.flights or item.asks:
             return
-        able = [
-            number
-            for number, source in enumerate(self._sources)
-            if source.alive
-            and self._may_give(number, item)
-            and (item.stage == "open" or number not in item.without_index)
-        ]
-        if not able:
-            self._waiting.get(item.givers, {}).pop(item.order, None)
-            self._open.pop(item.order, None)
-            item.stage = "failed"
-            self._unfinished -= 1
+        for number, source in enumerate(self.sources):
+            if (
+                source.alive
+                and number not in item.closed
+                and (item.stage == "open" or number not in item.without_index)
+            ):
+                return
+        self._waiting.remove(item)
+        self._open.pop(item.order, None)
+        item.stage = "failed"
+        self._unfinished -= 1
+
+
+def _flight(number: int, item: Item, first: int, end: int, now: float, *, stream: bool = False) -> Flight:
+    flight = Flight(number, item, first, end, now, stream)
+    item.flights.append(flight)
+    return flight
+
+
+def _last_to_come(able: Sequence[Item], number: int, speed: float, now: float, *, paced: bool) -> Flight | None:
+    """The piece that would come last, if this source is quicker with all of it than the other with its rest."""
+    seconds = {
+        flight: flight.seconds_left(now, paced=paced)
+        for item in able
+        for flight in item.flights
+        if flight.source != number and now - flight.began >= _overtaken_after and item.alone(flight)
+    }
+    last = max(seconds, key=seconds.__getitem__, default=None)
+    if last is None or seconds[last] <= (2 * last.length / speed if speed else 0.0):
+        return None
+    return last

@@ -7,27 +7,21 @@ for that payload at once and remembered. What came stays, also after a kill: syn
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, TypeVar
+from typing import TypeAlias
 
-from blyan.network.landing import Coming, Tank
-from blyan.network.pieces import Ask, Flight, Item, PieceTable, Wanted, absent
+from blyan.network.items import Ask, Flight, Item, Wanted
+from blyan.network.landing import Landings, Tank
+from blyan.network.pieces import PieceTable, absent
 from blyan.network.ranges import Absent, Failing, Requests, SourceRequests, WithoutRanges, WrongAnswer
 from blyan.network.sources import Source, SourceBook
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, IntegrityFault
 from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_store import BlobStore
-from blyan.storage.partial import PartialBlob
-
-_slow_threads: Final = 4  # that begin, sync and finish
 
 Progress: TypeAlias = Callable[[PayloadId, int], None]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,58 +70,47 @@ class Receiving:
             lambda number, payload: against[number].why_not(payload),
             rate=min((each for each in (policy.rate, policy.source_rate) if each), default=0),
         )
-        self._coming: dict[Item, Coming] = {}
         self._room = asyncio.Semaphore(limits.flights_max)
         self._buffers: list[bytearray] = []  # of a tile each, used again: fresh memory costs as much as hashing it
         self._news = asyncio.Event()
         self._finished = asyncio.Event()
-        cores = len(os.sched_getaffinity(0))
-        self._writers = ThreadPoolExecutor(min(cores, limits.verify_threads_max), "blyan-fetch")
-        self._slow = ThreadPoolExecutor(_slow_threads, "blyan-fetch-slow")
 
     async def run(self) -> None:
         """Fetch what can be had; `StorageFull`, `IntegrityFault` of the own disk, what `progress` raises end it."""
-        self._tell()
-        connections = min(limits.source_connections_max, max(1, limits.flights_max // (2 * len(self._sources))))
-        if self._policy.source_rate:
-            connections = 1
+        policy, group = self._policy, asyncio.TaskGroup()
+        self._landings = Landings(self._store, group, self._done)
         try:
-            async with AsyncExitStack() as stack:
-                requests = await stack.enter_async_context(
-                    Requests(self._policy.rate, self._policy.source_rate, self._policy.stall_seconds)
-                )
+            async with Requests(policy.rate, policy.source_rate, policy.stall_seconds) as requests, group:
                 self._asked = [requests.to(source) for source in self._sources]
-                self._group = await stack.enter_async_context(asyncio.TaskGroup())
-                workers = [
-                    self._group.create_task(self._work(number))
+                tasks = [
+                    group.create_task(self._work(number))
                     for number in range(len(self._sources))
-                    for _ in range(connections)
+                    for _ in range(self._connections())
                 ]
-                ticker = self._group.create_task(self._sync_now_and_then())
+                tasks.append(group.create_task(self._landings.sync_now_and_then()))
+                self._tell()
                 await self._finished.wait()
-                for worker in (*workers, ticker):
-                    worker.cancel()
+                for task in tasks:
+                    task.cancel()
         except ExceptionGroup as several:
             raise _first(several.exceptions) from None
         finally:
             # shielded: threads that write must be done before their files are closed, whoever is impatient
-            await asyncio.shield(asyncio.to_thread(self._close))
+            await asyncio.shield(asyncio.to_thread(self._landings.close))
 
-    def _close(self) -> None:
-        """Keep what came; steps: (1) the last writes end, (2) what was written is durable, (3) files are closed."""
-        self._writers.shutdown(cancel_futures=True)
-        self._slow.shutdown(cancel_futures=True)
-        blobs = [each.blob for each in self._coming.values() if each.blob is not None]
-        try:
-            for blob in blobs:
-                blob.sync()
-        finally:
-            for blob in blobs:
-                blob.close()
+    def _connections(self) -> int:
+        """How many to each source; one where each has a rate of its own, which more would not raise."""
+        if self._policy.source_rate:
+            return 1
+        return min(limits.source_connections_max, max(1, limits.flights_max // (2 * len(self._sources))))
+
+    def _done(self, item: Item) -> None:
+        self.table.done(item)
+        self._tell()
 
     async def _work(self, number: int) -> None:
         """One connection's worth of asking one source."""
-        while self.table.alive(number):
+        while self.table.sources[number].alive:
             async with self._room:
                 job = self.table.take(number, self._now())
                 if isinstance(job, Ask):
@@ -174,20 +157,17 @@ class Receiving:
         self._tell()
 
     async def _open(self, number: int, item: Item, raw: bytes) -> None:
-        wanted = item.wanted
         try:
-            blob = await self._slowly(self._store.begin, wanted.payload, wanted.length, raw)
+            missing = await self._landings.begin(item, raw)
         except IntegrityFault as reason:
             await self._condemn(number, item, f"wrong {reason.message}")
             self.table.refused(item)
             return
-        missing = blob.missing()
-        self._coming[item] = Coming(blob, self._now())
         self.table.opened(item, missing)
-        here = wanted.length - sum(item.bytes_of(each, each + 1) for each in missing)
+        here = item.wanted.length - sum(item.bytes_of(each, each + 1) for each in missing)
         if here:
-            self._progress(wanted.payload, here)
-        self._want_finish(item)
+            self._progress(item.wanted.payload, here)
+        self._landings.finish_if_whole(item)
 
     # -- bytes
 
@@ -205,140 +185,42 @@ class Receiving:
     async def _receive(self, flight: Flight, tank: Tank) -> None:
         """Ask, and take what comes; a source that does not do as it should is set back or closed."""
         number, item, began = flight.source, flight.item, self._now()
-        paused, overtaken = 0.0, False
-
-        def stop() -> None:
-            nonlocal overtaken
-            overtaken = True
-            if not limit.expired():
-                limit.reschedule(self._now())
-
-        def waits(seconds: float) -> None:
-            nonlocal paused
-            paused += seconds
-            flight.heard = self._now() + seconds
-            if not overtaken and (when := limit.when()) is not None:
-                limit.reschedule(when + seconds)
-
+        timer = _Timer(flight, self._policy.piece_seconds_max)
         try:
-            async with asyncio.timeout(self._policy.piece_seconds_max) as limit:
-                flight.stop = stop
-                await self._take(self._asked[number], flight, tank, limit, waits)
+            async with timer.limit:
+                flight.stop = timer.stop
+                await _take(self._asked[number], flight, tank, timer, self._keep)
         except Absent:
             self.table.close(number, item, absent)
         except WithoutRanges:
-            self.table.without_ranges(number)
+            self.table.sources[number].ranges = False
         except WrongAnswer as reason:
             self.table.close(number, item, str(reason))
         except (Failing, TimeoutError) as reason:
-            if not overtaken:
+            if not timer.stopped:
                 self._failed(number, reason)
         else:
-            self.table.served(number, flight.got, self._now() - began - paused)
+            self.table.sources[number].served(flight.got, self._now() - began - timer.paused)
         finally:
-            flight.stop = _no_stop
-            self.reports[number].seconds += self._now() - began - paused
-
-    async def _take(
-        self,
-        asked: SourceRequests,
-        flight: Flight,
-        tank: Tank,
-        limit: asyncio.Timeout,
-        waits: Callable[[float], None],
-    ) -> None:
-        wanted = flight.item.wanted
-        begin = flight.first * limits.subtile_bytes
-        async with asked.run(wanted.payload, wanted.length, (begin, begin + flight.length), waits) as body:
-            while True:
-                room = tank.room
-                if await body.fill(room, tank.told) < len(room):
-                    raise WrongAnswer(f"expected {flight.length} bytes, found {flight.got}")
-                if tank.end == flight.end:
-                    await body.want_end()
-                    return
-                stop, flight.stop = flight.stop, _no_stop  # a thread reads the buffer: it is waited for
-                limit.reschedule(None)
-                await self._keep(flight, tank)
-                tank.empty()
-                flight.stop = stop
-                limit.reschedule(self._now() + self._policy.piece_seconds_max)
+            flight.stop = _nothing
+            self.reports[number].seconds += self._now() - began - timer.paused
 
     async def _keep(self, flight: Flight, tank: Tank) -> None:
         """Verify and write what came wholly and is not here."""
         item, number = flight.item, flight.source
         end, view = tank.whole()
-        numbers = self.table.missing(item, tank.first, end)
+        numbers = item.missing(tank.first, end)
         if item.stage != "open" or not numbers:
             return
-        coming = self._coming.setdefault(item, Coming(None, self._now()))
-        coming.writes += 1
-        try:
-            good, wrong = await asyncio.get_running_loop().run_in_executor(
-                self._slow if item.bare else self._writers,
-                coming.write,
-                *(self._store, item, tank.first, view, numbers),
-            )
-        finally:
-            coming.writes -= 1
+        good, wrong = await self._landings.write(item, tank.first, view, numbers)
         count = self.table.landed(item, good)
         self.reports[number].bytes += count
-        coming.unsynced += count
         if wrong:
             await self._condemn(number, item, f"wrong bytes: {wrong}")
         if count:
             self._progress(item.wanted.payload, count)
-        await self._keep_up(coming)
-        self._want_finish(item)
-
-    # -- what is durable
-
-    async def _keep_up(self, coming: Coming) -> None:
-        """Sync beside what comes, and hold that up if the disk cannot follow."""
-        if coming.blob is None or coming.finishing:
-            return
-        if coming.unsynced >= limits.unsynced_bytes_max and coming.syncing is None:
-            self._sync(coming, coming.blob)
-        if coming.unsynced >= limits.unsynced_bytes_max and coming.syncing is not None:
-            await asyncio.wait([coming.syncing])
-
-    def _sync(self, coming: Coming, blob: PartialBlob) -> None:
-        async def sync() -> None:
-            try:
-                await self._slowly(blob.sync)
-            finally:
-                coming.syncing = None
-
-        coming.unsynced, coming.synced_at = 0, self._now()
-        coming.syncing = self._group.create_task(sync())
-
-    async def _sync_now_and_then(self) -> None:
-        """What comes slowly is durable after some seconds too."""
-        while True:
-            await asyncio.sleep(limits.unsynced_seconds_max / 5)
-            for coming in list(self._coming.values()):
-                due = self._now() - coming.synced_at >= limits.unsynced_seconds_max
-                if due and coming.unsynced and coming.blob and not coming.finishing and coming.syncing is None:
-                    self._sync(coming, coming.blob)
-
-    def _want_finish(self, item: Item) -> None:
-        """Make a blob of a payload that is here wholly, once no thread writes it any more."""
-        coming = self._coming[item]
-        if item.stage == "finishing" and not coming.writes and not coming.finishing:
-            coming.finishing = True
-            self._group.create_task(self._finish(item, coming))
-
-    async def _finish(self, item: Item, coming: Coming) -> None:
-        if coming.syncing is not None:
-            await asyncio.wait([coming.syncing])
-        if coming.blob is not None:
-            await self._slowly(coming.blob.finish)
-        del self._coming[item]
-        self.table.done(item)
-        self._tell()
-
-    async def _slowly(self, work: Callable[..., Result], *arguments: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._slow, work, *arguments)
+        await self._landings.keep_up(item, count)
+        self._landings.finish_if_whole(item)
 
     # -- what went wrong
 
@@ -350,11 +232,73 @@ class Receiving:
     async def _condemn(self, number: int, item: Item, why: str) -> None:
         """Drop a source for a payload, and remember it."""
         self.table.close(number, item, why)
+        if item.wanted.payload in self.reports[number].bad:
+            return
         self.reports[number].bad.append(item.wanted.payload)
-        await self._slowly(self._book.condemn, self._sources[number].url, item.wanted.payload, why)
+        await self._landings.slowly(self._book.condemn, self._sources[number].url, item.wanted.payload, why)
 
 
-def _no_stop() -> None:
+class _Timer:
+    """How long a flight may take; it can be stopped, and stands still while rates hold the flight up."""
+
+    def __init__(self, flight: Flight, seconds_max: float) -> None:
+        self.limit = asyncio.timeout(seconds_max)
+        self.stopped = False  # because nobody needs the flight any more
+        self.paused = 0.0  # seconds
+        self._flight = flight
+        self._seconds_max = seconds_max
+        self._held = False
+
+    def stop(self) -> None:
+        """End the flight, now or when it is no longer held."""
+        self.stopped = True
+        if not self._held:
+            self._set(asyncio.get_running_loop().time())
+
+    def waits(self, seconds: float) -> None:
+        """The flight will wait so long."""
+        self.paused += seconds
+        self._flight.heard = asyncio.get_running_loop().time() + seconds
+        when = self.limit.when()
+        if not self.stopped and when is not None:
+            self._set(when + seconds)
+
+    async def hold(self, work: Awaitable[None]) -> None:
+        """Do what must not be broken off, because a thread is busy with it; then the time begins anew."""
+        self._held = True
+        self._set(None)
+        await work
+        self._held = False
+        self._set(asyncio.get_running_loop().time() + (0 if self.stopped else self._seconds_max))
+
+    def _set(self, when: float | None) -> None:
+        if not self.limit.expired():
+            self.limit.reschedule(when)
+
+
+async def _take(
+    asked: SourceRequests,
+    flight: Flight,
+    tank: Tank,
+    timer: _Timer,
+    keep: Callable[[Flight, Tank], Awaitable[None]],
+) -> None:
+    """The whole answer into the tank; a stream is kept tile by tile, the last one is left in the tank."""
+    wanted = flight.item.wanted
+    begin = flight.first * limits.subtile_bytes
+    async with asked.run(wanted.payload, wanted.length, (begin, begin + flight.length), timer.waits) as body:
+        while not flight.needless:
+            room = tank.room
+            if await body.fill(room, tank.told) < len(room):
+                raise WrongAnswer(f"expected {flight.length} bytes, found {flight.got}")
+            if tank.end == flight.end:
+                await body.want_end()
+                return
+            await timer.hold(keep(flight, tank))
+            tank.empty()
+
+
+def _nothing() -> None:
     """Nothing is under way that could be stopped."""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
 from blyan.network.peers import parse_peer
+from blyan.network.sources import source_url
 from blyan.node.accounts_config import AccountsConfig, QuotasConfig
 from blyan.node.compute_config import ComputeConfig, InferenceConfig
 from blyan.node.http_config import HttpConfig, MetricsConfig
@@ -116,12 +117,15 @@ class ModelsConfig:
 
     directories: tuple[str, ...] = ()  # folders that hold checkpoint folders, each named as its model will be
     peers: tuple[str, ...] = ()  # http://HOST:PORT#KEY: other nodes, with the key of the sequencer that is trusted
+    mirrors: tuple[str, ...] = ()  # http://HOST[:PORT][/PATH]: further sources of bytes, which need no trust
 
     def __post_init__(self) -> None:
-        if len(self.peers) > limits.peers_max or len(self.directories) > limits.peers_max:
-            raise InvalidInput(f"models: expected at most {limits.peers_max} peers and directories, found more")
+        if max(len(self.peers), len(self.directories), len(self.mirrors)) > limits.peers_max:
+            raise InvalidInput(f"models: expected at most {limits.peers_max} peers, directories, mirrors, found more")
         for text in self.peers:
             parse_peer(text)
+        for text in self.mirrors:
+            source_url(text, "models.mirrors")
 
 
 @dataclass(frozen=True, slots=True)
