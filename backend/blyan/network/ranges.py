@@ -150,11 +150,16 @@ class Requests:
             await asyncio.sleep(seconds)
 
     @asynccontextmanager
-    async def get(self, url: str, span: tuple[int, int] | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    async def get(
+        self, source: Source, path: str, span: tuple[int, int] | None
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """An answer with one of the statuses 200 and 206; it is closed unless it was read to its end."""
         headers = {} if span is None else {"Range": f"bytes={span[0]}-{span[1] - 1}"}
+        if source.token:
+            headers["Authorization"] = f"Bearer {source.token}"
+        tls = aiohttp.Fingerprint(bytes.fromhex(source.certificate)) if source.certificate else True
         try:
-            response = await self._session.get(url, headers=headers, allow_redirects=False)
+            response = await self._session.get(source.url + path, headers=headers, allow_redirects=False, ssl=tls)
         except (aiohttp.ClientError, OSError) as reason:
             raise Failing(_said(reason, "expected an answer")) from None
         async with response:
@@ -190,7 +195,7 @@ class SourceRequests:
         raw = bytearray(digest_bytes * subtile_count(length))
         for layout in self._layouts:
             try:
-                async with self._requests.get(self.source.url + layout[1](payload), None) as response:
+                async with self._requests.get(self.source, layout[1](payload), None) as response:
                     await self._whole(response, memoryview(raw))
             except Absent:
                 continue
@@ -209,8 +214,8 @@ class SourceRequests:
         whole = span == (0, length)
         for layout in self._layouts:
             try:
-                url = self.source.url + layout[0](payload)
-                async with self._requests.get(url, None if whole else span) as response:
+                path = layout[0](payload)
+                async with self._requests.get(self.source, path, None if whole else span) as response:
                     if not whole and response.status == 200:
                         raise WithoutRanges
                     _want_span(response, span, length)

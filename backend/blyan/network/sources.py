@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -31,6 +31,8 @@ class Source:
 
     url: str  # base URL without a slash at its end
     holds: frozenset[PayloadId] | None = None  # what it is said to have; None: asking it will tell
+    token: str = field(default="", repr=False)  # that it wants to be shown, if any
+    certificate: str = ""  # SHA-256 of that which it must show, 64 hex digits; empty: as TLS has it
 
     def __post_init__(self) -> None:
         if self.url != source_url(self.url, "source"):

@@ -147,6 +147,41 @@ bad_sources_max: Final = 1_024  # that are remembered
 bad_source_why_max: Final = 256
 source_book_bytes_max: Final = 4 * MIB
 
+# nodes among each other (docs/spec/peer.md)
+summary_bytes_max: Final = 4 * KIB
+summary_seconds_max: Final = 60.0  # since it came: who says nothing new for so long is gone
+summary_urls_max: Final = 4  # of each kind
+summary_models_max: Final = 64
+summary_url_chars_max: Final = 128
+holdings_bytes_max: Final = 16 * KIB  # of one model, unpacked: a bit an expert
+holdings_all_bytes_max: Final = 64 * KIB  # of all models of one node
+nodes_known_max: Final = 4_096
+gossip_summaries_max: Final = 64  # in one message
+link_frame_bytes_max: Final = 64 * MIB  # header and tensors
+link_handshake_bytes_max: Final = 16 * KIB  # of each of its frames
+link_handshake_seconds_max: Final = 10.0
+link_waiting_max: Final = 256  # requests of one link that are not answered yet
+links_max: Final = 1_024
+links_node_max: Final = 8  # of one node
+expert_calls_max: Final = 4_096  # in one message
+expert_rows_max: Final = 1 << 16  # in one message
+expert_fallbacks_max: Final = 8  # nodes that one call may be sent to after the first
+expert_queue_max: Final = 256  # messages that wait for the compute thread
+expert_queue_peer_max: Final = 64  # of one node
+peers_remembered_max: Final = 256
+peers_file_bytes_max: Final = 128 * KIB
+held_file_bytes_max: Final = 64 * KIB
+
+# relays (docs/spec/peer.md)
+relay_nodes_max: Final = 256  # that one relay makes reachable
+relay_tunnels_max: Final = 1_024  # of one relay, those whose ends have not come yet included
+relay_tunnels_node_max: Final = 64  # at either end of which one node is; a link takes two while it is made
+relay_join_seconds_max: Final = 10.0  # until both ends have come
+relay_idle_seconds_max: Final = 120.0
+relay_frame_bytes_max: Final = 128 * KIB
+relay_tunnel_bytes_per_second: Final = 64 * MIB  # of one tunnel, both ways together
+relay_bytes_per_second: Final = 256 * MIB  # of one relay
+
 # the ledger
 amount_max: Final = 1 << 62  # smallest units, of an amount and of every sum that is kept
 legs_max: Final = 8
@@ -212,8 +247,11 @@ quota_per_minute_max: Final = 1_000_000_000
 
 assert tile_bytes == 4 * MIB
 assert tile_bytes < peer_body_bytes_max
-assert 2 * peers_max <= sources_max
-assert bad_sources_max * (source_url_chars_max + bad_source_why_max + 256) < source_book_bytes_max
+assert summary_bytes_max * 2 < link_handshake_bytes_max < link_frame_bytes_max <= message_bytes_max
+assert gossip_summaries_max * 2 * summary_bytes_max < message_header_bytes_max
+assert expert_calls_max <= message_tensors_max
+assert 2 * links_node_max <= relay_tunnels_node_max < relay_tunnels_max
+assert relay_frame_bytes_max < relay_tunnel_bytes_per_second <= relay_bytes_per_second
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max
 assert 3 * (checkpoint_bytes_max + 6 * log_tile_width * 70) + joint_bytes_max < archive_header_bytes_max // 2
 assert saved_chat_bytes_max <= request_body_bytes_max  # what is loaded can be sent
