@@ -76,7 +76,7 @@ class RelayNode:
         self.client = RelayClient(
             self.tunnels,
             lambda: [link for link in self.links if link.open and link.peer.node in self.relays],
-            ("127.0.0.1", self.port),
+            (self.listen, self.port),
             system_monotonic,
         )
         self.handlers.update(self.client.handlers)

@@ -140,3 +140,12 @@ async def test_a_relay_that_refuses_is_not_asked_again_at_once() -> None:
         assert len(asked) == 1
         assert node.client.urls == ()
         assert link.open
+
+
+async def test_a_node_whose_own_port_does_not_answer_says_so() -> None:
+    """At once, to the caller."""
+    async with three() as (relay, node, caller):
+        node.client._door = ("127.0.0.1", 1)
+        with pytest.raises(PeerFault, match="expected the node's own peer port"):
+            await caller.call(relay, node)
+        assert relay.host.tunnels == node.tunnels.count == 0

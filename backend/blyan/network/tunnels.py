@@ -22,13 +22,14 @@ from blyan.network.link import Handler, Link, LinkLost, Refused
 from blyan.network.relay import accept_kind, offer_kind, open_kind, token_header, tunnel_path
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import Denied, Fault, InvalidInput, MalformedMessage, PeerFault, QueueFull
+from blyan.primitives.errors import Denied, Fault, InvalidInput, MalformedMessage, PeerFault, QueueFull, Unavailable
 from blyan.primitives.ids import PublicKey, parse_hex64
 from blyan.wire.framing import Message
 
 _log = logging.getLogger(__name__)
 _piece_bytes: Final = limits.relay_frame_bytes_max // 2
 _ask_seconds: Final = 8.0  # the relay asks the node meanwhile
+_door_seconds: Final = 2.0
 _open_seconds: Final = 5.0  # until the relay has taken an end
 _close_seconds: Final = 2.0
 _connections_max: Final = 4  # on the port of one caller's end; a dialler makes two
@@ -93,12 +94,21 @@ class Tunnels:
         finally:
             server.close()
 
-    def answer(self, link: Link, token: str, door: tuple[str, int]) -> None:
-        """Begin the end of a node that somebody calls through a relay. `QueueFull` if there are too many."""
+    async def answer(self, link: Link, token: str, door: tuple[str, int]) -> None:
+        """Begin the end of a node that somebody calls through a relay, at its own peer port.
+
+        `QueueFull` if there are too many, `Unavailable` if that port does not answer.
+        """
         if len(self._tasks) >= limits.relay_tunnels_node_max:
             most = limits.relay_tunnels_node_max
             raise QueueFull(f"tunnels: expected at most {most} at once, found one more")
-        self._begin(self._answer(link, token, door))
+        try:
+            async with asyncio.timeout(_door_seconds):
+                reader, writer = await asyncio.open_connection(*door, limit=_piece_bytes)
+        except (OSError, TimeoutError) as reason:
+            _log.warning("tunnel: expected our own peer port at %s:%s, found %s", *door, reason)
+            raise Unavailable("tunnel: expected the node's own peer port, found no answer there") from None
+        self._begin(self._answer(link, token, reader, writer))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -122,12 +132,7 @@ class Tunnels:
             if not writer.is_closing():
                 writer.transport.abort()
 
-    async def _answer(self, link: Link, token: str, door: tuple[str, int]) -> None:
-        try:
-            reader, writer = await asyncio.open_connection(*door, limit=_piece_bytes)
-        except OSError as reason:
-            _log.warning("tunnel: expected our own peer port at %s:%s, found %s", *door, reason)
-            return
+    async def _answer(self, link: Link, token: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._carry(link, token, reader, writer)
         except PeerFault as reason:
@@ -222,7 +227,7 @@ class RelayClient:
     async def _called(self, link: Link, message: Message) -> Message:
         if link.peer.node not in self._offered:
             raise Denied("tunnel: expected one of this node's relays, found another node")
-        self._tunnels.answer(link, _token(message), self._door)
+        await self._tunnels.answer(link, _token(message), self._door)
         return Message({}, ())
 
 
