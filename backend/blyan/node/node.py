@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from blyan.chain.validity import version_key
 from blyan.inference.engine import Offer
 from blyan.inference.engine_table import want_memory
 from blyan.inference.scheduler import Scheduler, Setting
@@ -161,7 +162,9 @@ class Node:
         """
         with self.changing() as ground:
             current = ground.chains.state.current(manifest.name)
-            if current is not None and current.manifest != index_of(manifest.encode()).payload_id:
+            same = current is not None and current.manifest == index_of(manifest.encode()).payload_id
+            newer = current is not None and version_key(manifest.version) > version_key(current.version)
+            if current is not None and not same and not (newer and current.manifest in read_held(ground.folder)):
                 raise Unavailable(
                     f"model {manifest.name}: expected the swarm's under this name, found another model here",
                     hint=f"`blyan model remove {manifest.name}` on this node makes room for it",
