@@ -14,9 +14,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
-from blyan.network.dialling import Dialler, Expected
+from blyan.network.dialling import Dialler
 from blyan.network.gossip import SummaryTable, parse_digest
 from blyan.network.link import Handler, Link, NoAnswer
+from blyan.network.targets import Target, Targets
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Denied, Fault, IntegrityFault, MalformedMessage, PeerFault
@@ -29,9 +30,6 @@ _look_seconds: Final = 0.5  # between two looks at who is to be dialled
 _gossip_seconds: Final = 2.0
 _ping_seconds: Final = 1.0
 _ping_late_seconds: Final = 4.0  # a link that answers no ping for so long is cut
-_pause_first: Final = 0.5
-_pause_max: Final = 30.0
-_dials_at_once: Final = 16
 
 
 class Watcher(Protocol):
@@ -54,18 +52,6 @@ class Watcher(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Target:
-    """Somebody to be dialled."""
-
-    url: str
-    expected: Expected
-    pause: float = _pause_first
-    after: float = 0.0  # not before this moment
-    busy: bool = False
-    why: str = ""  # of the last failure
-
-
 @dataclass(slots=True, eq=False)
 class Links:
     """All links of this process. `run` until it is cancelled."""
@@ -78,7 +64,7 @@ class Links:
     draw: Callable[[], float]
     wanted: Callable[[Summary], bool] = lambda _: True  # whether a link to a node is of use
     open: dict[PublicKey, list[Link]] = field(default_factory=dict[PublicKey, "list[Link]"])
-    _targets: dict[str, _Target] = field(default_factory=dict[str, _Target])
+    _targets: Targets = field(default_factory=Targets)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"])
 
     @property
@@ -92,13 +78,11 @@ class Links:
 
     def why_not(self, url: str) -> str:
         """Why there is no link to an address that was given, empty if nothing is known."""
-        target = self._targets.get(url)
-        return "" if target is None else target.why
+        return self._targets.why_not(url)
 
     def seek(self, urls: Iterable[tuple[str, PublicKey | None]]) -> None:
         """Addresses that are tried for ever, of nodes that may be known by their key."""
-        for url, node in urls:
-            self._targets.setdefault(url, _Target(url, Expected(node)))
+        self._targets.seek(urls)
 
     def joined(self, link: Link) -> None:
         """A link is up: it is the caller's, or this object's own, to read it."""
@@ -117,9 +101,7 @@ class Links:
                 group.create_task(self._dialling())
                 group.create_task(self._gossiping())
         finally:
-            for links in list(self.open.values()):
-                for link in list(links):
-                    await link.close()
+            await asyncio.gather(*(link.close() for links in self.open.values() for link in links))
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -166,50 +148,31 @@ class Links:
             _log.info("peer %s is linked no more", node[:12])
 
     async def _dialling(self) -> None:
+        ours = self.dialler.identity.key.public
         while True:
             now = self.monotonic()
-            for target in self._wanted(now):
+            live = self.table.live(now)
+            self._targets.follow(each for each in live if each.node != ours and self.wanted(each))
+            for target in self._targets.ready(now, self._reached):
                 target.busy = True
                 self._begin(self._dialled(target))
             await asyncio.sleep(_look_seconds)
 
-    def _wanted(self, now: float) -> list[_Target]:
-        """Whom to dial now: those given, and those known, without a link."""
-        ours = self.dialler.identity
-        for summary in self.table.live(now):
-            if summary.node == ours.key.public or not self.wanted(summary) or self.link(summary.node) is not None:
-                continue
-            for url in summary.peer_urls:
-                target = self._targets.setdefault(url, _Target(url, Expected(summary.node)))
-                target.expected = Expected(summary.node, summary.certificate)
-        ready = [
-            target
-            for target in self._targets.values()
-            if not target.busy and target.after <= now and not self._reached(target)
-        ]
-        return ready[: max(0, _dials_at_once - sum(target.busy for target in self._targets.values()))]
-
-    def _reached(self, target: _Target) -> bool:
-        if target.expected.node is not None:
-            return target.expected.node == self.dialler.identity.key.public or bool(
-                self.link(PublicKey(target.expected.node))
-            )
+    def _reached(self, target: Target) -> bool:
+        if target.node is not None:
+            return target.node == self.dialler.identity.key.public or self.link(target.node) is not None
         return any(target.url in link.peer.peer_urls for link in self._newest())
 
-    async def _dialled(self, target: _Target) -> None:
+    async def _dialled(self, target: Target) -> None:
         try:
             link = await self.dialler.dial(target.url, target.expected, self.ours())
         except (PeerFault, Denied, IntegrityFault) as reason:
-            target.why = reason.message
-            target.after = self.monotonic() + target.pause * (0.75 + 0.5 * self.draw())
-            target.pause = min(_pause_max, 2 * target.pause)
-            target.expected = Expected(target.expected.node)  # the process may be another one by now
+            target.failed(reason.message, self.monotonic(), self.draw())
             return
         finally:
             target.busy = False
-        target.why, target.pause, target.after = "", _pause_first, 0.0
+        target.answered(link.peer.node)
         if link.peer.node == self.dialler.identity.key.public:
-            target.expected = Expected(link.peer.node)  # that is us
             await link.close()
             return
         self.joined(link)
@@ -263,18 +226,25 @@ class Links:
 
     def _passed_on(self, known: object) -> None:
         """What a node has heard of others."""
-        pairs = cast("list[object]", known) if isinstance(known, list) else []
-        if len(pairs) > limits.gossip_summaries_max:
-            raise MalformedMessage(f"gossip: expected at most {limits.gossip_summaries_max} summaries, found more")
         ours = self.dialler.identity.key.public
-        for pair in pairs:
-            given = cast("list[object]", pair) if isinstance(pair, list) else []
-            text, age = given if len(given) == 2 else (None, None)
-            if not isinstance(text, str) or not isinstance(age, int | float) or not 0 <= age < math.inf:
-                raise MalformedMessage("gossip: expected summaries with their age, found something else")
-            summary = _parsed(text)
+        for summary, age in _with_ages(known):
             if summary.node != ours and summary.swarm == self.dialler.swarm.tag:
-                self.table.offer(summary, self.monotonic(), float(age))
+                self.table.offer(summary, self.monotonic(), age)
+
+
+def _with_ages(known: object) -> list[tuple[Summary, float]]:
+    """Summaries and their ages in seconds; `MalformedMessage` for what is none, or too many."""
+    pairs = cast("list[object]", known) if isinstance(known, list) else []
+    if len(pairs) > limits.gossip_summaries_max:
+        raise MalformedMessage(f"gossip: expected at most {limits.gossip_summaries_max} summaries, found more")
+    found: list[tuple[Summary, float]] = []
+    for pair in pairs:
+        given = cast("list[object]", pair) if isinstance(pair, list) else []
+        text, age = given if len(given) == 2 else (None, None)
+        if not isinstance(text, str) or not isinstance(age, int | float) or not 0 <= age < math.inf:
+            raise MalformedMessage("gossip: expected summaries with their age, found something else")
+        found.append((_parsed(text), float(age)))
+    return found
 
 
 def _parsed(text: str) -> Summary:
