@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -96,6 +96,14 @@ class _Asked:
     until: float
 
 
+_Name: TypeAlias = tuple[PayloadId, int, int]  # model, layer, expert
+
+
+def _name(asked: _Asked, index: int) -> _Name:
+    spec = asked.specs[index]
+    return asked.model, spec.layer, spec.expert
+
+
 @dataclass(slots=True, eq=False)
 class Executor:
     """`begin` from the compute thread; the rest happens in the network's."""
@@ -106,6 +114,7 @@ class Executor:
     entropy: Entropy
     options: ExecutorOptions = field(default_factory=ExecutorOptions)
     counters: ExecutorCounters = field(default_factory=ExecutorCounters)
+    _lacked: dict[_Name, float] = field(default_factory=dict["_Name", float])  # since when nobody can be asked
 
     def begin(self, model: PayloadId, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
         """Ask for the outputs [n, hidden] of calls of one layer, in order; a fault where there is none in time."""
@@ -122,6 +131,8 @@ class Executor:
     ) -> dict[int, Tensor | Fault]:
         """The outputs of some of the calls, by index, from any nodes but those left out."""
         made = self.nodes.plan(asked.model, [asked.specs[index] for index in indices], without)
+        for index in [indices[place] for each in made.assignments for place in each.calls] if self._lacked else ():
+            self._lacked.pop(_name(asked, index), None)
         tasks = [
             asyncio.ensure_future(
                 self._assigned(
@@ -140,11 +151,24 @@ class Executor:
         return found
 
     async def _awaited(self, asked: _Asked, indices: Sequence[int]) -> dict[int, Tensor | Fault]:
-        """No node is left for these: look again, also for those that failed, until the time is over."""
-        if self.monotonic() + _look_seconds < asked.until:
+        """No node is left for these: look again, also for those that failed, until the time is over.
+
+        It began when the first who asked found nobody: what is gone for long does not hold up each new request, nor
+        the others in its step.
+        """
+        found: dict[int, Tensor | Fault] = {}
+        waiting: list[int] = []
+        now = self.monotonic()
+        for index in indices:
+            since = self._lacked.setdefault(_name(asked, index), now)
+            if now + _look_seconds < min(asked.until, since + self.options.call_seconds):
+                waiting.append(index)
+            else:
+                found[index] = self._unavailable(asked.specs[index])
+        if waiting:
             await asyncio.sleep(_look_seconds)
-            return await self._resolved(asked, indices, frozenset())
-        return {index: self._unavailable(asked.specs[index]) for index in indices}
+            found.update(await self._resolved(asked, waiting, frozenset()))
+        return found
 
     async def _assigned(
         self,
