@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from forked import Forked, Nursery
+
 START_LIMIT_S = 90
 STOP_LIMIT_S = 20
 
@@ -19,8 +21,15 @@ STOP_LIMIT_S = 20
 class RunningNode:
     """`blyan up` on a free port of this machine, with its own data directory."""
 
-    def __init__(self, data_dir: Path, listen: str = "127.0.0.1:0", environment: dict[str, str] | None = None) -> None:
-        self.data_dir = data_dir
+    def __init__(
+        self,
+        data_dir: Path,
+        listen: str = "127.0.0.1:0",
+        environment: dict[str, str] | None = None,
+        nursery: Nursery | None = None,
+    ) -> None:
+        """Forked by `nursery`, if there is one."""
+        self.data_dir, self._nursery = data_dir, nursery
         self.url = ""
         self._listen_at, self._environment = listen, environment or {}
         self.metrics_url = ""  # where `metrics.listen` is set
@@ -30,18 +39,21 @@ class RunningNode:
 
     def start(self) -> None:
         """Returns when the node has printed its address; fails the test, with what it said, when it does not."""
-        command = [sys.executable, "-m", "blyan", "--data-dir", str(self.data_dir)]
-        command += ["up", "--listen", self._listen_at, "--no-browser"]
+        arguments = ["--data-dir", str(self.data_dir), "up", "--listen", self._listen_at, "--no-browser"]
         self._said.clear()
         self._ready.clear()
         self.url = self.metrics_url = self.peer_url = ""
-        self._process = subprocess.Popen(
-            command,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, **self._environment},
-        )
+        self._process: subprocess.Popen[str] | Forked
+        if self._nursery is not None:
+            self._process = self._nursery.popen(arguments, self._environment)
+        else:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "blyan", *arguments],
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                env={**os.environ, **self._environment},
+            )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self._ready.wait(START_LIMIT_S)
@@ -72,6 +84,15 @@ class RunningNode:
     def pid(self) -> int:
         """The process that serves."""
         return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def wait(self, seconds: float) -> int:
+        """The exit code of a process that is about to end."""
+        return self._process.wait(seconds)
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name with labels, as it is written there."""

@@ -17,7 +17,7 @@ from blyan.node.node import Node, Sources
 from blyan.node.peering import Peering
 from blyan.node.writer import opened
 from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
-from swarm_nodes import CODE
+from swarm_nodes import CODE, room
 
 SOURCES = Sources(system_seconds, system_monotonic, system_entropy)
 
@@ -49,7 +49,7 @@ class Member:
 @contextlib.asynccontextmanager
 async def serving_member(data_dir: Path, **network: object) -> AsyncIterator[tuple[Member, str]]:
     """A node with a peer port, and its URL. `network` is its section of the configuration."""
-    sections = {"network": {"listen": "127.0.0.1:0", **network}, "compute": {"threads": 1}}
+    sections = {"network": {"listen": "127.0.0.1:0", "memory": room(data_dir), **network}, "compute": {"threads": 1}}
     config = read_config(data_dir, sections, {})
     with opened(config, now=system_seconds, entropy=system_entropy, new=True) as ground:
         node = Node(config, ground, SOURCES)

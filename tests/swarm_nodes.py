@@ -23,7 +23,7 @@ from blyan.model.manifest import Manifest, read_manifest
 from blyan.model.parts import part_position
 from blyan.node import builtin
 from blyan.node.config import read_config
-from blyan.node.holdings import HeldModel, write_held
+from blyan.node.holdings import HeldModel, read_held, write_held
 from blyan.node.importing import import_checkpoint
 from blyan.node.quantizing import QuantizationRequest
 from blyan.node.swarm_secret import write_swarm
@@ -33,6 +33,7 @@ from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_store import BlobStore
 from blyan.wire.peer import encode_code
 from chaos_proxy import ChaosProxy
+from forked import Nursery
 from running_node import RunningNode
 
 SECRET = bytes(range(16))
@@ -104,18 +105,27 @@ def parts_held(data_dir: Path, manifest_id: PayloadId) -> tuple[Manifest, set[st
     return manifest, {part for part, block in manifest.blocks.items() if block.payload in files}
 
 
+def room(data_dir: Path) -> str:
+    """As `network.memory`: what the experts that are here take, so that nothing else is taken of the swarm."""
+    total = 1
+    for manifest_id in read_held(data_dir):
+        manifest, parts = parts_held(data_dir, manifest_id)
+        total += sum(manifest.blocks[part].length for part in parts if position(part) is not None)
+    return f"{total}B"
+
+
 class SwarmNode(RunningNode):
     """One process of a swarm. Its peer port stays the same when it starts again."""
 
-    def __init__(self, data_dir: Path, *, name: str = "", **settings: str) -> None:
+    def __init__(self, data_dir: Path, nursery: Nursery | None = None, **settings: str) -> None:
         """`settings` are of the section `network` unless they name another."""
-        self.name = name or data_dir.name
+        self.name = data_dir.name
         with _unused_port() as port:
             self.peer_port = port
-        self.settings = {"listen": f"127.0.0.1:{port}"} | settings
+        self.settings = {"listen": f"127.0.0.1:{port}", "memory": room(data_dir)} | settings
         with _ground(data_dir) as ground:
             self.key = ground.key.public
-        super().__init__(data_dir, environment={})
+        super().__init__(data_dir, nursery=nursery)
 
     def start(self) -> None:
         """As a person would, with the environment made of the settings of now."""
