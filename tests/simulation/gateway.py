@@ -8,27 +8,13 @@ from blyan.inference.scoring import Rules
 from blyan.network import reputation
 from blyan.network.breaker import RetryBudget
 from blyan.primitives.ids import PublicKey
+from simulation.links import FOUND_AGAIN_SECONDS, Link, Links
 from simulation.world import Process, World
 from swarms import MODEL
 
-PING_SECONDS = 1.0
-SILENT_SECONDS = 4.0
 LOOK_SECONDS = 0.05
 CALL_SECONDS = 5.0
-PAUSE_MAX = 30.0
-FOUND_AGAIN_SECONDS = 1.25 * PAUSE_MAX + 5.0
 RULES = Rules(reputation=reputation.Rules(half_life_s=5.0))  # a world lasts a minute
-
-
-@dataclass(eq=False)
-class Link:
-    """To one process, as the gateway has it."""
-
-    peer: Process
-    boot: str
-    heard: float
-    open: bool = True
-    asked: dict[int, "Message"] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -81,77 +67,12 @@ class Gateway:
         self.process = process
         self.registry = Registry(process.table, process.key, rules)
         self.registry.serve(MODEL, world.grid)
+        self.links = Links(world, process, self.registry, lambda link, message: self._failed(link, message, "lost"))
         self.budget = RetryBudget()
-        self.links: dict[PublicKey, list[Link]] = {}
         self.outcome = Outcome()
         self.asking = True
         self.steps: list[Step] = []
         self._ids = 0
-        self._pauses: dict[int, tuple[float, float]] = {}  # process → next pause, not before
-        world.links_cut.append(self._ended)
-        world.at(0.0, self._dial)
-        world.at(0.5, self._ping)
-
-    # Links
-
-    def _dial(self) -> None:
-        self.world.at(0.5, self._dial)
-        if not self.process.alive:
-            return
-        for number in sorted(self.process.heard):
-            each = self.world.at_number(number)
-            if each in self.world.gateways or self._linked(each):
-                continue
-            pause, after = self._pauses.get(number, (0.5, 0.0))
-            if self.world.now < after:
-                continue
-            if self.world.reach(self.process, each) and not each.stopped:
-                self._pauses.pop(number, None)
-                self.world.at(4 * self.world.latency(), lambda each=each, boot=each.boot: self._open(each, boot))
-            else:
-                wait = pause * (0.75 + 0.5 * self.world.rng.random())
-                self._pauses[number] = (min(PAUSE_MAX, 2 * pause), self.world.now + wait)
-
-    def _linked(self, each: Process) -> bool:
-        return any(link.open and link.boot == each.boot for link in self.links.get(each.key, ()))
-
-    def _open(self, each: Process, boot: str) -> None:
-        if each.boot == boot and self.world.reach(self.process, each) and not self._linked(each):
-            self.links.setdefault(each.key, []).append(Link(each, boot, self.world.now))
-            self.registry.linked(each.summary(), self.world.now)
-
-    def _close(self, link: Link) -> None:
-        link.open = False
-        self.links[link.peer.key].remove(link)
-        self.registry.unlinked(link.peer.key, link.boot)
-        for message in list(link.asked.values()):
-            self._failed(link, message, "lost")
-
-    def _ended(self, each: Process, reset: bool) -> None:
-        boot = each.boot
-        if each.group == self.process.group:
-            self.world.at(self.world.latency(), lambda: self._cut(each.key, boot))
-
-    def _cut(self, key: PublicKey, boot: str) -> None:
-        for link in list(self.links.get(key, ())):
-            if link.boot == boot:
-                self._close(link)
-
-    def _ping(self) -> None:
-        self.world.at(PING_SECONDS, self._ping)
-        now = self.world.now
-        for links in list(self.links.values()):
-            for link in list(links):
-                each = link.peer
-                if each.boot == link.boot and self.world.reach(self.process, each) and not each.stopped:
-                    link.heard = now
-                    self.registry.pinged(each.key, 2 * self.world.latency(), now)
-                    if int(now) % 2 == 0:
-                        self.registry.heard(each.summary(), now)
-                elif now - link.heard > SILENT_SECONDS:
-                    self._close(link)
-
-    # Steps
 
     def ask(self, calls: list[CallSpec]) -> None:
         """Begin one step."""
@@ -201,7 +122,7 @@ class Gateway:
         self, step: Step, indices: list[int], node: PublicKey, without: frozenset[PublicKey], hedge_after: float
     ) -> None:
         now = self.world.now
-        links = [link for link in self.links.get(node, ()) if link.open]
+        links = self.links.to(node)
         if not links:
             self.registry.failed(node, "lost", 0, now, self.world.rng.random())
             self.world.at(0.0, lambda: self._resolve(step, indices, without | {node}))
@@ -288,9 +209,7 @@ class Gateway:
             return
         if message.step.answered.issuperset(message.indices):
             message.pending = False
-            for links in self.links.values():
-                for link in links:
-                    link.asked.pop(message.id, None)
+            self.links.forget(message.id)
             self.registry.outrun(message.node, message.rows, self.world.now - message.began, self.world.now)
         elif self.world.now < message.step.until:
             self.world.at(0.005, lambda: self._watch(message))
