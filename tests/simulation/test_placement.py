@@ -157,9 +157,16 @@ def test_where_the_memory_is_too_small_the_rarest_are_held_and_it_comes_to_rest(
     assert min(swarm.replicas()) >= 1
 
 
-@pytest.mark.parametrize("together", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_a_thousand_nodes_cover_a_thousand_parts(together: bool) -> None:
-    swarm = made(1_000, 1_000, 1.25, floor=3)
+@pytest.mark.parametrize(
+    ("nodes", "together"),
+    [
+        (200, True),
+        pytest.param(1_000, True, marks=pytest.mark.long),
+        pytest.param(1_000, False, marks=pytest.mark.long),
+    ],
+)
+def test_many_nodes_cover_as_many_parts(nodes: int, together: bool) -> None:
+    swarm = made(nodes, nodes, 1.25, floor=3)
     for number, key in enumerate(swarm.budgets):
         swarm.join(key)
         if not together and number % 10 == 9:

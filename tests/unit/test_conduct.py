@@ -104,13 +104,19 @@ def after(*events: reputation.Event, now: float = 0.0) -> Reputation:
 
 def test_a_newcomer_is_above_the_gate() -> None:
     assert Reputation().lower_bound(0.0, TRUST) > TRUST.gate
-    assert Reputation().newcomer(0.0, TRUST)
+    assert Reputation().newcomer(TRUST)
 
 
 def test_good_answers_raise_the_bound_and_end_the_newcomer() -> None:
     made = after(*["good"] * 20)
     assert made.lower_bound(0.0, TRUST) > Reputation().lower_bound(0.0, TRUST)
-    assert not made.newcomer(0.0, TRUST)
+    assert not made.newcomer(TRUST)
+
+
+def test_wrong_bytes_make_a_newcomer_again_and_a_lost_link_does_not() -> None:
+    assert after(*["good"] * 20, "corrupt").newcomer(TRUST)
+    assert after(*["good"] * 20, "not_held").newcomer(TRUST)
+    assert not after(*["good"] * 20, "lost", "timeout").newcomer(TRUST)
 
 
 def test_wrong_bytes_of_a_newcomer_put_it_below_the_gate_and_time_brings_it_back() -> None:
@@ -213,7 +219,7 @@ def test_hedges_are_a_share_of_calls_and_a_failover_is_never_denied() -> None:
     for _ in range(11):
         budget.called()
     assert budget.may_hedge()
+    assert not budget.may_hedge()
     for _ in range(100):
         budget.failed_over()
-    assert not budget.may_hedge()
     assert (budget.hedges, budget.denied, budget.failovers) == (3, 3, 100)

@@ -121,13 +121,20 @@ def test_a_node_on_trial_gets_one_call_that_another_can_do() -> None:
     assert plan(swarm, [(0, 1)], lots=(0.1,), now=2.2).probes == ()
 
 
+def test_a_node_on_trial_that_alone_has_another_expert_keeps_that_call() -> None:
+    swarm = registry({1: [0, 1], 2: [1, 2]}, GRID)
+    swarm.failed(node(2), "lost", 1, 1.0, 0.5)
+    made = plan(swarm, [(0, 1), (1, 1), (2, 1)], lots=(0.1,), now=2.2)
+    assert made.assignments == ((node(1), (0, 1)), (node(2), (2,)))
+
+
 def test_a_newcomer_gets_a_small_share_beside_the_proven() -> None:
     swarm = registry({1: [0]}, GRID)
     swarm.linked(said(2, holds=[0]), 1.0)
     assert plan(swarm, [(0, 1)], lots=(0.9,)).assignments[0].node == node(1)
-    lots = [(0.01, lot / 100, 0.5) for lot in range(100)]
-    asked = Counter(plan(swarm, [(0, 1)], lots=each).assignments[0].node for each in lots)
-    assert set(asked) == {node(1), node(2)}
+    made = plan(swarm, [(0, 1)], lots=(0.01,))
+    assert made.assignments[0].node == node(2)
+    assert made.fallbacks == ((node(1),),)
 
 
 def test_newcomers_alone_are_asked_at_once() -> None:

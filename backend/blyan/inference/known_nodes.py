@@ -59,7 +59,7 @@ class KnownNode:
             return Rank.doubtful
         if self.summary.draining:
             return Rank.draining
-        return Rank.newcomer if self.reputation.newcomer(now, rules.reputation) else Rank.proven
+        return Rank.newcomer if self.reputation.newcomer(rules.reputation) else Rank.proven
 
 
 def _planned(view: NodeView) -> tuple[object, ...]:

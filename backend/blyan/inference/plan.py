@@ -39,7 +39,7 @@ class Assignment(NamedTuple):
 class Policy:
     """How plans choose."""
 
-    newcomer_share: float = 0.05  # of plans in which newcomers compete with the proven
+    newcomer_share: float = 0.1  # of plans that ask newcomers, where they have the expert
     probe_share: float = 0.5  # of plans that may try a node whose breaker is half-open
     probe_hedge_s: float = 0.05  # a node on trial is not waited for
 
@@ -154,8 +154,8 @@ def _try_again(
     probes: list[int] = []
     taken: set[int] = set()
     for node, at in sorted(waiting.items()):
-        if at in taken or draw() >= policy.probe_share:
-            continue
+        if at in taken or node in shares or draw() >= policy.probe_share:
+            continue  # in `shares`: it is asked anyway, for what nobody else has
         before = next(each for each, calls in shares.items() if at in calls)
         shares[before].remove(at)
         if not shares[before]:

@@ -68,7 +68,7 @@ class Choice(NamedTuple):
     """Who may compute one expert, as indices of nodes."""
 
     settled: tuple[int, ...]  # the best rank that there is: one of these is asked
-    admitted: tuple[int, ...]  # the same with newcomers
+    admitted: tuple[int, ...]  # newcomers, which are asked now and then in place of the settled; the same without any
     probes: tuple[int, ...]  # those with a half-open breaker, none of which is in `settled`
     order: tuple[int, ...]  # all that can be asked, the best first
     names: tuple[PublicKey, ...]  # of `order`
@@ -201,6 +201,6 @@ class RegistrySnapshot:
             return Choice(order, order, (), order, names, {})
         ranks = [int(keys[at] / _rank_step) for at in order]
         settled = order[: bisect_right(ranks, best)]
-        admitted = settled if best else order[: bisect_right(ranks, Rank.newcomer)]
+        admitted = order[bisect_left(ranks, Rank.newcomer) : bisect_right(ranks, Rank.newcomer)] or settled
         probes = order[bisect_left(ranks, Rank.probe) : bisect_right(ranks, Rank.probe)] if best < Rank.probe else ()
         return Choice(settled, admitted, probes, order, names, {})

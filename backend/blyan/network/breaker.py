@@ -80,9 +80,13 @@ class Breaker:
 
 
 class RetryBudget:
-    """How many calls may be sent a second time before the first has failed."""
+    """How many calls may be sent a second time before the first has failed.
 
-    def __init__(self, share: float = 0.1, most: float = 20.0) -> None:
+    `most` is what may be saved up: when a third of a swarm falls silent at once, every one of them costs a hedge or
+    two until its score tells.
+    """
+
+    def __init__(self, share: float = 0.1, most: float = 100.0) -> None:
         assert 0 <= share <= 1 and most >= 1, "a share of calls"
         self._share = share
         self._most = most
@@ -105,6 +109,5 @@ class RetryBudget:
         return True
 
     def failed_over(self) -> None:
-        """A call that failed goes to another node. Counted, never refused; hedges pay for it."""
+        """A call that failed goes to another node. Counted, never refused."""
         self.failovers += 1
-        self._tokens = max(0.0, self._tokens - 1)

@@ -8,7 +8,8 @@ something on makes nothing younger. Signatures are checked before a summary gets
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +18,7 @@ from blyan.primitives.errors import MalformedMessage
 from blyan.primitives.ids import PublicKey
 from blyan.wire.peer import Summary
 
-_line_bytes: Final = 16  # of a digest: 8 of which process, 8 of its sequence
+_line: Final = struct.Struct(">8sQ")  # of a digest: which process, its sequence
 _remembered_lives: Final = 10  # so long the sequence of one that expired is known, so that nobody brings it back
 _boots_max: Final = 4  # processes of one key
 _overlap_seconds: Final = 5.0  # two processes that both said something new for longer than this run at once
@@ -44,6 +45,7 @@ class Duplicate:
 class _Known:
     summary: Summary
     name: bytes  # of its process, in digests
+    line: bytes  # of digests
     first: float  # when its process was first heard of
     heard: float  # when this summary was said
     linked: float | None = None  # when a handshake proved this process, while its link is up
@@ -62,11 +64,11 @@ class SummaryTable:
         self._seconds = seconds
         self._max = processes_max
         self._nodes: dict[PublicKey, dict[str, _Known]] = {}
-        self._count = 0
+        self._named: dict[bytes, _Known] = {}
         self.version = 0
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._named)
 
     def offer(self, summary: Summary, now: float, age: float = 0.0) -> bool:
         """Hear `summary`, `age` seconds old as its bringer says; whether it was newer than what is known."""
@@ -79,13 +81,14 @@ class SummaryTable:
         if known is not None:
             if summary.sequence <= known.summary.sequence:
                 return False
-            known.summary = summary
+            known.summary, known.line = summary, _line.pack(known.name, summary.sequence)
             known.heard = max(known.heard, said)
         elif not self._make_room(summary.node, said):
             return False
         else:
-            self._nodes.setdefault(summary.node, {})[summary.boot] = _Known(summary, _name(summary), said, said)
-            self._count += 1
+            name = _name(summary)
+            known = _Known(summary, name, _line.pack(name, summary.sequence), said, said)
+            self._nodes.setdefault(summary.node, {})[summary.boot] = self._named[known.name] = known
         self.version += 1
         return True
 
@@ -141,7 +144,7 @@ class SummaryTable:
 
     def digest(self) -> bytes:
         """What is known, for a partner: 16 bytes a process (see `parse_digest`), also of those that expired."""
-        return b"".join(known.name + known.summary.sequence.to_bytes(8, "big") for known in self._every())
+        return b"".join([known.line for known in self._named.values()])
 
     def lacking(
         self, theirs: Mapping[bytes, int], now: float, most: int = limits.gossip_summaries_max
@@ -151,34 +154,25 @@ class SummaryTable:
         Processes that it has never heard of come first, then those of which it is furthest behind: what is freshest
         here would else crowd out what comes from afar.
         """
-        found = [
-            known
-            for known in self._every()
-            if now - known.heard < self._seconds and theirs.get(known.name, -1) < known.summary.sequence
+        behind = [
+            (name in theirs, theirs.get(name, 0) - known.summary.sequence, name)
+            for name, known in self._named.items()
+            if theirs.get(name, -1) < known.summary.sequence and now - known.heard < self._seconds
         ]
-        found.sort(
-            key=lambda known: (
-                known.name in theirs,
-                theirs.get(known.name, 0) - known.summary.sequence,
-                known.summary.node,
-                known.summary.boot,
-            )
-        )
-        return tuple(Passed(known.summary, max(0.0, now - known.heard)) for known in found[:most])
+        behind.sort()
+        chosen = [self._named[name] for _, _, name in behind[:most]]
+        return tuple(Passed(known.summary, max(0.0, now - known.heard)) for known in chosen)
 
     def _alive(self, boots: Mapping[str, _Known], now: float) -> list[_Known]:
         return [known for known in boots.values() if now - known.heard < self._seconds]
-
-    def _every(self) -> Iterator[_Known]:
-        return (known for boots in self._nodes.values() for known in boots.values())
 
     def _make_room(self, node: PublicKey, said: float) -> bool:
         """Whether one more process has a place; may take that of the stalest, never of one said later."""
         boots = self._nodes.get(node, {})
         if len(boots) >= _boots_max:
             crowd = list(boots.values())
-        elif self._count >= self._max:
-            crowd = list(self._every())
+        elif len(self._named) >= self._max:
+            crowd = list(self._named.values())
         else:
             return True
         stalest = min(crowd, key=lambda known: (known.linked is not None, known.heard))
@@ -188,29 +182,25 @@ class SummaryTable:
         return True
 
     def _forget(self, before: float) -> None:
-        for known in [known for known in self._every() if known.heard < before]:
+        for known in [known for known in self._named.values() if known.heard < before]:
             self._remove(known.summary)
 
     def _remove(self, summary: Summary) -> None:
         boots = self._nodes[summary.node]
-        del boots[summary.boot]
+        del self._named[boots.pop(summary.boot).name]
         if not boots:
             del self._nodes[summary.node]
-        self._count -= 1
         self.version += 1
 
 
 def parse_digest(raw: bytes) -> dict[bytes, int]:
     """Read `SummaryTable.digest`: sequence by name of a process; `MalformedMessage` for what is none."""
-    if len(raw) % _line_bytes or len(raw) > _line_bytes * limits.nodes_known_max:
+    if len(raw) % _line.size or len(raw) > _line.size * limits.nodes_known_max:
         raise MalformedMessage(
-            f"gossip digest: expected at most {limits.nodes_known_max} lines of {_line_bytes} bytes, "
+            f"gossip digest: expected at most {limits.nodes_known_max} lines of {_line.size} bytes, "
             f"found {len(raw)} bytes"
         )
-    return {
-        raw[at : at + 8]: int.from_bytes(raw[at + 8 : at + _line_bytes], "big")
-        for at in range(0, len(raw), _line_bytes)
-    }
+    return dict(_line.iter_unpack(raw))
 
 
 def _standing(known: _Known) -> tuple[float, int, str]:

@@ -34,7 +34,7 @@ class Rules:
 
     half_life_s: float = 300.0
     gate: float = 0.25  # below it a peer is asked only when nobody else can be
-    proven: float = 12.0  # good events, after decay, from which a peer is no newcomer
+    proven: int = 8  # good answers since the last wrong one, from which a peer is no newcomer
 
     def __post_init__(self) -> None:
         assert self.half_life_s > 0 and 0 < self.gate < 0.5, "a newcomer is above the gate"
@@ -47,13 +47,15 @@ class Reputation:
     good: float = 0.0
     bad: float = 0.0
     at: float = 0.0  # seconds
+    streak: int = 0  # good answers since wrong bytes or an untrue claim; no decay
 
     def after(self, event: Event, now: float, rules: Rules) -> Reputation:
         """The reputation once this is known too."""
         good, bad = self.evidence(now, rules)
         if event == "good":
-            return Reputation(min(good + weights[event], _good_max), bad, now)
-        return Reputation(good, min(bad + weights[event], _bad_max), now)
+            return Reputation(min(good + weights[event], _good_max), bad, now, self.streak + 1)
+        streak = 0 if event in ("corrupt", "not_held") else self.streak
+        return Reputation(good, min(bad + weights[event], _bad_max), now, streak)
 
     def evidence(self, now: float, rules: Rules) -> tuple[float, float]:
         """Good and bad as they weigh now."""
@@ -72,6 +74,6 @@ class Reputation:
         deviation = math.sqrt(mean * (1 - mean) / (total + 1))
         return min(1.0, max(0.0, mean - _quantile * deviation))
 
-    def newcomer(self, now: float, rules: Rules) -> bool:
+    def newcomer(self, rules: Rules) -> bool:
         """Whether too little good is known for a full share."""
-        return self.evidence(now, rules)[0] < rules.proven
+        return self.streak < rules.proven
