@@ -1,7 +1,7 @@
 """One fetch under way: carries out what `network/pieces` decides, by what `network/ranges` asks.
 
 Connections live in the event loop; hashing, writing and syncing in threads. A source that gives wrong bytes is dropped
-for that payload at once and remembered. What came stays, also after a kill: synced every 64 MiB or five seconds.
+for that payload at once and remembered. What came stays, also after a kill: synced every 64 MiB or two seconds.
 """
 
 from __future__ import annotations
