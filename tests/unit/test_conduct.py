@@ -78,10 +78,18 @@ def test_a_call_that_was_outrun_took_at_least_so_long() -> None:
     table = Measurements()
     for _ in range(10):
         table.call_ended(node(1), 8, 0.01, 100, 0.0)
-    table.outrun(node(1), 8, 0.001, 1.0)
+    table.outrun(node(1), 8, 0.001, 0.0)
     assert table.of(node(1)).call_s == pytest.approx(0.01)
-    table.outrun(node(1), 8, 0.11, 1.0)
+    table.outrun(node(1), 8, 0.11, 0.0)
     assert table.of(node(1)).call_s == pytest.approx(0.025)
+
+
+def test_what_was_measured_long_ago_gives_way_to_the_first_call_after() -> None:
+    table = Measurements()
+    for _ in range(20):
+        table.call_ended(node(1), 8, 0.1, 100, 0.0)
+    table.call_ended(node(1), 8, 0.01, 100, 120.0)
+    assert table.of(node(1)).expected_s(8) == pytest.approx(0.015, abs=0.002)
 
 
 def test_failures_are_counted_by_kind() -> None:

@@ -166,6 +166,16 @@ def test_rows_that_wait_make_a_node_dearer() -> None:
     assert scores[node(1)] > 5 * scores[node(2)]
 
 
+def test_a_call_whose_caller_left_waits_no_longer_and_takes_no_trial() -> None:
+    made = registry({1: [0], 2: [0]})
+    made.failed(node(1), "lost", 1, 1.0, 0.5)
+    made.began(node(1), 8, 2.2)
+    assert rank(made, 1, 2.2) == Rank.broken
+    made.dropped(node(1), 8, 2.3)
+    assert rank(made, 1, 2.3) == Rank.probe
+    assert made.measurements.of(node(1)).rows_waiting == 0
+
+
 def test_a_full_queue_makes_a_node_dearer_for_a_second() -> None:
     made = registry({1: [0], 2: [0]})
     made.failed(node(1), "refused", 8, 1.0, 0.5)

@@ -130,8 +130,16 @@ class Registry:
             self._set_breaker(known, known.breaker.succeeded(now))
 
     def outrun(self, node: PublicKey, rows: int, seconds: float, now: float) -> None:
-        """Another answered first, after this one had so many seconds and its answer is not waited for any more."""
+        """Another answered first, after this one had so many seconds; once it is not waited for: `dropped` too."""
         self.measurements.outrun(node, rows, seconds, now)
+        self._dirty.add(node)
+
+    def dropped(self, node: PublicKey, rows: int, now: float) -> None:
+        """A message that was sent is not waited for any more, for no fault of the node: its caller left."""
+        self.measurements.call_dropped(node, rows)
+        known = self._nodes.get(node)
+        if known is not None and known.breaker.probing is not None:
+            self._set_breaker(known, known.breaker.unprobed())
         self._dirty.add(node)
 
     def failed(self, node: PublicKey, kind: Failure, rows: int, now: float, draw: float) -> None:

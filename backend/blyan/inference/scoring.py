@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from blyan.network import breaker as breakers
 from blyan.network import reputation as reputations
-from blyan.network.measurements import Measured
+from blyan.network.measurements import Measured, forget_s
 
 unmeasured_s: Final = 0.02  # of a call, before anybody was measured
 _noise: Final = 0.25  # a number that moved by less is published as it was
@@ -27,7 +27,6 @@ class Rules:
     reputation: reputations.Rules = field(default_factory=reputations.Rules)
     load_weight: float = 1.0  # of rows that wait there, each at what a row takes
     stale_weight: float = 0.5  # of a summary's age, at most this share of what is usual
-    forget_s: float = 30.0  # in which a measurement loses half its weight to what is usual, so that nobody stays slow
     refresh_s: float = 0.1  # numbers are taken over so often
     review_s: float = 2.0  # and those of nodes of which nothing is new so often
     doubt_s: float = 5.0  # a claim that turned out untrue is not believed again for so long, doubled each time
@@ -44,12 +43,12 @@ class Usual(NamedTuple):
 
 
 def score(measured: Measured, usual: Usual, age: float, now: float, rules: Rules) -> float:
-    """Seconds; `age` is that of the node's summary. An old measurement counts for less than what is usual."""
+    """Seconds; `age` is that of the node's summary. An old measurement gives way to what is usual: nobody stays slow."""
     own = measured.expected_s(usual.rows)
     if own is None:
         own = usual.seconds if measured.rtt_s is None else max(usual.seconds, measured.rtt_s)
     elif measured.last_call is not None:
-        kept = 0.5 ** (max(0.0, now - measured.last_call) / rules.forget_s)
+        kept = 0.5 ** (max(0.0, now - measured.last_call) / forget_s)
         own = usual.seconds + (own - usual.seconds) * kept
     row = measured.row_s if measured.row_s else own / max(usual.rows, 1)
     stale = usual.seconds * min(1.0, age / _stale_s)

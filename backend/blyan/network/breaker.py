@@ -54,6 +54,10 @@ class Breaker:
         """A probe went; until its outcome is known nothing else goes. No change while it is closed."""
         return self if self.since is None else replace(self, probing=now)
 
+    def unprobed(self) -> Breaker:
+        """The probe's outcome will never be known: another may go."""
+        return replace(self, probing=None)
+
     def succeeded(self, now: float) -> Breaker:
         """A call was answered and verified. What was sent before the breaker opened closes it not before its time."""
         if self.since is not None:
@@ -65,7 +69,7 @@ class Breaker:
     def failed(self, kind: Failure, now: float, draw: float, rules: Rules) -> Breaker:
         """A call failed; `draw` in [0, 1) spreads the waits of many callers. Being refused opens nothing."""
         if kind in ("refused", "not_held"):
-            return self if self.probing is None else replace(self, probing=None)
+            return self if self.probing is None else self.unprobed()
         if self.since is not None and self.probing is None and now < self.until:
             return self  # what was still under way when it opened
         failures = self.failures + 1

@@ -15,6 +15,7 @@ from blyan.primitives.ids import PayloadId, PublicKey
 
 Failure: TypeAlias = Literal["timeout", "lost", "refused", "corrupt", "not_held"]
 
+forget_s: Final = 30.0  # in which a measurement loses half its weight
 _weight: Final = 0.15  # of the newest value in a running mean
 _ring: Final = 64  # values that a percentile is taken of
 _share: Final = 0.95
@@ -60,9 +61,10 @@ class _Line:
     xx: float = 0.0
     xy: float = 0.0
 
-    def add(self, rows: int, seconds: float) -> None:
+    def add(self, rows: int, seconds: float, gap: float) -> None:
+        """One more call, `gap` seconds after the last: what was known before counts for less the older it is."""
         self.count += 1
-        weight = max(_weight, 1 / self.count)
+        weight = max(1 - (1 - _weight) * 0.5 ** (gap / forget_s), 1 / self.count)
         self.x += weight * (rows - self.x)
         self.y += weight * (seconds - self.y)
         self.xx += weight * (rows * rows - self.xx)
@@ -95,6 +97,10 @@ class _Peer:
     last_call: float | None = None
     last_refused: float | None = None
 
+    def gap(self, now: float) -> float:
+        """Seconds since the last call that was measured."""
+        return 0.0 if self.last_call is None else max(0.0, now - self.last_call)
+
 
 class Measurements:
     """Of every peer. The caller says what it saw; durations in seconds, `now` on its monotonic clock."""
@@ -120,7 +126,7 @@ class Measurements:
         if peer.line.count:
             fixed, slope = peer.line.fit()
             peer.ratios.append(seconds / max(fixed + slope * rows, 1e-6))
-        peer.line.add(rows, seconds)
+        peer.line.add(rows, seconds, peer.gap(now))
         peer.seconds.append(seconds)
         peer.rows_rate = _mean(peer.rows_rate, rows / max(seconds, 1e-6))
         if sent >= _bulk_bytes:
@@ -135,12 +141,11 @@ class Measurements:
         peer.waiting = max(0, peer.waiting - rows)
 
     def outrun(self, node: PublicKey, rows: int, seconds: float, now: float) -> None:
-        """After so many seconds a call was not waited for any more: it would have taken at least that."""
+        """After so many seconds another had answered a call: it would have taken at least that."""
         peer = self._peer(node)
-        peer.waiting = max(0, peer.waiting - rows)
         fixed, slope = peer.line.fit() if peer.line.count else (0.0, 0.0)
         if seconds > fixed + slope * rows:
-            peer.line.add(rows, seconds)
+            peer.line.add(rows, seconds, peer.gap(now))
             peer.last_call = now
 
     def transferred(self, node: PublicKey, count: int, seconds: float, now: float) -> None:
