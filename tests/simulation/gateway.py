@@ -211,7 +211,7 @@ class Gateway:
             message.pending = False
             self.links.forget(message.id)
             self.registry.outrun(message.node, message.rows, self.world.now - message.began, self.world.now)
-            self.registry.dropped(message.node, message.rows, self.world.now)
+            self.registry.dropped(message.node, message.rows)
         elif self.world.now < message.step.until:
             self.world.at(0.005, lambda: self._watch(message))
 

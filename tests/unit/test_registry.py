@@ -171,7 +171,7 @@ def test_a_call_whose_caller_left_waits_no_longer_and_takes_no_trial() -> None:
     made.failed(node(1), "lost", 1, 1.0, 0.5)
     made.began(node(1), 8, 2.2)
     assert rank(made, 1, 2.2) == Rank.broken
-    made.dropped(node(1), 8, 2.3)
+    made.dropped(node(1), 8)
     assert rank(made, 1, 2.3) == Rank.probe
     assert made.measurements.of(node(1)).rows_waiting == 0
 

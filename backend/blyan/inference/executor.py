@@ -48,7 +48,7 @@ class Nodes(Protocol):
         ...
 
     def began(self, node: PublicKey, rows: int) -> None:
-        """A message was sent to it: one of the following three tells what came of it, or it is dropped."""
+        """A message was sent to it: `answered`, `failed` or `dropped` tells what came of it."""
         ...
 
     def answered(self, node: PublicKey, model: PayloadId, calls: Sequence[CallSpec], seconds: float, sent: int) -> None:
@@ -56,7 +56,11 @@ class Nodes(Protocol):
         ...
 
     def outrun(self, node: PublicKey, rows: int, seconds: float) -> None:
-        """Another answered first, and this one is not waited for."""
+        """Another answered first, after this one had so many seconds."""
+        ...
+
+    def dropped(self, node: PublicKey, rows: int) -> None:
+        """A message is not waited for any more."""
         ...
 
     def failed(self, node: PublicKey, kind: Failure, rows: int) -> None:
@@ -274,6 +278,9 @@ class Executor:
         except LinkLost:
             self.nodes.failed(node, "lost", batch.count)
             return None
+        except asyncio.CancelledError:
+            self.nodes.dropped(node, batch.count)
+            raise
         self.nodes.answered(node, asked.model, specs, self.monotonic() - began, 2 * batch.data_bytes)
         return dict(zip(indices, torch.split(rows, list(batch.rows)), strict=True))
 

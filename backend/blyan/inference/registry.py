@@ -134,8 +134,8 @@ class Registry:
         self.measurements.outrun(node, rows, seconds, now)
         self._dirty.add(node)
 
-    def dropped(self, node: PublicKey, rows: int, now: float) -> None:
-        """A message that was sent is not waited for any more, for no fault of the node: its caller left."""
+    def dropped(self, node: PublicKey, rows: int) -> None:
+        """A message that was sent is not waited for any more, for no fault of the node."""
         self.measurements.call_dropped(node, rows)
         known = self._nodes.get(node)
         if known is not None and known.breaker.probing is not None:

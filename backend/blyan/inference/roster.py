@@ -75,6 +75,10 @@ class Roster:
         """Another answered first."""
         self.registry.outrun(node, rows, seconds, self.monotonic())
 
+    def dropped(self, node: PublicKey, rows: int) -> None:
+        """It is not waited for any more."""
+        self.registry.dropped(node, rows)
+
     def failed(self, node: PublicKey, kind: Failure, rows: int) -> None:
         """It gave no answer, or none that is one."""
         self.budget.failed_over()

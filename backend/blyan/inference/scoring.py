@@ -43,7 +43,7 @@ class Usual(NamedTuple):
 
 
 def score(measured: Measured, usual: Usual, age: float, now: float, rules: Rules) -> float:
-    """Seconds; `age` is that of the node's summary. An old measurement gives way to what is usual: nobody stays slow."""
+    """Seconds; `age` is that of the node's summary. An old measurement gives way to what is usual."""
     own = measured.expected_s(usual.rows)
     if own is None:
         own = usual.seconds if measured.rtt_s is None else max(usual.seconds, measured.rtt_s)
