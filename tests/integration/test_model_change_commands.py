@@ -87,3 +87,31 @@ def test_models_are_changed_beside_a_running_node(data_dir: Path) -> None:
         answer = command("chat", "hello", "--model", "mine", "--node", node.url)
         assert answer.returncode == 0, answer.stderr
         assert len(answer.stdout.encode()) <= 3 * 4 + 1, "three tokens, as the Modelfile says"
+
+
+@pytest.mark.slow
+def test_a_model_is_pulled_from_a_node_that_the_command_names(data_dir: Path, tmp_path: Path) -> None:
+    """With the key that is trusted; without a node and beside one; whoever else signed is refused."""
+    key = json_of("chain", "status", data_dir=data_dir)["sequencer"]
+    ours = tmp_path / "ours"
+    assert command("init", data_dir=ours).returncode == 0
+    with running(data_dir) as theirs:
+        pulled = json_of("model", "pull", "base", "--from", theirs.url, "--trust", key, data_dir=ours)
+        assert (pulled["name"], pulled["version"]) == ("base", "1.0.0")
+        for arguments, code, said in (
+            (("--from", theirs.url), 2, "expected --trust KEY with each --from URL that names no key, found none"),
+            (("--trust", key), 2, "found no such URL"),
+            (("--from", theirs.url + "#12"), 1, "--from: expected http://HOST:PORT#KEY"),
+            (("--from", theirs.url, "--trust", "ab" * 32), 6, f"found signed by {key}"),
+            (("--from", "http://127.0.0.1:9", "--trust", key), 6, "127.0.0.1:9"),
+        ):
+            done = command("model", "pull", "base", *arguments, data_dir=ours)
+            assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+        done = command("model", "pull", "nobody", "--from", f"{theirs.url}#{key}", data_dir=ours)
+        assert (done.returncode, "found it in none" in done.stderr) == (3, True), done.stderr
+        assert command("model", "remove", "base", "--yes", data_dir=ours).returncode == 0
+        with running(ours) as node:
+            again = json_of("model", "pull", "base", "--from", f"{theirs.url}#{key}", data_dir=ours)
+            assert again["name"] == "base"
+            answer = command("chat", "hello", "--model", "base", "--max-tokens", "2", "--node", node.url)
+            assert answer.returncode == 0, answer.stderr

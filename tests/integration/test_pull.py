@@ -213,6 +213,34 @@ async def test_a_pull_that_was_left_goes_on_with_what_is_here(peer: RunningNode,
         assert not came & set(asked)
 
 
+async def test_bytes_come_from_mirrors_too(peer: RunningNode, key: str, tmp_path: Path) -> None:
+    """The peer says what the model is; a copy of its blobs behind any web server has the rest."""
+
+    def no_blobs(path: str, query: dict[str, str], body: bytes) -> bytes | int | None:
+        return 404 if path.startswith("/blobs/") else None
+
+    async with between(peer.url, no_blobs) as url:
+        app = web.Application()
+        app.router.add_static("/copy", peer.data_dir / "blobs")
+        async with TestServer(app) as mirror:
+            mirrors = [str(mirror.make_url("/copy"))]
+            async with node(tmp_path / "data", peers=[f"{url}#{key}"], mirrors=mirrors) as client:
+                assert (await official(client).pull("theirs")).status == "success"
+                ours = await official(client).chat("theirs", messages=HELLO, options=GREEDY)
+                assert ours.eval_count == 8
+
+
+async def test_a_node_that_the_request_names_is_asked_instead(peer: RunningNode, key: str, tmp_path: Path) -> None:
+    """And not those that are configured."""
+    async with node(tmp_path / "data", peers=["http://127.0.0.1:9#" + "ab" * 32]) as client:
+        body = {"model": "theirs", "from": [f"{peer.url}#{key}"], "stream": False}
+        answer = await client.post("/api/pull", json=body)
+        assert await answer.json() == {"status": "success"}
+        answer = await client.post("/api/pull", json={**body, "from": [peer.url]})
+        assert answer.status == 400
+        assert "from: expected http://HOST:PORT#KEY" in await answer.text()
+
+
 @pytest.mark.slow
 async def test_a_node_killed_in_the_middle_of_a_pull_goes_on_after_its_next_start(
     peer: RunningNode, key: str, tmp_path: Path

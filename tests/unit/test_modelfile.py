@@ -190,6 +190,10 @@ def test_copies_deletes_and_pulls_are_read() -> None:
     assert parse_copy({"source": "a:latest", "destination": "b"}) == ("a", "b")
     assert parse_delete({"model": "a:latest"}) == parse_delete({"name": "a"}) == "a"
     assert parse_pull({"model": "a", "stream": False, "insecure": True}).stream is False
+    assert parse_pull({"model": "a", "from": ["http://b:1#k"]}).sources == ("http://b:1#k",)
+    for named in ("http://b", [1], ["x"] * 65, {"a": 1}):
+        with pytest.raises(InvalidInput, match="from: expected a list of at most 64"):
+            parse_pull({"model": "a", "from": named})
     for wrong in (lambda: parse_copy({"source": "a"}), lambda: parse_delete({}), lambda: parse_pull({"model": 1})):
         with pytest.raises(InvalidInput, match=r"(model|source|destination): expected a name"):
             wrong()

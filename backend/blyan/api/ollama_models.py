@@ -19,6 +19,7 @@ from blyan.api.body import json_object
 from blyan.api.errors import json_response, ollama_error
 from blyan.api.ollama import faults_as_ollama
 from blyan.api.state import node_of
+from blyan.network.peers import parse_peer
 from blyan.node.creating import create_of_files
 from blyan.node.model_changes import copy_model, create_from, remove_model
 from blyan.node.node import Node
@@ -95,13 +96,14 @@ async def _changed(node: Node, name: str, work: Callable[[], None]) -> None:
 
 @faults_as_ollama
 async def pull(request: web.Request) -> web.StreamResponse:
-    """A model that a configured directory or peer has."""
+    """A model that a configured directory or peer has, or a peer that the request names."""
     node = _writing(request)
     asked = parse_pull(await _small(request))
+    peers = [parse_peer(text, "from") for text in asked.sources]
 
     def work(say: Say) -> None:
         with node.changing() as ground:
-            pull_model(ground, node.config.models, asked.model, say, node.sources.now)
+            pull_model(ground, node.config.models, asked.model, say, node.sources.now, peers)
 
     return await _told(request, node, asked.model, asked.stream, work)
 

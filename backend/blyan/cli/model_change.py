@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from blyan.cli.output import Output, byte_size
 from blyan.cli.passphrase import passphrase_of
+from blyan.network.peers import parse_peer
 from blyan.node.config import read_config
 from blyan.node.data_directory import Ground, lock_holder, open_ground
 from blyan.node.writer import WritableGround, opened
@@ -42,6 +43,10 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, readable: argpa
     removed.set_defaults(run=_remove)
     pulled = commands.add_parser("pull", parents=[common, readable], help="get what a configured folder or peer has")
     pulled.add_argument("name", metavar="NAME", type=canonical_name)
+    pulled.add_argument(
+        "--from", metavar="URL", dest="sources", action="append", default=[], help="a node to ask; not those configured"
+    )
+    pulled.add_argument("--trust", metavar="KEY", help="the key that must have signed what they say they have")
     pulled.set_defaults(run=_pull)
 
 
@@ -101,13 +106,30 @@ def _remove(options: argparse.Namespace, output: Output) -> int:
 
 
 def _pull(options: argparse.Namespace, output: Output) -> int:
+    texts = _sources(options)
+    peers = [parse_peer(text, "--from") for text in texts]  # what is wrong is said before anything is opened
+
     def here(ground: WritableGround) -> None:
         from blyan.node.pulling import pull_model
 
-        pull_model(ground, read_config(options.data_dir).models, options.name, _statuses(output), system_seconds)
+        models = read_config(options.data_dir).models
+        pull_model(ground, models, options.name, _statuses(output), system_seconds, peers)
 
-    _changed(options, output, "POST", "/api/pull", {"model": options.name}, here)
+    _changed(options, output, "POST", "/api/pull", {"model": options.name, "from": texts}, here)
     return _told(options, output, options.name)
+
+
+def _sources(options: argparse.Namespace) -> list[str]:
+    """`URL#KEY` of each --from; the key is its own, or that of --trust."""
+    sources: list[str] = options.sources
+    keyless = [url for url in sources if "#" not in url]
+    if bool(keyless) != (options.trust is not None):
+        raise UsageMistake(
+            f"model pull: expected --trust KEY with each --from URL that names no key, found "
+            f"{'none' if keyless else 'no such URL'}",
+            hint="the other node's `blyan chain status` names its sequencer: ask its operator",
+        )
+    return [url if "#" in url else f"{url}#{options.trust}" for url in sources]
 
 
 def _changed(

@@ -17,9 +17,9 @@ class Peer:
     sequencer: PublicKey
 
 
-def parse_peer(text: str) -> Peer:
+def parse_peer(text: str, what: str = "models.peers") -> Peer:
     """`http://HOST:PORT#SEQUENCER`, the key in 64 hex digits; `InvalidInput` says what it is instead."""
-    expected = f"models.peers: expected http://HOST:PORT#KEY with a key of 64 hex digits, found {text[:200]!r}"
+    expected = f"{what}: expected http://HOST:PORT#KEY with a key of 64 hex digits, found {text[:200]!r}"
     try:
         parts = urlsplit(text)
         port_is_one = parts.port is None or parts.port > 0

@@ -55,10 +55,11 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """`POST /api/pull`."""
+    """`POST /api/pull`; `sources` is ours: nodes to ask in place of those that are configured."""
 
     model: str
     stream: bool
+    sources: tuple[str, ...] = ()  # http://HOST:PORT#KEY
 
 
 def parse_create(body: Mapping[str, Any]) -> CreateRequest:
@@ -95,9 +96,14 @@ def parse_create(body: Mapping[str, Any]) -> CreateRequest:
 def parse_pull(body: Mapping[str, Any]) -> PullRequest:
     """Check a pull request."""
     with naming_parameter():
-        _known(body, frozenset({"model", "name", "insecure", "stream"}))
+        _known(body, frozenset({"model", "name", "insecure", "stream", "from"}))
         boolean(body, "insecure")  # there is no registry here that it could speak of
-        return PullRequest(_new_name(body), _streams(body))
+        sources = as_list(body.get("from") or [])
+        texts = [text for text in sources or [] if isinstance(text, str)]
+        if sources is None or len(texts) != len(sources) or len(texts) > limits.peers_max:
+            expected = f"from: expected a list of at most {limits.peers_max} http://HOST:PORT#KEY"
+            raise InvalidInput(f"{expected}, found {brief(body['from'])}")
+        return PullRequest(_new_name(body), _streams(body), tuple(texts))
 
 
 def parse_copy(body: Mapping[str, Any]) -> tuple[str, str]:
