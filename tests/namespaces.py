@@ -56,14 +56,22 @@ class Wires:
 
     def switch(self, addresses: dict[str, str]) -> dict[str, str]:
         """Machines by name with an address each, on one switch; name → name in the system."""
-        hub = self.machine("hub")
-        ip("link", "add", "br0", "type", "bridge", "mcast_snooping", "0", within=hub)
-        ip("link", "set", "br0", "up", within=hub)
+        self._hub = self.machine("hub")
+        ip("link", "add", "br0", "type", "bridge", "mcast_snooping", "0", within=self._hub)
+        ip("link", "set", "br0", "up", within=self._hub)
         made = {name: self.machine(name) for name in addresses}
         for name, address in addresses.items():
-            self.wire(made[name], hub, ("eth0", name), (address, ""))
-            ip("link", "set", name, "master", "br0", within=hub)
+            self.plug(made[name], name, address)
         return made
+
+    def plug(self, machine: str, name: str, address: str, *settings: str) -> None:
+        """Connect one more machine to the switch; `settings` of its interface are made before it is up."""
+        ip("link", "add", "eth0", "netns", machine, "type", "veth", "peer", "name", f"port-{name}", "netns", self._hub)
+        ip("link", "set", f"port-{name}", "master", "br0", "up", within=self._hub)
+        if settings:
+            ip("link", "set", "eth0", *settings, within=machine)
+        ip("addr", "add", address, "dev", "eth0", within=machine)
+        ip("link", "set", "eth0", "up", within=machine)
 
     def close(self) -> None:
         for name in self._made:

@@ -1,3 +1,4 @@
 """Fixtures that several files of this folder use."""
 
 from accounts import installed, nodes  # noqa: F401
+from namespaces import wires  # noqa: F401

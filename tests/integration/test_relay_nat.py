@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from namespaces import Wires, ip, process, wires  # noqa: F401 - a fixture
+from namespaces import Wires, ip, process
 from services import missing
 
 WORKER = Path(__file__).resolve().parent.parent / "relay_worker.py"
@@ -45,7 +45,7 @@ def behind_translator(made: Wires) -> tuple[str, str]:
 
 
 @pytest.mark.timeout(60)
-def test_a_node_behind_a_translator_is_called_through_its_relay(wires: Wires) -> None:  # noqa: F811
+def test_a_node_behind_a_translator_is_called_through_its_relay(wires: Wires) -> None:
     """The relay sees it come from the translator's address; without the relay it cannot be reached."""
     public, private = behind_translator(wires)
     with process(public, WORKER, "relay", "203.0.113.1") as relay:

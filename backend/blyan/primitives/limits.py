@@ -182,6 +182,12 @@ relay_frame_bytes_max: Final = 128 * KIB
 relay_tunnel_bytes_per_second: Final = 64 * MIB  # of one tunnel, both ways together
 relay_bytes_per_second: Final = 256 * MIB  # of one relay
 
+# discovery on the local network (docs/spec/peer.md)
+announcement_bytes_max: Final = KIB  # its TXT record
+announcement_seconds: Final = 60  # for which it is believed
+announcements_waiting_max: Final = 256  # names that were heard and not looked at
+candidates_max: Final = 64  # at a time
+
 # the ledger
 amount_max: Final = 1 << 62  # smallest units, of an amount and of every sum that is kept
 legs_max: Final = 8
