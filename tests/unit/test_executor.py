@@ -1,51 +1,87 @@
-"""What the executor tells of messages that nobody waits for any more; the rest is in the swarm's tests."""
+"""The executor: each message is accounted for, and nobody waits for what is known to be nowhere."""
+
+from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
 
-from blyan.inference.executor import Executor
+from blyan.inference.executor import Executor, ExecutorOptions
 from blyan.inference.plan import Assignment, CallSpec, ExpertPlan
 from blyan.model.experts import ExpertCall
+from blyan.network.link import LinkLost
+from blyan.network.measurements import Failure
 from blyan.network.thread import NetworkThread
-from blyan.primitives.clock import system_entropy
-from swarms import MODEL, node
+from blyan.primitives.clock import system_entropy, system_monotonic
+from blyan.primitives.errors import ExpertUnavailable
+from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.wire.expert_call import answer_of, parse_batch
+from blyan.wire.framing import Message, WireTensor
+from swarms import node
+
+MODEL = PayloadId("cd" * 32)
+FIRST, SECOND = node(1), node(2)
 
 
-class Silent:
-    """A link that never answers."""
+class FakeLink:
+    """Answers with the rows it was given, after a while, or not at all."""
 
-    async def request(self, kind: str, fields: object, tensors: object, *, seconds: float) -> None:
-        await asyncio.Event().wait()
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def request(
+        self, _kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor], *, seconds: float
+    ) -> Message:
+        if self.seconds < 0:
+            raise LinkLost("gone")
+        await asyncio.sleep(min(self.seconds, seconds))
+        return answer_of(parse_batch(fields), tensors[0], tensors[0].data)
 
 
-@dataclass
-class OneNode:
-    """A node that is always planned, and what was said of it."""
+class FakeNodes:
+    """Two nodes, of which the first that is left is asked."""
 
-    said: list[tuple[str, int]] = field(default_factory=list)
-    asked: threading.Event = field(default_factory=threading.Event)
-    dropped_once: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, **seconds: float) -> None:
+        self.links = {name: FakeLink(each) for name, each in ((FIRST, seconds["first"]), (SECOND, seconds["second"]))}
+        self.waiting = 0
+        self.outrun_s: dict[PublicKey, float] = {}
+        self.failures: list[tuple[PublicKey, Failure]] = []
 
-    def plan(self, model: object, calls: Sequence[CallSpec], without: object) -> ExpertPlan:
-        every = tuple(range(len(calls)))
-        return ExpertPlan("dynamic", (), (Assignment(node(1), every),), ((),) * len(calls), {node(1): 60.0}, ())
+    def plan(self, model: PayloadId, calls: Sequence[CallSpec], without: frozenset[PublicKey]) -> ExpertPlan:
+        left = next((each for each in self.links if each not in without), None)
+        places = tuple(range(len(calls)))
+        if left is None:
+            return ExpertPlan("dynamic", (), (), ((),) * len(calls), {}, places)
+        return ExpertPlan("dynamic", (), (Assignment(left, places),), ((),) * len(calls), {left: 0.03}, ())
 
-    def link(self, key: object) -> Silent:
-        return Silent()
+    def link(self, name: PublicKey) -> Any:
+        return self.links[name]
 
-    def began(self, key: object, rows: int) -> None:
-        self.said.append(("began", rows))
-        self.asked.set()
+    def may_hedge(self) -> bool:
+        return True
 
-    def dropped(self, key: object, rows: int) -> None:
-        self.said.append(("dropped", rows))
-        self.dropped_once.set()
+    def began(self, _node: PublicKey, rows: int) -> None:
+        self.waiting += rows
+
+    def answered(self, _node: PublicKey, _model: object, calls: Sequence[CallSpec], _s: float, _sent: int) -> None:
+        self.waiting -= sum(call.rows for call in calls)
+
+    def outrun(self, name: PublicKey, rows: int, seconds: float) -> None:
+        self.outrun_s[name] = seconds
+
+    def dropped(self, _node: PublicKey, rows: int) -> None:
+        self.waiting -= rows
+
+    def failed(self, name: PublicKey, kind: Failure, rows: int) -> None:
+        self.waiting -= rows
+        self.failures.append((name, kind))
+
+    def not_held(self, *_: object) -> None:
+        pytest.fail("nobody says that")
 
 
 @pytest.fixture
@@ -55,11 +91,52 @@ def thread() -> Iterator[NetworkThread]:
     made.close()
 
 
-def test_a_message_whose_caller_left_is_told_as_dropped(thread: NetworkThread) -> None:
-    nodes = OneNode()
-    executor = Executor(thread, nodes, time.monotonic, system_entropy)
-    future = executor.begin(MODEL, [ExpertCall(0, 1, torch.zeros(3, 4))])
-    assert nodes.asked.wait(5)
-    future.cancel()
-    assert nodes.dropped_once.wait(5)
-    assert nodes.said == [("began", 3), ("dropped", 3)]
+def ask(thread: NetworkThread, nodes: FakeNodes, call_seconds: float = 2.0) -> Any:
+    executor = Executor(thread, nodes, system_monotonic, system_entropy, ExecutorOptions("exact", call_seconds))
+    hidden = torch.randn(3, 8)
+    (found,) = executor.begin(MODEL, [ExpertCall(1, 2, hidden)]).result(10)
+    assert isinstance(found, ExpertUnavailable) or torch.equal(found, hidden)
+    return executor, found
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "late"),
+    [(1.0, 0.0, {FIRST}), (0.06, 1.0, {SECOND}), (0.0, 0.0, set[PublicKey]())],
+    ids=["the replica wins", "the first wins after all", "nobody is late"],
+)
+def test_a_hedge_leaves_nothing_waiting(
+    thread: NetworkThread, first: float, second: float, late: set[PublicKey]
+) -> None:
+    """Whoever loses is no longer counted as busy with it, and it is known how long it had."""
+    nodes = FakeNodes(first=first, second=second)
+    ask(thread, nodes)
+    assert nodes.waiting == 0
+    assert set(nodes.outrun_s) == late
+    assert all(0.02 < each < 0.5 for each in nodes.outrun_s.values())
+
+
+def test_a_failure_goes_to_the_replica(thread: NetworkThread) -> None:
+    """And is told."""
+    nodes = FakeNodes(first=-1, second=0)
+    executor, _ = ask(thread, nodes)
+    assert (nodes.failures, nodes.waiting, executor.counters.failovers) == ([(FIRST, "lost")], 0, 1)
+
+
+def test_the_second_who_finds_nobody_does_not_wait(thread: NetworkThread) -> None:
+    """Until somebody can be asked again: then everyone who finds nobody waits once more."""
+    nodes = FakeNodes(first=0, second=0)
+    executor, _ = ask(thread, nodes, 0.5)
+    links, nodes.links = nodes.links, {}
+
+    def seconds() -> float:
+        began = time.monotonic()
+        (found,) = executor.begin(MODEL, [ExpertCall(1, 2, torch.randn(1, 8))]).result(10)
+        assert isinstance(found, ExpertUnavailable) == (not nodes.links)
+        return time.monotonic() - began
+
+    assert seconds() == pytest.approx(0.5, abs=0.15)
+    assert seconds() < 0.1
+    nodes.links = links
+    assert seconds() < 0.1
+    nodes.links = {}
+    assert seconds() == pytest.approx(0.5, abs=0.15)

@@ -189,7 +189,7 @@ class Executor:
         try:
             await asyncio.wait({first}, timeout=min(hedge_after, max(0.0, asked.until - began)))
             if not first.done() and self._may_hedge(asked, indices, others):
-                return await self._hedged(asked, indices, node, first, began, others)
+                return await self._hedged(asked, indices, first, others)
             answer = await first
         except BaseException:
             first.cancel()
@@ -207,9 +207,7 @@ class Executor:
         self,
         asked: _Asked,
         indices: Sequence[int],
-        node: PublicKey,
         first: asyncio.Future[dict[int, Tensor | Fault] | None],
-        began: float,
         others: frozenset[PublicKey],
     ) -> dict[int, Tensor | Fault]:
         """Whoever answers first, the node or its replicas."""
@@ -220,9 +218,7 @@ class Executor:
             if first.done() and (answer := first.result()) is not None:
                 return answer
             found = await second
-            if not first.done() and not any(isinstance(each, Fault) for each in found.values()):
-                self.nodes.outrun(node, sum(asked.specs[index].rows for index in indices), self.monotonic() - began)
-            elif not first.done():
+            if not first.done() and any(isinstance(each, Fault) for each in found.values()):
                 return await first or found
             return found
         finally:
@@ -261,6 +257,10 @@ class Executor:
             rows = torch.frombuffer(bytearray(data), dtype=hidden.dtype).view(hidden.shape)
             if not bool(torch.isfinite(rows).all()):
                 raise MalformedMessage("expert answer: expected finite numbers, found others")
+        except asyncio.CancelledError:
+            self.nodes.outrun(node, batch.count, self.monotonic() - began)
+            self.nodes.dropped(node, batch.count)
+            raise
         except MalformedMessage:
             self.counters.rejected += 1
             self.nodes.failed(node, "corrupt", batch.count)
@@ -278,9 +278,6 @@ class Executor:
         except LinkLost:
             self.nodes.failed(node, "lost", batch.count)
             return None
-        except asyncio.CancelledError:
-            self.nodes.dropped(node, batch.count)
-            raise
         self.nodes.answered(node, asked.model, specs, self.monotonic() - began, 2 * batch.data_bytes)
         return dict(zip(indices, torch.split(rows, list(batch.rows)), strict=True))
 
