@@ -22,7 +22,7 @@ try_again: Final = 75  # exit code, docs/cli.md
 _drain_seconds: Final = 60.0
 _look_seconds: Final = 0.5
 _told_seconds: Final = 1.0  # in which peers that were told stop asking
-_no_port = "set network.listen to HOST:PORT, such as 0.0.0.0:8646, and start the node"
+_no_port = "start the node with `blyan serve`, or set network.listen to HOST:PORT, such as 0.0.0.0:8646"
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
