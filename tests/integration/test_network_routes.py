@@ -11,14 +11,13 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from blyan.api import network_schemas, schemas
-from blyan.node.swarm_secret import write_swarm
-from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
-from blyan.wire.peer import encode_code
-from nodes import Sources, install_builtin, serving, serving_with
-from swarm_nodes import SECRET, free_port, part_of_builtin
+from nodes import install_builtin, serving, serving_with
+from swarm_in_process import SOURCES
+from swarm_nodes import CODE, part_of_builtin, room_for
 
 MODEL = "blyan-genesis"
-SOURCES = Sources(system_seconds, system_monotonic, system_entropy)
+Folders = tuple[Path, Path, str]
+OPEN: dict[str, object] = {"listen": "127.0.0.1:0"}
 
 
 async def json_at(client: TestClient, path: str) -> Any:
@@ -38,24 +37,21 @@ async def until(client: TestClient, true: Callable[[Any], bool]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Experts 0 to 4 with the trunk; experts 3 to 7 and nothing else."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Experts 0 to 4 with the trunk; experts 3 to 7 and nothing else; what those take."""
     base = tmp_path_factory.mktemp("swarm")
-    part_of_builtin(base / "gateway", lambda _, expert: expert < 5)
-    part_of_builtin(base / "expert", lambda _, expert: expert >= 3, trunk=False)
-    for each in (base / "gateway", base / "expert"):
-        write_swarm(each, SECRET)
-    return base / "gateway", base / "expert"
+    part_of_builtin(base / "gateway", lambda _, expert: expert < 5, trunk=True)
+    manifest = part_of_builtin(base / "expert", lambda _, expert: expert >= 3, trunk=False)
+    return base / "gateway", base / "expert", room_for(base / "expert", manifest)
 
 
 @pytest.fixture
-async def two(folders: tuple[Path, Path]) -> AsyncIterator[tuple[TestClient, TestClient]]:
-    """Both, with a link between them."""
-    port = free_port()
+async def two(folders: Folders) -> AsyncIterator[tuple[TestClient, TestClient]]:
+    """Both, with a link between them; neither takes more than it has."""
     async with AsyncExitStack() as stack:
-        first = {"listen": f"127.0.0.1:{port}"}
-        other = {"listen": "127.0.0.1:0", "join": (f"wss://127.0.0.1:{port}#{encode_code(SECRET)}",)}
-        gateway = await stack.enter_async_context(serving_with(SOURCES, folders[0], network=first))
+        gateway = await stack.enter_async_context(serving_with(SOURCES, folders[0], network=OPEN))
+        (url,) = (await json_at(gateway, "/network/nodes"))["self"]["urls"]
+        other = {**OPEN, "join": (f"{url}#{CODE}",), "roles": ("expert",), "memory": folders[2]}
         expert = await stack.enter_async_context(serving_with(SOURCES, folders[1], network=other))
         await until(gateway, lambda said: said["linked"] == 1 and said["peers"][0]["rtt_seconds"] is not None)
         yield gateway, expert
@@ -125,9 +121,9 @@ async def test_plan_says_who_would_be_asked_now(two: tuple[TestClient, TestClien
     assert {(each["by"], each["node"]) for each in said["experts"] if each["expert"] >= 5} == {("peer", 0)}
 
 
-async def test_experts_that_nobody_holds_are_named_when_their_node_goes(folders: tuple[Path, Path]) -> None:
+async def test_experts_that_nobody_holds_are_named_when_their_node_goes(folders: Folders) -> None:
     """In the state of the model and in the plan."""
-    async with serving_with(SOURCES, folders[0], network={"listen": "127.0.0.1:0"}) as gateway:
+    async with serving_with(SOURCES, folders[0], network=OPEN) as gateway:
         (model,) = (await json_at(gateway, "/network/nodes"))["models"]
         assert model["nobody"] == 12
         assert sorted(model["missing"]) == [[layer, expert] for layer in range(4) for expert in (5, 6, 7)]
@@ -147,10 +143,10 @@ async def test_a_node_that_drains_is_said_to_by_its_peers_and_left_alone(two: tu
     await until(gateway, lambda said: not said["peers"][0]["draining"])
 
 
-async def test_only_loopback_names_may_drain_a_node_without_accounts(folders: tuple[Path, Path]) -> None:
+async def test_only_loopback_names_may_drain_a_node_without_accounts(folders: Folders) -> None:
     """As other routes that change a node; what is malformed changes nothing."""
     sections: dict[str, dict[str, object]] = {
-        "network": {"listen": "127.0.0.1:0"},
+        "network": OPEN,
         "http": {"allowed_hosts": ("node.example",)},
     }
     async with serving_with(SOURCES, folders[0], **sections) as gateway:
