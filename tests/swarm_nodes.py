@@ -114,6 +114,12 @@ def room(data_dir: Path) -> str:
     return f"{total}B"
 
 
+def room_for(data_dir: Path, manifest_id: PayloadId) -> str:
+    """`network.memory` of an expert node that takes no more than it has."""
+    manifest, held = parts_held(data_dir, manifest_id)
+    return f"{sum(manifest.blocks[part].length for part in held)}B"
+
+
 class SwarmNode(RunningNode):
     """One process of a swarm. Its peer port stays the same when it starts again."""
 

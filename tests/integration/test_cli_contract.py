@@ -52,12 +52,13 @@ READS = {
     "account statement": ["a"],
 }
 # What reads from a running node.
-ASKS = {"chat": ["12 + 34"], "node status": []}
+ASKS = {"chat": ["12 + 34"], "node status": [], "node peers": []}
 # What makes, changes or serves something, or prints a script or lines of JSON. Some of them know --json too.
 WRITES = frozenset(
     "up,init,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"
     "chain snapshot,chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,"
-    "keys rotate,price set,ledger export,account credit,account reverse,completion,wallet new,wallet import".split(",")
+    "keys rotate,price set,ledger export,account credit,account reverse,completion,wallet new,wallet import,"
+    "node invite,node drain".split(",")
 )
 LEAVES = [each.path for each in commands(build()) if not each.verbs]
 
@@ -103,6 +104,8 @@ def test_what_asks_a_running_node_speaks_json(tmp_path: Path) -> None:
         assert (status["ready"], status["pid"], status["url"]) == (True, node.pid, node.url)
         assert status["models"] == [{"name": "blyan-genesis", "state": "ready"}]
         assert "blyan-genesis" in command("node", "status", "--node", node.url).stdout
+        alone = command("node", "peers", "--json", data_dir=node.data_dir)  # this node has no peer port
+        assert (alone.returncode, json.loads(alone.stdout)["error"]["code"]) == (3, "not_found")
         done = command("chat", "12 + 34", "--temperature", "0", "--json", data_dir=node.data_dir)
         answer = json.loads(done.stdout)
         assert (answer["content"], answer["finish_reason"]) == ("12 + 34 = 46", "stop")
@@ -132,6 +135,8 @@ CODES: list[tuple[int, str, Callable[[Path], list[str | Path]]]] = [
     (4, "expected a loopback address", lambda _: ["up", "--listen", "0.0.0.0:1"]),
     (6, "expected a list of models", lambda _: ["chat", "hi", "--node", "http://127.0.0.1:1"]),
     (6, "expected one that runs", lambda _: ["node", "status"]),
+    (6, "expected one that runs", lambda _: ["node", "drain"]),
+    (3, "network.listen", lambda _: ["node", "invite"]),
     (7, "chain/parameter", damaged_chain),
 ]
 

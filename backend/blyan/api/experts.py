@@ -1,19 +1,24 @@
-"""`GET /network/experts`: which blocks a model is made of, and what is known of each block's bytes."""
+"""`GET /network/experts`: which blocks a model is made of, what is known of each block's bytes, who else holds it."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
 
 from blyan.api.errors import json_response
 from blyan.api.state import node_of
+from blyan.inference.snapshot import Rank
 from blyan.model.expert_tiers import Tier
 from blyan.model.manifest import BlockReference, read_manifest
 from blyan.model.parts import part_position
 from blyan.node.catalogue import no_such_model
+from blyan.node.holdings import HeldModel, read_held
 from blyan.node.node import Node
+from blyan.node.swarm_state import Holding, holding
 from blyan.primitives.errors import InvalidInput
+from blyan.primitives.ids import PayloadId
 from blyan.primitives.model_name import canonical_name
 
 
@@ -27,6 +32,8 @@ async def experts(request: web.Request) -> web.Response:
     if version is None:
         raise no_such_model(name, node.models)
     manifest = read_manifest(node.ground.store, version.manifest)
+    held = read_held(node.ground.folder).get(version.manifest)
+    where = await _holding(node, version.manifest)
     return json_response(
         {
             "model": name,
@@ -39,7 +46,14 @@ async def experts(request: web.Request) -> web.Response:
             "moe_layers": list(manifest.config.moe_layers),
             "experts": manifest.config.experts,
             "expert_memory": _memory(node),
-            "blocks": [_block(node, name, part, block) for part, block in manifest.blocks.items()],
+            "nodes": [
+                {"node": view.node, "reachable": view.rank != Rank.unreachable, "draining": view.draining}
+                for view in where.nodes
+            ],
+            "blocks": [
+                {**_block(node, name, part, block, held), "nodes": list(where.by_part.get(part, ()))}
+                for part, block in manifest.blocks.items()
+            ],
         }
     )
 
@@ -66,9 +80,20 @@ def _tier(node: Node, block: BlockReference) -> Tier | None:
     return None if memory is None or memory.everything_fits else memory.tier(block.payload)
 
 
-def _block(node: Node, model: str, part: str, block: BlockReference) -> dict[str, Any]:
+async def _holding(node: Node, manifest: PayloadId) -> Holding:
+    """Which other nodes hold its routed experts."""
+    if node.peering is None:
+        return Holding((), {})
+    peering = node.peering
+    return await asyncio.wrap_future(peering.ask(lambda: holding(peering, manifest)))
+
+
+def _block(node: Node, model: str, part: str, block: BlockReference, held: HeldModel | None) -> dict[str, Any]:
     layer, expert = (None, None) if part == "tokenizer" else part_position(part)
-    state, fault = node.ground.store.state(block.payload)
+    store = node.ground.store
+    here = store.path(block.payload).exists()
+    state, fault = store.state(block.payload)
+    elsewhere = not here and held is not None and (expert is not None or not held.trunk)  # on purpose
     return {
         "part": part,
         "layer": layer,
@@ -76,8 +101,9 @@ def _block(node: Node, model: str, part: str, block: BlockReference) -> dict[str
         "payload": block.payload,
         "bytes": block.length,
         "entry": node.ground.chains.state.first_named(model, part, block.payload),
-        "state": state,
-        "tier": None if expert is None else _tier(node, block),
-        "bad_subtiles": fault.detail.get("bad_subtiles", []) if fault else [],
-        "file": str(node.ground.store.path(block.payload).relative_to(node.ground.folder)),
+        "here": here,
+        "state": "elsewhere" if elsewhere else state,
+        "tier": None if expert is None or elsewhere else _tier(node, block),
+        "bad_subtiles": fault.detail.get("bad_subtiles", []) if fault and not elsewhere else [],
+        "file": str(store.path(block.payload).relative_to(node.ground.folder)),
     }

@@ -18,7 +18,7 @@ from aiohttp import web
 from blyan.api.body import json_object
 from blyan.api.errors import json_response, ollama_error
 from blyan.api.ollama import faults_as_ollama
-from blyan.api.state import node_of
+from blyan.api.operators import node_to_change
 from blyan.network.peers import parse_peer
 from blyan.node.creating import create_of_files
 from blyan.node.model_changes import copy_model, create_from, remove_model
@@ -26,7 +26,6 @@ from blyan.node.node import Node
 from blyan.node.pulling import pull_model
 from blyan.primitives import limits
 from blyan.primitives.errors import (
-    Denied,
     Fault,
     InternalError,
     InvalidInput,
@@ -39,7 +38,6 @@ from blyan.wire.ollama_create import CreateRequest, digest_of, parse_copy, parse
 Status: TypeAlias = dict[str, Any]
 Say: TypeAlias = Callable[[Status], None]  # raises `Unavailable` to stop the work: nobody listens any more
 
-_loopback_names: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _chunk_bytes: Final = limits.MIB
 _chunk_seconds_max: Final = 60.0
 _pass_seconds_max: Final = 600.0  # for a body that nobody needs
@@ -49,7 +47,7 @@ _success: Final[Status] = {"status": "success"}
 @faults_as_ollama
 async def create(request: web.Request) -> web.StreamResponse:
     """A model of another model or of uploaded files."""
-    node = _writing(request)
+    node = node_to_change(request)
     asked = parse_create(await json_object(request))
     return await _told(request, node, asked.model, asked.stream, lambda say: _create(node, asked, say))
 
@@ -57,7 +55,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 @faults_as_ollama
 async def copy(request: web.Request) -> web.StreamResponse:
     """The same model under another name too."""
-    node = _writing(request)
+    node = node_to_change(request)
     source, destination = parse_copy(await _small(request))
 
     def work() -> None:
@@ -71,7 +69,7 @@ async def copy(request: web.Request) -> web.StreamResponse:
 @faults_as_ollama
 async def delete(request: web.Request) -> web.StreamResponse:
     """Retire a model: it is neither listed nor served from now on."""
-    node = _writing(request)
+    node = node_to_change(request)
     name = parse_delete(await _small(request))
 
     def work() -> None:
@@ -97,7 +95,7 @@ async def _changed(node: Node, name: str, work: Callable[[], None]) -> None:
 @faults_as_ollama
 async def pull(request: web.Request) -> web.StreamResponse:
     """A model that a configured directory or peer has, or a peer that the request names."""
-    node = _writing(request)
+    node = node_to_change(request)
     asked = parse_pull(await _small(request))
     peers = [parse_peer(text, "from") for text in asked.sources]
 
@@ -122,7 +120,7 @@ async def push(request: web.Request) -> web.StreamResponse:
 async def has_blob(request: web.Request) -> web.StreamResponse:
     """Whether an uploaded file waits to be used."""
     digest = digest_of(request.match_info["digest"])
-    if not await asyncio.to_thread(_writing(request).uploads.has, digest):
+    if not await asyncio.to_thread(node_to_change(request).uploads.has, digest):
         raise NotFound(f"blob sha256:{digest}: expected an uploaded one, found none")
     return web.Response()
 
@@ -130,7 +128,7 @@ async def has_blob(request: web.Request) -> web.StreamResponse:
 @faults_as_ollama
 async def put_blob(request: web.Request) -> web.StreamResponse:
     """Take a file that a model will be created of; 400 where its bytes are not what its digest says."""
-    node = _writing(request)
+    node = node_to_change(request)
     digest = digest_of(request.match_info["digest"])
     if await asyncio.to_thread(node.uploads.has, digest):
         return await _already_here(request)
@@ -257,18 +255,3 @@ def _not_found_as_ollama(work: Callable[[], None]) -> None:
         if (missing := fault.detail.get("model")) is not None:
             raise NotFound(f"model {missing!r} not found", detail=fault.detail, hint=fault.hint) from None
         raise
-
-
-def _writing(request: web.Request) -> Node:
-    """The node, for a caller that may change it: without accounts one who asks by a loopback name, else `Denied`."""
-    node = node_of(request)
-    if node.accounts is not None:  # the guard has let in an operator
-        return node
-    host = request.headers.get("Host", "").lower()
-    name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-    if name not in _loopback_names:
-        raise Denied(
-            f"Host: expected a loopback name on routes that change models, found {host[:200]!r}",
-            hint="ask on the machine of the node: it has no accounts",
-        )
-    return node

@@ -18,6 +18,8 @@ from blyan.api import (
     entries,
     experts,
     health,
+    network,
+    network_schemas,
     ollama,
     ollama_models,
     openai,
@@ -99,6 +101,37 @@ _account: Final = (
     ),
 )
 
+_network: Final = (
+    get(
+        "/network/experts",
+        experts.experts,
+        json_of(schemas.experts),
+        query={"model": text()},
+        required=("model",),
+        errors=(404,),
+        group="network",
+    ),
+    get("/network/nodes", network.nodes, json_of(network_schemas.nodes), group="network"),
+    get(
+        "/network/plan",
+        network.plan,
+        json_of(network_schemas.plan),
+        query={"model": text()},
+        required=("model",),
+        errors=(404,),
+        group="network",
+    ),
+    Route(
+        "POST",
+        "/network/drain",
+        network.drain,
+        {200: json_of(network_schemas.drained)},
+        network_schemas.drain_request,
+        errors=(404,),
+        group="network",
+    ),
+)
+
 routes: Final[tuple[Route, ...]] = (
     openai_post("/v1/chat/completions", openai.chat_completions, openai_schema.chat_request, openai_schema.chat_answer),
     openai_post(
@@ -136,15 +169,7 @@ routes: Final[tuple[Route, ...]] = (
     ollama_post("/api/push", ollama_models.push, access="models"),
     ollama_route("HEAD", "/api/blobs/{digest}", ollama_models.has_blob),
     ollama_route("POST", "/api/blobs/{digest}", ollama_models.put_blob),
-    get(
-        "/network/experts",
-        experts.experts,
-        json_of(schemas.experts),
-        query={"model": text()},
-        required=("model",),
-        errors=(404,),
-        group="network",
-    ),
+    *_network,
     get("/chain/joint", chain.joint, json_of(schemas.joint), errors=(404,), group="chain"),
     get("/chain/{name}/checkpoint", chain.checkpoint, plain, errors=(404,), group="chain"),
     get(

@@ -52,21 +52,26 @@ experts: Final = fields(
         "moe_layers": listing(integer(0)),
         "experts": integer(0),
         "expert_memory": {"type": ["object", "null"]},
+        "nodes": listing(
+            fields({"node": hex64, "reachable": flag, "draining": flag}, required=("node", "reachable", "draining"))
+        ),
         "blocks": listing(
             fields(
                 {
                     "part": text(1),
                     "payload": hex64,
                     "bytes": integer(0),
-                    "state": one_of("verified", "unverified", "corrupt"),
+                    "here": flag,
+                    "state": one_of("verified", "unverified", "corrupt", "elsewhere"),
                     "tier": one_of("hot", "warm", "cold", None),
+                    "nodes": listing(integer(0)),
                 },
-                required=("part", "payload", "bytes", "state"),
+                required=("part", "payload", "bytes", "here", "state", "nodes"),
                 closed=False,
             )
         ),
     },
-    required=("model", "manifest", "checkpoint", "moe_layers", "experts", "blocks"),
+    required=("model", "manifest", "checkpoint", "moe_layers", "experts", "nodes", "blocks"),
 )
 ready: Final = fields(
     {"ready": flag, "checks": table(text(1)), "found_at_start": listing(text())},

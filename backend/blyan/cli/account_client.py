@@ -51,7 +51,7 @@ def get(
 
 def pieces(node: Remote, path: str, query: Mapping[str, str] | None = None) -> Iterator[str]:
     """The text of an answer as it comes, JSON in one piece and bounded."""
-    connection = _connection(node.url)
+    connection = connection_to(node.url)
     try:
         target = path + (f"?{urlencode(query)}" if query else "")
         connection.request("GET", target, headers=dict(node.headers))
@@ -73,11 +73,11 @@ def pieces(node: Remote, path: str, query: Mapping[str, str] | None = None) -> I
 
 def want_address(url: str) -> None:
     """`InvalidInput` or `Denied` unless who one is may be said there."""
-    _connection(url).close()
+    connection_to(url).close()
 
 
-def _connection(url: str) -> HTTPConnection:
-    """To where a key or a session may be sent: https, or this machine."""
+def connection_to(url: str, *, seconds: float = _seconds, secret: bool = True) -> HTTPConnection:
+    """A connection to a node; what is secret goes over https, or to this machine, alone."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -86,10 +86,10 @@ def _connection(url: str) -> HTTPConnection:
     if parts.scheme not in ("http", "https") or not host or parts.username is not None or parts.path not in ("", "/"):
         raise InvalidInput("--node: expected https://HOST[:PORT], found something else")
     if parts.scheme == "https":
-        return HTTPSConnection(host, port, timeout=_seconds)
-    if not _here(host):
+        return HTTPSConnection(host, port, timeout=seconds)
+    if secret and not _here(host):
         raise Denied("--node: expected https, as a key is sent, found http to another machine")
-    return HTTPConnection(host, port, timeout=_seconds)
+    return HTTPConnection(host, port, timeout=seconds)
 
 
 def _here(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""`blyan node status`: is the node that runs here able to serve, and what."""
+"""`blyan node status`: is the node that runs here able to serve, and what; the rest of the group is `node_swarm`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,28 @@ import json
 from typing import Any
 from urllib.parse import urlencode
 
+from blyan.cli import node_swarm
 from blyan.cli.output import Output, byte_size, table
 from blyan.node import probe
 from blyan.node.data_directory import lock_holder
-from blyan.primitives.errors import PeerFault, UsageMistake
+from blyan.primitives.errors import PeerFault
 from blyan.wire.fields import as_dict, as_list
 
-_try_again = 75  # exit code, docs/cli.md
+_named_max = 4
 
 
 def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
     """Register the group."""
-    group = verbs.add_parser("node", parents=[common, readable], help="the running node")
+    group = verbs.add_parser("node", parents=[common, readable], help="the running node, and others")
     commands = group.add_subparsers(metavar="VERB", required=True)
     status = commands.add_parser("status", parents=[common, readable], help="is it ready, and which models it serves")
     status.add_argument("--node", metavar="URL", help="default: the node of the data directory")
     status.set_defaults(run=_status)
+    node_swarm.add_commands(commands, common, readable)
 
 
 def _status(options: argparse.Namespace, output: Output) -> int:
-    holder = lock_holder(options.data_dir)
-    url = options.node or (holder or {}).get("url")
-    if options.node is not None and not options.node.startswith(("http://", "https://")):
-        raise UsageMistake(f"--node: expected an http URL, found {options.node!r}")
-    if not url:
-        raise PeerFault(f"node of {options.data_dir}: expected one that runs, found none", hint="blyan up")
+    holder, url = lock_holder(options.data_dir), node_swarm.node_url(options)
     ready, listed = _object(url, "/readyz?verbose"), _object(url, "/v1/models")
     if ready is None or listed is None:
         raise PeerFault(f"node {url}: expected its state, found no answer that is one")
@@ -43,7 +40,9 @@ def _status(options: argparse.Namespace, output: Output) -> int:
     memory = _expert_memory(url, [str(each["name"]) for each in models if each["state"] == "ready"])
     pid = (holder or {}).get("pid") if options.node is None else None
     accounts = (_object(url, "/auth/session") or {}).get("accounts") is not False
+    network = _network(url)
     value = {"url": url, "pid": pid, "accounts": accounts, **ready, "models": models, "expert_memory": memory}
+    value["network"] = network
     well = ready.get("ready") is True
     rows = [
         ["node", f"{url}" + (f", process {pid}" if pid is not None else "")],
@@ -52,10 +51,42 @@ def _status(options: argparse.Namespace, output: Output) -> int:
         *([f"check {name}", str(said)] for name, said in (as_dict(ready.get("checks")) or {}).items()),
         *([f"model {each['name']}", str(each["state"])] for each in models),
         *([["experts in memory", _said_of(memory)]] if memory else []),
+        *(_network_rows(network) if network else []),
         *(["found at start", str(said)] for said in as_list(ready.get("found_at_start")) or []),
     ]
     output.data(value, table(rows))
-    return 0 if well else _try_again
+    return 0 if well else node_swarm.try_again
+
+
+def _network(url: str) -> dict[str, Any] | None:
+    """The swarm in short; None where the node has no peer port."""
+    found = _object(url, "/network/nodes") or {}
+    own = as_dict(found.get("self"))
+    if own is None:
+        return None
+    said = {name: found.get(name) for name in ("swarm", "known", "linked", "models", "unreached")}
+    return {**said, "urls": own.get("urls"), "draining": own.get("draining"), "under_way": own.get("under_way")}
+
+
+def _network_rows(network: dict[str, Any]) -> list[list[str]]:
+    rows = [
+        ["swarm", str(network["swarm"]) + (", draining" if network["draining"] else "")],
+        ["peer port", " ".join(map(str, as_list(network["urls"]) or [])) or "for operators to see"],
+        ["peers", f"{network['linked']} linked of {network['known']} known"],
+    ]
+    for each in map(as_dict, as_list(network["models"]) or []):
+        if each is None:
+            continue
+        name = str(each.get("model") or each.get("manifest"))
+        if each.get("here") != each.get("experts") or not each.get("trunk"):
+            trunk = "" if each.get("trunk") else ", nothing else of it"
+            rows.append([f"part of {name}", f"{each.get('here')} of {each.get('experts')} experts here{trunk}"])
+        if each.get("nobody"):
+            pairs = [as_list(pair) or ["?", "?"] for pair in (as_list(each.get("missing")) or [])[:_named_max]]
+            named = ", ".join(f"layer {layer} expert {expert}" for layer, expert in pairs)
+            more = ", …" if each["nobody"] > len(pairs) else ""
+            rows.append([f"nobody has of {name}", f"{each['nobody']} experts that no live node holds: {named}{more}"])
+    return rows
 
 
 def _expert_memory(url: str, ready: list[str]) -> dict[str, Any] | None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-from pathlib import Path
 from typing import Any
 
+from blyan.cli.node_client import asked
 from blyan.cli.output import Output, table
 from blyan.cli.passphrase import passphrase_of
 from blyan.node.config import read_config
 from blyan.node.data_directory import lock_holder, open_ground
 from blyan.node.writer import opened
 from blyan.payments.prices import Tariff, price_of_texts, shown_price, tariff, tariffs
-from blyan.primitives import limits
 from blyan.primitives.amount import USD
 from blyan.primitives.clock import system_entropy, system_seconds
-from blyan.primitives.errors import Fault, InvalidInput, NotFound, PeerFault, Unavailable, kind_of
+from blyan.primitives.errors import Unavailable
 from blyan.primitives.model_name import canonical_name
-from blyan.storage import durable
-from blyan.wire.fields import as_dict
 
 
 def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
@@ -57,7 +53,7 @@ def _set(options: argparse.Namespace, output: Output) -> int:
     holder = lock_holder(options.data_dir)
     if holder is not None and holder.get("url"):
         body = {"model": options.model, **shown_price(price)}
-        asyncio.run(_asked(str(holder["url"]), body, options.key_file))
+        asked(str(holder["url"]), "/prices", body=body, key_file=options.key_file)
     else:
         from blyan.node.pricing import set_price  # with what models need
 
@@ -78,38 +74,3 @@ def _set(options: argparse.Namespace, output: Output) -> int:
 
 def _value(found: Tariff) -> dict[str, Any]:
     return {"model": found.model, "asset": found.price.asset, **shown_price(found.price), "entry": found.entry}
-
-
-async def _asked(url: str, body: dict[str, str], key_file: str | None) -> None:
-    """Let the node that runs here do it."""
-    import aiohttp  # what only parses a command line does not need it
-
-    headers = {} if key_file is None else {"Authorization": f"Bearer {_key(key_file)}"}
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60), trust_env=False) as session,
-            session.post(f"{url}/prices", json=body, headers=headers) as response,
-        ):
-            answer: Any = await response.json(content_type=None)
-            status = response.status
-    except (aiohttp.ClientError, TimeoutError, ValueError) as reason:
-        raise PeerFault(f"node {url}: expected an answer, found {type(reason).__name__} {reason}") from None
-    if status != 200:
-        raise _said(answer, url, status)
-
-
-def _said(answer: object, url: str, status: int) -> Fault:
-    error = as_dict((as_dict(answer) or {}).get("error"))
-    if error is None:
-        return PeerFault(f"node {url}/prices: expected status 200, found {status}")
-    hint = "--key-file FILE with an API key of an operator, or stop the node" if status in (401, 403) else None
-    return kind_of(str(error.get("code")))(str(error.get("message"))[:4_096], hint=hint or error.get("hint"))
-
-
-def _key(path: str) -> str:
-    try:
-        return durable.read_limited(Path(path), limits.config_file_bytes_max).decode("ascii").strip()
-    except FileNotFoundError:
-        raise NotFound(f"key file {path}: expected a file with an API key, found none") from None
-    except (OSError, ValueError) as reason:
-        raise InvalidInput(f"key file {path}: expected an API key, found {reason}") from None

@@ -68,7 +68,7 @@ async def running(config: NodeConfig, output: Output, *, browser: bool) -> None:
             output.note(f"model {name} is refused: {why.message}")
         output.note(f"data in {config.data_dir}; stop with Ctrl-C")
         if node.peering is not None:
-            output.note(f"peers at {', '.join(node.peering.urls)}; `blyan node invite` says how to join")
+            output.note(f"peers at {', '.join(node.peering.summary.urls)}; `blyan node invite` says how to join")
         output.note(f"chat at {url}")
         if browser:
             # not waited for: a browser may stay in the foreground as long as its window

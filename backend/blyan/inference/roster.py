@@ -11,6 +11,7 @@ from blyan.network.breaker import RetryBudget
 from blyan.network.link import Link
 from blyan.network.links import Links
 from blyan.network.measurements import Failure
+from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.ids import PayloadId, PublicKey
 
@@ -28,6 +29,7 @@ class Roster:
     number: Callable[[PayloadId, int, int], tuple[int, int] | None]  # manifest, layer, expert → number and bytes
     policy: Policy = field(default_factory=Policy)
     budget: RetryBudget = field(default_factory=RetryBudget)
+    seconds: dict[PublicKey, float] = field(default_factory=dict[PublicKey, float])  # that answers took, by node
 
     def plan(self, model: PayloadId, calls: Sequence[CallSpec], without: frozenset[PublicKey]) -> ExpertPlan:
         """Who is asked for what, leaving some nodes out."""
@@ -66,6 +68,9 @@ class Roster:
     def answered(self, node: PublicKey, model: PayloadId, calls: Sequence[CallSpec], seconds: float, sent: int) -> None:
         """It gave a good answer."""
         self.registry.answered(node, sum(call.rows for call in calls), seconds, sent, self.monotonic())
+        self.seconds[node] = self.seconds.pop(node, 0.0) + seconds
+        if len(self.seconds) > limits.nodes_known_max:
+            del self.seconds[next(iter(self.seconds))]  # who answered longest ago
         for call in calls:
             found = self.number(model, call.layer, call.expert)
             if found is not None:

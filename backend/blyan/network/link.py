@@ -86,6 +86,7 @@ class Link:
         self._number = 0
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._answering: set[asyncio.Task[None]] = set()
+        self.since = self.heard  # when it came up
         self._newest = -1  # number of the peer's last request: numbers rise, so none is answered twice
 
     @property

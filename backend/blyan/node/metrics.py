@@ -1,6 +1,7 @@
 """What a node counts, for Prometheus. Names and meanings: docs/metrics.md, which a test holds equal to this module.
 
-Labels come from lists of ours (route templates, outcomes, chains): nothing that a stranger sends becomes a label value.
+Labels come from lists of ours (route templates, outcomes, chains) and keys of members of the swarm: nothing that a
+stranger sends becomes a label value.
 What has a state elsewhere (queue, store, models, chains) is read when somebody asks, not counted along.
 """
 
@@ -17,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from blyan import __version__
 from blyan.inference.scheduler import Scheduler
+from blyan.node.network_metrics import network_families
 from blyan.node.tally import Tally
 from blyan.primitives.amount import USD
 
@@ -133,6 +135,7 @@ class _State(Collector):
         yield from _expert_memory(node)
         yield from _of_books(node.books)
         yield from _of_charges(node.charges)
+        yield from network_families(node.peering)
         refused = len(node.refused())
         models = GaugeMetricFamily("blyan_models", "Models of the chain.", labels=("state",))
         models.add_metric(("ready",), len(node.models) - refused)

@@ -38,7 +38,7 @@ from blyan.node.metrics import Metrics
 from blyan.node.peering import Peering
 from blyan.node.publish import publish
 from blyan.node.uploads import Uploads
-from blyan.node.verified import remember_verified
+from blyan.node.verified import verify_loaded
 from blyan.node.writer import WritableGround
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
 from blyan.primitives.errors import Fault, InternalError, Unavailable
@@ -285,23 +285,10 @@ class Node:
         return self._steppers.make(model, kv, offer) if found is None else found
 
     def _verify_experts(self) -> None:
-        """Touch every expert once, so that damage shows before somebody asks."""
+        """Touch every expert that is here once, so that damage shows before somebody asks."""
+        loaded = [model for model in self.models.values() if isinstance(model, LoadedModel)]
+        here = None if self.peering is None else self.peering.here
         try:
-            for model in list(self.models.values()):
-                if isinstance(model, RefusedModel):
-                    continue
-                began, whole = self.sources.now(), True
-                for part in model.manifest.parts:
-                    if self._closing.is_set():
-                        return
-                    if self.peering is not None and not self.peering.here(model.manifest_id, part):
-                        continue
-                    try:
-                        model.weights.verify(part)
-                    except Fault as reason:
-                        _log.error("%s", reason.message)
-                        whole = False
-                if whole:
-                    remember_verified(self.ground.folder, model.manifest_id, began)
+            verify_loaded(self.ground.folder, loaded, here, self._closing.is_set, self.sources.now)
         except Exception:  # noqa: BLE001 - task boundary: verification in the background must not end silently
             _log.exception("background verification stopped: %s", InternalError.code)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from blyan.wire.peer import want_url
 
 _log = logging.getLogger(__name__)
 file_name: Final = "peers.json"
+_remember_seconds: Final = 15.0
 _wildcards: Final = {"0.0.0.0": (socket.AF_INET, "192.0.2.1"), "::": (socket.AF_INET6, "2001:db8::1")}
 
 
@@ -56,3 +58,14 @@ def write_peers(folder: Path, peers: Iterable[tuple[str, PublicKey]]) -> None:
     """Remember where peers are, at most as many as a file may name."""
     listed = [[url, node] for url, node in list(peers)[: limits.peers_remembered_max]]
     durable.write_file(folder / file_name, canonical.encode({"v": 1, "peers": listed}))
+
+
+async def remember_peers(folder: Path, known: Callable[[], list[tuple[str, PublicKey]]]) -> None:
+    """Write where peers are, now and then, if that changed, until it is cancelled."""
+    written: list[tuple[str, PublicKey]] = []
+    while True:
+        await asyncio.sleep(_remember_seconds)
+        found = known()
+        if found and found != written:
+            await asyncio.to_thread(write_peers, folder, found)
+            written = found

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -36,20 +36,21 @@ from blyan.network.links import Links
 from blyan.network.thread import NetworkThread
 from blyan.node.config import NodeConfig
 from blyan.node.holdings import HeldModel, Holdings, Hosted
-from blyan.node.peer_addresses import announced, read_peers, write_peers
+from blyan.node.own_summary import OwnSummary
+from blyan.node.peer_addresses import announced, read_peers, remember_peers
 from blyan.node.swarm_secret import swarm_of
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
 from blyan.primitives.errors import ExpertUnavailable, Fault, NotFound
 from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.storage.blob_store import BlobStore
 from blyan.wire import expert_call
 from blyan.wire.framing import Message, WireTensor
-from blyan.wire.peer import Summary
 
 _log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 _close_seconds = 5.0
-_remember_seconds = 15.0
 manifest_kind = "manifest"
 
 
@@ -89,7 +90,6 @@ class Peering:
     monotonic: Monotonic
     entropy: Entropy
     memory: ExpertMemory | None = None
-    draining: bool = False
     holdings: Holdings = field(init=False)
     identity: Identity = field(init=False)
     registry: Registry = field(init=False)
@@ -97,16 +97,13 @@ class Peering:
     roster: Roster = field(init=False)
     executor: Executor = field(init=False)
     host: ExpertHost = field(init=False)
+    summary: OwnSummary = field(init=False)
     port: int = 0  # that was taken
-    urls: tuple[str, ...] = ()  # where peers reach it
     _thread: NetworkThread = field(init=False)
     _door: PeerDoor = field(init=False)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _running: Future[None] | None = None
     _hosted: dict[PayloadId, HostedModel] = field(default_factory=dict[PayloadId, HostedModel])
-    _ours: Summary | None = None
-    _sequence: int = 0
-    _said: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:
         config, network = self.config, self.config.network
@@ -115,13 +112,14 @@ class Peering:
         self.holdings = Holdings(self.ground.store)
         table = SummaryTable()
         self.registry = Registry(table, self.identity.key.public)
-        self.host = ExpertHost(self._hosted_model, self.monotonic, network.peer_rows)
+        self.host = ExpertHost(self._hosted.get, self.monotonic, network.peer_rows)
+        self.summary = OwnSummary(self.identity, swarm.tag, network.roles, self.holdings, self.host, self.monotonic)
         self._thread = NetworkThread()
         handlers: dict[str, Handler] = {expert_call.kind: self.host.answer}
         dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
         self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
         handlers.update(self.links.handlers)
-        handlers[manifest_kind] = self._give_manifest
+        handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
         self.executor = Executor(self._thread, self.roster, self.monotonic, self.entropy, options)
@@ -150,7 +148,7 @@ class Peering:
         self._hosted[manifest_id] = HostedModel(
             manifest.config, weights, lambda layer, expert: self.holdings.holds(manifest_id, layer, expert)
         )
-        self._call(lambda: self.registry.serve(manifest_id, hosted.grid))
+        self.ask(lambda: self.registry.serve(manifest_id, hosted.grid))
         return hosted
 
     def host_held(self, held: Mapping[PayloadId, HeldModel]) -> None:
@@ -194,7 +192,7 @@ class Peering:
         """A model is offered no more."""
         self._hosted.pop(manifest_id, None)
         self.holdings.forget(manifest_id)
-        self._call(lambda: self.registry.drop(manifest_id))
+        self.ask(lambda: self.registry.drop(manifest_id))
 
     def stepper(self, model: LoadedModel, kv: KVPages) -> NetworkStepper | None:
         """Who computes a model of which experts are elsewhere; None if all are here."""
@@ -204,29 +202,23 @@ class Peering:
         elsewhere = Elsewhere(self, model.manifest_id, plan == "dynamic", plan == "local")
         return NetworkStepper(model.weights, model.manifest.config, kv, elsewhere)
 
-    def summary(self) -> Summary:
-        """What this node says of itself, at most a second old. For the network's loop."""
-        second, state = int(self.monotonic()), (self.holdings.version, self.draining)
-        if self._ours is None or self._said != (second, *state):
-            self._sequence += 1
-            self._said = (second, *state)
-            network, ours = self.config.network, self.identity
-            self._ours = Summary(
-                ours.key.public,
-                ours.boot,
-                ours.started,
-                self._sequence,
-                ours.certificate_hash,
-                self.links.dialler.swarm.tag,
-                self.urls,
-                (),
-                network.roles,
-                self.draining,
-                self.host.queue,
-                self.host.busy,
-                self.holdings.said(),
-            ).sign(ours.key)
-        return self._ours
+    @property
+    def turned_away(self) -> int:
+        """Callers of the peer port that proved nothing, since the start."""
+        return self._door.refused
+
+    def ask(self, read: Callable[[], Result]) -> Future[Result]:
+        """What `read` finds in the network's loop, where the registry and the links belong; from any other thread."""
+
+        async def reading() -> Result:
+            return read()
+
+        return self._thread.run(reading())
+
+    def drain(self, draining: bool) -> Future[None]:
+        """Be asked by peers only for what nobody else has, or as before; done when they were told."""
+        self.summary.draining = draining
+        return self._thread.run(self.links.tell())
 
     def start(self) -> None:
         """Open the door and begin to dial; raises what listening raises."""
@@ -249,30 +241,24 @@ class Peering:
         assert address is not None, "a node with a peer port"
         await self._stack.enter_async_context(self.links.dialler)
         self.port = await self._door.listen(*address)
-        self.urls = self.config.network.announce or (announced(address[0], self.port),)
+        self.summary.urls = self.config.network.announce or (announced(address[0], self.port),)
         self.links.seek((url, None) for url, _ in self.config.network.joins)
         self.links.seek(read_peers(self.config.data_dir))
-        _log.info("peers reach this node at %s", ", ".join(self.urls))
+        _log.info("peers reach this node at %s", ", ".join(self.summary.urls))
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.links.run())
-            group.create_task(self._remember())
+            group.create_task(remember_peers(self.config.data_dir, self._linked))
 
-    async def _remember(self) -> None:
-        """Write where peers are, now and then, if that changed."""
-        written: list[tuple[str, PublicKey]] = []
-        while True:
-            await asyncio.sleep(_remember_seconds)
-            known = [
-                (url, summary.node)
-                for summary in self.links.table.live(self.monotonic())
-                for url in summary.peer_urls
-                if url.startswith("wss://") and self.links.link(summary.node) is not None
-            ]
-            if known and known != written:
-                await asyncio.to_thread(write_peers, self.config.data_dir, known)
-                written = known
+    def _linked(self) -> list[tuple[str, PublicKey]]:
+        """Addresses of the nodes that links are up to."""
+        return [
+            (url, summary.node)
+            for summary in self.links.table.live(self.monotonic())
+            for url in summary.peer_urls
+            if url.startswith("wss://") and self.links.link(summary.node) is not None
+        ]
 
     async def _shut(self) -> None:
         if self._running is not None:
@@ -280,28 +266,25 @@ class Peering:
         await self._door.close()
         await self._stack.aclose()
 
-    def _call(self, work: Callable[[], object]) -> None:
-        """Do something in the network's loop, where the registry belongs."""
-        self._thread.loop.call_soon_threadsafe(work)
-
-    async def _give_manifest(self, _link: Link, message: Message) -> Message:
-        """The bytes of the manifest of a model that is hosted here."""
-        asked = message.fields.get("manifest")
-        if not isinstance(asked, str) or self.holdings.find(PayloadId(asked)) is None:
-            raise NotFound("manifest: expected one of a model that is held here, found none")
-        store = self.ground.store
-        raw = await asyncio.to_thread(store.read, PayloadId(asked), bytes_max=limits.manifest_bytes_max)
-        return Message({}, (WireTensor("manifest", "U8", (len(raw),), raw),))
-
-    def _hosted_model(self, manifest_id: PayloadId) -> HostedModel | None:
-        return self._hosted.get(manifest_id)
-
     def _number(self, manifest_id: PayloadId, layer: int, expert: int) -> tuple[int, int] | None:
         hosted = self.holdings.find(manifest_id)
         number = None if hosted is None else hosted.number(layer, expert)
         if hosted is None or number is None:
             return None
         return number, hosted.manifest.parts[expert_part(layer, expert)].length
+
+
+def _manifest_giver(holdings: Holdings, store: BlobStore) -> Handler:
+    """Answers with the bytes of the manifest of a model that is hosted here."""
+
+    async def give(_link: Link, message: Message) -> Message:
+        asked = message.fields.get("manifest")
+        if not isinstance(asked, str) or holdings.find(PayloadId(asked)) is None:
+            raise NotFound("manifest: expected one of a model that is held here, found none")
+        raw = await asyncio.to_thread(store.read, PayloadId(asked), bytes_max=limits.manifest_bytes_max)
+        return Message({}, (WireTensor("manifest", "U8", (len(raw),), raw),))
+
+    return give
 
 
 def _not_local(call: ExpertCall) -> Fault:

@@ -6,17 +6,49 @@ what computes with a block hashes it itself (`storage/blob_store`).
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blyan.model.manifest import Manifest
+from blyan.primitives.clock import UnixSeconds
+from blyan.primitives.errors import Fault
 from blyan.primitives.ids import PayloadId
 from blyan.storage import durable
 from blyan.storage.blob_store import BlobStore
 
+if TYPE_CHECKING:  # commands read what was remembered without what computes
+    from blyan.model.loading import LoadedModel
+
 folder_name: Final = "verified"
 _bytes_max: Final = 32
+_log = logging.getLogger(__name__)
+
+
+def verify_loaded(
+    folder: Path,
+    models: Iterable[LoadedModel],
+    here: Callable[[PayloadId, str], bool] | None,
+    closing: Callable[[], bool],
+    now: UnixSeconds,
+) -> None:
+    """Hash every block of these models that is to be here, and remember which were whole; ends early when closing."""
+    for model in models:
+        began, whole = now(), True
+        for part in model.manifest.parts:
+            if closing():
+                return
+            if here is not None and not here(model.manifest_id, part):
+                continue
+            try:
+                model.weights.verify(part)
+            except Fault as reason:
+                _log.error("%s", reason.message)
+                whole = False
+        if whole:
+            remember_verified(folder, model.manifest_id, began)
 
 
 def remember_verified(folder: Path, manifest: PayloadId, seconds: int) -> None:

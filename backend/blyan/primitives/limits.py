@@ -170,6 +170,9 @@ expert_queue_max: Final = 256  # messages that wait for the compute thread
 expert_queue_peer_max: Final = 64  # of one node
 peers_remembered_max: Final = 256
 peers_file_bytes_max: Final = 128 * KIB
+nodes_shown_max: Final = 256  # that people are shown, those with a link first
+peer_labels_max: Final = 64  # of metrics
+missing_shown_max: Final = 64  # experts that nobody holds, by name
 held_file_bytes_max: Final = 64 * KIB
 
 # relays (docs/spec/peer.md)

@@ -1,0 +1,98 @@
+"""What the routes of the network take and answer, as JSON Schema for `/openapi.json`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from blyan.primitives import limits
+from blyan.wire.schema import Schema, fields, flag, hex64, integer, listing, number, one_of, optional, table, text
+
+_count: Final = integer(0)
+_name: Final = optional(text(1))
+_seconds: Final = optional(number(0))
+_said: Final[dict[str, Schema]] = {
+    "node": hex64,
+    "boot": text(32, 32),
+    "roles": listing(text(1)),
+    "draining": flag,
+    "queue": _count,
+    "urls": listing(text(1), 0, 2 * limits.summary_urls_max),
+    "holds": listing(
+        fields(
+            {"model": _name, "manifest": hex64, "trunk": flag, "experts": _count},
+            required=("model", "manifest", "trunk", "experts"),
+        ),
+        0,
+        limits.summary_models_max,
+    ),
+}
+_own: Final[dict[str, Schema]] = {
+    **_said,
+    "under_way": _count,
+    "answered": fields(
+        {"messages": _count, "rows": _count, "seconds": number(0), "refused": _count},
+        required=("messages", "rows", "seconds", "refused"),
+    ),
+    "asked": fields(
+        {"messages": _count, "hedges": _count, "failovers": _count, "rejected": _count},
+        required=("messages", "hedges", "failovers", "rejected"),
+    ),
+    "turned_away": _count,
+}
+_peer: Final[dict[str, Schema]] = {
+    **_said,
+    "link": optional(fields({"seconds": number(0), "dialled": flag}, required=("seconds", "dialled"))),
+    "why_not": text(),
+    "rtt_seconds": _seconds,
+    "rtt_p95_seconds": _seconds,
+    "calls": _count,
+    "rows": _count,
+    "rows_waiting": _count,
+    "seconds": number(0),
+    "call_p95_seconds": _seconds,
+    "share": number(0, 1),
+    "failures": table(_count, one_of("timeout", "lost", "refused", "corrupt", "not_held")),
+    "reputation": optional(number(0, 1)),
+    "breaker": one_of("closed", "open", "half-open", None),
+    "reason": optional(fields({"code": text(1), "text": text(1)}, required=("code", "text"))),
+}
+_model: Final[dict[str, Schema]] = {
+    "model": _name,
+    "manifest": hex64,
+    "trunk": flag,
+    "here": _count,
+    "experts": _count,
+    "alone": _count,
+    "nobody": _count,
+    "missing": listing(listing(_count, 2, 2), 0, limits.missing_shown_max),
+}
+_unreached: Final[dict[str, Schema]] = {"url": text(1), "why": text(1)}
+_nodes: Final[dict[str, Schema]] = {
+    "swarm": optional(text(16, 16)),
+    "self": optional(fields(_own, required=tuple(_own))),
+    "known": _count,
+    "linked": _count,
+    "peers": listing(fields(_peer, required=tuple(_peer)), 0, limits.nodes_shown_max),
+    "models": listing(fields(_model, required=tuple(_model))),
+    "unreached": listing(fields(_unreached, required=tuple(_unreached)), 0, limits.peers_max),
+}
+nodes: Final = fields(_nodes, required=tuple(_nodes))
+_planned: Final[dict[str, Schema]] = {
+    "layer": _count,
+    "expert": _count,
+    "by": one_of("here", "peer", "nobody"),
+    "node": optional(_count),
+    "then": listing(_count, 0, limits.expert_fallbacks_max),
+}
+_plan: Final[dict[str, Schema]] = {
+    "model": text(1),
+    "manifest": hex64,
+    "type": one_of("local", "dynamic"),
+    "nodes": listing(hex64),
+    "experts": listing(fields(_planned, required=tuple(_planned))),
+}
+plan: Final = fields(_plan, required=tuple(_plan))
+drain_request: Final = fields({"draining": flag}, required=("draining",))
+drained: Final = fields(
+    {"draining": flag, "under_way": _count, "alone": _count}, required=("draining", "under_way", "alone")
+)

@@ -1,0 +1,174 @@
+"""`blyan node invite|peers|drain`: the swarm that the node here is in."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any, Final
+
+from blyan.cli.node_client import asked
+from blyan.cli.output import Output, duration, table
+from blyan.node.config import NodeConfig, read_config
+from blyan.node.data_directory import lock, lock_holder
+from blyan.node.peer_addresses import announced
+from blyan.node.schema import want_present
+from blyan.node.swarm_secret import read_swarm, swarm_of, write_swarm
+from blyan.primitives.clock import system_entropy, system_monotonic
+from blyan.primitives.errors import InvalidInput, NotFound, PeerFault, Unavailable, UsageMistake
+from blyan.wire.fields import as_dict, as_list
+from blyan.wire.peer import encode_code, secret_bytes
+
+try_again: Final = 75  # exit code, docs/cli.md
+_drain_seconds: Final = 60.0
+_look_seconds: Final = 0.5
+_told_seconds: Final = 1.0  # in which peers that were told stop asking
+_no_port = "start the node with `blyan serve`, or set network.listen to HOST:PORT, such as 0.0.0.0:8646"
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser, readable: argparse.ArgumentParser) -> None:
+    """Register the verbs of the group `node` that are about others."""
+    parents = [common, readable]
+    invite = commands.add_parser("invite", parents=parents, help="what others join this node's swarm with")
+    invite.add_argument("--rotate", action="store_true", help="a new code: whoever has the old one is out")
+    invite.set_defaults(run=_invite)
+    peers = commands.add_parser("peers", parents=parents, help="the nodes it knows, and why they get what they get")
+    peers.add_argument("--node", metavar="URL", help="default: the node of the data directory")
+    peers.add_argument("--key-file", metavar="FILE", help="with an operator's API key, to see addresses")
+    peers.set_defaults(run=_peers)
+    drain = commands.add_parser("drain", parents=parents, help="be asked by peers only for what nobody else has")
+    drain.add_argument("--undo", action="store_true", help="be asked as before")
+    drain.add_argument("--key-file", metavar="FILE", help="with an operator's API key, for a node with accounts")
+    drain.set_defaults(run=_drain)
+
+
+def node_url(options: argparse.Namespace) -> str:
+    """Where the node is that a command asks: the one that is named, or the one of the data directory."""
+    named = getattr(options, "node", None)
+    if named is not None and not named.startswith(("http://", "https://")):
+        raise UsageMistake(f"--node: expected an http URL, found {named!r}")
+    url = named or (lock_holder(options.data_dir) or {}).get("url")
+    if not url:
+        raise PeerFault(f"node of {options.data_dir}: expected one that runs, found none", hint="blyan up")
+    return str(url).rstrip("/")
+
+
+def _invite(options: argparse.Namespace, output: Output) -> int:
+    config = read_config(options.data_dir)
+    want_present(config.data_dir)
+    holder = lock_holder(config.data_dir)
+    running = _running_urls(holder) if holder and holder.get("url") else []
+    if not running and config.network.address is None:
+        raise NotFound("network.listen: expected where peers reach this node, found none", hint=_no_port)
+    if options.rotate:
+        _rotate(config)
+    urls = running or _configured_urls(config)
+    swarm = read_swarm(config.data_dir)
+    if swarm is None:
+        with lock(config.data_dir):
+            swarm = swarm_of(config.data_dir, config.network.joins, system_entropy)
+    joins = [f"{url}#{encode_code(swarm.secret)}" for url in urls]
+    output.note("whoever has this is a member of the swarm: give it to nodes that you trust")
+    output.data({"join": joins, "swarm": swarm.tag, "running": holder is not None}, "\n".join(joins))
+    return 0
+
+
+def _rotate(config: NodeConfig) -> None:
+    """Another secret for a node that does not run; those that joined it are told theirs by whoever runs them."""
+    if lock_holder(config.data_dir) is not None:
+        raise Unavailable(
+            f"node of {config.data_dir}: expected it stopped, found it running", hint="stop it, then rotate the code"
+        )
+    if config.network.joins:
+        raise InvalidInput(
+            "network.join: expected a node that joins nobody, found one that does",
+            hint="rotate the code on the node that it joins, and write the new one there",
+        )
+    with lock(config.data_dir):
+        write_swarm(config.data_dir, system_entropy(secret_bytes))
+
+
+def _running_urls(holder: dict[str, Any]) -> list[str]:
+    """Where the node that runs says that its peer port is; nothing where it says that to operators alone."""
+    own = as_dict(network_of(str(holder["url"])).get("self")) or {}
+    return [str(url) for url in as_list(own.get("urls")) or [] if str(url).startswith("wss://")]
+
+
+def _configured_urls(config: NodeConfig) -> list[str]:
+    address = config.network.address
+    assert address is not None, "looked at before"
+    if config.network.announce:
+        return list(config.network.announce)
+    if address[1] == 0:
+        raise InvalidInput(
+            "network.listen: expected a port that can be told before the start, found 0",
+            hint="name a port there, or ask while the node runs",
+        )
+    return [announced(*address)]
+
+
+def _peers(options: argparse.Namespace, output: Output) -> int:
+    found = network_of(node_url(options), options.key_file)
+    peers = [each for each in map(as_dict, as_list(found.get("peers")) or []) if each is not None]
+    head = "NODE LINK RTT CALLS ROWS SHARE REPUTATION BREAKER HOLDS ROLES ADDRESS WHY".split()
+    text = table([head, *(_line(each) for each in peers)]) if peers else "no other node is known"
+    for each in map(as_dict, as_list(found.get("unreached")) or []):
+        output.note(f"{(each or {}).get('url')} is not reached: {(each or {}).get('why')}")
+    output.data(found, text)
+    return 0
+
+
+def network_of(url: str, key_file: str | None = None) -> dict[str, Any]:
+    """What a node says of its network; `NotFound` where it has none."""
+    found = asked(url, "/network/nodes", key_file=key_file)
+    if found.get("swarm") is None:
+        raise NotFound(f"node {url}: expected one with a peer port, found one without", hint=_no_port)
+    return found
+
+
+def _line(peer: dict[str, Any]) -> list[str]:
+    link, reason = as_dict(peer.get("link")), as_dict(peer.get("reason")) or {}
+    reputation, rtt = peer.get("reputation"), peer.get("rtt_seconds")
+    holds = [
+        f"{each.get('model') or str(each.get('manifest'))[:12]} {each.get('experts')}"
+        for each in map(as_dict, as_list(peer.get("holds")) or [])
+        if each is not None
+    ]
+    why = str(reason.get("text", "")) + (f": {peer['why_not']}" if peer.get("why_not") else "")
+    return [
+        str(peer.get("node"))[:12] + (" draining" if peer.get("draining") else ""),
+        "down" if link is None else f"{duration(link['seconds'])} {'to it' if link['dialled'] else 'from it'}",
+        "-" if rtt is None else f"{rtt * 1e3:.1f} ms",
+        str(peer.get("calls")),
+        str(peer.get("rows")),
+        f"{peer.get('share', 0):.0%}",
+        "-" if reputation is None else f"{reputation:.2f}",
+        str(peer.get("breaker") or "-"),
+        ", ".join(holds) or "-",
+        ",".join(map(str, as_list(peer.get("roles")) or [])) or "-",
+        " ".join(map(str, as_list(peer.get("urls")) or [])) or "-",
+        why,
+    ]
+
+
+def _drain(options: argparse.Namespace, output: Output) -> int:
+    url, wanted = node_url(options), not options.undo
+    done = asked(url, "/network/drain", body={"draining": wanted}, key_file=options.key_file)
+    if not wanted:
+        output.data(done, "asked as before")
+        return 0
+    if done.get("alone"):
+        output.note(f"{done['alone']} experts are held by nobody else who can be asked: peers go on asking for them")
+    until = system_monotonic() + _drain_seconds
+    time.sleep(_told_seconds)
+    while under_way := _under_way(url):
+        if system_monotonic() > until:
+            output.data({**done, "under_way": under_way}, f"draining: {under_way} calls of peers are under way")
+            return try_again
+        time.sleep(_look_seconds)
+    output.data({**done, "under_way": 0}, "draining: no call of a peer is under way")
+    return 0
+
+
+def _under_way(url: str) -> int:
+    own = as_dict(network_of(url).get("self")) or {}
+    return int(own.get("under_way", 0))

@@ -1,0 +1,89 @@
+"""What a node counts of its swarm, for Prometheus: of each peer, and of itself towards all of them.
+
+Read from the network's loop when somebody asks, so that who is gone has no series any more. The label `peer` is the
+beginning of a member's key; at most `peer_labels_max` of them, those with a link and the most rows first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import TimeoutError as NotInTime
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from blyan.node.peering import Peering
+from blyan.node.swarm_state import PeerState, SwarmState, swarm_state
+from blyan.primitives import limits
+
+_seconds_max: Final = 2.0  # a loop that does not answer in that time leaves the rest of the metrics alone
+_key_digits: Final = 12
+_log = logging.getLogger(__name__)
+
+
+def network_families(peering: Peering | None) -> Iterator[Metric]:
+    """The present state; nothing on a node without peers. From any thread but the network's."""
+    if peering is None:
+        return
+    try:
+        state = peering.ask(lambda: swarm_state(peering, reasons=False, most=limits.peer_labels_max)).result(
+            _seconds_max
+        )
+    except NotInTime:
+        _log.warning("metrics of the network: expected its loop to answer in %s s, found it busy", _seconds_max)
+        return
+    yield from _of_this_node(state)
+    yield from _of_peers(state.peers)
+
+
+def _of_this_node(state: SwarmState) -> Iterator[Metric]:
+    peers = GaugeMetricFamily("blyan_peers", "Other nodes heard of lately.", labels=("state",))
+    peers.add_metric(("linked",), state.linked)
+    peers.add_metric(("unlinked",), state.known - state.linked)
+    yield peers
+    yield GaugeMetricFamily("blyan_draining", "Whether peers are told to ask others first.", value=state.own.draining)
+    yield GaugeMetricFamily(
+        "blyan_experts_without_holder",
+        "Experts of models here that no live node holds.",
+        value=sum(len(model.nobody) for model in state.models),
+    )
+    yield CounterMetricFamily(
+        "blyan_peer_port_refused_total", "Callers of the peer port that proved nothing.", value=state.turned_away
+    )
+    host = state.host
+    yield GaugeMetricFamily("blyan_hosted_calls_waiting", "Peers' expert messages under way.", value=state.under_way)
+    messages = CounterMetricFamily("blyan_hosted_calls_total", "Peers' expert messages.", labels=("outcome",))
+    messages.add_metric(("answered",), host.messages)
+    messages.add_metric(("refused",), host.refused)
+    yield messages
+    yield CounterMetricFamily("blyan_hosted_rows_total", "Rows computed for peers.", value=host.rows)
+    yield CounterMetricFamily("blyan_hosted_seconds_total", "In which rows of peers were computed.", value=host.seconds)
+    asked = state.asked
+    yield CounterMetricFamily("blyan_remote_calls_total", "Expert messages sent to peers.", value=asked.messages)
+    yield CounterMetricFamily("blyan_remote_hedges_total", "Sent again because late.", value=asked.hedges)
+    yield CounterMetricFamily("blyan_remote_failovers_total", "Sent to another node.", value=asked.failovers)
+    yield CounterMetricFamily("blyan_remote_rejected_total", "Answers that were none.", value=asked.rejected)
+
+
+def _of_peers(peers: tuple[PeerState, ...]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("blyan_peer_link_up", "Whether a link is up.", labels=("peer",))
+    rtt = GaugeMetricFamily("blyan_peer_rtt_seconds", "Round trip of a ping, on average.", labels=("peer",))
+    reputation = GaugeMetricFamily("blyan_peer_reputation", "Lower bound, 0 to 1.", labels=("peer",))
+    calls = CounterMetricFamily("blyan_peer_calls_total", "Expert messages that it answered.", labels=("peer",))
+    rows = CounterMetricFamily("blyan_peer_rows_total", "Rows that it computed.", labels=("peer",))
+    seconds = CounterMetricFamily("blyan_peer_call_seconds_total", "That its answers took.", labels=("peer",))
+    failures = CounterMetricFamily("blyan_peer_failures_total", "What it failed in.", labels=("peer", "kind"))
+    for each in peers:
+        key = each.summary.node[:_key_digits]
+        up.add_metric((key,), each.link is not None)
+        if each.measured.rtt_s is not None:
+            rtt.add_metric((key,), each.measured.rtt_s)
+        if each.standing is not None:
+            reputation.add_metric((key,), each.standing.view.reputation)
+        calls.add_metric((key,), each.measured.calls)
+        rows.add_metric((key,), each.measured.rows)
+        seconds.add_metric((key,), each.seconds)
+        for kind, count in each.measured.failures:
+            failures.add_metric((key, kind), count)
+    yield from (up, rtt, reputation, calls, rows, seconds, failures)
