@@ -28,6 +28,7 @@ from blyan.api.traffic import Traffic, traffic_key
 from blyan.model.manifest import Manifest
 from blyan.network.sources import SourceBook
 from blyan.node.node import Node
+from blyan.node.publish import publish_held
 from blyan.node.taking import Taking, sources_name
 from blyan.primitives import limits
 
@@ -94,8 +95,9 @@ async def _models_taken(app: web.Application) -> AsyncGenerator[None]:
     loop = asyncio.get_running_loop()
 
     def serve(manifest: Manifest) -> None:
-        name = node.publish_held(manifest)
-        loop.call_soon_threadsafe(node.adopt, name, node.loaded(name))
+        with node.changing() as ground:
+            publish_held(ground, manifest)
+        loop.call_soon_threadsafe(node.adopt, manifest.name, node.loaded(manifest.name))
 
     book = SourceBook(node.config.data_dir / sources_name, node.sources.now)
     taking = node.peering.follow(Taking(node.peering, serve, book).run)

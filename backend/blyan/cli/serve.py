@@ -17,7 +17,12 @@ from blyan.primitives.errors import InvalidInput, UsageMistake
 def add_commands(verbs: Any, common: argparse.ArgumentParser) -> None:
     """Register `serve`."""
     serve = verbs.add_parser("serve", parents=[common], help="start a node of a swarm: peers, API and page")
-    serve.add_argument("--join", metavar="URL", action="append", help="wss://HOST:PORT#CODE, from `blyan node invite`")
+    serve.add_argument(
+        "--join",
+        metavar="URL",
+        action="append",
+        help="wss://HOST:PORT#CODE, from `blyan node invite`; CODE alone looks around",
+    )
     serve.add_argument("--role", metavar="ROLES", help="gateway,expert: answer, compute for others (default: both)")
     serve.add_argument(
         "--memory", metavar="SIZE", help="of experts that are held, such as 8GiB; default: all there are"

@@ -84,6 +84,10 @@ class Links:
         """Addresses that are tried for ever, of nodes that may be known by their key."""
         self._targets.seek(urls)
 
+    def unseek(self, urls: Iterable[tuple[str, PublicKey]]) -> None:
+        """Addresses that need not be tried any more."""
+        self._targets.unseek(urls)
+
     def joined(self, link: Link) -> None:
         """A link is up: it is the caller's, or this object's own, to read it."""
         node = link.peer.node

@@ -61,6 +61,12 @@ class Targets:
         for url, node in urls:
             self._targets.setdefault((url, node), Target(url, Expected(node), given=True)).given = True
 
+    def unseek(self, urls: Iterable[tuple[str, PublicKey]]) -> None:
+        """These are tried no more, unless a summary names them."""
+        for key in urls:
+            if key in self._targets:
+                self._targets[key].given = False
+
     def follow(self, live: Iterable[Summary]) -> None:
         """These are there and of use: theirs are all the addresses beside those that were given."""
         known: set[tuple[str, str | None]] = set()

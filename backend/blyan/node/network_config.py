@@ -24,13 +24,18 @@ class NetworkConfig:
 
     listen: str = ""  # HOST:PORT of the peer port, port 0 for a free one; empty: this node has no peers
     announce: tuple[str, ...] = ()  # wss://HOST:PORT, where others reach the peer port, if not where it listens
-    join: tuple[str, ...] = ()  # wss://HOST:PORT#CODE: peer ports of the swarm that are dialled first
+    join: tuple[
+        str, ...
+    ] = ()  # wss://HOST:PORT#CODE: peer ports that are dialled first; CODE alone looks on the local network
     roles: tuple[str, ...] = ("gateway",)
     memory: str = ""  # bytes of experts that are taken and computed for others, such as 8GiB
     plan: str = "auto"  # which plan answers: auto, local, dynamic
     activations: str = "exact"  # int8: hidden states go out with 8 bits a number, and answers change a little
     call_seconds: int = 10  # for the expert calls of one layer, everything included
     peer_rows: int = 0  # rows that one node may have computed here in a minute; 0 is without limit
+    relay: bool = False  # make nodes reachable that have no port of their own: their bytes go through here
+    through_relays: bool = False  # this node's peer port cannot be reached: the nodes that it joins make it reachable
+    mdns: bool = False  # announce the peer port on the local network, and try who is announced there
     fetch_rate: str = ""  # bytes a second at which blocks are fetched, such as 50MiB; empty: without limit
 
     def __post_init__(self) -> None:
@@ -67,6 +72,11 @@ class NetworkConfig:
         return found
 
     @property
+    def announced_here(self) -> bool:
+        """Whether nodes of the local network are looked for: asked for, or a code came without an address."""
+        return self.mdns or any(not url for url, _ in self.joins)
+
+    @property
     def memory_bytes(self) -> int | None:
         """Bytes of experts to take, None for all that there are."""
         return parse_size("network.memory", self.memory) if self.memory else None
@@ -83,7 +93,9 @@ class NetworkConfig:
 
 
 def parse_join(text: str) -> tuple[str, bytes]:
-    """URL and secret of `wss://HOST:PORT#CODE`; `InvalidInput` without the code."""
+    """URL and secret of `wss://HOST:PORT#CODE`, no URL of a code alone; `InvalidInput` without the code."""
+    if text.strip().lower().startswith("blyan-"):
+        return "", parse_code(text)
     try:
         parts = urlsplit(text.strip())
         url = f"{parts.scheme}://{parts.netloc}"

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 
-from blyan.chain.validity import version_key
 from blyan.inference.engine import Offer
 from blyan.inference.engine_table import want_memory
 from blyan.inference.scheduler import Scheduler, Setting
@@ -22,7 +21,6 @@ from blyan.inference.steppers import SteppersInTurn
 from blyan.model.chat_template import TemplateRenderer
 from blyan.model.expert_memory import ExpertMemory
 from blyan.model.loading import LoadedModel, load_model
-from blyan.model.manifest import Manifest
 from blyan.model.stepping import KVPages, Stepper
 from blyan.model.stored_part import naming
 from blyan.node.accounts import Accounts, open_accounts
@@ -36,7 +34,6 @@ from blyan.node.kept import KeptModels
 from blyan.node.machine import memory_limit
 from blyan.node.metrics import Metrics
 from blyan.node.peering import Peering
-from blyan.node.publish import publish
 from blyan.node.uploads import Uploads
 from blyan.node.verified import verify_loaded
 from blyan.node.writer import WritableGround
@@ -44,7 +41,6 @@ from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
 from blyan.primitives.errors import Fault, InternalError, Unavailable
 from blyan.primitives.model_name import canonical_name
 from blyan.storage.index import EntryIndex
-from blyan.storage.tile import index_of
 
 _log = logging.getLogger(__name__)
 
@@ -155,23 +151,6 @@ class Node:
         found = self.models.get(canonical_name(name))
         return found if isinstance(found, LoadedModel) else None
 
-    def publish_held(self, manifest: Manifest) -> str:
-        """Put a model of the swarm onto this node's chains, unchanged; its name. Not for the event loop's thread.
-
-        `Unavailable` if another model has its name here: peers know it by its manifest, which names it.
-        """
-        with self.changing() as ground:
-            current = ground.chains.state.current(manifest.name)
-            same = current is not None and current.manifest == index_of(manifest.encode()).payload_id
-            newer = current is not None and version_key(manifest.version) > version_key(current.version)
-            if current is not None and not same and not (newer and current.manifest in read_held(ground.folder)):
-                raise Unavailable(
-                    f"model {manifest.name}: expected the swarm's under this name, found another model here",
-                    hint=f"`blyan model remove {manifest.name}` on this node makes room for it",
-                )
-            publish(ground, manifest)
-        return manifest.name
-
     @contextmanager
     def changing(self) -> Generator[WritableGround, None, None]:
         """The right to change which models there are, for one thread at a time; `Unavailable` while another has it."""
@@ -215,21 +194,13 @@ class Node:
     def ready(self) -> None:
         """Raise the reason why this node cannot serve any model now."""
         if not self.models:
-            self._ready_for_peers()
+            if self.peering is None:
+                raise Unavailable("node: expected at least one model, found none", hint="run `blyan init`")
+            self.peering.ready()
             return
         refused = self.refused()
         if len(refused) == len(self.models):
             raise next(iter(refused.values()))
-
-    def _ready_for_peers(self) -> None:
-        """Of a node that answers nobody itself: whether it holds anything for its peers."""
-        if self.peering is None:
-            raise Unavailable("node: expected at least one model, found none", hint="run `blyan init`")
-        if not any(hosted.here or hosted.trunk for hosted in self.peering.holdings.models()):
-            raise Unavailable(
-                "node: expected a model of the swarm, found none yet",
-                hint="it takes one from the nodes that it is linked to; `blyan node peers` shows them",
-            )
 
     def close(self) -> None:
         """Stop computing and end what was started."""

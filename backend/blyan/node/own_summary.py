@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from blyan.inference.expert_host import ExpertHost
 from blyan.network.identity import Identity
 from blyan.node.holdings import Holdings
+from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
-from blyan.wire.peer import Summary
+from blyan.primitives.errors import InvalidInput
+from blyan.primitives.ids import PayloadId
+from blyan.wire.peer import Holding, Summary
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -21,11 +28,16 @@ class OwnSummary:
     holdings: Holdings
     host: ExpertHost
     monotonic: Monotonic
-    urls: tuple[str, ...] = ()  # where peers reach it
+    where: Callable[[], tuple[str, ...]] = lambda: ()  # peers reach it
     draining: bool = False
     _sequence: int = 0
     _said: tuple[object, ...] = ()
     _signed: Summary | None = None
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where peers reach it now."""
+        return self.where()
 
     def __call__(self) -> Summary:
         """The summary of now."""
@@ -33,8 +45,15 @@ class OwnSummary:
         if self._signed is None or self._said != said:
             self._sequence += 1
             self._said = said
-            ours = self.identity
-            self._signed = Summary(
+            self._signed = self._made(self.holdings.said())
+        return self._signed
+
+    def _made(self, holdings: Mapping[PayloadId, Holding]) -> Summary:
+        """The summary with as many of these models as fit, those of fewest experts first."""
+        ours = self.identity
+        fits = sorted(holdings.items(), key=lambda each: len(each[1].experts))[: limits.summary_models_max]
+        while True:
+            made = Summary(
                 ours.key.public,
                 ours.boot,
                 ours.started,
@@ -47,6 +66,12 @@ class OwnSummary:
                 self.draining,
                 self.host.queue,
                 self.host.busy,
-                self.holdings.said(),
-            ).sign(ours.key)
-        return self._signed
+                dict(fits),
+            )
+            try:
+                return made.sign(ours.key)
+            except InvalidInput as reason:
+                if not fits:
+                    raise
+                model, _ = fits.pop()
+                _log.warning("model %s is not told to peers: %s", model[:12], reason.message)

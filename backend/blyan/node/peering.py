@@ -38,11 +38,12 @@ from blyan.node.config import NodeConfig
 from blyan.node.holdings import HeldModel, Holdings, Hosted
 from blyan.node.own_summary import OwnSummary
 from blyan.node.peer_addresses import announced, read_peers, remember_peers
+from blyan.node.reach import Reach
 from blyan.node.swarm_secret import swarm_of
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
-from blyan.primitives.errors import ExpertUnavailable, Fault, NotFound
+from blyan.primitives.errors import ExpertUnavailable, Fault, NotFound, Unavailable
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage.blob_store import BlobStore
 from blyan.wire import expert_call
@@ -101,6 +102,7 @@ class Peering:
     port: int = 0  # that was taken
     _thread: NetworkThread = field(init=False)
     _door: PeerDoor = field(init=False)
+    _reach: Reach = field(init=False)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _running: Future[None] | None = None
     _hosted: dict[PayloadId, HostedModel] = field(default_factory=dict[PayloadId, HostedModel])
@@ -116,7 +118,10 @@ class Peering:
         self.summary = OwnSummary(self.identity, swarm.tag, network.roles, self.holdings, self.host, self.monotonic)
         self._thread = NetworkThread()
         handlers: dict[str, Handler] = {expert_call.kind: self.host.answer}
-        dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
+        self._reach = Reach(network, self.identity, self.monotonic, self.entropy)
+        handlers.update(self._reach.handlers)
+        through = self._reach.tunnels.to
+        dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy, through)
         self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
         handlers.update(self.links.handlers)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
@@ -132,6 +137,7 @@ class Peering:
             store=self.ground.store,
             monotonic=self.monotonic,
             entropy=self.entropy,
+            routes=self._reach.routes,
         )
 
     def draw(self) -> float:
@@ -162,6 +168,14 @@ class Peering:
                 _log.error("experts of %s are not offered: %s", each.name, reason.message)
                 continue
             self.host_model(manifest_id, manifest, ModelWeights(manifest, self.ground.store, self.memory))
+
+    def ready(self) -> None:
+        """`Unavailable` as long as nothing is held for peers: of a node that answers nobody itself."""
+        if not any(hosted.here or hosted.trunk for hosted in self.holdings.models()):
+            raise Unavailable(
+                "node: expected a model of the swarm, found none yet",
+                hint="it takes one from the nodes that it is linked to; `blyan node peers` shows them",
+            )
 
     def here(self, manifest_id: PayloadId, part: str) -> bool:
         """Whether a part of a model is to be here: it is, or it is the trunk's."""
@@ -240,15 +254,20 @@ class Peering:
         address = self.config.network.address
         assert address is not None, "a node with a peer port"
         await self._stack.enter_async_context(self.links.dialler)
+        await self._stack.enter_async_context(self._reach.tunnels)
         self.port = await self._door.listen(*address)
-        self.summary.urls = self.config.network.announce or (announced(address[0], self.port),)
-        self.links.seek((url, None) for url, _ in self.config.network.joins)
+        dialler = self.links.dialler
+        self._reach.begin(self.links, dialler.handlers, dialler.swarm.tag, (address[0], self.port))
+        own = self.config.network.announce or (announced(address[0], self.port),)
+        self.summary.where = lambda: own if self._reach.urls is None else self._reach.urls
+        self.links.seek((url, None) for url, _ in self.config.network.joins if url)
         self.links.seek(read_peers(self.config.data_dir))
         _log.info("peers reach this node at %s", ", ".join(self.summary.urls))
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.links.run())
+            group.create_task(self._reach.run())
             group.create_task(remember_peers(self.config.data_dir, self._linked))
 
     def _linked(self) -> list[tuple[str, PublicKey]]:
@@ -263,6 +282,7 @@ class Peering:
     async def _shut(self) -> None:
         if self._running is not None:
             await asyncio.gather(asyncio.wrap_future(self._running), return_exceptions=True)
+        await self._reach.close()
         await self._door.close()
         await self._stack.aclose()
 

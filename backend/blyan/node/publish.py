@@ -29,9 +29,10 @@ from blyan.model import manifest as manifest_module
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.manifest import Manifest, parse_manifest, read_manifest
 from blyan.model.parts import part_position
+from blyan.node.holdings import read_held
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
-from blyan.primitives.errors import IntegrityFault, NotFound
+from blyan.primitives.errors import IntegrityFault, NotFound, Unavailable
 from blyan.primitives.ids import EntryId
 from blyan.storage import durable
 from blyan.storage.tile import index_of
@@ -93,6 +94,22 @@ def publish(ground: WritableGround, manifest: Manifest) -> Published:
     version = state.current(manifest.name)
     assert version is not None, "just published"
     return Published(version, len(manifest.blocks), length, changed=True)
+
+
+def publish_held(ground: WritableGround, manifest: Manifest) -> None:
+    """A model of the swarm onto this node's chains, unchanged: peers know it by its manifest, which has its name.
+
+    `Unavailable` if another model has that name here, unless that is the swarm's too, and older.
+    """
+    current = ground.chains.state.current(manifest.name)
+    if current is not None and current.manifest != index_of(manifest.encode()).payload_id:
+        newer = version_key(manifest.version) > version_key(current.version)
+        if not newer or current.manifest not in read_held(ground.folder):
+            raise Unavailable(
+                f"model {manifest.name}: expected the swarm's under this name, found another model here",
+                hint=f"`blyan model remove {manifest.name}` on this node makes room for it",
+            )
+    publish(ground, manifest)
 
 
 def _as_measured_then(ground: WritableGround, current: ModelVersion, manifest: Manifest) -> Manifest:

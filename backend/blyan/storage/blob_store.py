@@ -216,16 +216,12 @@ class BlobStore(BlobFolder):
         kept = {*keep, *self.pins()}
         swept = [Swept(payload, self.size(payload)) for payload in self.payloads() if payload not in kept]
         if not dry_run:
-            self._remove(blob.payload for blob in swept)
+            self.give_up([blob.payload for blob in swept])
         return swept
 
     def give_up(self, payloads: Collection[PayloadId]) -> None:
         """Remove these blobs, but those that are pinned; what is not here is not missed. Steps as `sweep`'s."""
-        pinned = self.pins()
-        self._remove(payload for payload in payloads if payload not in pinned)
-
-    def _remove(self, payloads: Iterable[PayloadId]) -> None:
-        for payload in payloads:
+        for payload in set(payloads) - self.pins().keys():
             durable.remove(self.path(payload))
             durable.remove(self.index_path(payload))
             with self._lock:
