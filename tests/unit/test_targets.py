@@ -93,3 +93,16 @@ def test_few_are_dialled_at_once() -> None:
     for target in first:
         target.busy = True
     assert targets.ready(0, nobody) == []
+
+
+def test_what_is_heard_on_the_local_network_is_dialled_until_it_is_heard_no_more() -> None:
+    """Unless it was given too: nobody on the network takes that away."""
+    targets = Targets()
+    given, heard = ("wss://h:1", node(1)), ("wss://h:2", node(2))
+    targets.seek([given])
+    targets.heard([given, heard])
+    targets.follow([])
+    assert {given, heard} == {each[:2] for each in dialled(targets, 0.0)}
+    targets.unheard([given, heard, ("wss://h:3", node(3))])
+    targets.follow([])
+    assert [given] == [each[:2] for each in dialled(targets, 0.0)]

@@ -84,9 +84,13 @@ class Links:
         """Addresses that are tried for ever, of nodes that may be known by their key."""
         self._targets.seek(urls)
 
-    def unseek(self, urls: Iterable[tuple[str, PublicKey]]) -> None:
-        """Addresses that need not be tried any more."""
-        self._targets.unseek(urls)
+    def heard(self, urls: Iterable[tuple[str, PublicKey]]) -> None:
+        """Addresses that are tried until they are `unheard`: somebody on the local network named them."""
+        self._targets.heard(urls)
+
+    def unheard(self, urls: Iterable[tuple[str, PublicKey]]) -> None:
+        """Nobody names them any more. Links that are up stay."""
+        self._targets.unheard(urls)
 
     def joined(self, link: Link) -> None:
         """A link is up: it is the caller's, or this object's own, to read it."""

@@ -26,6 +26,7 @@ class Target:
     url: str
     expected: Expected
     given: bool
+    heard: bool = False  # on the local network
     certificate: str | None = None  # that its node's summary names: another one is another process
     found: PublicKey | None = None  # who answered there last
     pause: float = _pause_first
@@ -37,6 +38,11 @@ class Target:
     def node(self) -> PublicKey | None:
         """Who is there, as far as is known."""
         return self.found if self.expected.node is None else PublicKey(self.expected.node)
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is one without a summary that names it."""
+        return self.given or self.heard or self.busy
 
     def failed(self, why: str, now: float, draw: float) -> None:
         """Nobody answered, or not who was expected; `draw` in [0, 1) spreads the dials of many."""
@@ -61,11 +67,16 @@ class Targets:
         for url, node in urls:
             self._targets.setdefault((url, node), Target(url, Expected(node), given=True)).given = True
 
-    def unseek(self, urls: Iterable[tuple[str, PublicKey]]) -> None:
-        """These are tried no more, unless a summary names them."""
+    def heard(self, urls: Iterable[tuple[str, PublicKey]]) -> None:
+        """Somebody on the local network says that these nodes are there."""
+        for url, node in urls:
+            self._targets.setdefault((url, node), Target(url, Expected(node), given=False)).heard = True
+
+    def unheard(self, urls: Iterable[tuple[str, PublicKey]]) -> None:
+        """Nobody says so any more: they are dialled no more, unless they are known otherwise."""
         for key in urls:
             if key in self._targets:
-                self._targets[key].given = False
+                self._targets[key].heard = False
 
     def follow(self, live: Iterable[Summary]) -> None:
         """These are there and of use: theirs are all the addresses beside those that were given."""
@@ -79,7 +90,7 @@ class Targets:
                     target.certificate = summary.certificate
                     target.expected = Expected(summary.node, summary.certificate)
                     target.pause, target.after = _pause_first, 0.0
-        for key in [key for key, target in self._targets.items() if not (target.given or target.busy or key in known)]:
+        for key in [key for key, target in self._targets.items() if not target.kept and key not in known]:
             del self._targets[key]
 
     def ready(self, now: float, reached: Callable[[Target], bool]) -> list[Target]:

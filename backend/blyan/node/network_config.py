@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 from urllib.parse import urlsplit
 
+from blyan.network.reach import ReachOptions
 from blyan.node.http_config import host_and_port
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput
@@ -24,9 +25,7 @@ class NetworkConfig:
 
     listen: str = ""  # HOST:PORT of the peer port, port 0 for a free one; empty: this node has no peers
     announce: tuple[str, ...] = ()  # wss://HOST:PORT, where others reach the peer port, if not where it listens
-    join: tuple[
-        str, ...
-    ] = ()  # wss://HOST:PORT#CODE: peer ports that are dialled first; CODE alone looks on the local network
+    join: tuple[str, ...] = ()  # wss://HOST:PORT#CODE: who is dialled first; CODE alone looks on the local network
     roles: tuple[str, ...] = ("gateway",)
     memory: str = ""  # bytes of experts that are taken and computed for others, such as 8GiB
     plan: str = "auto"  # which plan answers: auto, local, dynamic
@@ -72,9 +71,11 @@ class NetworkConfig:
         return found
 
     @property
-    def announced_here(self) -> bool:
-        """Whether nodes of the local network are looked for: asked for, or a code came without an address."""
-        return self.mdns or any(not url for url, _ in self.joins)
+    def reach(self) -> ReachOptions:
+        """How it is reached beside its address; a code without an address looks for nodes of the local network."""
+        urls = tuple(url for url, _ in self.joins if url)
+        around = self.mdns or len(urls) < len(self.joins)
+        return ReachOptions(self.relay, urls if self.through_relays else (), around)
 
     @property
     def memory_bytes(self) -> int | None:

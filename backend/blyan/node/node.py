@@ -252,8 +252,7 @@ class Node:
 
     def _stepper(self, model: LoadedModel, kv: KVPages, offer: Offer) -> Stepper:
         """Who computes a model: with others, where experts of it are elsewhere."""
-        found = None if self.peering is None else self.peering.stepper(model, kv)
-        return self._steppers.make(model, kv, offer) if found is None else found
+        return (self.peering and self.peering.stepper(model, kv)) or self._steppers.make(model, kv, offer)
 
     def _verify_experts(self) -> None:
         """Touch every expert that is here once, so that damage shows before somebody asks."""

@@ -33,12 +33,12 @@ from blyan.network.gossip import SummaryTable
 from blyan.network.identity import Identity, make_identity
 from blyan.network.link import Handler, Link
 from blyan.network.links import Links
+from blyan.network.reach import Reach
 from blyan.network.thread import NetworkThread
 from blyan.node.config import NodeConfig
 from blyan.node.holdings import HeldModel, Holdings, Hosted
 from blyan.node.own_summary import OwnSummary
 from blyan.node.peer_addresses import announced, read_peers, remember_peers
-from blyan.node.reach import Reach
 from blyan.node.swarm_secret import swarm_of
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
@@ -118,12 +118,10 @@ class Peering:
         self.summary = OwnSummary(self.identity, swarm.tag, network.roles, self.holdings, self.host, self.monotonic)
         self._thread = NetworkThread()
         handlers: dict[str, Handler] = {expert_call.kind: self.host.answer}
-        self._reach = Reach(network, self.identity, self.monotonic, self.entropy)
-        handlers.update(self._reach.handlers)
-        through = self._reach.tunnels.to
-        dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy, through)
+        dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
         self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
         handlers.update(self.links.handlers)
+        self._reach = Reach(network.reach, self.links, self.monotonic, self.entropy)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
@@ -254,12 +252,11 @@ class Peering:
         address = self.config.network.address
         assert address is not None, "a node with a peer port"
         await self._stack.enter_async_context(self.links.dialler)
-        await self._stack.enter_async_context(self._reach.tunnels)
         self.port = await self._door.listen(*address)
-        dialler = self.links.dialler
-        self._reach.begin(self.links, dialler.handlers, dialler.swarm.tag, (address[0], self.port))
+        self._stack.push_async_callback(self._door.close)
+        await self._stack.enter_async_context(self._reach.opened(address[0], self.port))
         own = self.config.network.announce or (announced(address[0], self.port),)
-        self.summary.where = lambda: own if self._reach.urls is None else self._reach.urls
+        self.summary.where = lambda: self._reach.urls if self.config.network.through_relays else own
         self.links.seek((url, None) for url, _ in self.config.network.joins if url)
         self.links.seek(read_peers(self.config.data_dir))
         _log.info("peers reach this node at %s", ", ".join(self.summary.urls))
@@ -282,8 +279,6 @@ class Peering:
     async def _shut(self) -> None:
         if self._running is not None:
             await asyncio.gather(asyncio.wrap_future(self._running), return_exceptions=True)
-        await self._reach.close()
-        await self._door.close()
         await self._stack.aclose()
 
     def _number(self, manifest_id: PayloadId, layer: int, expert: int) -> tuple[int, int] | None:

@@ -215,12 +215,11 @@ class BlobStore(BlobFolder):
         """
         kept = {*keep, *self.pins()}
         swept = [Swept(payload, self.size(payload)) for payload in self.payloads() if payload not in kept]
-        if not dry_run:
-            self.give_up([blob.payload for blob in swept])
+        self.give_up([] if dry_run else [blob.payload for blob in swept])
         return swept
 
     def give_up(self, payloads: Collection[PayloadId]) -> None:
-        """Remove these blobs, but those that are pinned; what is not here is not missed. Steps as `sweep`'s."""
+        """Remove these blobs but those that are pinned; what is not here is not missed. Steps as `sweep`'s."""
         for payload in set(payloads) - self.pins().keys():
             durable.remove(self.path(payload))
             durable.remove(self.index_path(payload))
