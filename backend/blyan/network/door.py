@@ -80,6 +80,8 @@ class PeerDoor:
         self._challenges: dict[str, float] = {}  # nonce → until when, in order
         self._links: set[Link] = set()
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._proven: set[web.RequestHandler] = set()  # connections, for the first seconds of each
         self.refused = 0  # callers that proved nothing
 
     async def listen(self, host: str, port: int) -> int:
@@ -90,7 +92,7 @@ class PeerDoor:
         app.router.add_get(blobs_path + "/{payload_id}", self._blob)
         app.router.add_get(blobs_path + "/{payload_id}/index", self._blob)
         for path, route in self._routes.items():
-            app.router.add_get(path, route)
+            app.router.add_get(path, self._passed(route))
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -100,16 +102,47 @@ class PeerDoor:
             handler_cancellation=True,
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, ssl_context=self._identity.server, backlog=limits.links_max)
-        await site.start()
-        return cast("tuple[str, int]", self._runner.addresses[0])[1]
+        seconds = limits.link_handshake_seconds_max
+        self._listening = await asyncio.get_running_loop().create_server(
+            self._accepted,
+            host,
+            port,
+            ssl=self._identity.server,
+            ssl_handshake_timeout=seconds,
+            backlog=limits.links_max,
+        )
+        return cast("tuple[str, int]", self._listening.sockets[0].getsockname())[1]
 
     async def close(self) -> None:
         """Let go of all links that came in here, and listen no more."""
         for link in list(self._links):
             await link.close()
+        if self._listening is not None:
+            self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def _accepted(self) -> asyncio.Protocol:
+        """A connection, which ends unless its caller proves something in the seconds of a handshake."""
+        assert self._runner is not None and self._runner.server is not None, "it listens"
+        made = self._runner.server()
+        asyncio.get_running_loop().call_later(limits.link_handshake_seconds_max, self._let_go, made)
+        return made
+
+    def _let_go(self, connection: web.RequestHandler) -> None:
+        if connection in self._proven:
+            self._proven.discard(connection)  # it is never looked at again
+        elif connection.transport is not None:
+            connection.transport.abort()
+
+    def _passed(self, route: Route) -> Route:
+        """A route that asks for proofs of its own, at once."""
+
+        async def passed(request: web.Request) -> web.StreamResponse:
+            self._proven.add(request.protocol)
+            return await route(request)
+
+        return passed
 
     def _challenge_of(self, nonce: str) -> Challenge:
         ours = self._identity
@@ -139,6 +172,7 @@ class PeerDoor:
             self.refused += 1
             _log.info("a caller of the peer port was turned away: %s", reason.message)
             raise _Silence from None
+        self._proven.add(request.protocol)
         ws = web.WebSocketResponse(max_msg_size=limits.link_frame_bytes_max, compress=False, autoclose=True)
         await ws.prepare(request)
         _send_at_once(request.transport)
@@ -168,6 +202,7 @@ class PeerDoor:
         if link is None or not link.open:
             self.refused += 1
             raise _Silence
+        self._proven.add(request.protocol)
         try:
             if request.path.endswith("/index"):
                 return await send_index(request, self._store)

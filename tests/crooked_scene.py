@@ -1,0 +1,58 @@
+"""Where crooked nodes appear: a gateway and an honest expert node, in processes, for tests of several files.
+
+The honest node holds all experts but one. Of that one a crooked node alone says that it holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from blyan.primitives.ids import PayloadId
+from forked import Nursery
+from nodes import install_builtin, serving
+from swarm_nodes import Heard, Swarm, SwarmNode, ask, nothing, part_of_builtin
+
+ALONE = (3, 1)
+SERVED, NEEDS_IT = "안녕하세요", "What is 12 plus 30?"  # the first answer does without that expert
+CALL_SECONDS = 2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What tests of this file share."""
+
+    gateway: SwarmNode
+    folder: Path  # a data directory with everything
+    manifest: PayloadId
+    expected: dict[str, Heard]  # of one node, by prompt
+
+    @property
+    def url(self) -> str:
+        return f"wss://127.0.0.1:{self.gateway.peer_port}"
+
+    async def ask(self, prompt: str) -> Heard:
+        return await ask(self.gateway.url, prompt, max_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """A gateway and an honest expert node, in processes."""
+    root = tmp_path_factory.mktemp("hostile")
+    manifest = part_of_builtin(root / "gateway", nothing, True)
+    part_of_builtin(root / "honest", lambda layer, expert: (layer, expert) != ALONE, False)
+    install_builtin(root / "whole")
+
+    async def answers() -> dict[str, Heard]:
+        async with serving(root / "whole") as client:
+            url = str(client.make_url("/")).rstrip("/")
+            return {prompt: await ask(url, prompt, max_tokens=16) for prompt in (SERVED, NEEDS_IT)}
+
+    with Nursery() as nursery:
+        gateway = SwarmNode(root / "gateway", nursery, call_seconds=str(CALL_SECONDS))
+        with Swarm(gateway, [SwarmNode(root / "honest", nursery)], direct=True):
+            yield Scene(gateway, root / "whole", manifest, asyncio.run(answers()))
