@@ -26,6 +26,7 @@ class Fault:
     begin: Callable[[World, random.Random], Harm]
     loses: bool = False  # whether some experts have no replica left that is well and can be reached
     pause_max: float = 1.0  # seconds that a step may take, if nobody had to be waited for
+    harms: bool = False  # nodes that are not counted as bad, but whose work others must do for a while
     bad_max: float = 0.1  # of an even share, for those that are bad
     before: Callable[[World], None] = lambda world: None  # of the world, from the start
 
@@ -233,17 +234,17 @@ FAULTS = [
     Fault("30 % of nodes killed, later restarted", _dead(0.3)),
     Fault("50 % of nodes killed, some experts with them", _dead(0.5, covered=False), loses=True),
     Fault("15 % of nodes stopped, later continued", _stopped),
-    Fault("partition that heals", _partition, loses=True, pause_max=2.0),
+    Fault("partition that heals", _partition, loses=True, harms=True),
     Fault("30 % of nodes 2 to 10 times slower", _slow, bad_max=0.6),
     Fault("gossip lost, late and reordered", _bad_gossip),
-    Fault("20 % of nodes say that they hold everything", _liars),
-    Fault("10 % of keys copied to a second process", _copies),
+    Fault("20 % of nodes say that they hold everything", _liars, harms=True),
+    Fault("10 % of keys copied to a second process", _copies, harms=True),
     Fault("clocks years apart", _nothing, before=_skewed),
-    Fault("30 % of nodes restarted, clocks gone back", _restarts),
+    Fault("30 % of nodes restarted, clocks gone back", _restarts, harms=True),
     Fault("old summaries of dead nodes replayed", _replayed),
     Fault("15 % of nodes answer with wrong bytes", _corrupt),
-    Fault("20 % of nodes come and go", _flapping),
-    Fault("all nodes restarted at once", _mass_restart, loses=True),
+    Fault("20 % of nodes come and go", _flapping, harms=True),
+    Fault("all nodes restarted at once", _mass_restart, loses=True, harms=True),
     Fault("20 % of nodes drained", _draining),
     Fault("several at once", _storm, bad_max=0.3),
 ]

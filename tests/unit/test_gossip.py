@@ -132,12 +132,12 @@ def test_one_key_cannot_fill_the_table_with_processes() -> None:
 
 def test_a_partner_gets_what_it_lacks_first_whom_it_does_not_know_then_where_it_is_furthest_behind() -> None:
     ours, theirs = SummaryTable(), SummaryTable()
-    for number, theirs_sequence in ((1, 9), (2, 10), (3, 4), (4, None), (5, 8)):
-        ours.offer(said(number, 10), float(number))
+    for number, theirs_sequence in ((1, 9), (2, 10), (3, 4), (4, None), (5, 8), (6, None)):
+        ours.offer(said(number, 3 if number == 6 else 10), float(number))
         if theirs_sequence is not None:
             theirs.offer(said(number, theirs_sequence), float(number))
     passed = ours.lacking(parse_digest(theirs.digest()), 10.0, most=3)
-    assert [(each.summary, each.age) for each in passed] == [(said(4, 10), 6.0), (said(3, 10), 7.0), (said(5, 10), 5.0)]
+    assert [(each.summary, each.age) for each in passed] == [(said(4, 10), 6.0), (said(6, 3), 4.0), (said(3, 10), 7.0)]
 
 
 def test_nothing_is_brought_to_a_partner_who_has_something_newer() -> None:

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
-import numpy as np
-from numpy.typing import NDArray
-
 from blyan.inference.known_nodes import KnownNode, KnownNodes
 from blyan.inference.scoring import Rules, Usual, unmeasured_s
 from blyan.inference.snapshot import ExpertGrid, Holders, NodeView, RegistrySnapshot
@@ -186,13 +183,6 @@ class Registry:
             return None
         elsewhere = known.view.boot not in self._links.get(node, ()) and bool(self._links.get(node))
         return Standing(known.view, known.breaker, known.claims.counts(), known.claims.doubted(), elsewhere)
-
-    def replicas(self, manifest: PayloadId, now: float) -> NDArray[np.int64] | None:
-        """How many live nodes that are not draining say that they hold each expert [experts]; None if not served."""
-        snapshot = self.snapshot(now)
-        model = snapshot.models.get(manifest)
-        alive = np.array([view is not None and not view.draining for view in snapshot.nodes], dtype=np.bool_)
-        return None if model is None else model.counts(alive)
 
     # How it is kept
 

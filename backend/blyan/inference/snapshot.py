@@ -124,11 +124,6 @@ class Holders:
                 begin = end
         return self._rows[number]
 
-    def counts(self, among: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Replicas of each expert [experts] on the nodes [n] that count."""
-        mask = np.packbits(among, bitorder="little")[: self.bits.shape[1]]
-        return np.bitwise_count(self.bits[:, : len(mask)] & mask).sum(axis=1, dtype=np.int64)
-
 
 class RegistrySnapshot:
     """The registry as of one moment. Two with one version give the same plans for the same draws."""

@@ -84,14 +84,14 @@ class Breaker:
 
 
 class RetryBudget:
-    """How many calls may be sent a second time before the first has failed.
+    """How many messages may be sent a second time before the first has failed: one for every other plan.
 
     `most` is what may be saved up: when a third of a swarm falls silent at once, every one of them costs a hedge or
     two until its score tells.
     """
 
-    def __init__(self, share: float = 0.1, most: float = 100.0) -> None:
-        assert 0 <= share <= 1 and most >= 1, "a share of calls"
+    def __init__(self, share: float = 0.5, most: float = 200.0) -> None:
+        assert 0 <= share <= 1 and most >= 1, "a share of plans"
         self._share = share
         self._most = most
         self._tokens = most
@@ -100,7 +100,7 @@ class RetryBudget:
         self.failovers = 0
 
     def called(self) -> None:
-        """A call was sent for the first time."""
+        """A plan was carried out: some messages were sent for the first time."""
         self._tokens = min(self._most, self._tokens + self._share)
 
     def may_hedge(self) -> bool:
