@@ -223,8 +223,7 @@ class Registry:
         self._dirty.clear()
         for manifest in said.keys() & self._holders.keys():
             self._holders[manifest] = self._holders[manifest].with_nodes(said[manifest])
-        models = self._snapshot.models if self._snapshot else None
-        if changed or said or models is None or models.keys() != self._holders.keys():
+        if changed or said or self._snapshot is None or self._snapshot.models.keys() != self._holders.keys():
             self._version += 1
             self._snapshot = RegistrySnapshot(self._version, now, self._nodes.views(), dict(self._holders))
 

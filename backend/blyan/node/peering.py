@@ -265,16 +265,7 @@ class Peering:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.links.run())
             group.create_task(self._reach.run())
-            group.create_task(remember_peers(self.config.data_dir, self._linked))
-
-    def _linked(self) -> list[tuple[str, PublicKey]]:
-        """Addresses of the nodes that links are up to."""
-        return [
-            (url, summary.node)
-            for summary in self.links.table.live(self.monotonic())
-            for url in summary.peer_urls
-            if url.startswith("wss://") and self.links.link(summary.node) is not None
-        ]
+            group.create_task(remember_peers(self.config.data_dir, lambda: _addresses(self.links, self.monotonic())))
 
     async def _shut(self) -> None:
         if self._running is not None:
@@ -287,6 +278,12 @@ class Peering:
         if hosted is None or number is None:
             return None
         return number, hosted.manifest.parts[expert_part(layer, expert)].length
+
+
+def _addresses(links: Links, now: float) -> list[tuple[str, PublicKey]]:
+    """Of the nodes that links are up to."""
+    linked = [summary for summary in links.table.live(now) if links.link(summary.node) is not None]
+    return [(url, each.node) for each in linked for url in each.peer_urls if url.startswith("wss://")]
 
 
 def _manifest_giver(holdings: Holdings, store: BlobStore) -> Handler:

@@ -213,16 +213,15 @@ class BlobStore(BlobFolder):
 
         Steps for each: (1) the blob, (2) its index; a crash between leaves an index, which is harmless.
         """
-        kept = {*keep, *self.pins()}
-        swept = [Swept(payload, self.size(payload)) for payload in self.payloads() if payload not in kept]
+        swept = [Swept(each, self.size(each)) for each in sorted({*self.payloads()} - {*keep, *self.pins()})]
         self.give_up([] if dry_run else [blob.payload for blob in swept])
         return swept
 
     def give_up(self, payloads: Collection[PayloadId]) -> None:
         """Remove these blobs but those that are pinned; what is not here is not missed. Steps as `sweep`'s."""
         for payload in set(payloads) - self.pins().keys():
-            durable.remove(self.path(payload))
-            durable.remove(self.index_path(payload))
+            for path in (self.path(payload), self.index_path(payload)):
+                durable.remove(path)
             with self._lock:
                 self._memory.forget(payload)
         self.recount()
