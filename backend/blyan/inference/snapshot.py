@@ -110,6 +110,11 @@ class Holders:
             column[: len(flags)] |= flags << np.uint8(index & 7)
         return Holders(self.grid, bits, self.first)
 
+    def counts(self, among: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Replicas of each expert [experts] on the nodes [n] that count."""
+        mask = np.packbits(among, bitorder="little")[: self.bits.shape[1]]
+        return np.bitwise_count(self.bits[:, : len(mask)] & mask).sum(axis=1, dtype=np.int64)
+
     def of(self, number: int) -> tuple[int, ...]:
         """Indices of the nodes with that expert, rising."""
         if number not in self._rows:
