@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Final, Self
+from contextlib import asynccontextmanager, suppress
+from functools import cached_property
+from ssl import SSLContext, create_default_context
+from typing import Final
+from urllib.parse import urlsplit
 
-import aiohttp
-
+from blyan.network.connection import Connection, Head, NoAnswer, NoHttp
+from blyan.network.identity import client_context
 from blyan.network.rate import TokenBucket
 from blyan.network.sources import Source
 from blyan.primitives import limits
@@ -25,7 +27,6 @@ from blyan.storage.partial import index_suffix
 from blyan.storage.tile import subtile_count
 
 _again: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_read_bytes: Final = limits.MIB  # what the kernel's next reads may gather before one is taken
 _read_bytes_paced: Final = 64 * limits.KIB
 _content_range: Final = re.compile(r"bytes ([0-9]{1,16})-([0-9]{1,16})/([0-9]{1,16}|\*)")
 
@@ -72,120 +73,74 @@ _layouts: Final = ((_node_path, _node_index_path), (_store_path, _store_index_pa
 class Body:
     """The bytes of one answer, as they come."""
 
-    def __init__(self, content: aiohttp.StreamReader, pace: Callable[[int], Awaitable[None]]) -> None:
-        self._content = content
+    def __init__(self, connection: Connection, pace: Callable[[int], Awaitable[None]], at_once: int) -> None:
+        self._connection = connection
         self._pace = pace
-        self._rest = memoryview(b"")
+        self._at_once = at_once
 
-    async def fill(self, view: memoryview, told: Callable[[int], None]) -> int:
-        """Fill `view`, telling how many bytes came each time; fewer than it holds only at the end of the answer.
-
-        `Failing` if the answer breaks off.
-        """
-        at = 0
-        while at < len(view):
-            if not self._rest:
-                self._rest = memoryview(await self._next())
-                if not self._rest:
-                    break
-            take = min(len(self._rest), len(view) - at)
-            view[at : at + take] = self._rest[:take]
-            self._rest = self._rest[take:]
-            at += take
-            told(take)
-        return at
-
-    async def want_end(self) -> None:
-        """`WrongAnswer` if more comes."""
-        if self._rest or await self._next():
-            raise WrongAnswer("expected no byte after those that were asked for, found more")
-
-    async def _next(self) -> bytes:
-        try:
-            chunk = await self._content.readany()
-        except (aiohttp.ClientError, OSError) as reason:
-            raise Failing(_said(reason, "expected the rest of the answer")) from None
-        if chunk:
-            await self._pace(len(chunk))
-        return chunk
+    async def fill(self, view: memoryview, told: Callable[[int], None]) -> None:
+        """Fill `view`, telling how many bytes came each time; `Failing` if the answer breaks off."""
+        for at in range(0, len(view), self._at_once):
+            part = view[at : at + self._at_once]
+            try:
+                await self._connection.read(part, told)
+            except NoAnswer as reason:
+                raise Failing(str(reason)) from None
+            await self._pace(len(part))
 
 
 class Requests:
-    """A context: the connections of one fetch to all its sources, with the rates that they keep."""
+    """What the sources of one fetch have in common: the rate of all together, how long silence may be."""
 
     def __init__(self, rate: int, source_rate: int, stall_seconds: float) -> None:
-        self._rates = rate, source_rate
-        self._stall_seconds = stall_seconds
-
-    async def __aenter__(self) -> Self:
-        paced = any(self._rates)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # as many as the fetch asks for, which counts them
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=limits.source_connect_seconds, sock_read=self._stall_seconds
-            ),
-            headers={"Accept-Encoding": "identity"},  # an encoding could make much of little
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            read_bufsize=_read_bytes_paced if paced else _read_bytes,
-        )
-        self._all = TokenBucket(self._rates[0], self._now())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, reason: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.close()
+        self.stall_seconds = stall_seconds
+        # what is read at once: where there are rates, little, so that they hold up the other end and not only us
+        self.read_bytes = _read_bytes_paced if rate or source_rate else limits.tile_bytes
+        self._source_rate = source_rate
+        self._all = TokenBucket(rate, _now())
 
     def to(self, source: Source) -> SourceRequests:
         """What asks one source."""
-        return SourceRequests(self, source, TokenBucket(self._rates[1], self._now()))
+        return SourceRequests(self, source, TokenBucket(self._source_rate, _now()))
 
     async def wait(self, count: int, own: TokenBucket, waits: Callable[[float], None]) -> None:
         """Wait until `count` bytes that came are within the rates; `waits` hears for how long it will be."""
-        seconds = max(self._all.take(count, self._now()), own.take(count, self._now()))
+        seconds = max(self._all.take(count, _now()), own.take(count, _now()))
         waits(seconds)
         if seconds:
             await asyncio.sleep(seconds)
 
-    @asynccontextmanager
-    async def get(
-        self, source: Source, path: str, span: tuple[int, int] | None
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """An answer with one of the statuses 200 and 206; it is closed unless it was read to its end."""
-        headers = {} if span is None else {"Range": f"bytes={span[0]}-{span[1] - 1}"}
-        if source.token:
-            headers["Authorization"] = f"Bearer {source.token}"
-        tls = aiohttp.Fingerprint(bytes.fromhex(source.certificate)) if source.certificate else True
-        try:
-            response = await self._session.get(source.url + path, headers=headers, allow_redirects=False, ssl=tls)
-        except (aiohttp.ClientError, OSError) as reason:
-            raise Failing(_said(reason, "expected an answer")) from None
-        async with response:
-            if response.status in _again:
-                raise Failing(f"expected status 200 or 206, found status {response.status}", _retry_after(response))
-            if response.status in (404, 410):
-                raise Absent
-            encoding = response.headers.get("Content-Encoding", "identity")
-            if response.status not in (200, 206) or encoding != "identity":
-                found = f"status {response.status}" if encoding == "identity" else f"encoding {encoding[:40]!r}"
-                raise WrongAnswer(f"expected status 200 or 206 and no encoding, found {found}")
-            yield response
+    def tls(self, source: Source) -> SSLContext | None:
+        """What https needs: certificates as the system trusts them, or the one that is pinned, whoever vouches."""
+        if not source.url.startswith("https:"):
+            return None
+        return self._pinned if source.certificate else self._trusted
 
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+    @cached_property
+    def _trusted(self) -> SSLContext:
+        return create_default_context()
+
+    @cached_property
+    def _pinned(self) -> SSLContext:
+        return client_context()
 
 
 class SourceRequests:
     """What asks one source; remembers which layout it has."""
 
     def __init__(self, requests: Requests, source: Source, bucket: TokenBucket) -> None:
-        self.source = source
+        self._source = source
         self._requests = requests
         self._bucket = bucket
         self._layouts = _layouts
+        self._parts = urlsplit(source.url)
+        self._idle: list[Connection] = []
+
+    def close(self) -> None:
+        """Let its connections go."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
 
     async def index(self, payload: PayloadId, length: int) -> bytes:
         """The tile index that the source gives, of the right length and unverified.
@@ -195,8 +150,10 @@ class SourceRequests:
         raw = bytearray(digest_bytes * subtile_count(length))
         for layout in self._layouts:
             try:
-                async with self._requests.get(self.source, layout[1](payload), None) as response:
-                    await self._whole(response, memoryview(raw))
+                async with self._get(layout[1](payload), None) as (head, connection):
+                    if head.length != len(raw):
+                        raise WrongAnswer(f"expected {len(raw)} bytes, found {head.length}")
+                    await self._body(connection, _no_matter).fill(memoryview(raw), _no_matter)
             except Absent:
                 continue
             self._layouts = (layout,)
@@ -214,48 +171,98 @@ class SourceRequests:
         whole = span == (0, length)
         for layout in self._layouts:
             try:
-                path = layout[0](payload)
-                async with self._requests.get(self.source, path, None if whole else span) as response:
-                    if not whole and response.status == 200:
+                async with self._get(layout[0](payload), None if whole else span) as (head, connection):
+                    if not whole and head.status == 200:
                         raise WithoutRanges
-                    _want_span(response, span, length)
+                    _want_span(head, span, length)
                     self._layouts = (layout,)
-                    yield Body(response.content, lambda count: self._pace(count, waits))
+                    yield self._body(connection, waits)
                     return
             except Absent:
                 continue
         raise Absent
 
-    async def _whole(self, response: aiohttp.ClientResponse, view: memoryview) -> None:
-        if response.content_length not in (None, len(view)):
-            raise WrongAnswer(f"expected {len(view)} bytes, found {response.content_length}")
-        body = Body(response.content, lambda count: self._pace(count, lambda _seconds: None))
-        found = await body.fill(view, lambda _count: None)
-        if found != len(view):
-            raise WrongAnswer(f"expected {len(view)} bytes, found {found}")
-        await body.want_end()
+    def _body(self, connection: Connection, waits: Callable[[float], None]) -> Body:
+        return Body(
+            connection, lambda count: self._requests.wait(count, self._bucket, waits), self._requests.read_bytes
+        )
 
-    async def _pace(self, count: int, waits: Callable[[float], None]) -> None:
-        await self._requests.wait(count, self._bucket, waits)
+    @asynccontextmanager
+    async def _get(self, path: str, span: tuple[int, int] | None) -> AsyncGenerator[tuple[Head, Connection], None]:
+        """An answer with one of the statuses 200 and 206; its connection is closed unless it was read to its end."""
+        head, connection = await self._answer(self._parts.path + path, span)
+        try:
+            encoding = head.fields.get("content-encoding", "identity")
+            if head.status in _again:
+                raise Failing(f"expected status 200 or 206, found status {head.status}", _retry_after(head))
+            if head.status in (404, 410):
+                await _pass(head, connection)
+                raise Absent
+            if head.status not in (200, 206) or encoding != "identity":
+                found = f"status {head.status}" if encoding == "identity" else f"encoding {encoding[:40]!r}"
+                raise WrongAnswer(f"expected status 200 or 206 and no encoding, found {found}")
+            yield head, connection
+        finally:
+            if connection.reusable:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    async def _answer(self, path: str, span: tuple[int, int] | None) -> tuple[Head, Connection]:
+        """On a connection that is there, or a new one; a second try where the other end had given it up."""
+        while True:
+            head = connection = None
+            try:
+                connection = await self._connected()
+                head = await connection.get(self._parts.netloc, path, span, self._source.token)
+                return head, connection
+            except NoHttp as reason:
+                raise WrongAnswer(str(reason)) from None
+            except NoAnswer as reason:
+                if not reason.reused:
+                    raise Failing(str(reason)) from None
+            finally:
+                if head is None and connection is not None:
+                    connection.close()
+
+    async def _connected(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.reusable:
+                return connection
+            connection.close()
+        return await Connection.open(
+            self._parts, self._requests.tls(self._source), self._source.certificate, self._requests.stall_seconds
+        )
 
 
-def _want_span(response: aiohttp.ClientResponse, span: tuple[int, int], length: int) -> None:
+async def _pass(head: Head, connection: Connection) -> None:
+    """Read a short body that nobody needs, so that the connection can be used again."""
+    if head.length <= limits.response_head_bytes_max:
+        with suppress(NoAnswer):
+            await connection.read(memoryview(bytearray(head.length)), _no_matter)
+
+
+def _want_span(head: Head, span: tuple[int, int], length: int) -> None:
     """`WrongAnswer` unless the answer promises just those bytes of a payload of that length."""
     expected = span[1] - span[0]
-    if response.content_length not in (None, expected):
-        raise WrongAnswer(f"expected {expected} bytes, found {response.content_length}")
-    said = response.headers.get("Content-Range")
-    if response.status == 206 and said is not None:
+    if head.length != expected:
+        raise WrongAnswer(f"expected {expected} bytes, found {head.length}")
+    said = head.fields.get("content-range")
+    if head.status == 206 and said is not None:
         match = _content_range.fullmatch(said)
         if match is None or match[3] not in ("*", str(length)) or (int(match[1]), int(match[2]) + 1) != span:
             raise WrongAnswer(f"expected bytes {span[0]}-{span[1] - 1}/{length}, found {said[:80]!r}")
 
 
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    text = response.headers.get("Retry-After", "")
-    return min(float(text), limits.source_pause_seconds_max) if text.isdecimal() and len(text) < 10 else None
+def _retry_after(head: Head) -> float | None:
+    text = head.fields.get("retry-after", "")
+    return min(float(text), limits.source_pause_seconds_max) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
-def _said(reason: Exception, expected: str) -> str:
-    found = "none in time" if isinstance(reason, TimeoutError) else f"{type(reason).__name__} {reason}".rstrip()[:300]
-    return f"{expected}, found {found}"
+def _no_matter(_count: float) -> None:
+    """Nobody wants to know."""
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

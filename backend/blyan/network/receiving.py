@@ -79,9 +79,10 @@ class Receiving:
         """Fetch what can be had; `StorageFull`, `IntegrityFault` of the own disk, what `progress` raises end it."""
         policy, group = self._policy, asyncio.TaskGroup()
         self._landings = Landings(self._store, group, self._done)
+        requests = Requests(policy.rate, policy.source_rate, policy.stall_seconds)
+        self._asked = [requests.to(source) for source in self._sources]
         try:
-            async with Requests(policy.rate, policy.source_rate, policy.stall_seconds) as requests, group:
-                self._asked = [requests.to(source) for source in self._sources]
+            async with group:
                 tasks = [
                     group.create_task(self._work(number))
                     for number in range(len(self._sources))
@@ -95,6 +96,8 @@ class Receiving:
         except ExceptionGroup as several:
             raise _first(several.exceptions) from None
         finally:
+            for asked in self._asked:
+                asked.close()
             # shielded: threads that write must be done before their files are closed, whoever is impatient
             await asyncio.shield(asyncio.to_thread(self._landings.close))
 
@@ -288,11 +291,8 @@ async def _take(
     begin = flight.first * limits.subtile_bytes
     async with asked.run(wanted.payload, wanted.length, (begin, begin + flight.length), timer.waits) as body:
         while not flight.needless:
-            room = tank.room
-            if await body.fill(room, tank.told) < len(room):
-                raise WrongAnswer(f"expected {flight.length} bytes, found {flight.got}")
+            await body.fill(tank.room, tank.told)
             if tank.end == flight.end:
-                await body.want_end()
                 return
             await timer.hold(keep(flight, tank))
             tank.empty()

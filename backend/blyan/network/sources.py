@@ -37,6 +37,8 @@ class Source:
     def __post_init__(self) -> None:
         if self.url != source_url(self.url, "source"):
             raise InvalidInput(f"source: expected a base URL without a slash at its end, found {self.url[:200]!r}")
+        if self.token and not (self.token.isascii() and self.token.isalnum()):  # it stands in a header
+            raise InvalidInput(f"source {self.url}: expected a token of letters and digits, found another")
 
 
 def peer_source(api_url: str, holds: frozenset[PayloadId] | None = None) -> Source:

@@ -138,6 +138,7 @@ flights_max: Final = 24  # pieces of payloads on their way at once, each of a ti
 payloads_open_max: Final = 16  # of one fetch, that come at once
 source_stall_seconds: Final = 10.0  # without a byte, until a source is given up for the piece it was asked for
 source_connect_seconds: Final = 10.0
+response_head_bytes_max: Final = 16 * KIB
 source_pause_seconds_max: Final = 30.0  # before a source that failed is asked again
 unsynced_bytes_max: Final = 64 * MIB  # of one payload, which a crash may lose
 unsynced_seconds_max: Final = 2.0
