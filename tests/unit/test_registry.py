@@ -190,6 +190,7 @@ def test_what_is_known_of_a_node_survives_its_absence() -> None:
     assert [view.node for view in made.views(70.0)] == [node(2)]
     made.unlinked(node(1), said(1).boot)
     made.linked(said(1, 2, boot=9, started=900, holds=[0]), 71.0)
+    assert set(made.snapshot(71.0).holders(MODEL, 0, 0)) == {node(1), node(2)}
     again = min(view.reputation for view in made.views(71.0))
     assert again == pytest.approx(before, abs=0.05)
 

@@ -145,7 +145,7 @@ def _spare(shelf: Shelf[Part], held: Collection[Part], rules: PlacementRules) ->
     enough = max(_kept_min, rules.floor)
     found: list[Part] = []
     for part in held:
-        if shelf.others(part) >= enough:
+        if shelf.others(part) >= enough:  # else there is nothing to rank
             own = shelf.rank(shelf.me, part)
             if sum(shelf.rank(node, part) < own for node in shelf.holders[part]) >= enough:
                 found.append(part)
