@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+import torch
 
 from blyan.node.quantizing import QuantizationRequest
 from blyan.primitives.ids import PayloadId
@@ -26,6 +28,7 @@ from swarm_nodes import (
     SwarmNode,
     ask,
     every,
+    everything,
     nothing,
     part_of_builtin,
     part_of_checkpoint,
@@ -156,3 +159,58 @@ async def test_an_imported_checkpoint_is_answered_by_three_as_by_one(tmp_path: P
             assert len(set(expected.tokens)) >= 8, "a model that repeats itself would show little"
             found = await ask(gateway, "Say something", model="random", ignore_eos=True, **options)
             assert_same(expected, found)
+
+
+async def scored(url: str, tokens: list[int]) -> list[dict[str, float]]:
+    """Log-probabilities at each position after the first: of the two likeliest tokens and the one that is there."""
+    body = {"model": "random", "prompt": tokens, "temperature": 0, "logprobs": 2, "echo": True, "max_tokens": 0}
+    async with aiohttp.ClientSession(url) as session, session.post("/v1/completions", json=body) as response:
+        return (await response.json())["choices"][0]["logprobs"]["top_logprobs"][1:]
+
+
+def compared(expected: list[dict[str, float]], found: list[dict[str, float]], margin: float) -> tuple[float, int, int]:
+    """The largest difference, how many positions have a clear choice, and at how many of these another is chosen."""
+    worst, clear, differing = 0.0, 0, 0
+    for one, other in zip(expected, found, strict=True):
+        worst = max([worst, *(abs(one[token] - other[token]) for token in one.keys() & other.keys())])
+        best = sorted(one.values(), reverse=True)
+        if best[0] - best[1] > margin:
+            clear += 1
+            differing += max(one, key=one.__getitem__) != max(other, key=other.__getitem__)
+    return worst, clear, differing
+
+
+async def test_in_bf16_a_swarm_chooses_what_one_node_chooses(tmp_path: Path) -> None:
+    """Log-probabilities within 0.15 nat; where the margin exceeds 0.3, the same token."""
+    tolerance = 0.15
+    save_random_checkpoint(tmp_path / "hf", vocab_size=260, dtype="bfloat16", scale=1.0)
+    save_byte_tokenizer(tmp_path / "hf")
+    tokens = torch.randint(0, 256, (160,), generator=torch.Generator().manual_seed(1)).tolist()
+    async with imported(tmp_path) as (gateway, whole):
+        worst, clear, differing = compared(await scored(whole, tokens), await scored(gateway, tokens), 2 * tolerance)
+    print(f"bf16: largest difference {worst:.2g} nat, {clear} of {len(tokens) - 1} positions clear, {differing} differ")
+    assert clear >= 10
+    assert (worst <= tolerance, differing) == (True, 0)
+
+
+async def test_hidden_states_of_eight_bits_change_answers_by_little(
+    folders: tuple[Path, PayloadId], alone: list[tuple[str, dict[str, Any], Heard]], tmp_path: Path
+) -> None:
+    """`network.activations` = int8 on the built-in model: the bounds that docs/configuration.md states."""
+    part_of_builtin(tmp_path / "gateway", nothing, True)
+    part_of_builtin(tmp_path / "expert", everything, False)
+    equal = total = 0
+    worst = 0.0
+    async with in_one_process(tmp_path / "gateway", [tmp_path / "expert"], activations="int8") as (gateway, _):
+        for prompt, options, expected in alone:
+            found = await ask(gateway.url, prompt, **options)
+            total += len(expected.tokens)
+            alike = [a == b for a, b in zip(expected.tokens, found.tokens, strict=False)]
+            until = alike.index(False) if False in alike else len(alike)
+            equal += until
+            before = zip(expected.logprobs[:until], found.logprobs[:until], strict=True)
+            worst = max([worst, *(abs(one - other) for one, other in before)])
+    print(f"int8: largest difference {worst:.3f} nat, {equal} of {total} tokens equal")
+    assert worst < 0.05
+    assert equal >= 0.95 * total
+    assert worst > 0, "it does go out with eight bits"

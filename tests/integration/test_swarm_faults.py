@@ -16,6 +16,7 @@ import pytest
 
 from forked import Nursery
 from nodes import install_builtin, serving
+from swarm_faults import FAULTS, kill, restored, stop, swallow
 from swarm_nodes import Heard, Swarm, SwarmNode, ask, every, nothing, part_of_builtin, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -50,14 +51,7 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
 def whole_again(swarm: Swarm) -> Iterator[None]:
     """After each test every node runs and every link is up."""
     yield
-    for proxy in swarm.proxies:
-        proxy.heal()
-    for node in (*swarm.experts, swarm.gateway):
-        if node.running:
-            node.send(signal.SIGCONT)
-        else:
-            node.start()
-    swarm.gateway.wait_linked(swarm.experts)
+    restored(swarm)
 
 
 @pytest.fixture(scope="module")
@@ -85,33 +79,6 @@ def assert_survived(expected: Heard, found: Heard, what: str) -> None:
     assert found.tokens == expected.tokens
     print(f"{what}: longest pause {found.pause * 1000:.0f} ms, whole answer {found.seconds:.2f} s")
     assert found.pause < PAUSE_MAX_S
-
-
-def kill(swarm: Swarm, number: int) -> None:
-    swarm.experts[number].kill()
-
-
-def stop(swarm: Swarm, number: int) -> None:
-    swarm.experts[number].send(signal.SIGSTOP)
-
-
-def swallow(swarm: Swarm, number: int) -> None:
-    swarm.proxies[number].black_hole()
-
-
-def reset(swarm: Swarm, number: int) -> None:
-    swarm.proxies[number].reset()
-
-
-def half_close(swarm: Swarm, number: int) -> None:
-    swarm.proxies[number].half_close()
-
-
-def corrupt(swarm: Swarm, number: int) -> None:
-    swarm.proxies[number].down.corrupt = 1
-
-
-FAULTS = [kill, stop, swallow, reset, half_close, corrupt]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
