@@ -1,6 +1,6 @@
 /* Whether the node has accounts: then what belongs to them is loaded, and attaches itself to the page (places.js). */
 
-import { ApiError, json } from "/api.js";
+import { json, unreached } from "/api.js";
 import { state } from "/state.js";
 
 /** Throws ApiError where the node, or that part of the page, cannot be reached: without it nothing can be asked. */
@@ -8,8 +8,6 @@ export async function openAccounts() {
   const session = await json("/auth/session");
   state.isFree = !session.accounts;
   if (state.isFree) return;
-  const part = await import("/account.js").catch(() => {
-    throw new ApiError({ code: "unreachable", message: "" });
-  });
+  const part = await import("/account.js").catch(unreached);
   part.begin(session);
 }

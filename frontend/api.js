@@ -36,6 +36,11 @@ export class ApiError extends Error {
   }
 }
 
+/** The node, or a part of the page, did not come. @returns {never} */
+export function unreached() {
+  throw new ApiError({ code: "unreachable", message: "" });
+}
+
 /** @param {string} path @param {RequestInit} options @returns {Promise<Response>} */
 export async function call(path, options) {
   let response;
@@ -43,7 +48,7 @@ export async function call(path, options) {
     response = await fetch(path, { credentials: "same-origin", cache: "no-store", ...options });
   } catch (failure) {
     if (isAbort(failure)) throw failure;
-    throw new ApiError({ code: "unreachable", message: "" });
+    unreached();
   }
   if (!response.ok) throw await refusal(response);
   return response;

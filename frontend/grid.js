@@ -30,7 +30,8 @@ function layoutOf(blocks) {
   return drawn.layout;
 }
 
-function forgetDrawn() {
+/** The cells leave the page: when they come back, each is drawn anew. */
+export function forgetDrawn() {
   drawn.blocks = null;
 }
 

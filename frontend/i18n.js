@@ -5,7 +5,7 @@ import { words } from "/words.js";
 
 /**
  * Keys by name, and those of families whose last part is a value.
- * @typedef {keyof typeof words | keyof typeof import("/words_proof.js").proofWords | keyof typeof import("/words_account.js").accountWords | keyof typeof import("/words_books.js").booksWords | `${"state" | "block" | "step" | "proof" | "story" | "error" | "remedy" | "wallet" | "chain" | "kind" | "scope" | "receipt"}.${string}`} WordKey
+ * @typedef {keyof typeof words | keyof typeof import("/words_proof.js").proofWords | keyof typeof import("/words_account.js").accountWords | keyof typeof import("/words_books.js").booksWords | keyof typeof import("/words_nodes.js").nodesWords | `${"state" | "block" | "step" | "proof" | "story" | "error" | "remedy" | "wallet" | "chain" | "kind" | "scope" | "receipt"}.${string}`} WordKey
  */
 
 /** @typedef {"en" | "ko"} Language */

@@ -1,6 +1,6 @@
 /* Which models the node has, which one answers, the state of its blocks, and what to do when the node is not there. */
 
-import { ApiError, blocksOf, isAlive, listModels } from "/api.js";
+import { ApiError, blocksOf, isAlive, listModels, unreached } from "/api.js";
 import { openAccounts } from "/accounts.js";
 import { keepDamage, markCorrupt } from "/blocks.js";
 import { redraw } from "/drawing.js";
@@ -84,6 +84,7 @@ export async function loadBlocks(modelId, damageIsPast = false) {
   state.reportFailure = null;
   try {
     report = await blocksOf(modelId);
+    if (report.nodes) await import("/nodes.js").catch(unreached);
   } catch (failure) {
     if (state.model?.id === modelId) state.reportFailure = asApiError(failure);
   }

@@ -37,7 +37,7 @@ interface ApiErrorBody {
   request_id?: string;
 }
 
-type BlockState = "verified" | "unverified" | "corrupt";
+type BlockState = "verified" | "unverified" | "corrupt" | "elsewhere";
 
 /** One line of `/network/experts`; `expert` is null for a part of the trunk. */
 interface Block {
@@ -50,11 +50,17 @@ interface Block {
   bad_subtiles?: number[] | null;
   file?: string | null;
   entry: number | null;
+  /** Whether its bytes are on this node. */
+  here?: boolean;
+  /** Which others say that they hold it: places in the report's nodes. */
+  nodes?: number[];
 }
 
 interface BlockReport {
   blocks: Block[];
   checkpoint: { size: number; root: string };
+  /** Other nodes that hold something of the model; null where the node has no peer port. */
+  nodes: { node: string; reachable: boolean; draining: boolean }[] | null;
 }
 
 /** layer, expert, tokens */

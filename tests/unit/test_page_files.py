@@ -20,11 +20,13 @@ FRONTEND = ROOT / "frontend"
 OPENED_BYTES_MAX = 41_000
 OWN_BYTES_MAX = 60_000
 ACCOUNTS_BYTES_MAX = 19_500
+NODES_BYTES_MAX = 4_000
 LINES_MAX = 400
 OWN = sorted(path for path in FRONTEND.iterdir() if path.suffix in {".js", ".css", ".html"})
 MODULES = [path for path in OWN if path.suffix == ".js"]
-WORDS = ("words.js", "words_proof.js", "words_account.js", "words_books.js")
+WORDS = ("words.js", "words_proof.js", "words_account.js", "words_books.js", "words_nodes.js")
 ACCOUNTS = {"/account.js", "/account.css", "/books_view.js"}  # loaded where the node has accounts
+NODES = {"/nodes.js", "/nodes.css"}  # loaded where the node has a peer port
 # Names and signs that are the same in every language.
 UNTRANSLATED = {"Blyan", "?", "v"}
 
@@ -65,10 +67,11 @@ def test_the_pages_own_code_is_small() -> None:
     files = served()
     assert {"/index.html", "/app.js", "/i18n.js", "/page.css"} == opened()
     more = {"/sheet.js", "/tile_root.js", "/offline.html", "/offline.js", "/worker.js"}
-    assert opened() | more | ACCOUNTS == files.keys()
+    assert opened() | more | ACCOUNTS | NODES == files.keys()
     assert sum(len(files[name]) for name in opened()) < OPENED_BYTES_MAX
     assert sum(len(files[name]) for name in opened() | more) < OWN_BYTES_MAX
     assert sum(len(files[name]) for name in ACCOUNTS) < ACCOUNTS_BYTES_MAX
+    assert sum(len(files[name]) for name in NODES) < NODES_BYTES_MAX
 
 
 def test_the_source_of_each_module_is_served_beside_the_packs() -> None:

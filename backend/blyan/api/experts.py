@@ -46,7 +46,9 @@ async def experts(request: web.Request) -> web.Response:
             "moe_layers": list(manifest.config.moe_layers),
             "experts": manifest.config.experts,
             "expert_memory": _memory(node),
-            "nodes": [
+            "nodes": None
+            if node.peering is None
+            else [
                 {"node": view.node, "reachable": view.rank != Rank.unreachable, "draining": view.draining}
                 for view in where.nodes
             ],

@@ -31,10 +31,11 @@ PACKS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "tile_root.js": ((), ("i18n.js", "app.js", "sheet.js")),
     "account.js": ((), ("i18n.js", "app.js")),
     "books_view.js": ((), ("i18n.js", "app.js", "sheet.js", "account.js")),
+    "nodes.js": ((), ("i18n.js", "app.js")),
     "offline.js": ((), ("i18n.js",)),
     "worker.js": ((), ()),
 }
-STYLES: Final = ("page.css", "account.css")
+STYLES: Final = ("page.css", "account.css", "nodes.css")
 _minifier_seconds_max: Final = 20
 _minifier: Final = (
     "import json, sys, minify\n"

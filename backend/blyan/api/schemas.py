@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from blyan.primitives import limits
-from blyan.wire.schema import Schema, anything, fields, flag, hex64, integer, listing, one_of, table, text
+from blyan.wire.schema import Schema, anything, fields, flag, hex64, integer, listing, one_of, optional, table, text
 
 count: Final = integer(0, limits.canonical_integer_max)
 _entry: Final[Schema] = {"type": "object"}
@@ -52,8 +52,10 @@ experts: Final = fields(
         "moe_layers": listing(integer(0)),
         "experts": integer(0),
         "expert_memory": {"type": ["object", "null"]},
-        "nodes": listing(
-            fields({"node": hex64, "reachable": flag, "draining": flag}, required=("node", "reachable", "draining"))
+        "nodes": optional(
+            listing(
+                fields({"node": hex64, "reachable": flag, "draining": flag}, required=("node", "reachable", "draining"))
+            )
         ),
         "blocks": listing(
             fields(
