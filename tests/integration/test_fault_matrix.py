@@ -22,10 +22,12 @@ TOKENS = 90
 PAGE = ROOT / "docs/benchmarks/faults.md"
 HEAD = """# Faults of expert nodes in the middle of answers
 
-Written by `scripts/test --long` (tests/integration/test_fault_matrix.py), {date}, commit {commit}. A gateway without experts, four expert nodes in processes of their own, each expert on two of
-them, links through a proxy. The seed draws prompt, node and the token after which it falls. An answer is right if it is token for token that of one node with everything.
+Written by `scripts/test --long` (tests/integration/test_fault_matrix.py), {date}, commit {commit}. A gateway without
+experts, four expert nodes in processes of their own, each expert on two of them, links through a proxy. The seed draws
+prompt, node and the token after which it falls. An answer is right if it is token for token that of one node with
+everything; its pause is the longest wait between two of its tokens.
 
-| fault | seeds | answers right | longest pause of all, ms | middle one of the longest pauses, ms |
+| fault | seeds | answers right | longest pause, ms | middle one, ms |
 |---|---|---|---|---|
 """
 
@@ -77,17 +79,10 @@ def matrix(root: Path, seeds: int) -> list[str]:
     return rows
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_each_fault_once(tmp_path: Path) -> None:
-    """One seed of the table below."""
-    assert len(matrix(tmp_path, 1)) == len(FAULTS) + 2
-
-
 @pytest.mark.long
-def test_each_fault_at_thirty_moments(tmp_path: Path) -> None:
+def test_each_fault_at_ten_moments(tmp_path: Path) -> None:
     """Writes docs/benchmarks/faults.md."""
-    rows = matrix(tmp_path, 30)
+    rows = matrix(tmp_path, 10)
     commit = git("rev-parse", "--short=12", "HEAD") or "no commit"
     if git("status", "--porcelain", "--untracked-files=no"):
         commit += " and changes"

@@ -16,7 +16,7 @@ import pytest
 
 from forked import Nursery
 from nodes import install_builtin, serving
-from swarm_faults import FAULTS, kill, restored, stop, swallow
+from swarm_faults import FAULTS, kill, restored, stop, swallow, throttle
 from swarm_nodes import Heard, Swarm, SwarmNode, ask, every, nothing, part_of_builtin, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -81,7 +81,7 @@ def assert_survived(expected: Heard, found: Heard, what: str) -> None:
     assert found.pause < PAUSE_MAX_S
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", [*FAULTS, throttle], ids=lambda fault: fault.__name__)
 async def test_an_answer_survives_a_node(swarm: Swarm, expected: Heard, fault: Callable[[Swarm, int], None]) -> None:
     """Killed, stopped, black-holed, cut off or garbled after twenty tokens, with a replica of what it holds."""
     found = await long_answer(swarm, (20, lambda: fault(swarm, 1)))
