@@ -90,7 +90,14 @@ def _rotate(config: NodeConfig) -> None:
 def _running_urls(holder: dict[str, Any]) -> list[str]:
     """Where the node that runs says that its peer port is; nothing where it says that to operators alone."""
     own = as_dict(network_of(str(holder["url"])).get("self")) or {}
-    return [str(url) for url in as_list(own.get("urls")) or [] if str(url).startswith("wss://")]
+    said = [str(url) for url in as_list(own.get("urls")) or []]
+    found = [url for url in said if url.startswith("wss://")]
+    if said and not found:
+        raise NotFound(
+            "node: expected an address that others can dial, found one that is reached through relays alone",
+            hint="`blyan node invite` on a node with a peer port of its own: the code is the same",
+        )
+    return found
 
 
 def _configured_urls(config: NodeConfig) -> list[str]:

@@ -7,13 +7,16 @@ import logging
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import InvalidInput
 from blyan.primitives.ids import PublicKey, public_key
 from blyan.storage import durable
 from blyan.wire.peer import want_url
+
+if TYPE_CHECKING:  # commands say an address without what dials it
+    from blyan.network.links import Links
 
 _log = logging.getLogger(__name__)
 file_name: Final = "peers.json"
@@ -58,6 +61,16 @@ def write_peers(folder: Path, peers: Iterable[tuple[str, PublicKey]]) -> None:
     """Remember where peers are, at most as many as a file may name."""
     listed = [[url, node] for url, node in list(peers)[: limits.peers_remembered_max]]
     durable.write_file(folder / file_name, canonical.encode({"v": 1, "peers": listed}))
+
+
+def linked_peers(links: Links, now: float) -> list[tuple[str, PublicKey]]:
+    """Addresses of the nodes that links are up to; `now` is the monotonic clock's. For the network's loop."""
+    return [
+        (url, summary.node)
+        for summary in links.table.live(now)
+        for url in summary.peer_urls
+        if url.startswith("wss://") and links.link(summary.node) is not None
+    ]
 
 
 async def remember_peers(folder: Path, known: Callable[[], list[tuple[str, PublicKey]]]) -> None:

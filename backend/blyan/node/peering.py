@@ -38,13 +38,13 @@ from blyan.network.thread import NetworkThread
 from blyan.node.config import NodeConfig
 from blyan.node.holdings import HeldModel, Holdings, Hosted
 from blyan.node.own_summary import OwnSummary
-from blyan.node.peer_addresses import announced, read_peers, remember_peers
+from blyan.node.peer_addresses import announced, linked_peers, read_peers, remember_peers
 from blyan.node.swarm_secret import swarm_of
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
 from blyan.primitives.errors import ExpertUnavailable, Fault, NotFound, Unavailable
-from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_store import BlobStore
 from blyan.wire import expert_call
 from blyan.wire.framing import Message, WireTensor
@@ -265,7 +265,7 @@ class Peering:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.links.run())
             group.create_task(self._reach.run())
-            group.create_task(remember_peers(self.config.data_dir, lambda: _addresses(self.links, self.monotonic())))
+            group.create_task(remember_peers(self.config.data_dir, lambda: linked_peers(self.links, self.monotonic())))
 
     async def _shut(self) -> None:
         if self._running is not None:
@@ -278,12 +278,6 @@ class Peering:
         if hosted is None or number is None:
             return None
         return number, hosted.manifest.parts[expert_part(layer, expert)].length
-
-
-def _addresses(links: Links, now: float) -> list[tuple[str, PublicKey]]:
-    """Of the nodes that links are up to."""
-    linked = [summary for summary in links.table.live(now) if links.link(summary.node) is not None]
-    return [(url, each.node) for each in linked for url in each.peer_urls if url.startswith("wss://")]
 
 
 def _manifest_giver(holdings: Holdings, store: BlobStore) -> Handler:

@@ -140,7 +140,8 @@ def _held(peering: Peering, hosted: Hosted, among: Sequence[bool], now: float) -
     model = peering.registry.snapshot(now).models.get(hosted.manifest_id)
     if model is None:
         return np.zeros(hosted.grid.count, dtype=np.bool_)
-    return model.counts(np.array(among, dtype=np.bool_)) > 0
+    mask = np.packbits(np.array(among, dtype=np.bool_), bitorder="little")[: model.bits.shape[1]]
+    return np.asarray((model.bits[:, : len(mask)] & mask).any(axis=1), dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,19 +209,17 @@ class BlobStore(BlobFolder):
         return self._memory.corrupt_count
 
     def sweep(self, keep: Collection[PayloadId], *, dry_run: bool = False) -> list[Swept]:
-        """Remove every blob that is neither in `keep` nor pinned. What is mapped stays mapped until it is let go.
-
-        Steps for each: (1) the blob, (2) its index; a crash between leaves an index, which is harmless.
-        """
-        swept = [Swept(each, self.size(each)) for each in sorted({*self.payloads()} - {*keep, *self.pins()})]
+        """Remove every blob that is neither in `keep` nor pinned. What is mapped stays mapped until it is let go."""
+        kept = {*keep, *self.pins()}
+        swept = [Swept(payload, self.size(payload)) for payload in self.payloads() if payload not in kept]
         self.give_up([] if dry_run else [blob.payload for blob in swept])
         return swept
 
     def give_up(self, payloads: Collection[PayloadId]) -> None:
-        """Remove these blobs but those that are pinned; what is not here is not missed. Steps as `sweep`'s."""
+        """Remove these blobs but those that are pinned; what is not here is not missed."""
         for payload in set(payloads) - self.pins().keys():
-            for path in (self.path(payload), self.index_path(payload)):
-                durable.remove(path)
+            durable.remove(self.path(payload))  # first: an index that a crash leaves is harmless
+            durable.remove(self.index_path(payload))
             with self._lock:
                 self._memory.forget(payload)
         self.recount()
