@@ -140,3 +140,19 @@ def test_the_second_who_finds_nobody_does_not_wait(thread: NetworkThread) -> Non
     assert seconds() < 0.1
     nodes.links = {}
     assert seconds() == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize(("rows", "messages"), [((3, 4), 1), ((16, 16), 1), ((16, 17), 2), ((40,), 2), ((1,) * 70, 3)])
+def test_rows_beyond_a_frame_go_in_several_messages(
+    thread: NetworkThread, monkeypatch: pytest.MonkeyPatch, rows: tuple[int, ...], messages: int
+) -> None:
+    """Also those of one call; the outputs come back as they were asked for."""
+    monkeypatch.setattr("blyan.primitives.limits.link_frame_bytes_max", 2 * 32 * 8 * 4)  # 32 rows of eight numbers
+    nodes = FakeNodes(first=0, second=0)
+    executor = Executor(thread, nodes, system_monotonic, system_entropy, ExecutorOptions())
+    calls = [ExpertCall(1, expert, torch.randn(count, 8)) for expert, count in enumerate(rows)]
+    found = executor.begin(MODEL, calls).result(10)
+    for call, output in zip(calls, found, strict=True):
+        assert isinstance(output, torch.Tensor)
+        assert torch.equal(output, call.hidden)
+    assert executor.counters.messages == messages

@@ -108,6 +108,42 @@ def _name(asked: _Asked, index: int) -> _Name:
     return asked.model, spec.layer, spec.expert
 
 
+def _pieces(call: ExpertCall) -> list[ExpertCall]:
+    """A call in as many as it takes for each to fit into a message."""
+    rows = int(1 / _share(call.hidden[:1]))
+    if call.hidden.shape[0] <= rows:
+        return [call]
+    return [ExpertCall(call.layer, call.expert, piece) for piece in torch.split(call.hidden, rows)]
+
+
+def _joined(outputs: Sequence[Tensor | Fault]) -> Tensor | Fault:
+    """The output of a call of those of its pieces."""
+    given = [each for each in outputs if not isinstance(each, Fault)]
+    if len(given) < len(outputs):
+        return next(each for each in outputs if isinstance(each, Fault))
+    return given[0] if len(given) == 1 else torch.cat(given)
+
+
+def _messages(asked: _Asked, indices: Sequence[int]) -> list[list[int]]:
+    """Calls of one node in as many messages as their rows take: mostly one."""
+    messages: list[list[int]] = []
+    full = 1.0
+    for index in indices:
+        share = _share(asked.calls[index].hidden)
+        full += share
+        if full > 1 or len(messages[-1]) >= limits.expert_calls_max:
+            messages.append([])
+            full = share
+        messages[-1].append(index)
+    return messages
+
+
+def _share(hidden: Tensor) -> float:
+    """Of what fits into one message; half of a frame is for its header."""
+    rows = hidden.shape[0]
+    return max(rows / limits.expert_rows_max, hidden.nbytes / (limits.link_frame_bytes_max // 2))
+
+
 @dataclass(slots=True, eq=False)
 class Executor:
     """`begin` from the compute thread; the rest happens in the network's."""
@@ -122,13 +158,16 @@ class Executor:
 
     def begin(self, model: PayloadId, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
         """Ask for the outputs [n, hidden] of calls of one layer, in order; a fault where there is none in time."""
-        specs = [CallSpec(call.layer, call.expert, call.hidden.shape[0]) for call in calls]
-        asked = _Asked(model, calls, specs, self.monotonic() + self.options.call_seconds)
-        return self.thread.run(self._gather(asked))
+        pieces = [_pieces(call) for call in calls]
+        each = [piece for parts in pieces for piece in parts]
+        specs = [CallSpec(call.layer, call.expert, call.hidden.shape[0]) for call in each]
+        asked = _Asked(model, each, specs, self.monotonic() + self.options.call_seconds)
+        return self.thread.run(self._gather(asked, [len(parts) for parts in pieces]))
 
-    async def _gather(self, asked: _Asked) -> list[Tensor | Fault]:
+    async def _gather(self, asked: _Asked, counts: Sequence[int]) -> list[Tensor | Fault]:
         found = await self._resolved(asked, range(len(asked.calls)), frozenset())
-        return [found[index] for index in range(len(asked.calls))]
+        indices = iter(range(len(asked.calls)))
+        return [_joined([found[next(indices)] for _ in range(count)]) for count in counts]
 
     async def _resolved(
         self, asked: _Asked, indices: Sequence[int], without: frozenset[PublicKey]
@@ -138,12 +177,9 @@ class Executor:
         for index in [indices[place] for each in made.assignments for place in each.calls] if self._lacked else ():
             self._lacked.pop(_name(asked, index), None)
         tasks = [
-            asyncio.ensure_future(
-                self._assigned(
-                    asked, [indices[place] for place in each.calls], each.node, made.hedge_after[each.node], without
-                )
-            )
+            asyncio.ensure_future(self._assigned(asked, together, each.node, made.hedge_after[each.node], without))
             for each in made.assignments
+            for together in _messages(asked, [indices[place] for place in each.calls])
         ]
         if made.missing:
             tasks.append(asyncio.ensure_future(self._awaited(asked, [indices[place] for place in made.missing])))
