@@ -43,9 +43,9 @@ def test_a_new_summary_of_another_process_is_followed_at_once() -> None:
     for _ in range(10):
         target.failed("nobody there", 0, 0.5)
     targets.follow([at(1)])
-    assert dialled(targets, 5) == []
+    assert dialled(targets, 4) == []
     targets.follow([at(1, certificate="22")])
-    assert dialled(targets, 5) == [(URL, node(1), "22" * 32)]
+    assert dialled(targets, 4) == [(URL, node(1), "22" * 32)]
 
 
 def test_an_address_that_two_nodes_name_is_tried_for_both() -> None:

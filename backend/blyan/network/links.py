@@ -28,6 +28,7 @@ from blyan.wire.peer import Summary, parse_summary
 _log = logging.getLogger(__name__)
 _look_seconds: Final = 0.5  # between two looks at who is to be dialled
 _gossip_seconds: Final = 2.0
+_partners: Final = 3  # with whom all that is known is compared, each time
 _ping_seconds: Final = 1.0
 _ping_late_seconds: Final = 4.0  # a link that answers no ping for so long is cut
 
@@ -115,8 +116,13 @@ class Links:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def tell(self) -> None:
-        """Say our summary to all linked nodes now."""
-        await asyncio.gather(*(self._exchange(link) for link in self._newest()))
+        """Say our summary to all linked nodes now, and hear from a few what else is known."""
+        links = self._newest()
+        links.sort(key=lambda _link: self.draw())
+        work = (self._exchange(link, full=place < _partners) for place, link in enumerate(links))
+        for reason in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(reason, Exception):  # a mistake of ours with one of them: the others are told
+                _log.error("gossip failed", exc_info=reason)
 
     def _newest(self) -> list[Link]:
         return [link for node in list(self.open) if (link := self.link(node)) is not None]
@@ -191,17 +197,16 @@ class Links:
             await asyncio.sleep(_gossip_seconds * (0.75 + 0.5 * self.draw()))
             await self.tell()
 
-    async def _exchange(self, link: Link) -> None:
-        """Ours and what we know there, theirs and what they know here."""
-        digest = WireTensor("digest", "U8", (len(raw := self.table.digest()),), raw)
+    async def _exchange(self, link: Link, *, full: bool = True) -> None:
+        """Ours there and theirs here; if `full`, also what either knows of others."""
+        raw = self.table.digest() if full else b""
+        digest = (WireTensor("digest", "U8", (len(raw),), raw),) if full else ()
         try:
-            answer = await link.request(
-                "gossip", {"summary": _text(self.ours())}, (digest,), seconds=_ping_late_seconds
-            )
+            answer = await link.request("gossip", {"summary": _text(self.ours())}, digest, seconds=_ping_late_seconds)
             theirs = answer.fields.get("summary")
             self._from_itself(link, theirs)
             self._passed_on(answer.fields.get("known"))
-            lacked = self.table.lacking(parse_digest(_bytes(answer)), self.monotonic())
+            lacked = self.table.lacking(parse_digest(_bytes(answer)), self.monotonic()) if answer.tensors else ()
             if lacked:
                 known = [[_text(each.summary), each.age] for each in lacked]
                 await link.request("gossip", {"known": known}, seconds=_ping_late_seconds)
@@ -215,9 +220,10 @@ class Links:
         self._from_itself(link, message.fields.get("summary"))
         self._passed_on(message.fields.get("known"))
         fields: dict[str, Any] = {"summary": _text(self.ours())}
-        if message.tensors:
-            lacked = self.table.lacking(parse_digest(_bytes(message)), self.monotonic())
-            fields["known"] = [[_text(each.summary), each.age] for each in lacked]
+        if not message.tensors:
+            return Message(fields, ())
+        lacked = self.table.lacking(parse_digest(_bytes(message)), self.monotonic())
+        fields["known"] = [[_text(each.summary), each.age] for each in lacked]
         raw = self.table.digest()
         return Message(fields, (WireTensor("digest", "U8", (len(raw),), raw),))
 

@@ -16,6 +16,7 @@ from blyan.wire.peer import Summary
 
 _pause_first: Final = 0.5
 _pause_max: Final = 30.0
+_pause_live: Final = 5.0  # to a node that others say is there: a partition may have healed
 _dials_at_once: Final = 16
 
 
@@ -48,7 +49,7 @@ class Target:
         """Nobody answered, or not who was expected; `draw` in [0, 1) spreads the dials of many."""
         self.why = why
         self.after = now + self.pause * (0.75 + 0.5 * draw)
-        self.pause = min(_pause_max, 2 * self.pause)
+        self.pause = min(_pause_max if self.certificate is None else _pause_live, 2 * self.pause)
         self.expected = Expected(self.expected.node)  # the process may be another one by now
 
     def answered(self, node: PublicKey) -> None:

@@ -16,11 +16,12 @@ from blyan.primitives.ids import PayloadId
 from blyan.wire.peer import Holding, Summary
 
 _log = logging.getLogger(__name__)
+_fresh_seconds = 5.0
 
 
 @dataclass(slots=True, eq=False)
 class OwnSummary:
-    """Signed anew when something changed, and after a second."""
+    """Signed anew when something changed, and after some seconds."""
 
     identity: Identity
     swarm: str  # its tag
@@ -41,7 +42,7 @@ class OwnSummary:
 
     def __call__(self) -> Summary:
         """The summary of now."""
-        said = (int(self.monotonic()), self.holdings.version, self.draining, self.urls)
+        said = (self.monotonic() // _fresh_seconds, self.holdings.version, self.draining, self.urls)
         if self._signed is None or self._said != said:
             self._sequence += 1
             self._said = said

@@ -37,6 +37,7 @@ _batch_bytes: Final = 256 * limits.MIB  # of blocks that are fetched before they
 _ask_seconds: Final = 20.0
 _wait_max: Final = 60.0
 _everything: Final = 1 << 62  # bytes: no budget
+_others_min: Final = 2  # who hold what is given up
 
 Publish = Callable[[Manifest], None]
 
@@ -48,6 +49,7 @@ class Taking:
     peering: Peering
     publish: Publish
     book: SourceBook
+    _kept_said: bool = False  # that more is held than should be
     _published: set[PayloadId] = field(default_factory=set[PayloadId])
     _waits: dict[PayloadId, tuple[float, float]] = field(default_factory=dict[PayloadId, "tuple[float, float]"])
 
@@ -63,14 +65,14 @@ class Taking:
                 try:
                     await self._take(manifest_id)
                     self._waits.pop(manifest_id, None)
-                except Fault as reason:
-                    _log.warning("model %s is not taken whole yet: %s", manifest_id[:12], reason.message)
+                except (Fault, OSError) as reason:
+                    _log.warning("model %s is not taken whole yet: %s", manifest_id[:12], reason)
                     self._waits[manifest_id] = (now + pause, min(_wait_max, 2 * pause))
             if "expert" in self.peering.config.network.roles:
                 try:
                     await self._place()
-                except Fault as reason:
-                    _log.warning("experts are not all taken yet: %s", reason.message)
+                except (Fault, OSError) as reason:
+                    _log.warning("experts are not all taken yet: %s", reason)
 
     def _offered(self) -> list[PayloadId]:
         """Models of which a linked node holds something."""
@@ -133,9 +135,16 @@ class Taking:
         budget = peering.config.network.memory_bytes
         models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
         mine = [(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
-        made = choose(self._shelf(models), [_key(*each) for each in mine], budget or _everything, peering.draw)
-        if made.drop:
-            await self._give_up(models, [_of_key(each) for each in made.drop])
+        shelf = self._shelf(models)
+        room = _everything if budget is None else budget
+        made = choose(shelf, [_key(*each) for each in mine], room, peering.draw)
+        # never the only one that there is, nor one that another node could be giving up at this moment
+        dropped = [each for each in made.drop if shelf.others(each) >= _others_min]
+        if dropped:
+            await self._give_up(models, [_of_key(each) for each in dropped])
+        elif made.drop and not self._kept_said:
+            self._kept_said = True
+            _log.warning("experts that nobody else holds take more than network.memory; they are kept")
         batches: dict[PayloadId, list[int]] = {}
         size = 0
         for manifest_id, number in map(_of_key, made.fetch):
