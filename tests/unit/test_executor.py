@@ -48,6 +48,7 @@ class FakeNodes:
     def __init__(self, **seconds: float) -> None:
         self.links = {name: FakeLink(each) for name, each in ((FIRST, seconds["first"]), (SECOND, seconds["second"]))}
         self.waiting = 0
+        self.budget = True
         self.outrun_s: dict[PublicKey, float] = {}
         self.failures: list[tuple[PublicKey, Failure]] = []
 
@@ -62,7 +63,7 @@ class FakeNodes:
         return self.links[name]
 
     def may_hedge(self) -> bool:
-        return True
+        return self.budget
 
     def began(self, _node: PublicKey, rows: int) -> None:
         self.waiting += rows
@@ -156,3 +157,17 @@ def test_rows_beyond_a_frame_go_in_several_messages(
         assert isinstance(output, torch.Tensor)
         assert torch.equal(output, call.hidden)
     assert executor.counters.messages == messages
+
+
+def test_a_call_that_seems_stuck_is_replaced_without_a_budget(thread: NetworkThread) -> None:
+    """After half a second, where a node is as a black hole; what is only late is waited for."""
+    nodes = FakeNodes(first=0.2, second=0)
+    nodes.budget = False
+    executor, _ = ask(thread, nodes)
+    assert executor.counters.hedges == 0
+    nodes.links[FIRST].seconds = 30
+    began = time.monotonic()
+    (found,) = executor.begin(MODEL, [ExpertCall(1, 2, torch.randn(1, 8))]).result(10)
+    assert isinstance(found, torch.Tensor)
+    assert 0.4 < time.monotonic() - began < 1.5
+    assert (executor.counters.hedges, nodes.waiting) == (1, 0)

@@ -30,6 +30,8 @@ from blyan.storage import tensor_block
 from blyan.wire.expert_call import Activations, ExpertBatch, kind, nonce_bytes, packed, read_answer
 
 _look_seconds: Final = 0.05  # between two looks for a node that holds an expert
+_stuck_seconds: Final = 0.5  # at least so late is a call that is replaced without a budget for it
+_stuck_factor: Final = 4.0  # and so many times as late as one that is hedged
 
 
 class Nodes(Protocol):
@@ -224,8 +226,12 @@ class Executor:
         others = without | {node}
         try:
             await asyncio.wait({first}, timeout=min(hedge_after, max(0.0, asked.until - began)))
-            if not first.done() and self._may_hedge(asked, indices, others):
-                return await self._hedged(asked, indices, first, others)
+            if not first.done() and self._has_replicas(asked, indices, others):
+                if not self.nodes.may_hedge():  # too many were sent twice: only what seems to be stuck is now
+                    stuck = max(_stuck_seconds, _stuck_factor * hedge_after)
+                    await asyncio.wait({first}, timeout=max(0.0, min(began + stuck, asked.until) - self.monotonic()))
+                if not first.done():
+                    return await self._hedged(asked, indices, first, others)
             answer = await first
         except BaseException:
             first.cancel()
@@ -235,9 +241,8 @@ class Executor:
         self.counters.failovers += 1
         return await self._resolved(asked, indices, others)
 
-    def _may_hedge(self, asked: _Asked, indices: Sequence[int], others: frozenset[PublicKey]) -> bool:
-        made = self.nodes.plan(asked.model, [asked.specs[index] for index in indices], others)
-        return not made.missing and self.nodes.may_hedge()
+    def _has_replicas(self, asked: _Asked, indices: Sequence[int], others: frozenset[PublicKey]) -> bool:
+        return not self.nodes.plan(asked.model, [asked.specs[index] for index in indices], others).missing
 
     async def _hedged(
         self,
