@@ -1,4 +1,4 @@
-"""What a node takes of its swarm: trunks where it answers, experts as memory allows; the last copy is never given up."""
+"""What a node takes of its swarm: trunks where it answers, experts as memory allows; no last copy is given up."""
 
 from __future__ import annotations
 

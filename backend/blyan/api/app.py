@@ -29,7 +29,8 @@ from blyan.model.manifest import Manifest
 from blyan.network.sources import SourceBook
 from blyan.node.node import Node
 from blyan.node.publish import publish_held
-from blyan.node.taking import Taking, sources_name
+from blyan.node.pulling import book_name
+from blyan.node.taking import Taking
 from blyan.primitives import limits
 
 
@@ -99,7 +100,7 @@ async def _models_taken(app: web.Application) -> AsyncGenerator[None]:
             publish_held(ground, manifest)
         loop.call_soon_threadsafe(node.adopt, manifest.name, node.loaded(manifest.name))
 
-    book = SourceBook(node.config.data_dir / sources_name, node.sources.now)
+    book = SourceBook(node.config.data_dir / book_name, node.sources.now)
     taking = node.peering.follow(Taking(node.peering, serve, book).run)
     try:
         yield

@@ -31,7 +31,6 @@ from blyan.storage.tile import index_of
 from blyan.wire.peer import Summary
 
 _log = logging.getLogger(__name__)
-sources_name: Final = "sources.json"
 _look_seconds: Final = 1.0
 _batch_bytes: Final = 256 * limits.MIB  # of blocks that are fetched before they are said
 _ask_seconds: Final = 20.0
