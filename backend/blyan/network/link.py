@@ -86,6 +86,7 @@ class Link:
         self._number = 0
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._answering: set[asyncio.Task[None]] = set()
+        self._bytes = 0  # of the requests that are being answered
         self.since = self.heard  # when it came up
         self._newest = -1  # number of the peer's last request: numbers rise, so none is answered twice
 
@@ -133,7 +134,8 @@ class Link:
                 if frame.type != aiohttp.WSMsgType.BINARY:
                     break
                 self.heard = self._monotonic()
-                self._take(decode(frame.data))
+                await self._room(len(frame.data))
+                self._take(decode(frame.data), len(frame.data))
         except MalformedMessage as reason:
             why = reason.message
             _log.warning("peer %s: link ended: %s", self.peer.node[:12], reason.message)
@@ -158,7 +160,14 @@ class Link:
         except (ConnectionError, aiohttp.ClientError, RuntimeError) as reason:  # RuntimeError: it is closing
             raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found {reason}") from None
 
-    def _take(self, message: Message) -> None:
+    async def _room(self, size: int) -> None:
+        """Wait until there is room for one more request: what is not read holds the peer up, not this node's memory."""
+        while self._answering and (
+            len(self._answering) >= limits.link_waiting_max or self._bytes + size > limits.link_under_way_bytes_max
+        ):
+            await asyncio.wait(self._answering, return_when=asyncio.FIRST_COMPLETED)
+
+    def _take(self, message: Message, size: int) -> None:
         answered = message.fields.get("re")
         if type(answered) is int:
             answer = self._waiting.get(answered)
@@ -174,14 +183,17 @@ class Link:
         handler = self._handlers.get(kind)
         task = asyncio.create_task(self._answer(number, handler, kind, message))
         self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        self._bytes += size
+        task.add_done_callback(lambda done: self._answered(done, size))
+
+    def _answered(self, task: asyncio.Task[None], size: int) -> None:
+        self._answering.discard(task)
+        self._bytes -= size
 
     async def _answer(self, number: int, handler: Handler | None, kind: str, message: Message) -> None:
         try:
             if handler is None:
                 raise PeerFault(f"request: expected one of {', '.join(self._handlers)}, found {kind[:40]!r}")
-            if len(self._answering) > limits.link_waiting_max:
-                raise PeerFault(f"requests: expected at most {limits.link_waiting_max} at once, found more")
             made = await handler(self, message)
             frame = frame_of({**made.fields, "re": number}, made.tensors)
         except Fault as reason:

@@ -20,7 +20,7 @@ from blyan.network.link import Handler, Link, NoAnswer
 from blyan.network.targets import Target, Targets
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import Denied, Fault, IntegrityFault, MalformedMessage, PeerFault
+from blyan.primitives.errors import Fault, IntegrityFault, MalformedMessage, PeerFault
 from blyan.primitives.ids import PublicKey
 from blyan.wire.framing import Message, WireTensor
 from blyan.wire.peer import Summary, parse_summary
@@ -180,8 +180,8 @@ class Links:
     async def _dialled(self, target: Target) -> None:
         try:
             link = await self.dialler.dial(target.url, target.expected, self.ours())
-        except (PeerFault, Denied, IntegrityFault) as reason:
-            target.failed(reason.message, self.monotonic(), self.draw())
+        except (Fault, OSError, ValueError) as reason:  # ValueError: an address that no resolver takes
+            target.failed(str(reason), self.monotonic(), self.draw())
             return
         finally:
             target.busy = False

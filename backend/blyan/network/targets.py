@@ -101,6 +101,7 @@ class Targets:
             for target in self._targets.values()
             if not target.busy and target.after <= now and not reached(target)
         ]
+        waiting.sort(key=lambda target: target.after)  # who waited longest: many that never answer hold up no others
         return waiting[: max(0, _dials_at_once - sum(target.busy for target in self._targets.values()))]
 
     def why_not(self, url: str) -> str:

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
+_again_seconds = 5.0
+
+
+async def kept(what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do work that has no end until this is cancelled: a mistake in it is said, and it begins again after a while.
+
+    Work that ends by itself is done.
+    """
+    while True:
+        task = asyncio.ensure_future(work())
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+        reason = None if task.cancelled() else task.exception()
+        if reason is None:
+            return
+        _log.error("%s: begun again after a mistake", what, exc_info=reason)
+        await asyncio.sleep(_again_seconds)
 
 
 class NetworkThread:

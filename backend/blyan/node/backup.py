@@ -32,6 +32,7 @@ from blyan.node.keys import next_key, node_key, read_key
 from blyan.node.saved import bring_back, save
 from blyan.node.saved import names as saved_names
 from blyan.node.schema import restore_name, write_schema
+from blyan.node.swarm_secret import read_swarm, write_swarm
 from blyan.node.writer import settle_rotation
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import BlockCorrupt, Denied, IntegrityFault, InvalidInput, NotFound, Unavailable
@@ -91,6 +92,7 @@ def back_up(ground: Ground, target: Path, *, keys: bool, progress: Progress, dat
         faults.setdefault(payload, sentence)  # swept while others were copied
     if keys:
         _stage_key(key, ground.identity, target)
+        _copy_swarm(ground.folder, target)
     if label is not None:
         _write_label(target, chains.network, {*_sequencers(label), chains.joint.author})
     saved = save(ground.folder, target, chains, database=database, accounts=keys)
@@ -244,6 +246,13 @@ def _stage_key(raw: bytes, public: PublicKey, target: Path) -> None:
     durable.write_file(there if same else next_key(target), raw, _key_mode)
 
 
+def _copy_swarm(source: Path, target: Path) -> None:
+    """The join code, where there is one: whoever lacks it is in another swarm."""
+    swarm = read_swarm(source)
+    if swarm is not None:
+        write_swarm(target, swarm.secret)
+
+
 def _restore_keys(source: Path, folder: Path, sequencer: PublicKey) -> bool:
     """Bring the keys back; whether the node's is the sequencer's."""
     found = [path for path in (node_key, next_key) if path(source).exists()]
@@ -251,6 +260,7 @@ def _restore_keys(source: Path, folder: Path, sequencer: PublicKey) -> bool:
         read_key(path(source))
         durable.make_folder(folder / keys_name, 0o700, within=folder)
         durable.write_file(path(folder), durable.read_limited(path(source), limits.key_file_bytes_max), _key_mode)
+    _copy_swarm(source, folder)
     if found:
         settle_rotation(folder, sequencer)
     return bool(found) and read_key(node_key(folder)).public == sequencer

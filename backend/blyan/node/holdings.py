@@ -16,7 +16,7 @@ from blyan.inference.snapshot import ExpertGrid
 from blyan.model.manifest import BlockReference, Manifest
 from blyan.model.parts import expert_part, part_position
 from blyan.primitives import canonical, limits
-from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound
+from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound, StorageFull
 from blyan.primitives.ids import PayloadId, payload_id
 from blyan.primitives.model_name import parse_model_name
 from blyan.storage import durable
@@ -65,7 +65,12 @@ def read_held(folder: Path) -> dict[PayloadId, HeldModel]:
 
 
 def write_held(folder: Path, models: Mapping[PayloadId, HeldModel]) -> None:
-    """Say durably of which models parts lie elsewhere."""
+    """Say durably of which models parts lie elsewhere; `StorageFull` for more than a node may hold parts of."""
+    if len(models) > limits.held_models_max:
+        raise StorageFull(
+            f"models held in part: expected at most {limits.held_models_max}, found one more",
+            hint="remove models of the swarm that this node need not hold",
+        )
     listed: dict[str, canonical.Canonical] = {
         manifest: {"name": held.name, "trunk": held.trunk} for manifest, held in models.items()
     }

@@ -38,7 +38,7 @@ class OwnSummary:
     @property
     def urls(self) -> tuple[str, ...]:
         """Where peers reach it now."""
-        return self.where()
+        return self.where()[: limits.summary_urls_max]
 
     def __call__(self) -> Summary:
         """The summary of now."""

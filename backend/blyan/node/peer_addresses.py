@@ -80,5 +80,8 @@ async def remember_peers(folder: Path, known: Callable[[], list[tuple[str, Publi
         await asyncio.sleep(_remember_seconds)
         found = known()
         if found and found != written:
-            await asyncio.to_thread(write_peers, folder, found)
-            written = found
+            try:
+                await asyncio.to_thread(write_peers, folder, found)
+                written = found
+            except OSError as reason:
+                _log.warning("%s is not written: %s", folder / file_name, reason)

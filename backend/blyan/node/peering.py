@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -34,9 +35,9 @@ from blyan.network.identity import Identity, make_identity
 from blyan.network.link import Handler, Link
 from blyan.network.links import Links
 from blyan.network.reach import Reach
-from blyan.network.thread import NetworkThread
+from blyan.network.thread import NetworkThread, kept
 from blyan.node.config import NodeConfig
-from blyan.node.holdings import HeldModel, Holdings, Hosted
+from blyan.node.holdings import HeldModel, Holdings, Hosted, read_held
 from blyan.node.own_summary import OwnSummary
 from blyan.node.peer_addresses import announced, linked_peers, read_peers, remember_peers
 from blyan.node.swarm_secret import swarm_of
@@ -198,7 +199,7 @@ class Peering:
 
     def follow(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
         """Run something in the network's loop, for as long as the node has peers."""
-        return self._thread.run(work())
+        return self._thread.run(kept("taking", work))
 
     def drop(self, manifest_id: PayloadId) -> None:
         """A model is offered no more."""
@@ -209,7 +210,10 @@ class Peering:
     def stepper(self, model: LoadedModel, kv: KVPages) -> NetworkStepper | None:
         """Who computes a model of which experts are elsewhere; None if all are here."""
         hosted, plan = self.holdings.find(model.manifest_id), self.config.network.plan
-        if hosted is None or (hosted.complete and plan != "dynamic"):
+        may_give_up = self.config.network.memory_bytes is not None and model.manifest_id in read_held(
+            self.config.data_dir
+        )
+        if hosted is None or (hosted.complete and plan != "dynamic" and not may_give_up):
             return None
         elsewhere = Elsewhere(self, model.manifest_id, plan == "dynamic", plan == "local")
         return NetworkStepper(model.weights, model.manifest.config, kv, elsewhere)
@@ -262,10 +266,11 @@ class Peering:
         _log.info("peers reach this node at %s", ", ".join(self.summary.urls))
 
     async def _run(self) -> None:
+        remembering = partial(remember_peers, self.config.data_dir, lambda: linked_peers(self.links, self.monotonic()))
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.links.run())
-            group.create_task(self._reach.run())
-            group.create_task(remember_peers(self.config.data_dir, lambda: linked_peers(self.links, self.monotonic())))
+            group.create_task(kept("links", self.links.run))
+            group.create_task(kept("relays and discovery", self._reach.run))
+            group.create_task(kept("addresses of peers", remembering))
 
     async def _shut(self) -> None:
         if self._running is not None:

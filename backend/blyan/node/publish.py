@@ -29,7 +29,6 @@ from blyan.model import manifest as manifest_module
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.manifest import Manifest, parse_manifest, read_manifest
 from blyan.model.parts import part_position
-from blyan.node.holdings import read_held
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
 from blyan.primitives.errors import IntegrityFault, NotFound, Unavailable
@@ -99,16 +98,20 @@ def publish(ground: WritableGround, manifest: Manifest) -> Published:
 def publish_held(ground: WritableGround, manifest: Manifest) -> None:
     """A model of the swarm onto this node's chains, unchanged: peers know it by its manifest, which has its name.
 
-    `Unavailable` if another model has that name here, unless that is the swarm's too, and older.
+    `Unavailable` if that name has another model here, or had one: a member of the swarm does not replace what people
+    ask for by its name.
     """
-    current = ground.chains.state.current(manifest.name)
-    if current is not None and current.manifest != index_of(manifest.encode()).payload_id:
-        newer = version_key(manifest.version) > version_key(current.version)
-        if not newer or current.manifest not in read_held(ground.folder):
-            raise Unavailable(
-                f"model {manifest.name}: expected the swarm's under this name, found another model here",
-                hint=f"`blyan model remove {manifest.name}` on this node makes room for it",
-            )
+    state = ground.chains.state
+    current, newest = state.current(manifest.name), state.newest_version(manifest.name)
+    if current is not None and current.manifest == index_of(manifest.encode()).payload_id:
+        return
+    if newest is not None:
+        found = "another model" if current is not None else "that it was removed"
+        raise Unavailable(
+            f"model {manifest.name} {manifest.version} of the swarm: expected nothing of this name here before, "
+            f"found {found}",
+            hint="a node with a new --data-dir takes it",
+        )
     publish(ground, manifest)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from blyan.inference.placement import Shelf, choose
@@ -89,12 +89,20 @@ class Taking:
         roles = self.peering.config.network.roles
         hosted = self.peering.holdings.find(manifest_id) or await self._known(manifest_id)
         if "gateway" in roles and manifest_id not in self._published:
+            await asyncio.to_thread(self._want_trunk, manifest_id)
             trunk = [block for part, block in hosted.manifest.blocks.items() if not is_expert(part)]
             if not hosted.trunk:
                 await self._fetch(manifest_id, hosted, trunk, trunk=True)
                 hosted = self.peering.look_again(manifest_id)
             await asyncio.to_thread(self.publish, hosted.manifest)
             self._published.add(manifest_id)
+
+    def _want_trunk(self, manifest_id: PayloadId) -> None:
+        """What was held for its experts alone is answered with from now on."""
+        folder = self.peering.config.data_dir
+        held = read_held(folder)
+        if manifest_id in held and not held[manifest_id].trunk:
+            write_held(folder, {**held, manifest_id: replace(held[manifest_id], trunk=True)})
 
     async def _known(self, manifest_id: PayloadId) -> Hosted:
         """Steps 1 and 2."""
@@ -135,10 +143,11 @@ class Taking:
         models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
         mine = [(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
         shelf = self._shelf(models)
+        held = await asyncio.to_thread(read_held, peering.config.data_dir)
         room = _everything if budget is None else budget
         made = choose(shelf, [_key(*each) for each in mine], room, peering.draw)
-        # never the only one that there is, nor one that another node could be giving up at this moment
-        dropped = [each for each in made.drop if shelf.others(each) >= _others_min]
+        # never a model of this node's own, nor the only one that there is, or may be as others give up theirs
+        dropped = [each for each in made.drop if shelf.others(each) >= _others_min and _of_key(each)[0] in held]
         if dropped:
             await self._give_up(models, [_of_key(each) for each in dropped])
         elif made.drop and not self._kept_said:

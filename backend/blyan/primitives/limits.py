@@ -161,6 +161,7 @@ gossip_summaries_max: Final = 64  # in one message
 link_frame_bytes_max: Final = 64 * MIB  # header and tensors
 link_handshake_bytes_max: Final = 16 * KIB  # of each of its frames
 link_handshake_seconds_max: Final = 10.0
+link_under_way_bytes_max: Final = 2 * link_frame_bytes_max  # of requests of one link that are being answered
 link_waiting_max: Final = 256  # requests of one link that are not answered yet
 links_max: Final = 1_024
 links_node_max: Final = 8  # of one node
@@ -174,7 +175,8 @@ peers_file_bytes_max: Final = 128 * KIB
 nodes_shown_max: Final = 256  # that people are shown, those with a link first
 peer_labels_max: Final = 64  # of metrics
 missing_shown_max: Final = 64  # experts that nobody holds, by name
-held_file_bytes_max: Final = 64 * KIB
+held_file_bytes_max: Final = 128 * KIB
+held_models_max: Final = 256
 
 # relays (docs/spec/peer.md)
 relay_nodes_max: Final = 256  # that one relay makes reachable

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ roles_known: Final = ("gateway", "expert", "stage", "validator", "trainer")
 secret_bytes: Final = 16
 _boot: Final = re.compile(r"[0-9a-f]{32}")
 _tag: Final = re.compile(r"[0-9a-f]{16}")
+_label: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _relayed: Final = re.compile(r"relay:[0-9a-f]{64}")
 _code: Final = re.compile(r"blyan-([a-z2-7]{29})")
 _check_bytes: Final = 2
@@ -219,12 +221,22 @@ def want_url(url: str, what: str, *schemes: str) -> None:
     """`InvalidInput` unless it is SCHEME://HOST:PORT and nothing more."""
     try:
         parts = urlsplit(url)
-        fine = parts.scheme in schemes and bool(parts.hostname) and bool(parts.port) and "@" not in parts.netloc
+        fine = parts.scheme in schemes and _is_host(parts.hostname or "") and bool(parts.port)
+        fine = fine and "@" not in parts.netloc
         fine = fine and f"{parts.scheme}://{parts.netloc}" == url and url.isascii() and url.isprintable()
     except ValueError:
         fine = False
     if not fine or len(url) > limits.summary_url_chars_max or " " in url:
         raise InvalidInput(f"{what}: expected {' or '.join(schemes)}://HOST:PORT, found {url[:80]!r}")
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is an address, or a name that DNS can have (RFC 1123)."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return len(host) <= 253 and all(_label.fullmatch(label) for label in host.split("."))
+    return True
 
 
 def encode_code(secret: bytes) -> str:
