@@ -77,7 +77,7 @@ def main() -> None:
         (corpus / f"seed{number}").write_bytes(seed)
     words = arguments.folder / "words"
     words.write_text("".join(f"{json.dumps(word)}\n" for word in WORDS if word.isascii() and "\\" not in word))
-    options = [f"-dict={words}", "-max_len=8192", "-timeout=5", "-rss_limit_mb=2048", f"-seed={arguments.seed}"]
+    options = [f"-dict={words}", "-max_len=8192", "-timeout=5", "-rss_limit_mb=4096", f"-seed={arguments.seed}"]
     options += [f"-artifact_prefix={arguments.folder}/", "-verbosity=0", "-print_final_stats=1"]
     if arguments.seconds:
         options.append(f"-max_total_time={arguments.seconds}")

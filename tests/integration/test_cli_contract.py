@@ -55,7 +55,7 @@ READS = {
 ASKS = {"chat": ["12 + 34"], "node status": [], "node peers": []}
 # What makes, changes or serves something, or prints a script or lines of JSON. Some of them know --json too.
 WRITES = frozenset(
-    "up,init,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"
+    "up,init,serve,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"
     "chain snapshot,chain export,chain import,db rebuild,db backup,db restore,db migrate,keys encrypt,keys decrypt,"
     "keys rotate,price set,ledger export,account credit,account reverse,completion,wallet new,wallet import,"
     "node invite,node drain".split(",")

@@ -147,7 +147,7 @@ def test_the_second_signal_ends_it_at_once() -> None:
         "from blyan.cli.main import main\n"
         "@contextlib.asynccontextmanager\n"
         "async def served(config, passphrase):\n"
-        "    yield types.SimpleNamespace(refused=dict), 'http://here'\n"
+        "    yield types.SimpleNamespace(refused=dict, peering=None), 'http://here'\n"
         "    await asyncio.to_thread(__import__('time').sleep, 30)\n"
         "serve.served = served\n"
         "main(['up', '--no-browser'])\n"

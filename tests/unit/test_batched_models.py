@@ -19,6 +19,7 @@ import torch
 from batches import Received
 from blyan.inference.embedding import embed
 from blyan.inference.engine import MakeStepper
+from blyan.inference.pages import PagePool
 from blyan.inference.policy import Rules
 from blyan.inference.scheduler import Scheduler, Setting
 from blyan.inference.session import Embedded, Event, Finished, GenerationRequest, run
@@ -156,6 +157,14 @@ def compare(received: Received, steps: list[Step], request: GenerationRequest, t
     assert sums[0] == sums[1]
 
 
+def all_come_free(pool: PagePool) -> bool:
+    """Whether it does in time: who left is let go before the next step, which nobody who is left may wait for."""
+    end = time.monotonic() + 10
+    while pool.free != pool.pages and time.monotonic() < end:
+        time.sleep(0.01)
+    return pool.free == pool.pages
+
+
 def test_a_batch_of_whole_prompts_equals_the_plain_loop_bit_for_bit() -> None:
     """Nothing cut, nothing shared: the very numbers."""
     model = loaded(small_config())
@@ -180,7 +189,7 @@ def test_cut_shared_preempted_and_guessed_ahead_answers_are_the_same(name: str, 
             compare(one, alone(model, request), request, 1e-4)
         assert (scheduler.counters.drafted > 0) == (drafts > 0)
         pool = next(iter(scheduler.engines)).pool
-        assert pool.free == pool.pages
+        assert all_come_free(pool), "what those who left held too"
         assert pool.counters.reused_positions > 0
 
 
@@ -265,7 +274,7 @@ def test_jitted_answers_are_the_same_bits_whoever_comes_and_leaves(name: str, dr
             tops = [[report.top for delta in each.deltas for report in delta.tokens] for each in (one, other)]
             assert tops[0] == tops[1]
         pool = next(iter(scheduler.engines)).pool
-        assert pool.free == pool.pages
+        assert all_come_free(pool), "what those who left held too"
 
 
 @pytest.mark.parametrize("name", JITTED)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final, cast
 from urllib.parse import urlsplit
 
-from blyan.network.reach import ReachOptions
 from blyan.node.http_config import host_and_port
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput
@@ -71,11 +70,9 @@ class NetworkConfig:
         return found
 
     @property
-    def reach(self) -> ReachOptions:
-        """How it is reached beside its address; a code without an address looks for nodes of the local network."""
-        urls = tuple(url for url, _ in self.joins if url)
-        around = self.mdns or len(urls) < len(self.joins)
-        return ReachOptions(self.relay, urls if self.through_relays else (), around)
+    def looks_around(self) -> bool:
+        """Whether nodes of the local network are looked for: asked for, or a code came without an address."""
+        return self.mdns or any(not url for url, _ in self.joins)
 
     @property
     def memory_bytes(self) -> int | None:

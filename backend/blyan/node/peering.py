@@ -34,7 +34,7 @@ from blyan.network.gossip import SummaryTable
 from blyan.network.identity import Identity, make_identity
 from blyan.network.link import Handler, Link
 from blyan.network.links import Links
-from blyan.network.reach import Reach
+from blyan.network.reach import Reach, ReachOptions
 from blyan.network.thread import NetworkThread, kept
 from blyan.node.config import NodeConfig
 from blyan.node.holdings import HeldModel, Holdings, Hosted, read_held
@@ -122,7 +122,9 @@ class Peering:
         dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
         self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
         handlers.update(self.links.handlers)
-        self._reach = Reach(network.reach, self.links, self.monotonic, self.entropy)
+        relays = tuple(url for url, _ in network.joins if url and network.through_relays)
+        reach = ReachOptions(network.relay, relays, network.looks_around)
+        self._reach = Reach(reach, self.links, self.monotonic, self.entropy)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
