@@ -38,6 +38,7 @@ from blyan.network.reach import Reach, ReachOptions
 from blyan.network.thread import NetworkThread, kept
 from blyan.node.config import NodeConfig
 from blyan.node.holdings import HeldModel, Holdings, Hosted, read_held
+from blyan.node.network_config import NetworkConfig
 from blyan.node.own_summary import OwnSummary
 from blyan.node.peer_addresses import announced, linked_peers, read_peers, remember_peers
 from blyan.node.swarm_secret import swarm_of
@@ -122,9 +123,7 @@ class Peering:
         dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
         self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
         handlers.update(self.links.handlers)
-        relays = tuple(url for url, _ in network.joins if url and network.through_relays)
-        reach = ReachOptions(network.relay, relays, network.looks_around)
-        self._reach = Reach(reach, self.links, self.monotonic, self.entropy)
+        self._reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
@@ -285,6 +284,12 @@ class Peering:
         if hosted is None or number is None:
             return None
         return number, hosted.manifest.parts[expert_part(layer, expert)].length
+
+
+def _reach_options(network: NetworkConfig) -> ReachOptions:
+    """How a node is reached beside its address; relays are those that it joins."""
+    relays = tuple(url for url, _ in network.joins if url and network.through_relays)
+    return ReachOptions(network.relay, relays, network.looks_around)
 
 
 def _manifest_giver(holdings: Holdings, store: BlobStore) -> Handler:
