@@ -32,7 +32,6 @@ GOOD = Summary(
     "cd" * 32,
     "ef" * 8,
     ("wss://127.0.0.1:1",),
-    ("http://127.0.0.1:2",),
     ("expert",),
     holdings={"12" * 32: Holding(True, b"\xff\x01")},  # type: ignore[dict-item]
 ).sign(KEY)

@@ -176,7 +176,7 @@ def _said(summary: Summary, names: Mapping[PayloadId, str], open_to: bool) -> di
         "roles": list(summary.roles),
         "draining": summary.draining,
         "queue": summary.queue,
-        "urls": [*summary.peer_urls, *summary.api_urls] if open_to else [],
+        "urls": list(summary.peer_urls) if open_to else [],
         "holds": [
             {
                 "model": names.get(manifest),

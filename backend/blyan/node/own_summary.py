@@ -62,7 +62,6 @@ class OwnSummary:
                 ours.certificate_hash,
                 self.swarm,
                 self.urls,
-                (),
                 self.roles,
                 self.draining,
                 self.host.queue,

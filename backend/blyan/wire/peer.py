@@ -43,7 +43,6 @@ _fields: Final = {
     "certificate",
     "swarm",
     "peer_urls",
-    "api_urls",
     "roles",
     "draining",
     "queue",
@@ -77,7 +76,6 @@ class Summary:
     certificate: str  # SHA-256 of the certificate that its peer port shows, 64 hex digits
     swarm: str  # 16 hex digits: which join code it was given, not the code
     peer_urls: tuple[str, ...] = ()  # wss://HOST:PORT, or relay:NODE through that node
-    api_urls: tuple[str, ...] = ()  # http://HOST:PORT, where its blobs are served
     roles: tuple[str, ...] = ()
     draining: bool = False
     queue: int = 0  # expert messages that wait
@@ -110,7 +108,6 @@ class Summary:
             "certificate": self.certificate,
             "swarm": self.swarm,
             "peer_urls": list(self.peer_urls),
-            "api_urls": list(self.api_urls),
             "roles": list(self.roles),
             "draining": self.draining,
             "queue": self.queue,
@@ -147,12 +144,9 @@ def _summary_of(value: Mapping[str, Canonical], raw: bytes) -> Summary:
     if len(set(roles)) != len(roles):
         raise InvalidInput("roles: expected each once")
     peer_urls = _texts(value["peer_urls"], "peer_urls", limits.summary_urls_max)
-    api_urls = _texts(value["api_urls"], "api_urls", limits.summary_urls_max)
     for url in peer_urls:
         if not _relayed.fullmatch(url):
             want_url(url, "peer_urls", "wss")
-    for url in api_urls:
-        want_url(url, "api_urls", "http", "https")
     draining = value["draining"]
     if not isinstance(draining, bool):
         raise InvalidInput("draining: expected true or false")
@@ -164,7 +158,6 @@ def _summary_of(value: Mapping[str, Canonical], raw: bytes) -> Summary:
         parse_hex64(value["certificate"], "certificate"),
         _matched(_tag, value["swarm"], "swarm"),
         peer_urls,
-        api_urls,
         roles,
         draining,
         _count(value["queue"], "queue"),
