@@ -174,6 +174,7 @@ def test_drafts_are_kept_for_each_conversation(page: Page, node: RunningNode) ->
     expect(box).to_have_value("about the first")
     page.reload()
     expect(box).to_have_value("about the first")
+    expect(page.get_by_test_id("send")).to_be_enabled()
     box.press("Enter")
     expect(page.get_by_test_id("message-user")).to_have_count(2)
     page.reload()

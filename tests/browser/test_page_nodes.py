@@ -59,6 +59,7 @@ def test_each_cell_says_who_holds_its_expert_and_the_legend_who_that_is(
         expect(legend).to_contain_text(f"{key} · {count} experts")
     expect(page.get_by_test_id("nodes-nobody")).to_contain_text("4 experts are on no node")
     page.get_by_test_id("panel-experts").click()
+    expect(page.get_by_test_id("cell")).to_have_count(32)
     states = page.get_by_test_id("cell").evaluate_all("cells => cells.map(cell => cell.dataset.state)")
     assert set(states) == {"verified", "elsewhere"} or set(states) == {"verified", "unverified", "elsewhere"}
     assert states.count("elsewhere") == 4 * 5

@@ -123,10 +123,19 @@ async def test_what_fails_before_anything_was_sent_costs_nothing(nodes: Nodes) -
 
 
 async def test_an_answer_that_nobody_takes_ends_before_its_hold_does(
-    nodes: Nodes, slowly: list[bytes], monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or it would be free: a reader may read slowly for hours."""
     assert rules.delivery_seconds_max + 60 < rules.hold_seconds
+    sent: list[bytes] = []
+
+    async def stuck(request: Any, response: Any, data: bytes) -> None:
+        if b'"error"' not in data and len(sent) == 2:
+            await asyncio.Event().wait()
+        await sending.send_piece(request, response, data)
+        sent.append(data)
+
+    monkeypatch.setattr(answer, "send_piece", stuck)
     monkeypatch.setattr("blyan.api.metering.delivery_seconds_max", 0.2)
     client = await charging(nodes)
     buyer = await payer(client)

@@ -147,14 +147,14 @@ def test_a_corrupted_piece_differs_in_one_bit(proxy: ChaosProxy) -> None:
 
 def test_a_target_that_is_not_there_is_waited_for_if_there_is_patience(proxy: ChaosProxy) -> None:
     """Without it who connects is reset."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    target, proxy.target = proxy.target, port
-    with connect(proxy) as there, pytest.raises(ConnectionResetError):
-        there.recv(1)
-    proxy.patience_s = 5
-    with connect(proxy) as there:
-        there.sendall(b"x")
-        time.sleep(0.1)
-        proxy.target = target
-        assert read(there, 1) == b"x"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen: nobody else is there meanwhile
+        target, proxy.target = proxy.target, taken.getsockname()[1]
+        with connect(proxy) as there, pytest.raises(ConnectionResetError):
+            there.recv(1)
+        proxy.patience_s = 5
+        with connect(proxy) as there:
+            there.sendall(b"x")
+            time.sleep(0.1)
+            proxy.target = target
+            assert read(there, 1) == b"x"
