@@ -100,9 +100,9 @@ def json_of(*arguments: str | Path, data_dir: Path) -> Any:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path) -> Iterator[RunningNode]:
+def running(data_dir: Path, **environment: str) -> Iterator[RunningNode]:
     """`blyan up` in a subprocess for the length of a test."""
-    node = RunningNode(data_dir)
+    node = RunningNode(data_dir, environment=environment)
     node.start()
     try:
         yield node

@@ -71,6 +71,7 @@ class RandomWeights:
         seed: int = 0,
     ) -> None:
         source = torch.Generator().manual_seed(seed)
+        self.config = config
         self.parts: dict[str, dict[str, Tensor]] = {}
         for part in parts_of(config):
             tensors = self.parts[part.name] = {}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blyan.model import fused_code, fused_step
+from blyan.model import fused_code, fused_team
 from blyan.model.config import ModelConfig
 from blyan.model.experts import swiglu
 from blyan.model.fused_compile import load
@@ -204,7 +204,7 @@ def test_room_grows_with_the_step_and_threads_follow():
 
 
 def test_a_thread_that_does_not_come_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("blyan.model.fused_step._ComputeThread._work", lambda self: None)
+    monkeypatch.setattr("blyan.model.fused_team._ComputeThread._work", lambda self: None)
     config = vector_config()
     weights = RandomWeights(config)
     stepper, single = stepper_of(weights, config, torch.float32), stepper_of(weights, config, torch.float32, threads=1)
@@ -239,13 +239,13 @@ class Late(threading.Event):
 @pytest.fixture
 def overtaken(monkeypatch):
     """Steppers whose second thread is late by steps; what it was called with and is no more, at last."""
-    serve, room, found = fused_code.serve, fused_step.Room, []
+    serve, room, found = fused_code.serve, fused_team.Room, []
 
     def late(thread: int, threads: int, seen: int, *rest: Any) -> int:
         if thread:
-            held = [weakref.ref(each) for made in steppers for each in (made._tables, made._room)]
+            held = [weakref.ref(each) for made in steppers for each in (made.team.tables, made.team.room)]
             time.sleep(0.05)
-            if any(each() is None for each in held) or rest[2] is not steppers[0].arguments[0]:
+            if any(each() is None for each in held) or rest[2] is not steppers[0].team.arguments[0]:
                 found.append("what a thread computes with is gone")
                 return seen  # else it reads memory that is not its own
         return serve(thread, threads, seen, *rest)
@@ -258,13 +258,13 @@ def overtaken(monkeypatch):
 
     def made(weights: RandomWeights, config: ModelConfig) -> FusedStepper:
         steppers.append(stepper_of(weights, config, torch.float32))
-        for other in steppers[-1]._others:
+        for other in steppers[-1].team._others:
             before, other._awake = other._awake, Late()
             before.set()
         return steppers[-1]
 
     monkeypatch.setattr(fused_code, "serve", late)
-    monkeypatch.setattr(fused_step, "Room", slow)
+    monkeypatch.setattr(fused_team, "Room", slow)
     yield made, found
     for stepper in steppers:
         stepper.close()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blyan.inference.steppers import PreparedMixture
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall
 from blyan.model.weights import ModelWeights
@@ -38,6 +39,17 @@ class HostedModel:
     config: ModelConfig
     weights: ModelWeights
     holds: Callable[[int, int], bool]  # layer, expert
+    mixture: PreparedMixture | None = None  # jitted code for its experts
+
+    @property
+    def jitted(self) -> bool:
+        """Whether jitted code computes its experts."""
+        return self.mixture is not None and self.mixture.ready
+
+    def close(self) -> None:
+        """It is hosted no more."""
+        if self.mixture is not None:
+            self.mixture.close()
 
 
 @dataclass(slots=True)
@@ -136,15 +148,11 @@ class ExpertHost:
         self._want(hosted, batch)
         dtype = tensor_block.dtypes[batch.dtype]
         hidden = torch.frombuffer(bytearray(data), dtype=dtype).view(batch.count, batch.width)
-        outputs: list[Tensor] = []
-        at = 0
-        for expert, rows in zip(batch.experts, batch.rows, strict=True):
-            outputs.append(self._computed(hosted, ExpertCall(batch.layer, expert, hidden[at : at + rows])))
-            at += rows
+        output = self._computed(hosted, batch, hidden)
         self.counters.messages += 1
         self.counters.rows += batch.count
         self.counters.seconds += self._monotonic() - began
-        return bytes_of(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+        return bytes_of(output)
 
     def _want(self, hosted: HostedModel, batch: ExpertBatch) -> None:
         config = hosted.config
@@ -157,12 +165,23 @@ class ExpertHost:
         if lacking:
             raise _not_held(batch.layer, lacking, "not held")
 
-    def _computed(self, hosted: HostedModel, call: ExpertCall) -> Tensor:
+    def _computed(self, hosted: HostedModel, batch: ExpertBatch, hidden: Tensor) -> Tensor:
+        """Rows [count, width], one expert's after the other's."""
+        mixture = None if hosted.mixture is None else hosted.mixture.get(batch.layer, batch.experts[0])
         try:
-            return hosted.weights.answer(call)
-        except (BlockCorrupt, NotFound) as fault:
-            _log.error("an expert that peers ask for is damaged: %s", fault.message)
-            raise _not_held(call.layer, [call.expert], "damaged") from None
+            if mixture is not None:
+                return mixture.answer(batch.layer, batch.experts, batch.rows, hidden)
+        except (BlockCorrupt, NotFound):
+            pass  # the plain path says which
+        outputs: list[Tensor] = []
+        pieces = torch.split(hidden, list(batch.rows))
+        for expert, piece in zip(batch.experts, pieces, strict=True):
+            try:
+                outputs.append(hosted.weights.answer(ExpertCall(batch.layer, expert, piece)))
+            except (BlockCorrupt, NotFound) as fault:
+                _log.error("an expert that peers ask for is damaged: %s", fault.message)
+                raise _not_held(batch.layer, [expert], "damaged") from None
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _not_held(layer: int, experts: list[int], found: str) -> NotHeld:

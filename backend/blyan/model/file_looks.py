@@ -69,7 +69,7 @@ def all_same(always, paths, before, chosen, layers, rows, experts, seen, room):
         for row in range(rows):
             for place in range(chosen.shape[2]):
                 file = always + layer * experts + chosen[layer, row, place]
-                if good and not seen[file]:
+                if good and paths[file] != 0 and not seen[file]:
                     seen[file] = 1
                     good = _same(paths[file], before[file], room)
     seen[:] = 0
@@ -86,19 +86,20 @@ class Watch(Protocol):
 
 
 class FileLooks:
-    """The files of a model: `always` looked at, then those of each layer's experts."""
+    """The files of a model: `always` looked at, then those of each layer's experts, None for one that is not here."""
 
-    def __init__(self, always: Sequence[Watch], experts: Sequence[Sequence[Watch]]) -> None:
+    def __init__(self, always: Sequence[Watch], experts: Sequence[Sequence[Watch | None]]) -> None:
         self._always, self._experts = always, experts
         all_of_them = [*always, *(watch for layer in experts for watch in layer)]
-        watches = [watch for watch in all_of_them if isinstance(watch, BlobWatch)]
+        watches = [watch for watch in all_of_them if watch is None or isinstance(watch, BlobWatch)]
         able = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "statx")
         self._native = able and len(watches) == len(all_of_them)
         if not self._native:
             return
-        self._names = [ctypes.create_string_buffer(os.fsencode(watch.path)) for watch in watches]
-        self._paths = np.array([ctypes.addressof(name) for name in self._names], np.int64)
-        self._before = np.array([_numbers_of(watch) for watch in watches], np.int64).reshape(-1, _told)
+        self._names = [ctypes.create_string_buffer(os.fsencode(watch.path)) if watch else None for watch in watches]
+        self._paths = np.array([ctypes.addressof(name) if name else 0 for name in self._names], np.int64)
+        before = [_numbers_of(watch) if watch else (0,) * _told for watch in watches]
+        self._before = np.array(before, np.int64).reshape(-1, _told)
         self._seen = np.zeros(len(watches), np.uint8)
         self._room = np.zeros(32, np.int64)
 
@@ -119,7 +120,8 @@ class FileLooks:
             return False
         for watches, picks in zip(self._experts, chosen, strict=True):
             for expert in set(picks.ravel().tolist()):
-                if not watches[expert].unchanged:
+                watch = watches[expert]
+                if watch is not None and not watch.unchanged:
                     return False
         return True
 

@@ -60,10 +60,10 @@ from blyan.model.fused_rows import add_bias, add_rounded, clip, finite, keep, no
 from blyan.model.jit import compiled, entry
 from blyan.model.kernels import matrix_at, pieces_of, product, round_run, span_of
 from blyan.model.meeting import (
-    FIRST,
     GO,
     STOP,
     begin,
+    begun,
     finish,
     give_way,
     last,
@@ -250,45 +250,78 @@ def _checked(team, dims, places, bad):
 
 
 @compiled
-def _step(thread, threads, shared, first, dims, floats, trunk, experts, places, work, kind, like, into):
-    """One step, as one of `threads` threads. `work` has room for more than this step's share, which `sizes` tells."""
-    sizes, all_rows, all_tasks, tables, all_scored, all_bad, chosen, shares, slots, listed, ranges = work
+def _chosen(team, layer, dims, floats, trunk, places, work, room, kind, like, into):
+    """Attention of a layer, and the experts of every row; the team in the next phase."""
+    sizes, all_rows, all_tasks, tables, _, _, chosen, shares, slots, listed, ranges = work
     rows, tasks = all_rows[: sizes[0]], all_tasks[: sizes[1]]
-    scored, bad = all_scored[: sizes[2]], all_bad[: sizes[2]]
-    team = (shared, first, thread, threads)
     hidden, wide = dims[HIDDEN], dims[HEADS] * dims[HEAD_DIM]
     narrow = dims[KV_HEADS] * dims[HEAD_DIM]
+    nothing, table, count = listed[:0], trunk[layer], len(rows)
+    x, outs = places[NORMED], (places[QUERIES], places[NEW_KEYS], places[NEW_VALUES])
+    columns, widths = (Q, K, V), (wide, narrow, narrow)
+    _projected(team, x, hidden, count, table, 3, columns, widths, outs, nothing, room, kind, like, into)
+    team = pass_on(team)
+    _placed(team, layer, dims, floats, trunk, places, rows, like)
+    team = pass_on(team)
+    _attended(team, layer, dims, trunk, places, tasks, tables, like)
+    team = pass_on(team)
+    x, out = places[ATTENDED], places[PROJECTED]
+    columns, widths, outs = (O, O, O), (hidden, hidden, hidden), (out, out, out)
+    _projected(team, x, wide, count, table, 1, columns, widths, outs, nothing, room, kind, like, into)
+    team = pass_on(team)
+    _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, listed, slots, ranges, like)
+    return pass_on(team)
+
+
+@compiled
+def _entered(team, layer, dims, floats, trunk, places, rows, like):
+    """The first norm of a layer whose hidden states were handed in."""
+    hidden = dims[HIDDEN]
+    at_once = rows_at_once(team, len(rows))
+    whole = max(1, (len(rows) + at_once - 1) // at_once)
+    while True:
+        piece = next_piece(team, whole)
+        if piece >= whole:
+            return
+        for row in range(piece * at_once, min((piece + 1) * at_once, len(rows))):
+            at = row * hidden * 4
+            norm(places[X] + at, trunk[layer, INPUT_NORM], hidden, floats[0], places[NORMED] + at, like)
+        finish(team, whole)
+
+
+@compiled
+def _step(thread, threads, shared, announced, dims, floats, trunk, experts, places, work, kind, like, into):
+    """The announced parts of a step, as one of `threads` threads. `work` has room for more than `sizes` tells."""
+    first, of, to = announced
+    sizes, all_rows, _, _, all_scored, all_bad, chosen, shares, slots, listed, ranges = work
+    rows = all_rows[: sizes[0]]
+    scored, bad = all_scored[: sizes[2]], all_bad[: sizes[2]]
+    team = (shared, first, thread, threads)
     nothing = listed[:0]
     room = places[PANELS] + thread * places[PANEL_BYTES]
-    count = len(rows)
-    _embedded(team, dims, floats, trunk, places, rows, like)
-    team = pass_on(team)
-    for layer in range(dims[LAYERS]):
-        table = trunk[layer]
-        x, outs = places[NORMED], (places[QUERIES], places[NEW_KEYS], places[NEW_VALUES])
-        columns, widths = (Q, K, V), (wide, narrow, narrow)
-        _projected(team, x, hidden, count, table, 3, columns, widths, outs, nothing, room, kind, like, into)
+    if of == 0:
+        _embedded(team, dims, floats, trunk, places, rows, like)
         team = pass_on(team)
-        _placed(team, layer, dims, floats, trunk, places, rows, like)
+    for layer in range(max(0, of - 1) // 3, min(dims[LAYERS], (to + 1) // 3)):
+        part = 1 + 3 * layer
+        if part == of:
+            _entered(team, layer, dims, floats, trunk, places, rows, like)
+            team = pass_on(team)
+        if of <= part < to:
+            team = _chosen(team, layer, dims, floats, trunk, places, work, room, kind, like, into)
+        if of <= part + 1 < to:
+            raise_rows(team, layer, dims, trunk, experts, places, listed, ranges, room, kind, like, into)
+            team = pass_on(team)
+            lower_rows(team, layer, dims, trunk, experts, places, ranges, nothing, room, kind, into)
+            team = pass_on(team)
+        if of <= part + 2 < to:
+            mix_rows(team, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like)
+            team = pass_on(team)
+    if to > 1 + 3 * dims[LAYERS]:
+        _scored(team, dims, places, scored, room, like)
         team = pass_on(team)
-        _attended(team, layer, dims, trunk, places, tasks, tables, like)
-        team = pass_on(team)
-        x, out = places[ATTENDED], places[PROJECTED]
-        columns, widths, outs = (O, O, O), (hidden, hidden, hidden), (out, out, out)
-        _projected(team, x, wide, count, table, 1, columns, widths, outs, nothing, room, kind, like, into)
-        team = pass_on(team)
-        _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, listed, slots, ranges, like)
-        team = pass_on(team)
-        raise_rows(team, layer, dims, trunk, experts, places, listed, ranges, room, kind, like, into)
-        team = pass_on(team)
-        lower_rows(team, layer, dims, trunk, experts, places, ranges, nothing, room, kind, into)
-        team = pass_on(team)
-        mix_rows(team, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like)
-        team = pass_on(team)
-    _scored(team, dims, places, scored, room, like)
-    team = pass_on(team)
-    _checked(team, dims, places, bad)
-    pass_on(team)
+        _checked(team, dims, places, bad)
+        pass_on(team)
 
 
 @entry
@@ -315,15 +348,15 @@ def serve(thread, threads, seen, patience, once, table, kind, like, into):
                 return seen
         seen = read_shared(address)
         # a latecomer may find the first phase of a later step here: then it takes part in that one
-        first = read_shared(shared.ctypes.data + FIRST * 8)
+        announced = begun(shared)
         if shared[STOP]:  # looked at last: what ends the threads is announced as a step whose phases never come
             return seen
-        _step(thread, threads, shared, first, dims, floats, trunk, experts, places, work, kind, like, into)
+        _step(thread, threads, shared, announced, dims, floats, trunk, experts, places, work, kind, like, into)
         if once:
             return seen
 
 
 @entry
-def announce(shared):
-    """Make the other threads look up."""
-    begin(shared)
+def announce(shared, of, to):
+    """Make the other threads look up: the parts `of` to `to` of a step are to be computed."""
+    begin(shared, of, to)

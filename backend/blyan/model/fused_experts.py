@@ -160,5 +160,7 @@ def mix_rows(team, layer, dims, floats, trunk, places, rows, chosen, shares, slo
                 more = extra
             add_rounded(at, more, hidden, like)
             last = layer + 1 == dims[LAYERS]
-            norm(at, places[FINAL_NORM] if last else trunk[layer + 1, INPUT_NORM], hidden, floats[0], to, like)
+            weight = places[FINAL_NORM] if last else trunk[layer + 1, INPUT_NORM]
+            if weight:  # else what follows is computed elsewhere
+                norm(at, weight, hidden, floats[0], to, like)
         finish(team, whole)

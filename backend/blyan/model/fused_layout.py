@@ -52,3 +52,27 @@ UP_GATE, UP, DOWN = 0, 5, 10
     PANELS,  # room for one thread's widened panel
     PANEL_BYTES,
 ) = range(22)
+
+
+# The parts of a step, numbered: the embeddings, three of each layer, the scores. A step may be computed in stretches of
+# parts, with what others compute in between: the experts elsewhere, or other layers.
+
+
+def attention_of(layer: int) -> int:
+    """Norm, attention, and the choice of experts. A stretch that begins here is given the hidden states."""
+    return 1 + 3 * layer
+
+
+def experts_of(layer: int) -> int:
+    """The products of the experts that are listed in `ranges`."""
+    return 2 + 3 * layer
+
+
+def mixture_of(layer: int) -> int:
+    """Their sum by share, and the residual."""
+    return 3 + 3 * layer
+
+
+def scores_of(layers: int) -> int:
+    """The scores of a model of so many layers: the last part."""
+    return 1 + 3 * layers

@@ -18,6 +18,7 @@ from blyan.model.stepping import KVPages, Run, RunResult, page_positions
 from blyan.model.weight_tables import WeightTables
 
 _task_rows: Final = 8  # positions of a run whose attention is one piece of work
+_spare: Final = 16  # numbers behind each array, which the last vector may touch
 _angle_rows: Final = 1024  # positions whose angles are computed at once
 
 
@@ -107,7 +108,7 @@ class Room:
             at.PANELS: threads * panel * deepest,
         }
         self.places = np.zeros(22, np.int64)
-        self._arrays = {place: np.empty(count + 16, np.float32) for place, count in numbers.items()}
+        self._arrays = {place: np.empty(count + _spare, np.float32) for place, count in numbers.items()}
         for place, array in self._arrays.items():
             self.places[place] = array.ctypes.data
         for place, tensor in (
@@ -117,7 +118,7 @@ class Room:
             (at.KEYS, kv.keys),
             (at.VALUES, kv.values),
         ):
-            self.places[place] = tensor.data_ptr()
+            self.places[place] = 0 if tensor is None else tensor.data_ptr()
         self.places[at.SCORE_BYTES] = longest * 4
         self.places[at.PANEL_BYTES] = panel * deepest * 4
         top_k, moe = config.experts_per_token, max(1, len(config.moe_layers))
@@ -128,6 +129,8 @@ class Room:
         self._scored = np.zeros(rows, np.int64)
         self.bad = np.zeros(rows, np.int64)
         self.chosen = np.zeros((moe, rows, top_k), np.int64)
+        self.listed = np.zeros(pairs, np.int64)  # rows, expert by expert: one slot each
+        self.ranges = np.zeros((config.experts + 2, 4), np.int64)  # of slots: see `fused_experts.group_rows`
         self.work: tuple[Any, ...] = (
             self.sizes,
             self._step_rows,
@@ -138,9 +141,14 @@ class Room:
             self.chosen,
             np.zeros((rows, top_k), np.float32),
             np.zeros((rows, top_k), np.int64),
-            np.zeros(pairs, np.int64),
-            np.zeros((config.experts + 2, 4), np.int64),
+            self.listed,
+            self.ranges,
         )
+
+    def rows_at(self, place: int) -> NDArray[np.float32]:
+        """What stands at `X`, `NORMED` (a row each) or `LOWERED` (a slot each): [n, hidden], a view."""
+        array = self._arrays[place]
+        return array[: len(array) - _spare].reshape(-1, self._config.hidden)
 
     def lay_out(self, runs: Sequence[Run], angles: Angles, scores: NDArray[np.float32]) -> list[Tensor]:
         """Write down a step; what is returned must live until it was computed."""

@@ -23,6 +23,7 @@ DONE, PHASE, GO, STOP, FIRST = 0, _line, 2 * _line, 3 * _line, 4 * _line
 _counters = 5  # line of the first: one of each thread
 _bits = 24  # of a counter that say how many pieces are taken; the others name the phase
 _names = (1 << 39) - 1  # phases that differ by no more than this have different names
+_part_bits = 12  # of a number that names a part of a step (`fused_layout`)
 _patience = 1024  # looks at a shared number before another thread may have the core: some twenty microseconds
 _waiting = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}.get(platform.machine())
 _i32, _i64 = ir.IntType(32), ir.IntType(64)
@@ -98,11 +99,21 @@ def give_way(_typing: Any) -> Any:
 
 
 @compiled
-def begin(shared):
-    """Announce a step, whose first phase is the next. For one thread, while no other holds a piece."""
+def begin(shared, of, to):
+    """Announce the parts `of` to `to` of a step, whose first phase is the next. For one thread, while no other holds a
+    piece. All three lie in one number: a latecomer must not pass the phases of one step as if they were another's.
+    """
     address = shared.ctypes.data
-    write_shared(address + FIRST * 8, read_shared(address + PHASE * 8))
+    write_shared(address + FIRST * 8, (read_shared(address + PHASE * 8) << 2 * _part_bits) | of << _part_bits | to)
     take_number(address + GO * 8)
+
+
+@compiled
+def begun(shared):
+    """What was announced last: the first phase, and the parts of the step."""
+    found = read_shared(shared.ctypes.data + FIRST * 8)
+    mask = (1 << _part_bits) - 1
+    return found >> 2 * _part_bits, found >> _part_bits & mask, found & mask
 
 
 @compiled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from blyan.model import fused_layout as at
 from blyan.model import simd
 from blyan.model.config import ModelConfig
-from blyan.model.file_looks import FileLooks
+from blyan.model.file_looks import FileLooks, Watch
 from blyan.model.parts import expert_part
 from blyan.model.stored_tensors import group_of, scale_suffix
 from blyan.model.weights import ModelWeights
@@ -34,27 +34,36 @@ def widened(kind: NDArray[Any]) -> NDArray[Any]:
 
 
 class WeightTables:
-    """Addresses of every tensor of a model, and the parts they belong to."""
+    """Addresses of every tensor of a model, and the parts they belong to. Parts that are not `held` have none: what
+    computes keeps away from them.
+    """
 
-    def __init__(self, weights: ModelWeights, config: ModelConfig) -> None:
+    def __init__(
+        self, weights: ModelWeights, config: ModelConfig, held: Callable[[str], bool] = lambda _: True
+    ) -> None:
         self._weights, self._config = weights, config
         self.kind = simd.fp32
         self.floats = np.array([config.rms_eps, config.clip_qkv], np.float32)
         self.trunk = np.zeros((config.layers, at.O + 6), np.int64)
         self.experts = np.zeros((config.layers, config.experts + 1, 15), np.int64)
         self._opened: dict[str, Mapping[str, Tensor]] = {}  # held, so that nothing is unmapped
-        self.embed = self._part("embed")["embed_tokens.weight"]
-        head = self._part("head")
-        self.norm = head["norm.weight"]
-        self.head = self.embed if config.tied_embeddings else head["lm_head.weight"]
-        self._trunk_parts = ["embed", "head", *(f"layer.{layer}" for layer in range(config.layers))]
-        moe = {layer: number for number, layer in enumerate(config.moe_layers, 1)}
-        for layer in range(config.layers):
-            self._lay_layer(layer, moe.get(layer, 0))
+        self._taken: dict[tuple[int, int], Watch] = {}  # experts that were laid later, and looks at them
+        self.embed = self._part("embed")["embed_tokens.weight"] if held("embed") else None
+        head = self._part("head") if held("head") else {}
+        self.norm = head.get("norm.weight")
+        self.head = self.embed if config.tied_embeddings else head.get("lm_head.weight")
+        layers = [layer for layer in range(config.layers) if held(f"layer.{layer}")]
+        trunk_parts = [name for name in ("embed", "head") if held(name)] + [f"layer.{layer}" for layer in layers]
+        for layer in layers:
+            self._lay_layer(layer)
+        for layer in config.moe_layers:
+            for expert in range(config.experts):
+                if held(expert_part(layer, expert)):
+                    self._lay_expert(layer, expert, self._part(expert_part(layer, expert)), "")
         self._looks = FileLooks(
-            [weights.watch(name) for name in self._trunk_parts],
+            [weights.watch(name) for name in trunk_parts],
             [
-                [weights.watch(expert_part(layer, expert)) for expert in range(config.experts)]
+                [weights.watch(name) if held(name := expert_part(layer, at)) else None for at in range(config.experts)]
                 for layer in config.moe_layers
             ],
         )
@@ -69,7 +78,19 @@ class WeightTables:
         tensors = self._opened[name] = self._weights.part(name)
         return tensors
 
-    def _lay_layer(self, layer: int, moe: int) -> None:
+    def take(self, layer: int, expert: int) -> None:
+        """Lay an expert that is to be computed with, unless it is laid as it is; faults as `ModelWeights.part`'s."""
+        if not self.is_good(layer, expert):
+            watch = self._weights.watch(name := expert_part(layer, expert))
+            self._lay_expert(layer, expert, self._part(name), "")
+            self._taken[layer, expert] = watch
+
+    def is_good(self, layer: int, expert: int) -> bool:
+        """Whether an expert that was taken is still what it was then."""
+        watch = self._taken.get((layer, expert))
+        return watch is not None and watch.unchanged
+
+    def _lay_layer(self, layer: int) -> None:
         config, names, row = self._config, self._part(f"layer.{layer}"), self.trunk[layer]
         for column, name in (
             (at.INPUT_NORM, "input_layernorm.weight"),
@@ -81,14 +102,13 @@ class WeightTables:
         ):
             row[column] = names[name].data_ptr() if name in names else 0
         row[at.WINDOW] = config.window if layer in config.window_layers else 0
+        moe = self._config.moe_layers.index(layer) + 1 if layer in self._config.moe_layers else 0
         row[at.MOE] = moe
         for column, name in ((at.Q, "q_proj"), (at.K, "k_proj"), (at.V, "v_proj"), (at.O, "o_proj")):
             self._lay_matrix(row, column, names, f"self_attn.{name}")
             bias = names.get(f"self_attn.{name}.bias")
             row[column + 5] = 0 if bias is None else bias.data_ptr()
         if moe:
-            for expert in range(config.experts):
-                self._lay_expert(layer, expert, self._part(expert_part(layer, expert)), "")
             row[at.EXTRA_INNER] = config.shared_intermediate if config.facts.shared_expert else 0
             if config.facts.shared_expert:
                 self._lay_expert(layer, config.experts, names, "mlp.shared_expert.")

@@ -57,6 +57,7 @@ def _of_this_node(state: SwarmState) -> Iterator[Metric]:
     messages.add_metric(("answered",), host.messages)
     messages.add_metric(("refused",), host.refused)
     yield messages
+    yield GaugeMetricFamily("blyan_hosted_models_jitted", "Whose experts jitted code computes.", value=state.jitted)
     yield CounterMetricFamily("blyan_hosted_rows_total", "Rows computed for peers.", value=host.rows)
     yield CounterMetricFamily("blyan_hosted_seconds_total", "In which rows of peers were computed.", value=host.seconds)
     asked = state.asked

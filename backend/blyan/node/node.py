@@ -83,11 +83,7 @@ class Node:
         threads = config.compute.threads or torch.get_num_threads()
         self._steppers = SteppersInTurn(threads, sources.monotonic, cache_dir_from_environment())
         self.scheduler = Scheduler(
-            Setting(
-                self._kv_bytes,
-                config.inference.rules,
-                self._stepper,
-            ),
+            Setting(self._kv_bytes, config.inference.rules, self._stepper),
             sources.monotonic,
             models=lambda: len(self._loaded),
             offers=lambda model: self.models.get(model.name) is model,
@@ -95,7 +91,7 @@ class Node:
         )
         network = config.network
         self.peering = (
-            Peering(config, ground, sources.now, sources.monotonic, sources.entropy, self.expert_memory)
+            Peering(config, ground, sources.now, sources.monotonic, sources.entropy, self._steppers, self.expert_memory)
             if network.listen
             else None
         )
@@ -252,7 +248,8 @@ class Node:
 
     def _stepper(self, model: LoadedModel, kv: KVPages, offer: Offer) -> Stepper:
         """Who computes a model: with others, where experts of it are elsewhere."""
-        return (self.peering and self.peering.stepper(model, kv)) or self._steppers.make(model, kv, offer)
+        elsewhere = self.peering.elsewhere(model) if self.peering is not None else None
+        return self._steppers.make(model, kv, offer, elsewhere)
 
     def _verify_experts(self) -> None:
         """Touch every expert that is here once, so that damage shows before somebody asks."""

@@ -18,15 +18,14 @@ from torch import Tensor
 
 from blyan.inference.executor import Executor, ExecutorOptions
 from blyan.inference.expert_host import ExpertHost, HostedModel
-from blyan.inference.network_step import NetworkStepper
 from blyan.inference.registry import Registry
 from blyan.inference.roster import Roster
+from blyan.inference.steppers import PreparedMixture, SteppersInTurn
 from blyan.model.expert_memory import ExpertMemory
 from blyan.model.experts import ExpertCall
 from blyan.model.loading import LoadedModel
 from blyan.model.manifest import Manifest, read_manifest
 from blyan.model.parts import expert_part, part_position
-from blyan.model.stepping import KVPages
 from blyan.model.weights import ModelWeights
 from blyan.network.dialling import Dialler
 from blyan.network.door import PeerDoor
@@ -47,6 +46,7 @@ from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
 from blyan.primitives.errors import ExpertUnavailable, Fault, NotFound, Unavailable
 from blyan.primitives.ids import PayloadId
+from blyan.storage import tensor_block
 from blyan.storage.blob_store import BlobStore
 from blyan.wire import expert_call
 from blyan.wire.framing import Message, WireTensor
@@ -92,6 +92,7 @@ class Peering:
     now: UnixSeconds
     monotonic: Monotonic
     entropy: Entropy
+    steppers: SteppersInTurn
     memory: ExpertMemory | None = None
     holdings: Holdings = field(init=False)
     identity: Identity = field(init=False)
@@ -107,7 +108,7 @@ class Peering:
     _reach: Reach = field(init=False)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _running: Future[None] | None = None
-    _hosted: dict[PayloadId, HostedModel] = field(default_factory=dict[PayloadId, HostedModel])
+    hosted: dict[PayloadId, HostedModel] = field(default_factory=dict[PayloadId, HostedModel])
 
     def __post_init__(self) -> None:
         config, network = self.config, self.config.network
@@ -116,7 +117,7 @@ class Peering:
         self.holdings = Holdings(self.ground.store)
         table = SummaryTable()
         self.registry = Registry(table, self.identity.key.public)
-        self.host = ExpertHost(self._hosted.get, self.monotonic, network.peer_rows)
+        self.host = ExpertHost(self.hosted.get, self.monotonic, network.peer_rows)
         self.summary = OwnSummary(self.identity, swarm.tag, network.roles, self.holdings, self.host, self.monotonic)
         self._thread = NetworkThread()
         handlers: dict[str, Handler] = {expert_call.kind: self.host.answer}
@@ -129,11 +130,7 @@ class Peering:
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
         self.executor = Executor(self._thread, self.roster, self.monotonic, self.entropy, options)
         self._door = PeerDoor(
-            self.identity,
-            swarm,
-            self.summary,
-            handlers,
-            self.links.joined,
+            *(self.identity, swarm, self.summary, handlers, self.links.joined),
             store=self.ground.store,
             monotonic=self.monotonic,
             entropy=self.entropy,
@@ -151,8 +148,9 @@ class Peering:
     def host_model(self, manifest_id: PayloadId, manifest: Manifest, weights: ModelWeights) -> Hosted:
         """A model of which experts are computed for peers, those that are here."""
         hosted = self.holdings.look(manifest_id, manifest)
-        self._hosted[manifest_id] = HostedModel(
-            manifest.config, weights, lambda layer, expert: self.holdings.holds(manifest_id, layer, expert)
+        mixture = PreparedMixture(self.steppers, manifest.config, tensor_block.dtypes[manifest.dtype], weights)
+        self.hosted[manifest_id] = HostedModel(
+            manifest.config, weights, partial(self.holdings.holds, manifest_id), mixture
         )
         self.ask(lambda: self.registry.serve(manifest_id, hosted.grid))
         return hosted
@@ -160,7 +158,7 @@ class Peering:
     def host_held(self, held: Mapping[PayloadId, HeldModel]) -> None:
         """Models of which this node has experts alone: peers may ask for them."""
         for manifest_id, each in held.items():
-            if manifest_id in self._hosted:
+            if manifest_id in self.hosted:
                 continue
             try:
                 manifest = read_manifest(self.ground.store, manifest_id)
@@ -204,20 +202,20 @@ class Peering:
 
     def drop(self, manifest_id: PayloadId) -> None:
         """A model is offered no more."""
-        self._hosted.pop(manifest_id, None)
+        if (hosted := self.hosted.pop(manifest_id, None)) is not None:
+            hosted.close()
         self.holdings.forget(manifest_id)
         self.ask(lambda: self.registry.drop(manifest_id))
 
-    def stepper(self, model: LoadedModel, kv: KVPages) -> NetworkStepper | None:
-        """Who computes a model of which experts are elsewhere; None if all are here."""
+    def elsewhere(self, model: LoadedModel) -> Elsewhere | None:
+        """Who computes what is not here of a model; None if all of it is."""
         hosted, plan = self.holdings.find(model.manifest_id), self.config.network.plan
         may_give_up = self.config.network.memory_bytes is not None and model.manifest_id in read_held(
             self.config.data_dir
         )
         if hosted is None or (hosted.complete and plan != "dynamic" and not may_give_up):
             return None
-        elsewhere = Elsewhere(self, model.manifest_id, plan == "dynamic", plan == "local")
-        return NetworkStepper(model.weights, model.manifest.config, kv, elsewhere)
+        return Elsewhere(self, model.manifest_id, plan == "dynamic", plan == "local")
 
     @property
     def turned_away(self) -> int:

@@ -72,6 +72,7 @@ class SwarmState:
     host: HostCounters
     asked: ExecutorCounters
     turned_away: int  # callers of the peer port
+    jitted: int  # models whose experts are computed for peers by jitted code
     known: int  # nodes, of which `peers` are those shown
     linked: int
     peers: tuple[PeerState, ...]
@@ -93,6 +94,7 @@ def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_sho
         replace(peering.host.counters),
         replace(peering.executor.counters),
         peering.turned_away,
+        sum(each.jitted for each in list(peering.hosted.values())),
         len(others),
         sum(links.link(each.node) is not None for each in others),
         tuple(_peer(peering, each, total, now, reasons) for each in others[:most]),
