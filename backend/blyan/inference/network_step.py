@@ -46,6 +46,10 @@ class Elsewhere(Protocol):
         """Ask other nodes for the outputs of calls of one layer."""
         ...
 
+    def close(self) -> None:
+        """Nothing is asked any more."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class _Pass:
@@ -81,7 +85,8 @@ class NetworkStepper:
         return [each.ended for each in passes if each.ended is not None]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is held here."""
+        self._elsewhere.close()
 
     def _begun(self, run: Run) -> _Pass:
         assert run.tokens and len(run.pages) * page_positions >= run.start + len(run.tokens), "a run that fits"

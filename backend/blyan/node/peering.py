@@ -38,6 +38,7 @@ from blyan.network.reach import Reach, ReachOptions
 from blyan.network.thread import NetworkThread, kept
 from blyan.node.config import NodeConfig
 from blyan.node.holdings import HeldModel, Holdings, Hosted, read_held
+from blyan.node.leaving import Leaving
 from blyan.node.network_config import NetworkConfig
 from blyan.node.own_summary import OwnSummary
 from blyan.node.peer_addresses import announced, linked_peers, read_peers, remember_peers
@@ -82,6 +83,10 @@ class Elsewhere:
         refused.set_result([_not_local(call) for call in calls])
         return refused
 
+    def close(self) -> None:
+        """Nobody is asked any more."""
+        self.peering.leaving.ended(self.manifest)
+
 
 @dataclass(slots=True, eq=False)
 class Peering:
@@ -101,6 +106,7 @@ class Peering:
     executor: Executor = field(init=False)
     host: ExpertHost = field(init=False)
     summary: OwnSummary = field(init=False)
+    leaving: Leaving = field(init=False)
     port: int = 0  # that was taken
     _thread: NetworkThread = field(init=False)
     _door: PeerDoor = field(init=False)
@@ -123,18 +129,21 @@ class Peering:
         dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
         self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
         handlers.update(self.links.handlers)
+        self.leaving = Leaving(
+            self.holdings,
+            lambda model: self._hosted.pop(model, None),
+            lambda: self._thread.run(self.links.tell()),
+            lambda model: self.ask(lambda: self.registry.drop(model)),
+        )
         self._reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
         self.executor = Executor(self._thread, self.roster, self.monotonic, self.entropy, options)
         self._door = PeerDoor(
-            self.identity,
-            swarm,
-            self.summary,
-            handlers,
-            self.links.joined,
+            *(self.identity, swarm, self.summary, handlers, self.links.joined),
             store=self.ground.store,
+            gives=self.holdings.gives,
             monotonic=self.monotonic,
             entropy=self.entropy,
             routes=self._reach.routes,
@@ -192,31 +201,25 @@ class Peering:
             link.open and manifest_id in link.peer.holdings for each in list(links.open.values()) for link in list(each)
         )
 
-    def look_again(self, manifest_id: PayloadId) -> Hosted:
-        """Blocks of a model have come or gone."""
+    def look_again(self, manifest_id: PayloadId) -> Hosted | None:
+        """Blocks of a model have come or gone; None for one that is not offered."""
         hosted = self.holdings.find(manifest_id)
-        assert hosted is not None, "a model that is hosted"
-        return self.holdings.look(manifest_id, hosted.manifest)
+        return None if hosted is None else self.holdings.look(manifest_id, hosted.manifest)
 
     def follow(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
         """Run something in the network's loop, for as long as the node has peers."""
         return self._thread.run(kept("taking", work))
 
-    def drop(self, manifest_id: PayloadId) -> None:
-        """A model is offered no more."""
-        self._hosted.pop(manifest_id, None)
-        self.holdings.forget(manifest_id)
-        self.ask(lambda: self.registry.drop(manifest_id))
-
     def stepper(self, model: LoadedModel, kv: KVPages) -> NetworkStepper | None:
-        """Who computes a model of which experts are elsewhere; None if all are here."""
-        hosted, plan = self.holdings.find(model.manifest_id), self.config.network.plan
+        """Who computes a model of which experts are elsewhere; None if all are here. To be closed."""
+        hosted, plan = self.holdings.find_used(model.manifest_id), self.config.network.plan
         may_give_up = self.config.network.memory_bytes is not None and model.manifest_id in read_held(
             self.config.data_dir
         )
         if hosted is None or (hosted.complete and plan != "dynamic" and not may_give_up):
             return None
         elsewhere = Elsewhere(self, model.manifest_id, plan == "dynamic", plan == "local")
+        self.leaving.began(model.manifest_id)
         return NetworkStepper(model.weights, model.manifest.config, kv, elsewhere)
 
     @property

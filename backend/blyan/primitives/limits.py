@@ -177,6 +177,7 @@ peer_labels_max: Final = 64  # of metrics
 missing_shown_max: Final = 64  # experts that nobody holds, by name
 held_file_bytes_max: Final = 128 * KIB
 held_models_max: Final = 256
+old_version_seconds: Final = summary_seconds_max  # without anybody who answers with it, until it is given up
 
 # relays (docs/spec/peer.md)
 relay_nodes_max: Final = 256  # that one relay makes reachable
