@@ -78,6 +78,7 @@ class Receiving:
     async def run(self) -> None:
         """Fetch what can be had; `StorageFull`, `IntegrityFault` of the own disk, what `progress` raises end it."""
         policy, group = self._policy, asyncio.TaskGroup()
+        self._group = group
         self._landings = Landings(self._store, group, self._done)
         requests = Requests(policy.rate, policy.source_rate, policy.stall_seconds)
         self._asked = [requests.to(source) for source in self._sources]
@@ -166,11 +167,20 @@ class Receiving:
             await self._condemn(number, item, f"wrong {reason.message}")
             self.table.refused(item)
             return
+        if missing is None:  # it holds up neither this source nor the others
+            self._group.create_task(self._open_later(number, item, raw))
+            return
         self.table.opened(item, missing)
         here = item.wanted.length - sum(item.bytes_of(each, each + 1) for each in missing)
         if here:
             self._progress(item.wanted.payload, here)
         self._landings.finish_if_whole(item)
+
+    async def _open_later(self, number: int, item: Item, raw: bytes) -> None:
+        """Somebody else takes the payload in: take what he has, or over from him, when he is done with it."""
+        await asyncio.sleep(limits.fetch_again_seconds)
+        await self._open(number, item, raw)
+        self._tell()
 
     # -- bytes
 
