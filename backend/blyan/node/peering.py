@@ -75,10 +75,10 @@ class Elsewhere:
         """Whether an expert is computed here rather than asked for."""
         return self.holds(layer, expert) and not (self.remote_first and self.peering.held_by_peers(self.manifest))
 
-    def begin(self, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
+    def begin(self, calls: Sequence[ExpertCall], until: float) -> Future[list[Tensor | Fault]]:
         """Ask other nodes, unless the plan is to do without them."""
         if not self.local_only:
-            return self.peering.executor.begin(self.manifest, calls)
+            return self.peering.executor.begin(self.manifest, calls, until)
         refused: Future[list[Tensor | Fault]] = Future()
         refused.set_result([_not_local(call) for call in calls])
         return refused
