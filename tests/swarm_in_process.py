@@ -8,16 +8,19 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 from aiohttp.test_utils import TestClient, TestServer
 
 from blyan.api.app import build_app
 from blyan.node.config import read_config
 from blyan.node.node import Node, Sources
 from blyan.node.peering import Peering
+from blyan.node.swarm_secret import write_swarm
 from blyan.node.writer import opened
 from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
-from swarm_nodes import CODE, room
+from swarm_nodes import CODE, SECRET, room
 
 SOURCES = Sources(system_seconds, system_monotonic, system_entropy)
 
@@ -76,6 +79,29 @@ async def in_one_process(
         keys = {expert.peering.identity.key.public for expert in experts}
         await until(lambda: keys <= gateway.links, f"{len(keys)} links")
         yield gateway, experts
+
+
+def joined(folder: Path) -> Path:
+    """A new data directory that knows the join code and nothing else."""
+    folder.mkdir()
+    write_swarm(folder, SECRET)
+    return folder
+
+
+async def answer(member: Member) -> Any:
+    """What the built-in model says to one question, or the error."""
+    body = {"model": "blyan-genesis", "messages": [{"role": "user", "content": "What is 12 plus 30?"}], "seed": 1}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{member.url}/v1/chat/completions", json={**body, "max_tokens": 24}) as response,
+    ):
+        said = await response.json()
+        return said["choices"][0]["message"]["content"] if response.status == 200 else said
+
+
+def experts_of(member: Member) -> set[int]:
+    """The numbers of the routed experts that it holds, of all models together."""
+    return {number for hosted in member.peering.holdings.models() for number in hosted.here}
 
 
 async def until(what: Callable[[], object], said: str, seconds: float = 15) -> None:

@@ -80,7 +80,8 @@ def durable_write(payloads: Mapping[PayloadId, int], folder: Path, data: memoryv
     """The same bytes onto the store's disk, as files of allocated space that are synced in the end."""
     folder.mkdir()
     for payload, length in payloads.items():
-        handle = durable.open_sized(folder / payload, length)
+        handle = durable.open_alone(folder / payload)
+        durable.allocate(handle, folder / payload, length, fresh=True)
         for at in range(0, length, len(data)):
             durable.write_at(handle, data[: min(len(data), length - at)], at)
         durable.sync(handle)

@@ -7,35 +7,11 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from blyan.node.holdings import read_held
-from blyan.node.swarm_secret import write_swarm
-from swarm_in_process import Member, serving_member, until
-from swarm_nodes import SECRET, everything, nothing, part_of_builtin, parts_held
+from swarm_in_process import Member, answer, experts_of, joined, serving_member, until
+from swarm_nodes import everything, nothing, part_of_builtin, parts_held
 
 EXPERT_BYTES = 889_000  # of one of the built-in model, a little more
-
-
-def joined(folder: Path) -> Path:
-    """A new data directory that knows the join code and nothing else."""
-    folder.mkdir()
-    write_swarm(folder, SECRET)
-    return folder
-
-
-async def answer(member: Member) -> Any:
-    body = {"model": "blyan-genesis", "messages": [{"role": "user", "content": "What is 12 plus 30?"}], "seed": 1}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{member.url}/v1/chat/completions", json={**body, "max_tokens": 24}) as response,
-    ):
-        said = await response.json()
-        return said["choices"][0]["message"]["content"] if response.status == 200 else said
-
-
-def experts_of(member: Member) -> set[int]:
-    return {number for hosted in member.peering.holdings.models() for number in hosted.here}
 
 
 async def taking(stack: contextlib.AsyncExitStack, folder: Path, **network: Any) -> Member:

@@ -13,7 +13,7 @@ import torch
 from blyan.inference.executor import Executor, ExecutorOptions
 from blyan.inference.plan import Assignment, CallSpec, ExpertPlan
 from blyan.model.experts import ExpertCall
-from blyan.network.link import LinkLost
+from blyan.network.link import LinkLost, NoAnswer
 from blyan.network.measurements import Failure
 from blyan.network.thread import NetworkThread
 from blyan.primitives.clock import system_entropy, system_monotonic
@@ -21,6 +21,7 @@ from blyan.primitives.errors import ExpertUnavailable
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.expert_call import answer_of, parse_batch
 from blyan.wire.framing import Message, WireTensor
+from swarm_nodes import wait_for
 from swarms import node
 
 MODEL = PayloadId("cd" * 32)
@@ -32,13 +33,23 @@ class FakeLink:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.asked = self.called_off = 0
+        self.granted = 0.0  # seconds that it was given
 
     async def request(
         self, _kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor], *, seconds: float
     ) -> Message:
+        self.asked += 1
         if self.seconds < 0:
             raise LinkLost("gone")
-        await asyncio.sleep(min(self.seconds, seconds))
+        self.granted = seconds
+        try:
+            await asyncio.sleep(min(self.seconds, seconds))
+        except asyncio.CancelledError:
+            self.called_off += 1
+            raise
+        if self.seconds > seconds:
+            raise NoAnswer("late")
         return answer_of(parse_batch(fields), tensors[0], tensors[0].data)
 
 
@@ -63,6 +74,9 @@ class FakeNodes:
         return self.links[name]
 
     def may_hedge(self) -> bool:
+        return self.budget
+
+    def may_replace(self) -> bool:
         return self.budget
 
     def began(self, _node: PublicKey, rows: int) -> None:
@@ -171,3 +185,50 @@ def test_a_call_that_seems_stuck_is_replaced_without_a_budget(thread: NetworkThr
     assert isinstance(found, torch.Tensor)
     assert 0.4 < time.monotonic() - began < 1.5
     assert (executor.counters.hedges, nodes.waiting) == (1, 0)
+
+
+def test_a_request_with_little_time_left_gives_its_calls_no_more(thread: NetworkThread) -> None:
+    """And blames no node for being later than that."""
+    nodes = FakeNodes(first=30, second=30)
+    executor = Executor(thread, nodes, system_monotonic, system_entropy, ExecutorOptions("exact", 5.0))
+    began = time.monotonic()
+    (found,) = executor.begin(MODEL, [ExpertCall(1, 2, torch.randn(1, 8))], system_monotonic() + 0.3).result(10)
+    assert isinstance(found, ExpertUnavailable)
+    assert 0.2 < time.monotonic() - began < 1.5
+    assert all(0 < link.granted <= 0.3 for link in nodes.links.values())
+    assert (nodes.failures, nodes.waiting) == ([], 0)
+
+
+def test_calls_that_nobody_waits_for_are_called_off(thread: NetworkThread) -> None:
+    """At the node and at its replica."""
+    nodes = FakeNodes(first=30, second=30)
+    executor = Executor(thread, nodes, system_monotonic, system_entropy, ExecutorOptions("exact", 5.0))
+    asked = executor.begin(MODEL, [ExpertCall(1, 2, torch.randn(1, 8))])
+    wait_for(lambda: all(link.asked for link in nodes.links.values()), "a hedge")
+    asked.cancel()
+    wait_for(lambda: all(link.called_off for link in nodes.links.values()), "both called off")
+    assert nodes.waiting == 0
+
+
+def test_a_swarm_that_fails_is_not_flooded(thread: NetworkThread) -> None:
+    """Beyond the budget a call goes out twice a second, in place of forty times."""
+    nodes = FakeNodes(first=-1, second=-1)
+    _, found = ask(thread, nodes, 1.2)
+    flood = sum(link.asked for link in nodes.links.values())
+    assert isinstance(found, ExpertUnavailable)
+    nodes = FakeNodes(first=-1, second=-1)
+    nodes.budget = False
+    executor, found = ask(thread, nodes, 1.2)
+    assert isinstance(found, ExpertUnavailable)
+    assert 2 <= sum(link.asked for link in nodes.links.values()) <= 8 < flood
+    assert executor.counters.held_up > 0
+
+
+def test_one_death_costs_no_wait_though_the_budget_is_spent(thread: NetworkThread) -> None:
+    nodes = FakeNodes(first=-1, second=0)
+    nodes.budget = False
+    began = time.monotonic()
+    executor, found = ask(thread, nodes)
+    assert isinstance(found, torch.Tensor)
+    assert time.monotonic() - began < 0.4
+    assert executor.counters.held_up == 0

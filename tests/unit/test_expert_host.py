@@ -137,3 +137,22 @@ async def test_a_node_that_asked_for_its_share_waits_for_the_next_minute() -> No
     await host.answer(link("b"), call()[1])
     clock[0] = 31.0
     await host.answer(link("a"), call()[1])
+
+
+async def test_a_call_that_was_called_off_while_it_waited_is_not_computed() -> None:
+    """It counts as waiting until its turn comes, so that nobody fills the queue with such."""
+    weights = Slow()
+    host = host_of(weights)
+    first, second = (asyncio.create_task(host.answer(link(), call()[1])) for _ in range(2))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert host.queue == 2
+    weights.let.set()
+    await first
+    async with asyncio.timeout(5):
+        while host.queue:  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.01)
+    assert (host.counters.messages, host.counters.called_off) == (1, 1)
+    host.close()

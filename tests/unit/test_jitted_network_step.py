@@ -52,7 +52,11 @@ class Others:
     def first_here(self, layer: int, expert: int) -> bool:
         return self.holds(layer, expert)
 
-    def begin(self, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def begin(self, calls: Sequence[ExpertCall], until: float) -> Future[list[Tensor | Fault]]:
         self.messages.append(list(calls))
         given: Future[list[Tensor | Fault]] = Future()
         given.set_result([self._answer(call) for call in calls])

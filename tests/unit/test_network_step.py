@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -14,7 +15,7 @@ from blyan.inference.network_step import NetworkStepper
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
 from blyan.model.experts import ExpertCall
-from blyan.model.stepping import KVPages, Run, RunFault, RunResult
+from blyan.model.stepping import KVPages, Patience, Run, RunFault, RunResult
 from blyan.primitives.errors import BlockCorrupt, ExpertUnavailable, Fault
 from random_models import RandomWeights, small_config
 
@@ -32,6 +33,7 @@ class Others:
     def __init__(self, weights: RandomWeights, here: frozenset[tuple[int, int]], lost: int | None = None) -> None:
         self._weights, self._here, self._lost = weights, here, lost
         self.messages: list[list[ExpertCall]] = []
+        self.until: list[float] = []
         self.asked_first = False
 
     def holds(self, layer: int, expert: int) -> bool:
@@ -40,8 +42,13 @@ class Others:
     def first_here(self, layer: int, expert: int) -> bool:
         return self.holds(layer, expert) and not self.asked_first
 
-    def begin(self, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def begin(self, calls: Sequence[ExpertCall], until: float) -> Future[list[Tensor | Fault]]:
         self.messages.append(list(calls))
+        self.until.append(until)
         given: Future[list[Tensor | Fault]] = Future()
         given.set_result([self._answer(call) for call in calls])
         return given
@@ -146,3 +153,32 @@ def test_what_is_here_stands_in_for_a_node_that_was_to_be_asked() -> None:
         assert isinstance(found, RunResult)
         assert (right.scores == found.scores).all()
     assert len(others.messages) == len(config.moe_layers), "others are asked first"
+
+
+def test_calls_are_of_use_until_the_last_of_those_who_wait_for_them_waits_no_more() -> None:
+    """One with little time left does not cut short the others of its step."""
+    config = small_config()
+    others = Others(RandomWeights(config), frozenset())
+    stepper = NetworkStepper(RandomWeights(config), config, pages(config, torch.float32), others)
+    first, second, _ = runs_of(config)
+    stepper.step([first._replace(patience=Patience(5.0)), second._replace(patience=Patience(7.0))])
+    assert set(others.until) == {7.0}
+
+
+def test_calls_for_which_nobody_waits_any_more_are_called_off() -> None:
+    """Not as long as one does."""
+
+    class Silent(Others):
+        def begin(self, calls: Sequence[ExpertCall], until: float) -> Future[list[Tensor | Fault]]:
+            self.given: Future[list[Tensor | Fault]] = Future()
+            patiences[0].end()
+            threading.Timer(0.2, patiences[1].end).start()
+            return self.given
+
+    config, patiences = small_config(), (Patience(), Patience())
+    others = Silent(RandomWeights(config), frozenset())
+    stepper = NetworkStepper(RandomWeights(config), config, pages(config, torch.float32), others)
+    runs = [run._replace(patience=each) for run, each in zip(runs_of(config), patiences, strict=False)]
+    assert all(isinstance(each, RunFault) for each in stepper.step(runs))
+    assert others.given.cancelled()
+    assert patiences[1].gone

@@ -283,3 +283,17 @@ def test_hidden_states_of_all_positions_come_beside_a_batch() -> None:
 def no_thread_is_left() -> Iterator[None]:
     yield
     assert not [thread for thread in threading.enumerate() if thread.name == "blyan-compute"]
+
+
+def test_runs_say_for_how_long_somebody_waits_for_them() -> None:
+    """Until the deadline of the request, or until he leaves, also in the middle of a step."""
+    gate = threading.Semaphore(0)
+    with bench(prepare=lambda stepper: setattr(stepper, "allowed", gate)) as made:
+        ticket = made.scheduler.submit(made.model, answer([1], 300), lambda _: None, until=7.0)
+        gate.release(1)
+        made.settle(lambda: len(made.steps) == 1)
+        (run,) = made.steps[0]
+        assert run.patience.until == 7.0
+        ticket.cancel()
+        assert run.patience.gone
+        gate.release(10)

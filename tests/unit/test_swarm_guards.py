@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -129,15 +129,27 @@ def test_a_member_replaces_no_model_by_its_name(tmp_path: Path, removed: bool) -
         if removed:
             remove_model(ground, made.name)
         else:
-            manifest = type(manifest)(**{**_fields(manifest), "version": "999.0.0"})
+            manifest = replace(manifest, version="999.0.0")
         before = ground.chains.joint.height
         with pytest.raises(Unavailable, match="expected nothing of this name"):
             publish_held(ground, manifest)
         assert ground.chains.joint.height == before
 
 
-def _fields(manifest: Any) -> dict[str, Any]:
-    return {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
+def test_a_newer_version_of_the_swarms_model_takes_its_place(tmp_path: Path) -> None:
+    """An older one is not wanted, and of two with the same number the first stays."""
+    with writing(tmp_path) as ground:
+        made = builtin.install(ground).model
+        write_held(tmp_path, {made.manifest: HeldModel(made.name, True)})
+        manifest = read_manifest(ground.store, made.manifest)
+        for version, kept in [("0.0.1", made.version), ("999.0.0", "999.0.0"), ("998.0.0", "999.0.0")]:
+            publish_held(ground, replace(manifest, version=version))
+            held = ground.chains.state.current(made.name)
+            assert held is not None
+            write_held(tmp_path, {held.manifest: HeldModel(made.name, True)})
+            assert held.version == kept
+        with pytest.raises(Unavailable, match="found another model"):
+            publish_held(ground, replace(manifest, version="999.0.0", license="another"))
 
 
 def test_a_backup_with_keys_keeps_the_swarm(tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ async def _submitted(
     loop = asyncio.get_running_loop()
     events = Events(loop, seen)
     late = Failed(Unavailable(f"generation: expected an end within {limits.request_seconds_max:g} s"))
-    ticket = node.scheduler.submit(model, work, events.put, client=client_of_trace(), listener=_listener_of(node, loop))
+    until = node.sources.monotonic() + limits.request_seconds_max
+    listener = _listener_of(node, loop)
+    ticket = node.scheduler.submit(model, work, events.put, client=client_of_trace(), listener=listener, until=until)
     deadline = loop.call_later(limits.request_seconds_max, events.put, late)  # one timer, not one for each token
     try:
         yield events

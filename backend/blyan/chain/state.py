@@ -159,6 +159,10 @@ class State:
         versions = self.models.get(name)
         return versions[-1] if versions else None
 
+    def withdrawn(self, name: str) -> bool:
+        """Whether there was a model of this name, which was taken away."""
+        return self.current(name) is None and name in self.retired
+
     def newest_version(self, name: str) -> str | None:
         """The newest version that a model ever had, also where it was withdrawn: the next one is above it."""
         current = self.current(name)

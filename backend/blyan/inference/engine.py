@@ -19,7 +19,7 @@ from blyan.inference.pages import PagePool
 from blyan.inference.policy import Running, Waiting
 from blyan.inference.sequence import TokenSequence, alike_until, pages_for
 from blyan.model.loading import LoadedModel
-from blyan.model.stepping import KVPages, Ready, Run, RunFault, RunResult, Stepper, page_positions
+from blyan.model.stepping import KVPages, Patience, Ready, Run, RunFault, RunResult, Stepper, endless, page_positions
 from blyan.primitives.errors import Fault
 
 Offer: TypeAlias = Callable[[Callable[[], Stepper]], None]
@@ -85,9 +85,9 @@ class Engine:
         heads = (next(iter(queue.values())) for queue in self.waiting.values())
         return any(head.pages + len(self.running) > self.pool.free for head in heads)
 
-    def add(self, number: int, client: str, need: Need) -> TokenSequence:
+    def add(self, number: int, client: str, need: Need, patience: Patience = endless) -> TokenSequence:
         """A new sequence, which waits."""
-        sequence = TokenSequence(number, client, self._alike)
+        sequence = TokenSequence(number, client, self._alike, patience=patience)
         sequence.ask(need)
         self.adopt(sequence)
         return sequence

@@ -8,6 +8,7 @@ computed with. Where no live node holds an expert it is waited for, a while, and
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from blyan.storage import tensor_block
 from blyan.wire.expert_call import Activations, ExpertBatch, kind, nonce_bytes, packed, read_answer
 
 _look_seconds: Final = 0.05  # between two looks for a node that holds an expert
+_again_seconds: Final = 0.5  # before a call goes out again, beyond the budget
 _stuck_seconds: Final = 0.5  # at least so late is a call that is replaced without a budget for it
 _stuck_factor: Final = 4.0  # and so many times as late as one that is hedged
 
@@ -47,6 +49,10 @@ class Nodes(Protocol):
 
     def may_hedge(self) -> bool:
         """Whether one more message may be sent for speed alone."""
+        ...
+
+    def may_replace(self) -> bool:
+        """Whether one more message may be sent at once in place of one that failed, and was one in such a place."""
         ...
 
     def began(self, node: PublicKey, rows: int) -> None:
@@ -89,6 +95,7 @@ class ExecutorCounters:
     messages: int = 0
     hedges: int = 0
     failovers: int = 0
+    held_up: int = 0  # of these: that waited, for too many had failed
     rejected: int = 0  # answers that were none
 
 
@@ -100,6 +107,8 @@ class _Asked:
     calls: Sequence[ExpertCall]
     specs: Sequence[CallSpec]
     until: float
+    cut: bool = False  # there is less time than a node may take: being late is not its fault
+    replaced: set[int] = field(default_factory=set[int])  # calls for which another node was asked once
 
 
 _Name: TypeAlias = tuple[PayloadId, int, int]  # model, layer, expert
@@ -158,12 +167,18 @@ class Executor:
     counters: ExecutorCounters = field(default_factory=ExecutorCounters)
     _lacked: dict[_Name, float] = field(default_factory=dict["_Name", float])  # since when nobody can be asked
 
-    def begin(self, model: PayloadId, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
-        """Ask for the outputs [n, hidden] of calls of one layer, in order; a fault where there is none in time."""
+    def begin(
+        self, model: PayloadId, calls: Sequence[ExpertCall], until: float = math.inf
+    ) -> Future[list[Tensor | Fault]]:
+        """Ask for the outputs [n, hidden] of calls of one layer, in order; a fault where there is none in time.
+
+        `until`: when they are of no more use, if that is sooner. Who cancels the future calls them off at their nodes.
+        """
         pieces = [_pieces(call) for call in calls]
         each = [piece for parts in pieces for piece in parts]
         specs = [CallSpec(call.layer, call.expert, call.hidden.shape[0]) for call in each]
-        asked = _Asked(model, each, specs, self.monotonic() + self.options.call_seconds)
+        last = self.monotonic() + self.options.call_seconds
+        asked = _Asked(model, each, specs, min(last, until), cut=until < last)
         return self.thread.run(self._gather(asked, [len(parts) for parts in pieces]))
 
     async def _gather(self, asked: _Asked, counts: Sequence[int]) -> list[Tensor | Fault]:
@@ -206,9 +221,11 @@ class Executor:
             if now + _look_seconds < min(asked.until, since + self.options.call_seconds):
                 waiting.append(index)
             else:
-                found[index] = self._unavailable(asked.specs[index])
+                found[index] = _unavailable(asked.specs[index], self.options.call_seconds)
         if waiting:
             await asyncio.sleep(_look_seconds)
+            if not asked.replaced.isdisjoint(waiting):  # not only nobody was there: some failed
+                await self._paced(asked, waiting)
             found.update(await self._resolved(asked, waiting, frozenset()))
         return found
 
@@ -239,7 +256,21 @@ class Executor:
         if answer is not None:
             return answer
         self.counters.failovers += 1
+        if not asked.replaced.isdisjoint(indices):
+            await self._paced(asked, indices)
+        asked.replaced.update(indices)
         return await self._resolved(asked, indices, others)
+
+    async def _paced(self, asked: _Asked, indices: Sequence[int]) -> None:
+        """Before a call is sent a third time or more: at once within the budget, later beyond it.
+
+        So the death of one node costs no wait, whoever else died lately, and a swarm that fails is not flooded.
+        """
+        left = asked.until - self.monotonic()
+        if left > 0 and not self.nodes.may_replace():
+            self.counters.held_up += 1
+            await asyncio.sleep(min(_again_seconds, left))
+        asked.replaced.update(indices)
 
     def _has_replicas(self, asked: _Asked, indices: Sequence[int], others: frozenset[PublicKey]) -> bool:
         return not self.nodes.plan(asked.model, [asked.specs[index] for index in indices], others).missing
@@ -271,7 +302,8 @@ class Executor:
         link = self.nodes.link(node)
         seconds = asked.until - self.monotonic()
         if link is None or seconds <= 0:
-            self.nodes.failed(node, "lost" if link is None else "timeout", 0)
+            if seconds > 0:
+                self.nodes.failed(node, "lost", 0)
             return None
         calls = [asked.calls[index] for index in indices]
         specs = [asked.specs[index] for index in indices]
@@ -314,7 +346,10 @@ class Executor:
                 self.nodes.not_held(node, asked.model, lacking or specs)
             return None
         except NoAnswer:
-            self.nodes.failed(node, "timeout", batch.count)
+            if asked.cut:
+                self.nodes.dropped(node, batch.count)
+            else:
+                self.nodes.failed(node, "timeout", batch.count)
             return None
         except LinkLost:
             self.nodes.failed(node, "lost", batch.count)
@@ -322,10 +357,11 @@ class Executor:
         self.nodes.answered(node, asked.model, specs, self.monotonic() - began, 2 * batch.data_bytes)
         return dict(zip(indices, torch.split(rows, list(batch.rows)), strict=True))
 
-    def _unavailable(self, spec: CallSpec) -> Fault:
-        return ExpertUnavailable(
-            f"layer {spec.layer} expert {spec.expert}: expected a node that holds it to answer in "
-            f"{self.options.call_seconds:g} s, found none",
-            detail={"layer": spec.layer, "expert": spec.expert},
-            hint="`blyan node peers` shows which nodes are there; ask again when one that holds it is back",
-        )
+
+def _unavailable(spec: CallSpec, seconds: float) -> Fault:
+    return ExpertUnavailable(
+        f"layer {spec.layer} expert {spec.expert}: expected a node that holds it to answer in {seconds:g} s, "
+        "found none",
+        detail={"layer": spec.layer, "expert": spec.expert},
+        hint="`blyan node peers` shows which nodes are there; ask again when one that holds it is back",
+    )

@@ -59,6 +59,7 @@ class HostCounters:
     messages: int = 0
     rows: int = 0
     refused: int = 0
+    called_off: int = 0  # while they waited
     seconds: float = 0.0
 
 
@@ -122,19 +123,35 @@ class ExpertHost:
             raise Busy(f"expert calls: expected at most {self._allowance.rows} rows a minute of one node, found more")
         self.queue += 1
         self._of[node] += 1
+        wanted = [data]
+        done = asyncio.get_running_loop().run_in_executor(self._thread, self._turn, batch, wanted, until)
+        done.add_done_callback(lambda over: self._left(node, over))
         try:
-            loop = asyncio.get_running_loop()
-            rows = await loop.run_in_executor(self._thread, self._compute, batch, data, until)
-        finally:
-            self.queue -= 1
-            self._of[node] -= 1
-            if not self._of[node]:
-                del self._of[node]
+            rows = await asyncio.shield(done)
+        except asyncio.CancelledError:  # called off, or the link ended; it counts as waiting until its turn
+            wanted.clear()
+            raise
         return answer_of(batch, message.tensors[0], rows)
 
     def close(self) -> None:
         """Compute no more."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _left(self, node: PublicKey, over: asyncio.Future[Buffer]) -> None:
+        if not over.cancelled():
+            over.exception()  # which nobody may be waiting for
+        self.queue -= 1
+        self._of[node] -= 1
+        if not self._of[node]:
+            del self._of[node]
+
+    def _turn(self, batch: ExpertBatch, wanted: list[Buffer], until: float) -> Buffer:
+        try:
+            data = wanted.pop()
+        except IndexError:
+            self.counters.called_off += 1
+            return b""
+        return self._compute(batch, data, until)
 
     @torch.inference_mode()
     def _compute(self, batch: ExpertBatch, data: Buffer, until: float) -> Buffer:

@@ -43,7 +43,7 @@ class Housing:
         self._homeless.pop(job.number, None)
         job.engine = engine
         if job.sequence is None:
-            job.sequence = engine.add(job.number, job.client, job.need)
+            job.sequence = engine.add(job.number, job.client, job.need, job.patience)
         else:
             engine.adopt(job.sequence)
 

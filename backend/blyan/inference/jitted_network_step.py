@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blyan.inference.network_step import Elsewhere
+from blyan.inference.network_step import Asked, Elsewhere
 from blyan.model import fused_layout as at
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall
@@ -25,7 +25,7 @@ from blyan.model.fused_step import want_finite
 from blyan.model.fused_team import FusedTeam
 from blyan.model.pace import Pace
 from blyan.model.parts import part_position
-from blyan.model.stepping import KVPages, Ready, Run, RunFault, RunResult, nothing
+from blyan.model.stepping import KVPages, Patience, Ready, Run, RunFault, RunResult, nothing
 from blyan.model.weights import ModelWeights
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import BlockCorrupt, Fault, NotFound
@@ -46,6 +46,7 @@ class _Step:
     """What came of a step so far."""
 
     rows: int
+    waits: Sequence[Patience]
     faults: dict[int, Fault] = field(default_factory=dict[int, Fault])  # by row
     used: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])  # experts that were computed here
 
@@ -63,6 +64,7 @@ class JittedNetworkStepper:
         monotonic: Monotonic,
     ) -> None:
         self._weights, self._config, self._elsewhere = weights, config, elsewhere
+        elsewhere.open()
         self._dtype = kv.keys.dtype
         self._team = FusedTeam(
             weights, config, kv, threads, monotonic, dtype=self._dtype, held=_of_the_trunk, patience=_patience
@@ -79,7 +81,7 @@ class JittedNetworkStepper:
         scores = np.empty((scored, self._config.vocab_size), np.float32)
         while True:
             angles = team.room.lay_out(runs, self._angles, scores)
-            step = self._computed(rows)
+            step = self._computed(_Step(rows, [run.patience for run in runs]))
             del angles  # read until here
             if not team.tables.unchanged(team.room.chosen, rows):
                 team.map_again()
@@ -89,8 +91,9 @@ class JittedNetworkStepper:
         return self._results(runs, step, team.room.results(runs, scores))
 
     def close(self) -> None:
-        """End its threads."""
+        """End its threads, and ask nobody any more."""
         self._team.close()
+        self._elsewhere.close()
 
     def _results(self, runs: Sequence[Run], step: _Step, given: Sequence[RunResult]) -> list[RunResult | RunFault]:
         if not step.faults:
@@ -104,9 +107,9 @@ class JittedNetworkStepper:
             first = end
         return results
 
-    def _computed(self, rows: int) -> _Step:
+    def _computed(self, step: _Step) -> _Step:
         """Every layer, and the scores."""
-        step, config = _Step(rows), self._config
+        config, rows = self._config, step.rows
         begin = 0
         for layer in config.moe_layers:
             self._team.stretch(begin, at.experts_of(layer), rows, nothing, self._paces["attention"])
@@ -122,7 +125,7 @@ class JittedNetworkStepper:
         parts: list[_Part] = [_Part(*part) for part in room.ranges[:used, :3].tolist()]
         away = [part for part in parts if part.expert < config.experts and not self._first_here(layer, part)]
         calls = [self._call(layer, part) for part in away]
-        waiting = self._elsewhere.begin(calls) if away else None
+        waiting = Asked.of(self._elsewhere, calls, step.waits) if away else None
         here, damaged = self._taken(layer, [part for part in parts if part not in away], step)
         lost = [self._call(layer, part) for part in damaged]  # said in the log by the store; others may have them whole
         if here:
@@ -130,11 +133,11 @@ class JittedNetworkStepper:
             self._team.stretch(at.experts_of(layer), at.mixture_of(layer), step.rows, nothing, self._paces["experts"])
             lay_ranges(room, config.experts, parts, slots)
         if waiting is not None:
-            for part, call, given in zip(away, calls, waiting.result(), strict=True):
+            for part, call, given in zip(away, calls, waiting.given(), strict=True):
                 instead = isinstance(given, Fault) and self._elsewhere.holds(layer, part.expert)
                 self._give(part, self._weights.answer(call) if instead else given, step)
         if damaged:
-            for part, given in zip(damaged, self._elsewhere.begin(lost).result(), strict=True):
+            for part, given in zip(damaged, Asked.of(self._elsewhere, lost, step.waits).given(), strict=True):
                 self._give(part, given, step)
 
     def _first_here(self, layer: int, part: _Part) -> bool:

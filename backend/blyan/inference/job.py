@@ -12,6 +12,7 @@ from blyan.inference.needs import Need
 from blyan.inference.sequence import TokenSequence
 from blyan.inference.session import Work
 from blyan.model.loading import LoadedModel
+from blyan.model.stepping import Patience, endless
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +28,7 @@ class Job:
     context: Context  # of whoever submitted it: its log lines name the request
     started: Callable[[], None]  # told when it waits no longer: it was admitted, or ended
     came: float
+    patience: Patience = endless
     admitted: bool = False
     need: Need = field(default_factory=lambda: Need(0, (0,)))  # its first
     engine: Engine | None = None

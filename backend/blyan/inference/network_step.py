@@ -7,9 +7,9 @@ call is computed by itself wherever that is: the plain stepper's numbers, bit fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ from blyan.model.config import ModelConfig
 from blyan.model.eager_step import PagedCache, result_of
 from blyan.model.experts import ExpertCall
 from blyan.model.gate import Routing
-from blyan.model.stepping import KVPages, Ready, Run, RunFault, RunResult, nothing, page_positions
+from blyan.model.stepping import KVPages, Patience, Ready, Run, RunFault, RunResult, nothing, page_positions
 from blyan.model.transformer import Forward, TrunkWeights, forward
-from blyan.primitives.errors import BlockCorrupt, Fault, NotFound
+from blyan.primitives.errors import BlockCorrupt, Fault, NotFound, Unavailable
+
+_look_seconds: Final = 0.05  # between two looks whether anybody waits
 
 
 class PartialWeights(TrunkWeights, Protocol):
@@ -42,8 +44,16 @@ class Elsewhere(Protocol):
         """Whether an expert is computed here rather than asked for: it is here, and the plan does not say otherwise."""
         ...
 
-    def begin(self, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
-        """Ask other nodes for the outputs of calls of one layer."""
+    def begin(self, calls: Sequence[ExpertCall], until: float) -> Future[list[Tensor | Fault]]:
+        """Ask other nodes for the outputs of calls of one layer, of use until then; who cancels it wants none."""
+        ...
+
+    def open(self) -> None:
+        """One more stepper asks."""
+        ...
+
+    def close(self) -> None:
+        """One asks no more."""
         ...
 
 
@@ -58,11 +68,34 @@ class _Pass:
     ended: RunResult | RunFault | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Calls that others compute, and who waits for them."""
+
+    outputs: Future[list[Tensor | Fault]]
+    count: int
+    waits: Sequence[Patience]
+
+    @classmethod
+    def of(cls, elsewhere: Elsewhere, calls: Sequence[ExpertCall], waits: Sequence[Patience]) -> Asked:
+        """Ask for all calls of a layer, which are of use as long as anybody waits who takes part."""
+        return cls(elsewhere.begin(calls, max(each.until for each in waits)), len(calls), waits)
+
+    def given(self) -> list[Tensor | Fault]:
+        """The outputs; faults, and the calls are called off, once everybody left who waited."""
+        while not (done := wait([self.outputs], _look_seconds).done):
+            if all(each.gone for each in self.waits):
+                self.outputs.cancel()
+                return [Unavailable("expert call: expected somebody who waits for it, found nobody")] * self.count
+        return done.pop().result()
+
+
 class NetworkStepper:
     """Implements `stepping.Stepper`. The compute thread waits for the slowest node of each layer."""
 
     def __init__(self, weights: PartialWeights, config: ModelConfig, kv: KVPages, elsewhere: Elsewhere) -> None:
         self._weights, self._config, self._kv, self._elsewhere = weights, config, kv, elsewhere
+        elsewhere.open()
 
     @torch.inference_mode()
     def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult | RunFault]:
@@ -72,7 +105,8 @@ class NetworkStepper:
         for each in passes:
             self._advance(each, None)
         while under_way := [each for each in passes if each.ended is None]:
-            outputs = self._computed([call for each in under_way for call in each.calls])
+            waits = [each.run.patience for each in under_way]
+            outputs = self._computed([call for each in under_way for call in each.calls], waits)
             at = 0
             for each in under_way:
                 end = at + len(each.calls)
@@ -81,7 +115,8 @@ class NetworkStepper:
         return [each.ended for each in passes if each.ended is not None]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is held here."""
+        self._elsewhere.close()
 
     def _begun(self, run: Run) -> _Pass:
         assert run.tokens and len(run.pages) * page_positions >= run.start + len(run.tokens), "a run that fits"
@@ -114,11 +149,11 @@ class NetworkStepper:
         except Fault as reason:
             return RunFault(reason)
 
-    def _computed(self, calls: list[ExpertCall]) -> list[Tensor | Fault]:
+    def _computed(self, calls: list[ExpertCall], waits: Sequence[Patience]) -> list[Tensor | Fault]:
         """All calls of one layer: what is not here is asked for first, and computed elsewhere meanwhile."""
         here = [self._elsewhere.first_here(call.layer, call.expert) for call in calls]
         away = [place for place, held in enumerate(here) if not held]
-        waiting = self._elsewhere.begin([calls[place] for place in away]) if away else None
+        waiting = Asked.of(self._elsewhere, [calls[place] for place in away], waits) if away else None
         outputs: dict[int, Tensor | Fault] = {}
         damaged: list[int] = []
         for place, held in enumerate(here):
@@ -128,12 +163,11 @@ class NetworkStepper:
                 except (BlockCorrupt, NotFound):  # said in the log by the store; others may have it whole
                     damaged.append(place)
         if waiting is not None:
-            outputs.update(zip(away, waiting.result(), strict=True))
+            outputs.update(zip(away, waiting.given(), strict=True))
         for place in away:
             if isinstance(outputs[place], Fault) and self._elsewhere.holds(calls[place].layer, calls[place].expert):
                 outputs[place] = self._weights.answer(calls[place])
         if damaged:
-            outputs.update(
-                zip(damaged, self._elsewhere.begin([calls[place] for place in damaged]).result(), strict=True)
-            )
+            again = Asked.of(self._elsewhere, [calls[place] for place in damaged], waits)
+            outputs.update(zip(damaged, again.given(), strict=True))
         return [outputs[place] for place in range(len(calls))]

@@ -29,6 +29,7 @@ class Roster:
     number: Callable[[PayloadId, int, int], tuple[int, int] | None]  # manifest, layer, expert → number and bytes
     policy: Policy = field(default_factory=Policy)
     budget: RetryBudget = field(default_factory=RetryBudget)
+    replacements: RetryBudget = field(default_factory=lambda: RetryBudget(0.1, 20.0))
     seconds: dict[PublicKey, float] = field(default_factory=dict[PublicKey, float])  # that answers took, by node
 
     def plan(self, model: PayloadId, calls: Sequence[CallSpec], without: frozenset[PublicKey]) -> ExpertPlan:
@@ -37,6 +38,7 @@ class Roster:
         made = plan_experts(calls, model, _nobody, snapshot, self.policy, self.draw)
         if not without:
             self.budget.called()
+            self.replacements.called()
             return made
         chosen: dict[PublicKey, list[int]] = {}
         missing: list[int] = []
@@ -60,6 +62,10 @@ class Roster:
     def may_hedge(self) -> bool:
         """Whether one more message may be sent for speed alone."""
         return self.budget.may_hedge()
+
+    def may_replace(self) -> bool:
+        """Whether one more message may be sent at once in place of one that failed again."""
+        return self.replacements.take()
 
     def began(self, node: PublicKey, rows: int) -> None:
         """A message was sent to it."""

@@ -22,6 +22,7 @@ from blyan.inference.job import Job, attempted
 from blyan.inference.policy import Rules
 from blyan.inference.session import Work
 from blyan.model.loading import LoadedModel
+from blyan.model.stepping import Patience
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Overloaded, QueueFull, Unavailable
@@ -90,8 +91,12 @@ class Scheduler:
         *,
         client: str = "",
         listener: Listener | None = None,
+        until: float = math.inf,
     ) -> Ticket:
-        """Queue a generation; `QueueFull` if too many of this client wait already, `Overloaded` if too many do."""
+        """Queue a generation; `QueueFull` if too many of this client wait already, `Overloaded` if too many do.
+
+        `until`: when whoever asks waits no longer, by the monotonic clock; what it cancels is not waited for either.
+        """
         with self._wake:
             if self._closing:
                 raise Unavailable("generation: expected a running node, found one that is shutting down")
@@ -107,6 +112,7 @@ class Scheduler:
                 copy_context(),
                 lambda: self._started(ticket),
                 self._monotonic(),
+                Patience(until),
             )
             ticket = Ticket(job, self._let_go)
             if not self._waiting:
@@ -183,6 +189,7 @@ class Scheduler:
 
     def _let_go(self, ticket: Ticket) -> None:
         self._started(ticket)
+        ticket.job.patience.end()
         ticket.gone = True  # first: the compute thread may not have taken it yet, and then forgets its number
         self._gone.append(ticket.job.number)
         with self._wake:

@@ -15,7 +15,7 @@ from blyan.inference.pages import PagedSequence
 from blyan.inference.policy import Running
 from blyan.model.config import ModelConfig
 from blyan.model.rope_scaling import lasting_positions
-from blyan.model.stepping import Run, page_positions
+from blyan.model.stepping import Patience, Run, endless, page_positions
 
 
 def pages_for(positions: int) -> int:
@@ -41,6 +41,7 @@ class TokenSequence:
     charged: int = 0  # positions that its client was charged for: what is computed again costs nothing
     held: PagedSequence | None = None  # its pages; None while it waits
     last: int = 0  # the number of its last run
+    patience: Patience = endless
     admitted: int = -1  # the number of its admission; -1 while it waits
     need: Need = field(default_factory=lambda: Need(0, (0,)))
     scores: list[NDArray[np.float32]] = field(default_factory=list[NDArray[np.float32]])
@@ -119,9 +120,8 @@ class TokenSequence:
         scored = max(0, end - max(start, need.end - need.scored))
         hidden = need.hidden and start >= need.start
         reach = max(need.reach, end)
-        return Run(
-            tuple(self.tokens[start:end]), start, tuple(self.held.pages[: pages_for(end)]), scored, hidden, reach
-        )
+        pages = tuple(self.held.pages[: pages_for(end)])
+        return Run(tuple(self.tokens[start:end]), start, pages, scored, hidden, reach, self.patience)
 
 
 def without_drafts(need: Need, keep: int) -> Need:

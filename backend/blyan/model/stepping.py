@@ -7,6 +7,7 @@ jitted one (`fused_step`), which is held to it. What one run gives does not depe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -21,6 +22,27 @@ from blyan.primitives.errors import Fault
 page_positions: Final = 32  # positions whose keys and values share a page
 
 
+class Patience:
+    """How long whoever asked waits for what is computed for him. One thread sets it, any may look."""
+
+    __slots__ = ("until",)
+
+    def __init__(self, until: float = math.inf) -> None:
+        self.until = until  # by the node's monotonic clock
+
+    def end(self) -> None:
+        """He has left."""
+        self.until = -math.inf
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits any more."""
+        return self.until == -math.inf
+
+
+endless: Final = Patience()
+
+
 class Run(NamedTuple):
     """New positions of one sequence, computed in one step: a piece of a prompt, one token, or a draft to verify."""
 
@@ -30,6 +52,7 @@ class Run(NamedTuple):
     scored: int = 0  # for how many of the last positions scores are wanted: 0 … n
     hidden: bool = False  # whether the hidden states of all n positions are wanted
     reach: int = 0  # how long the sequence is known to become, for rotary scalings that depend on it; 0: not known
+    patience: Patience = endless
 
 
 class RunResult(NamedTuple):

@@ -1,8 +1,8 @@
 """When a peer is left alone for a while, and how many calls may be sent twice. Pure.
 
 Circuit breaker (Nygard, Release It!): closed, open, half-open with one probe; waits double up to a bound. The budget
-of hedges is a token bucket filled by calls (as in gRPC's retry throttling): it never denies a failover, because an
-answer depends on that, only a second copy of what may still come.
+of hedges is a token bucket filled by calls (as in gRPC's retry throttling). Another one is for calls that are replaced
+again: the first time one fails is never denied, because an answer depends on that.
 """
 
 from __future__ import annotations
@@ -105,11 +105,16 @@ class RetryBudget:
 
     def may_hedge(self) -> bool:
         """Take a token for a second copy of a call that may still be answered; False when there is none."""
+        taken = self.take()
+        self.hedges += taken
+        return taken
+
+    def take(self) -> bool:
+        """Take a token; False when there is none."""
         if self._tokens < 1:
             self.denied += 1
             return False
         self._tokens -= 1
-        self.hedges += 1
         return True
 
     def failed_over(self) -> None:

@@ -33,6 +33,7 @@ from blyan.network.link import Handler, Link, frame_of
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.errors import Denied, Fault, NotFound
+from blyan.primitives.ids import PayloadId, payload_id
 from blyan.storage.blob_store import BlobStore
 from blyan.wire.fields import as_dict
 from blyan.wire.framing import Message
@@ -62,18 +63,19 @@ class PeerDoor:
         joined: Callable[[Link], None],
         *,
         store: BlobStore,
+        gives: Callable[[PayloadId], bool] = lambda _: True,
         monotonic: Monotonic,
         entropy: Entropy,
         routes: Mapping[str, Route] | None = None,
     ) -> None:
-        """`joined` is told of each link, before it is read; whoever has a link may fetch blobs of `store`.
+        """`joined` is told of each link, before it is read; whoever has a link may fetch what `store` has and `gives`.
 
         `routes`: what is answered beside, by path.
         """
         self._identity, self._swarm, self._summary = identity, swarm, summary
         self._handlers, self._joined = handlers, joined
         handlers[token_kind] = self._token  # in the dictionary of the dialler too: links ask either way
-        self._store = store
+        self._store, self._gives = store, gives
         self._tokens: dict[str, Link] = {}
         self._monotonic, self._entropy = monotonic, entropy
         self._routes = dict(routes or {})
@@ -204,6 +206,8 @@ class PeerDoor:
             raise _Silence
         self._proven.add(request.protocol)
         try:
+            if not self._gives(payload_id(request.match_info["payload_id"])):
+                raise NotFound("blob: expected one of a model that is offered, found another")
             if request.path.endswith("/index"):
                 return await send_index(request, self._store)
             return await send_blob(request, self._store)

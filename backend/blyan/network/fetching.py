@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from blyan.network.items import Wanted
+from blyan.network.landing import is_missing
 from blyan.network.pieces import PieceTable, absent, no_index, not_said
 from blyan.network.receiving import FetchPolicy, Progress, Receiving, SourceReport
 from blyan.network.sources import Source, SourceBook
 from blyan.primitives import limits
-from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound, PeerFault
+from blyan.primitives.errors import InvalidInput, NotFound, PeerFault
 from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_store import BlobStore
 
@@ -38,6 +39,7 @@ async def fetch(
 ) -> tuple[SourceReport, ...]:
     """Make the store hold these payloads; the reports are in the order of the sources.
 
+    What another fetch takes in, of this process or another one, is waited for, and taken over where that one stops.
     `progress` gets each payload's bytes as they are verified, those that are here already at once; it may raise to
     stop. Whoever cancels finds what came kept. In the end `PeerFault`, or `NotFound` where every source says that it
     has it not, names a payload that could not be had and what was wrong with each source; the others are here by then.
@@ -63,15 +65,8 @@ async def fetch(
 
 
 def _missing(store: BlobStore, lengths: dict[PayloadId, int]) -> list[tuple[Wanted, bool]]:
-    """Each payload, and whether it is to be fetched: it is not here, or something is known against it."""
-
-    def missing(payload: PayloadId, length: int) -> bool:
-        try:
-            return store.size(payload) != length or store.state(payload)[0] == "corrupt"
-        except (NotFound, IntegrityFault):
-            return True
-
-    return [(Wanted(payload, length), missing(payload, length)) for payload, length in lengths.items()]
+    """Each payload, and whether it is to be fetched."""
+    return [(Wanted(payload, length), is_missing(store, payload, length)) for payload, length in lengths.items()]
 
 
 def _want_all(table: PieceTable, sources: Sequence[Source]) -> None:

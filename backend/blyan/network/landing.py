@@ -11,9 +11,10 @@ from typing import Final, TypeVar
 
 from blyan.network.items import Flight, Item
 from blyan.primitives import limits
-from blyan.primitives.errors import IntegrityFault
+from blyan.primitives.errors import IntegrityFault, NotFound
+from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_store import BlobStore
-from blyan.storage.partial import PartialBlob
+from blyan.storage.partial import BeingFetched, PartialBlob
 
 _slow_threads: Final = 4  # that begin, sync and finish
 Result = TypeVar("Result")
@@ -59,7 +60,7 @@ class Tank:
 class _Coming:
     """A payload on its way into the store."""
 
-    blob: PartialBlob | None  # None for one of a single subtile, which is put at once
+    blob: PartialBlob | None  # None for one of a single subtile, which is put at once, and for one that is here
     synced_at: float
     writes: int = 0  # threads that write it now
     unsynced: int = 0  # bytes
@@ -87,20 +88,27 @@ class Landings:
         """Do what waits for the disk in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._slow, work, *arguments)
 
-    async def begin(self, item: Item, raw: bytes) -> list[int]:
+    async def begin(self, item: Item, raw: bytes) -> list[int] | None:
         """Begin or resume a payload with the tile index that came; the subtiles that are not here.
 
-        `IntegrityFault` if the index is not the payload's, `StorageFull`.
+        None while somebody else takes it in. `IntegrityFault` if the index is not the payload's, `StorageFull`.
         """
 
-        def begin() -> PartialBlob:
+        def begin() -> PartialBlob | None:
             blob = self._store.begin(item.wanted.payload, item.wanted.length, raw)
             self._begun.append(blob)
-            return blob
+            if is_missing(self._store, item.wanted.payload, item.wanted.length):
+                return blob
+            self._begun.remove(blob)  # somebody else was done with it before we began
+            blob.abandon()
+            return None
 
-        blob = await self.slowly(begin)
+        try:
+            blob = await self.slowly(begin)
+        except BeingFetched:
+            return None
         self._coming[item] = _Coming(blob, _now())
-        return blob.missing()
+        return [] if blob is None else blob.missing()
 
     async def write(self, item: Item, first: int, view: memoryview, numbers: Sequence[int]) -> tuple[list[int], str]:
         """Verify and write subtiles of a run that begins with `first`: which were right, what is wrong with others."""
@@ -188,6 +196,14 @@ class Landings:
         finally:
             for blob in self._begun:
                 blob.close()
+
+
+def is_missing(store: BlobStore, payload: PayloadId, length: int) -> bool:
+    """Whether a payload is to be fetched: it is not here, or something is known against it."""
+    try:
+        return store.size(payload) != length or store.state(payload)[0] == "corrupt"
+    except (NotFound, IntegrityFault):
+        return True
 
 
 def _now() -> float:

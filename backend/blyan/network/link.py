@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeAlias
 
 import aiohttp
@@ -85,7 +86,8 @@ class Link:
         self._monotonic = monotonic
         self._number = 0
         self._waiting: dict[int, asyncio.Future[Message]] = {}
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering: dict[asyncio.Task[None], int] = {}  # → the number of its request
+        self._leaving: set[asyncio.Task[None]] = set()  # that tell the peer what is not wanted any more
         self._bytes = 0  # of the requests that are being answered
         self.since = self.heard  # when it came up
         self._newest = -1  # number of the peer's last request: numbers rise, so none is answered twice
@@ -116,7 +118,11 @@ class Link:
             async with asyncio.timeout(seconds):
                 await self._send(frame)
                 message = await answer
+        except asyncio.CancelledError:
+            self._call_off(number)
+            raise
         except TimeoutError:
+            self._call_off(number)
             raise NoAnswer(f"peer {self.peer.node[:12]}: expected an answer in {seconds:.3g} s, found none") from None
         finally:
             self._waiting.pop(number, None)
@@ -145,7 +151,7 @@ class Link:
                 if not answer.done():
                     answer.set_exception(LinkLost(f"peer {self.peer.node[:12]}: expected an answer, found it {why}"))
             self._waiting.clear()
-            for task in list(self._answering):
+            for task in [*self._answering, *self._leaving]:
                 task.cancel()
             await self._socket.close()
 
@@ -159,6 +165,17 @@ class Link:
             await self._socket.send_bytes(frame)
         except (ConnectionError, aiohttp.ClientError, RuntimeError) as reason:  # RuntimeError: it is closing
             raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found {reason}") from None
+
+    def _call_off(self, number: int) -> None:
+        """Nobody waits for this answer any more: the peer need not make it. Who leaves does not wait for that."""
+        if self.open and len(self._leaving) < limits.link_waiting_max:
+            leaving = asyncio.create_task(self._leave(number))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, number: int) -> None:
+        with suppress(LinkLost):
+            await self._send(frame_of({"to": number, "cancel": True}))
 
     async def _room(self, size: int) -> None:
         """Wait until there is room for one more request: what is not read holds the peer up, not this node's memory."""
@@ -176,18 +193,23 @@ class Link:
             elif answered > self._number:
                 raise MalformedMessage(f"answer: expected to one of {self._number} requests, found to {answered}")
             return
+        about = message.fields.get("to")
+        if type(about) is int:
+            for task in [task for task, number in self._answering.items() if number == about]:
+                task.cancel()  # nobody waits for it; one that was answered meanwhile, or never made, is no matter
+            return
         number, kind = message.fields.get("id"), message.fields.get("kind")
         if type(number) is not int or not isinstance(kind, str) or number <= self._newest:
             raise MalformedMessage(f"request: expected a kind and a number above {self._newest}, found {number!r:.40}")
         self._newest = number
         handler = self._handlers.get(kind)
         task = asyncio.create_task(self._answer(number, handler, kind, message))
-        self._answering.add(task)
+        self._answering[task] = number
         self._bytes += size
         task.add_done_callback(lambda done: self._answered(done, size))
 
     def _answered(self, task: asyncio.Task[None], size: int) -> None:
-        self._answering.discard(task)
+        self._answering.pop(task, None)
         self._bytes -= size
 
     async def _answer(self, number: int, handler: Handler | None, kind: str, message: Message) -> None:

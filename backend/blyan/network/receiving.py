@@ -78,6 +78,7 @@ class Receiving:
     async def run(self) -> None:
         """Fetch what can be had; `StorageFull`, `IntegrityFault` of the own disk, what `progress` raises end it."""
         policy, group = self._policy, asyncio.TaskGroup()
+        self._group = group
         self._landings = Landings(self._store, group, self._done)
         requests = Requests(policy.rate, policy.source_rate, policy.stall_seconds)
         self._asked = [requests.to(source) for source in self._sources]
@@ -115,7 +116,7 @@ class Receiving:
         """One connection's worth of asking one source."""
         while self.table.sources[number].alive:
             async with self._room:
-                job = self.table.take(number, self._now())
+                job = self.table.take(number, _now())
                 if isinstance(job, Ask):
                     await self._ask(job)
                 elif job is not None:
@@ -123,7 +124,7 @@ class Receiving:
             if job is None:
                 news = self._news
                 try:
-                    async with asyncio.timeout(self.table.pause(number, self._now())):
+                    async with asyncio.timeout(self.table.pause(number, _now())):
                         await news.wait()
                 except TimeoutError:
                     continue
@@ -134,10 +135,6 @@ class Receiving:
         self._news = asyncio.Event()
         if self.table.finished:
             self._finished.set()
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
     # -- tile indexes
 
@@ -166,11 +163,20 @@ class Receiving:
             await self._condemn(number, item, f"wrong {reason.message}")
             self.table.refused(item)
             return
+        if missing is None:  # it holds up neither this source nor the others
+            self._group.create_task(self._open_later(number, item, raw))
+            return
         self.table.opened(item, missing)
         here = item.wanted.length - sum(item.bytes_of(each, each + 1) for each in missing)
         if here:
             self._progress(item.wanted.payload, here)
         self._landings.finish_if_whole(item)
+
+    async def _open_later(self, number: int, item: Item, raw: bytes) -> None:
+        """Somebody else takes the payload in: take what he has, or over from him, when he is done with it."""
+        await asyncio.sleep(limits.fetch_again_seconds)
+        await self._open(number, item, raw)
+        self._tell()
 
     # -- bytes
 
@@ -187,7 +193,7 @@ class Receiving:
 
     async def _receive(self, flight: Flight, tank: Tank) -> None:
         """Ask, and take what comes; a source that does not do as it should is set back or closed."""
-        number, item, began = flight.source, flight.item, self._now()
+        number, item, began = flight.source, flight.item, _now()
         timer = _Timer(flight, self._policy.piece_seconds_max)
         try:
             async with timer.limit:
@@ -203,10 +209,10 @@ class Receiving:
             if not timer.stopped:
                 self._failed(number, reason)
         else:
-            self.table.sources[number].served(flight.got, self._now() - began - timer.paused)
+            self.table.sources[number].served(flight.got, _now() - began - timer.paused)
         finally:
             flight.stop = _nothing
-            self.reports[number].seconds += self._now() - began - timer.paused
+            self.reports[number].seconds += _now() - began - timer.paused
 
     async def _keep(self, flight: Flight, tank: Tank) -> None:
         """Verify and write what came wholly and is not here."""
@@ -230,7 +236,7 @@ class Receiving:
     def _failed(self, number: int, reason: Exception) -> None:
         self.reports[number].failures += 1
         why = str(reason) or f"expected an answer within {self._policy.piece_seconds_max:g} s, found none"
-        self.table.failed(number, why, self._now(), reason.pause if isinstance(reason, Failing) else None)
+        self.table.failed(number, why, _now(), reason.pause if isinstance(reason, Failing) else None)
 
     async def _condemn(self, number: int, item: Item, why: str) -> None:
         """Drop a source for a payload, and remember it."""
@@ -296,6 +302,10 @@ async def _take(
                 return
             await timer.hold(keep(flight, tank))
             tank.empty()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _nothing() -> None:

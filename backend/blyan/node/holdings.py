@@ -7,7 +7,7 @@ damage: canonical JSON `{"v": 1, "models": {manifest: {"name": …, "trunk": boo
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from blyan.storage.blob_store import BlobStore
 from blyan.wire.peer import Holding, bits_of
 
 file_name: Final = "held.json"
+_changing = threading.Lock()  # held from reading the file until it is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,26 @@ def read_held(folder: Path) -> dict[PayloadId, HeldModel]:
     return found
 
 
+def change_held(folder: Path, manifest_id: PayloadId, held: HeldModel | None) -> None:
+    """Say the same of one model, or that none of its parts lie elsewhere any more. Threads may."""
+    with _changing:
+        models = read_held(folder)
+        changed = {each: models[each] for each in models if each != manifest_id}
+        if held is not None:
+            changed[manifest_id] = held
+        if changed != models:
+            write_held(folder, changed)
+
+
+def read_wanted(folder: Path, withdrawn: Callable[[str], bool]) -> dict[PayloadId, HeldModel]:
+    """What `read_held` finds, less what a crash left of models that were taken away, which is removed."""
+    held = read_held(folder)
+    for manifest in [each for each in held if withdrawn(held[each].name)]:
+        change_held(folder, manifest, None)
+        del held[manifest]
+    return held
+
+
 def write_held(folder: Path, models: Mapping[PayloadId, HeldModel]) -> None:
     """Say durably of which models parts lie elsewhere; `StorageFull` for more than a node may hold parts of."""
     if len(models) > limits.held_models_max:
@@ -86,6 +107,7 @@ class Hosted:
     grid: ExpertGrid
     trunk: bool = False
     here: set[int] = field(default_factory=set[int])  # numbers of routed experts
+    payloads: frozenset[PayloadId] = frozenset()  # its manifest and all its blocks, wherever they are
 
     @property
     def complete(self) -> bool:
@@ -121,29 +143,44 @@ class Holdings:
         self._store = store
         self._lock = threading.Lock()
         self._models: dict[PayloadId, Hosted] = {}
+        self._replaced: frozenset[PayloadId] = frozenset()  # by a newer version, with which this node answers
+        self._leaving: dict[PayloadId, Hosted] = {}  # offered no more, but answers are under way
         self.version = 0
 
     def look(self, manifest_id: PayloadId, manifest: Manifest) -> Hosted:
         """Count what is here of a model, anew; nothing is hashed for it."""
         config = manifest.config
         hosted = Hosted(manifest_id, manifest, ExpertGrid(tuple(config.moe_layers), config.experts))
+        hosted.payloads = frozenset({manifest_id, *(block.payload for block in manifest.blocks.values())})
         hosted.here = {number for number, part in hosted.experts() if self._has(manifest.parts[part].payload)}
         trunk = [block for part, block in manifest.blocks.items() if not is_expert(part)]
         hosted.trunk = all(self._has(block.payload) for block in trunk)
         with self._lock:
             self._models[manifest_id] = hosted
+            self._leaving.pop(manifest_id, None)
             self.version += 1
         return hosted
 
-    def forget(self, manifest_id: PayloadId) -> None:
-        """A model is offered no more."""
+    def leave(self, manifest_id: PayloadId) -> None:
+        """A model is offered no more; answers of this node that are under way compute with it until `forget`."""
         with self._lock:
-            if self._models.pop(manifest_id, None) is not None:
+            hosted = self._models.pop(manifest_id, None)
+            if hosted is not None:
+                self._leaving[manifest_id] = hosted
                 self.version += 1
 
+    def forget(self, manifest_id: PayloadId) -> bool:
+        """Nobody computes any more with a model that is offered no more; False for one that is offered, or unknown."""
+        with self._lock:
+            return self._leaving.pop(manifest_id, None) is not None
+
     def find(self, manifest_id: PayloadId) -> Hosted | None:
-        """What is here of a model that was looked at."""
+        """What is here of a model that is offered."""
         return self._models.get(manifest_id)
+
+    def find_used(self, manifest_id: PayloadId) -> Hosted | None:
+        """The same, also of one that is offered no more while answers are under way."""
+        return self._models.get(manifest_id) or self._leaving.get(manifest_id)
 
     def models(self) -> list[Hosted]:
         """All that were looked at."""
@@ -151,9 +188,19 @@ class Holdings:
             return list(self._models.values())
 
     def holds(self, manifest_id: PayloadId, layer: int, expert: int) -> bool:
-        """Whether a routed expert is here."""
-        hosted = self._models.get(manifest_id)
+        """Whether a routed expert is here, for this node's own answers."""
+        hosted = self.find_used(manifest_id)
         return hosted is not None and hosted.number(layer, expert) in hosted.here
+
+    def gives(self, payload: PayloadId) -> bool:
+        """Whether peers may have a payload: it is of a model that is offered."""
+        return any(payload in hosted.payloads for hosted in self.models())
+
+    def replaced(self, models: frozenset[PayloadId]) -> None:
+        """With these this node answers no more: it does not say that it has all that this takes."""
+        with self._lock:
+            self.version += models != self._replaced
+            self._replaced = models
 
     def took(self, manifest_id: PayloadId, number: int) -> None:
         """A routed expert has come."""
@@ -171,9 +218,9 @@ class Holdings:
         """As a summary says it."""
         with self._lock:
             return {
-                manifest: Holding(hosted.trunk, bits_of(hosted.here))
+                manifest: Holding(trunk, bits_of(hosted.here))
                 for manifest, hosted in self._models.items()
-                if hosted.here or hosted.trunk
+                if (trunk := hosted.trunk and manifest not in self._replaced) or hosted.here
             }
 
     def _has(self, payload: PayloadId) -> bool:

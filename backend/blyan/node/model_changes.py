@@ -21,6 +21,7 @@ from blyan.model.manifest import BlockReference, GenerationDefaults, Manifest
 from blyan.model.request_defaults import RequestDefaults, Said
 from blyan.node.catalogue import manifest_of
 from blyan.node.data_directory import Ground
+from blyan.node.holdings import change_held
 from blyan.node.publish import Published, publish
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
@@ -78,8 +79,11 @@ def remove_model(ground: WritableGround, name: str) -> Removed:
     want_writer(ground)
     found = removable(ground, name)
     version = found.model
+    manifests = [each.manifest for each in ground.chains.state.models[version.name]]
     draft = Draft(RetirementBody(version.name, version.version), (version.entry,))
     ground.sequencer.submit([draft]).result()
+    for manifest in manifests:  # a crash before this is put right when the node starts
+        change_held(ground.folder, manifest, None)
     return found
 
 

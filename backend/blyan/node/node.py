@@ -28,7 +28,7 @@ from blyan.node.books import NodeBooks, open_books
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.charges import Charges, open_charges
 from blyan.node.config import NodeConfig, cache_dir_from_environment
-from blyan.node.holdings import read_held
+from blyan.node.holdings import read_wanted
 from blyan.node.indexing import catch_up, open_index
 from blyan.node.kept import KeptModels
 from blyan.node.machine import memory_limit
@@ -117,7 +117,7 @@ class Node:
             self.charges = open_charges(self.config, self.ground, self.books, sources.now, sources.entropy)
         self.uploads.sweep(starting=True)
         self.index = open_index(self.ground.folder, self.ground.chains)
-        held = read_held(self.ground.folder)
+        held = read_wanted(self.ground.folder, self.ground.chains.state.withdrawn)
         for name in sorted(self.ground.chains.state.models):
             version = self.ground.chains.state.current(name)
             if version is None or version.manifest not in held or held[version.manifest].trunk:
@@ -179,6 +179,8 @@ class Node:
         """
         if self.models.get(name) is not model:
             self.kept.forget(name)
+        if self.peering is not None and self.ground.chains.state.withdrawn(name):
+            self.peering.leaving.withdrawn(name)
         others = {other: each for other, each in self.models.items() if other != name}
         self.models = others if model is None else {**others, name: model}
 

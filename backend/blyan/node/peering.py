@@ -37,6 +37,7 @@ from blyan.network.reach import Reach, ReachOptions
 from blyan.network.thread import NetworkThread, kept
 from blyan.node.config import NodeConfig
 from blyan.node.holdings import HeldModel, Holdings, Hosted, read_held
+from blyan.node.leaving import Leaving
 from blyan.node.network_config import NetworkConfig
 from blyan.node.own_summary import OwnSummary
 from blyan.node.peer_addresses import announced, linked_peers, read_peers, remember_peers
@@ -74,13 +75,21 @@ class Elsewhere:
         """Whether an expert is computed here rather than asked for."""
         return self.holds(layer, expert) and not (self.remote_first and self.peering.held_by_peers(self.manifest))
 
-    def begin(self, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
+    def begin(self, calls: Sequence[ExpertCall], until: float) -> Future[list[Tensor | Fault]]:
         """Ask other nodes, unless the plan is to do without them."""
         if not self.local_only:
-            return self.peering.executor.begin(self.manifest, calls)
+            return self.peering.executor.begin(self.manifest, calls, until)
         refused: Future[list[Tensor | Fault]] = Future()
         refused.set_result([_not_local(call) for call in calls])
         return refused
+
+    def open(self) -> None:
+        """One more stepper asks."""
+        self.peering.leaving.began(self.manifest)
+
+    def close(self) -> None:
+        """One asks no more."""
+        self.peering.leaving.ended(self.manifest)
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +111,7 @@ class Peering:
     executor: Executor = field(init=False)
     host: ExpertHost = field(init=False)
     summary: OwnSummary = field(init=False)
+    leaving: Leaving = field(init=False)
     port: int = 0  # that was taken
     _thread: NetworkThread = field(init=False)
     _door: PeerDoor = field(init=False)
@@ -124,6 +134,12 @@ class Peering:
         dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
         self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
         handlers.update(self.links.handlers)
+        self.leaving = Leaving(
+            self.holdings,
+            self._refuse,
+            lambda: self._thread.run(self.links.tell()),
+            lambda model: self.ask(lambda: self.registry.drop(model)),
+        )
         self._reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
@@ -132,6 +148,7 @@ class Peering:
         self._door = PeerDoor(
             *(self.identity, swarm, self.summary, handlers, self.links.joined),
             store=self.ground.store,
+            gives=self.holdings.gives,
             monotonic=self.monotonic,
             entropy=self.entropy,
             routes=self._reach.routes,
@@ -190,26 +207,22 @@ class Peering:
             link.open and manifest_id in link.peer.holdings for each in list(links.open.values()) for link in list(each)
         )
 
-    def look_again(self, manifest_id: PayloadId) -> Hosted:
-        """Blocks of a model have come or gone."""
+    def look_again(self, manifest_id: PayloadId) -> Hosted | None:
+        """Blocks of a model have come or gone; None for one that is not offered."""
         hosted = self.holdings.find(manifest_id)
-        assert hosted is not None, "a model that is hosted"
-        return self.holdings.look(manifest_id, hosted.manifest)
+        return None if hosted is None else self.holdings.look(manifest_id, hosted.manifest)
 
     def follow(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
         """Run something in the network's loop, for as long as the node has peers."""
         return self._thread.run(kept("taking", work))
 
-    def drop(self, manifest_id: PayloadId) -> None:
-        """A model is offered no more."""
+    def _refuse(self, manifest_id: PayloadId) -> None:
         if (hosted := self.hosted.pop(manifest_id, None)) is not None:
             hosted.close()
-        self.holdings.forget(manifest_id)
-        self.ask(lambda: self.registry.drop(manifest_id))
 
     def elsewhere(self, model: LoadedModel) -> Elsewhere | None:
         """Who computes what is not here of a model; None if all of it is."""
-        hosted, plan = self.holdings.find(model.manifest_id), self.config.network.plan
+        hosted, plan = self.holdings.find_used(model.manifest_id), self.config.network.plan
         may_give_up = self.config.network.memory_bytes is not None and model.manifest_id in read_held(
             self.config.data_dir
         )

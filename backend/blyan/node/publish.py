@@ -29,10 +29,12 @@ from blyan.model import manifest as manifest_module
 from blyan.model import tokenizer as tokenizer_module
 from blyan.model.manifest import Manifest, parse_manifest, read_manifest
 from blyan.model.parts import part_position
+from blyan.node.data_directory import Ground
+from blyan.node.holdings import read_held
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
 from blyan.primitives.errors import IntegrityFault, NotFound, Unavailable
-from blyan.primitives.ids import EntryId
+from blyan.primitives.ids import EntryId, PayloadId
 from blyan.storage import durable
 from blyan.storage.tile import index_of
 
@@ -64,16 +66,22 @@ def publish(ground: WritableGround, manifest: Manifest) -> Published:
     """Steps 2 to 4 for a manifest whose blocks are stored; the version rises if the name is taken by another model."""
     parse_manifest(manifest.encode())  # what nobody could read back must not reach a chain
     state = ground.chains.state
-    length = sum(block.length for block in manifest.blocks.values())
     current = state.current(manifest.name)
     if current is not None:
         same = _as_measured_then(ground, current, replace(manifest, version=current.version)).encode()
         if index_of(same).payload_id == current.manifest:
             ground.store.put([same])  # repairs a damaged manifest as putting the blocks again did them
+            length = sum(block.length for block in manifest.blocks.values())
             return Published(current, len(manifest.blocks), length, changed=False)
     newest_version = state.newest_version(manifest.name)  # also of a name that was retired
     if newest_version is not None and version_key(manifest.version) <= version_key(newest_version):
         manifest = replace(manifest, version=_next_minor(newest_version))
+    return _published(ground, manifest)
+
+
+def _published(ground: WritableGround, manifest: Manifest) -> Published:
+    """Steps 2 to 4."""
+    state = ground.chains.state
     tip = ground.chains.newest("meta")
     drafts: list[Draft] = []
     for part, block in manifest.blocks.items():
@@ -92,27 +100,43 @@ def publish(ground: WritableGround, manifest: Manifest) -> Published:
     ground.sequencer.submit([Draft(body, (parent,), reference)]).result()
     version = state.current(manifest.name)
     assert version is not None, "just published"
+    length = sum(block.length for block in manifest.blocks.values())
     return Published(version, len(manifest.blocks), length, changed=True)
 
 
 def publish_held(ground: WritableGround, manifest: Manifest) -> None:
     """A model of the swarm onto this node's chains, unchanged: peers know it by its manifest, which has its name.
 
-    `Unavailable` if that name has another model here, or had one: a member of the swarm does not replace what people
-    ask for by its name.
+    `Unavailable` as `is_wanted`; nothing happens where this version, or a newer one, is there.
+    """
+    if is_wanted(ground, manifest, index_of(manifest.encode()).payload_id):
+        parse_manifest(manifest.encode())
+        _published(ground, manifest)
+
+
+def is_wanted(ground: Ground, manifest: Manifest, manifest_id: PayloadId) -> bool:
+    """Whether a model of the swarm is to be published here: a newer version takes the place of one of the swarm's.
+
+    `Unavailable` if the name has a model of this node's own, or had one: a member of the swarm does not replace what
+    people ask for by its name.
     """
     state = ground.chains.state
-    current, newest = state.current(manifest.name), state.newest_version(manifest.name)
-    if current is not None and current.manifest == index_of(manifest.encode()).payload_id:
-        return
-    if newest is not None:
-        found = "another model" if current is not None else "that it was removed"
-        raise Unavailable(
-            f"model {manifest.name} {manifest.version} of the swarm: expected nothing of this name here before, "
-            f"found {found}",
-            hint="a node with a new --data-dir takes it",
-        )
-    publish(ground, manifest)
+    current = state.current(manifest.name)
+    if current is None and not state.withdrawn(manifest.name):
+        return True
+    if current is not None:
+        if current.manifest == manifest_id:
+            return False
+        rises = version_key(manifest.version) > version_key(current.version)
+        older = version_key(manifest.version) < version_key(current.version)
+        if (rises or older) and current.manifest in read_held(ground.folder):
+            return rises
+    found = "another model" if current is not None else "that it was removed"
+    raise Unavailable(
+        f"model {manifest.name} {manifest.version} of the swarm: expected nothing of this name here before, or an "
+        f"older version of the swarm's, found {found}",
+        hint="a node with a new --data-dir takes it",
+    )
 
 
 def _as_measured_then(ground: WritableGround, current: ModelVersion, manifest: Manifest) -> Manifest:

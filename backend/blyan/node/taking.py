@@ -3,37 +3,34 @@
 Steps for a model that was not known: (1) its manifest, verified by its id, (2) a line in `held.json`, so that blocks
 that are not here are no damage, (3) blocks, each verified, and said in the summary as they come, (4) where this node
 answers and the trunk is whole: the model on its own chains. A crash between leaves blocks that the next start uses.
+A newer version is taken beside the older one, which is given up later (`versions`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from blyan.inference.placement import Shelf, choose
-from blyan.model.manifest import BlockReference, Manifest, parse_manifest
+from blyan.model.manifest import Manifest, parse_manifest
 from blyan.model.weights import ModelWeights
-from blyan.network.dialling import blobs_url
-from blyan.network.door import token_kind
-from blyan.network.fetching import FetchPolicy, fetch
-from blyan.network.link import Link
-from blyan.network.pieces import Wanted
-from blyan.network.sources import Source, SourceBook
-from blyan.node.holdings import HeldModel, Hosted, is_expert, read_held, write_held
+from blyan.network.sources import SourceBook
+from blyan.node.holdings import HeldModel, Hosted, change_held, is_expert, read_held
 from blyan.node.peering import Peering, manifest_kind
+from blyan.node.publish import is_wanted
+from blyan.node.swarm_blobs import SwarmBlobs, ask_seconds, linked_nodes
+from blyan.node.versions import OldVersions, is_whole, replaced, told_trunks
 from blyan.primitives import limits
-from blyan.primitives.errors import Fault, InvalidInput, NotFound
+from blyan.primitives.errors import Fault, IntegrityFault, InvalidInput, NotFound, Unavailable
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage.tile import index_of
-from blyan.wire.peer import Summary
 
 _log = logging.getLogger(__name__)
 _look_seconds: Final = 1.0
 _batch_bytes: Final = 256 * limits.MIB  # of blocks that are fetched before they are said
-_ask_seconds: Final = 20.0
 _wait_max: Final = 60.0
 _everything: Final = 1 << 62  # bytes: no budget
 _others_min: Final = 2  # who hold what is given up
@@ -48,14 +45,19 @@ class Taking:
     peering: Peering
     publish: Publish
     book: SourceBook
+    _blobs: SwarmBlobs = field(init=False)
     _kept_said: bool = False  # that more is held than should be
-    _published: set[PayloadId] = field(default_factory=set[PayloadId])
+    old: OldVersions = field(default_factory=lambda: OldVersions(limits.old_version_seconds))
     _waits: dict[PayloadId, tuple[float, float]] = field(default_factory=dict[PayloadId, "tuple[float, float]"])
+
+    def __post_init__(self) -> None:
+        self._blobs = SwarmBlobs(self.peering, self.book)
 
     async def run(self) -> None:
         """Look for what is to be taken, again and again."""
         while True:
             await asyncio.sleep(_look_seconds * (0.5 + self.peering.draw()))
+            await self._give_up_old()
             for manifest_id in self._offered():
                 now = self.peering.monotonic()
                 after, pause = self._waits.get(manifest_id, (0.0, _look_seconds))
@@ -74,60 +76,62 @@ class Taking:
                     _log.warning("experts are not all taken yet: %s", reason)
 
     def _offered(self) -> list[PayloadId]:
-        """Models of which a linked node holds something."""
-        found: dict[PayloadId, None] = {}
-        for summary in self._linked():
-            found.update(dict.fromkeys(summary.holdings))
-        return list(found)
-
-    def _linked(self) -> list[Summary]:
-        links = self.peering.links
-        now = self.peering.monotonic()
-        return [each for each in links.table.live(now) if links.link(each.node) is not None]
+        """Models of which a linked node holds something; new ones, if somebody answers with them."""
+        linked, holdings = linked_nodes(self.peering), self.peering.holdings
+        served = told_trunks(linked)
+        held = dict.fromkeys(model for summary in linked for model in summary.holdings)
+        return [model for model in held if model in served or holdings.find(model) is not None]
 
     async def _take(self, manifest_id: PayloadId) -> None:
         roles = self.peering.config.network.roles
         hosted = self.peering.holdings.find(manifest_id) or await self._known(manifest_id)
-        if "gateway" in roles and manifest_id not in self._published:
+        manifest = hosted.manifest
+        if "gateway" in roles and await asyncio.to_thread(is_wanted, self.peering.ground, manifest, manifest_id):
+            if self._answers(manifest.name) and not is_whole(hosted, linked_nodes(self.peering)):
+                return  # what answers now goes on until the newer version can
             await asyncio.to_thread(self._want_trunk, manifest_id)
-            trunk = [block for part, block in hosted.manifest.blocks.items() if not is_expert(part)]
+            trunk = [block for part, block in manifest.blocks.items() if not is_expert(part)]
             if not hosted.trunk:
-                await self._fetch(manifest_id, hosted, trunk, trunk=True)
-                hosted = self.peering.look_again(manifest_id)
-            await asyncio.to_thread(self.publish, hosted.manifest)
-            self._published.add(manifest_id)
+                await self._blobs.fetch(hosted, trunk, trunk=True)
+                await self._look_again(manifest_id)
+            await asyncio.to_thread(self.publish, manifest)
 
     def _want_trunk(self, manifest_id: PayloadId) -> None:
         """What was held for its experts alone is answered with from now on."""
         folder = self.peering.config.data_dir
-        held = read_held(folder)
-        if manifest_id in held and not held[manifest_id].trunk:
-            write_held(folder, {**held, manifest_id: replace(held[manifest_id], trunk=True)})
+        held = read_held(folder).get(manifest_id)
+        if held is not None and not held.trunk:
+            change_held(folder, manifest_id, replace(held, trunk=True))
 
     async def _known(self, manifest_id: PayloadId) -> Hosted:
         """Steps 1 and 2."""
         store, folder = self.peering.ground.store, self.peering.config.data_dir
-        raw = await self._manifest(manifest_id)
+        try:
+            raw = await asyncio.to_thread(store.read, manifest_id, bytes_max=limits.manifest_bytes_max)
+        except (NotFound, IntegrityFault):
+            raw = await self._manifest(manifest_id)
         try:
             manifest = parse_manifest(raw)
             await asyncio.to_thread(store.put, [raw], expected=manifest_id)
         except InvalidInput as reason:
             raise InvalidInput(f"manifest {manifest_id}: {reason.message}") from None
+        if self.peering.ground.chains.state.withdrawn(manifest.name):
+            raise Unavailable(f"model {manifest.name}: expected it wanted here, found that it was removed")
         held = await asyncio.to_thread(read_held, folder)
         if manifest_id not in held:
-            held[manifest_id] = HeldModel(manifest.name, "gateway" in self.peering.config.network.roles)
-            await asyncio.to_thread(write_held, folder, held)
+            new = HeldModel(manifest.name, "gateway" in self.peering.config.network.roles)
+            await asyncio.to_thread(change_held, folder, manifest_id, new)
         weights = ModelWeights(manifest, store, self.peering.memory)
         return await asyncio.to_thread(self.peering.host_model, manifest_id, manifest, weights)
 
     async def _manifest(self, manifest_id: PayloadId) -> bytes:
         why: Fault = NotFound(f"manifest {manifest_id}: expected a linked node that has it, found none")
-        for summary in self._linked():
+        for summary in linked_nodes(self.peering):
             link = self.peering.links.link(summary.node)
             if link is None or manifest_id not in summary.holdings:
                 continue
             try:
-                answer = await link.request(manifest_kind, {"manifest": manifest_id}, seconds=_ask_seconds)
+                answer = await link.request(manifest_kind, {"manifest": manifest_id}, seconds=ask_seconds)
                 raw = bytes(answer.tensors[0].data) if answer.tensors else b""
                 if len(raw) <= limits.manifest_bytes_max and index_of(raw).payload_id == manifest_id:
                     return raw
@@ -163,13 +167,50 @@ class Taking:
         for manifest_id, numbers in batches.items():
             hosted = models[manifest_id]
             try:
-                await self._fetch(manifest_id, hosted, [hosted.block(number) for number in numbers])
+                await self._blobs.fetch(hosted, [hosted.block(number) for number in numbers])
             finally:
-                peering.look_again(manifest_id)
+                await self._look_again(manifest_id)
+
+    async def _look_again(self, manifest_id: PayloadId) -> None:
+        """In a thread: every block's file is looked at."""
+        await asyncio.to_thread(self.peering.look_again, manifest_id)
+
+    def _answers(self, name: str) -> PayloadId | None:
+        """The version with which this node answers by a name; None where it has but experts of what its chain names."""
+        current = self.peering.ground.chains.state.current(name)
+        hosted = None if current is None else self.peering.holdings.find(current.manifest)
+        return None if current is None or (hosted is not None and not hosted.trunk) else current.manifest
+
+    async def _give_up_old(self) -> None:
+        """Say with which versions this node answers no more, and let go of those with which nobody does."""
+        holdings, now = self.peering.holdings, self.peering.monotonic()
+        served = told_trunks(self.peering.links.table.live(now))
+        newer = replaced(holdings.models(), self._answers, served)
+        holdings.replaced(frozenset(newer))
+        for manifest_id in self.old.to_give_up(newer, served, linked_nodes(self.peering), now):
+            try:
+                await self._let_go(manifest_id, newer[manifest_id])
+            except (Fault, OSError) as reason:
+                _log.warning("model %s is not given up yet: %s", manifest_id[:12], reason)
+
+    async def _let_go(self, manifest_id: PayloadId, newer: Hosted) -> None:
+        """Steps: (1) say that it is held no more, (2) `held.json`, (3) remove what came of the swarm for it alone."""
+        peering, name = self.peering, newer.manifest.name
+        old, folder = peering.holdings.find(manifest_id), peering.config.data_dir
+        held = await asyncio.to_thread(read_held, folder)
+        peering.leaving.drop(manifest_id)
+        _log.info("%s: version %s is answered with, an older one is given up", name, newer.manifest.version)
+        if old is None or manifest_id not in held:
+            return  # this node's own, whose files stay
+        listed = any(each.manifest == manifest_id for each in peering.ground.chains.state.models.get(name, ()))
+        # a version that the chain names needs its line for ever, or the absence of its blocks would be damage
+        await asyncio.to_thread(change_held, folder, manifest_id, HeldModel(name, trunk=False) if listed else None)
+        kept = {payload for hosted in peering.holdings.models() for payload in hosted.payloads}
+        await asyncio.to_thread(peering.ground.store.give_up, old.payloads - kept - {manifest_id})
 
     def _shelf(self, models: Mapping[PayloadId, Hosted]) -> Shelf[str]:
         """The experts that somebody has, and who."""
-        linked = self._linked()
+        linked = linked_nodes(self.peering)
         sizes: dict[str, int] = {}
         holders: dict[str, list[PublicKey]] = {}
         for manifest_id, hosted in models.items():
@@ -190,44 +231,6 @@ class Taking:
         kept = {hosted.block(number).payload for hosted in models.values() for number in hosted.here}
         gone = {models[manifest_id].block(number).payload for manifest_id, number in dropped} - kept
         await asyncio.to_thread(self.peering.ground.store.give_up, gone)
-
-    async def _fetch(
-        self, manifest_id: PayloadId, hosted: Hosted, blocks: Iterable[BlockReference], *, trunk: bool = False
-    ) -> None:
-        wanted = list({block.payload: Wanted(block.payload, block.length) for block in blocks}.values())
-        sources = await self._sources(manifest_id, hosted, trunk=trunk)
-        if not sources:
-            raise NotFound(f"model {hosted.manifest.name}: expected a linked node that has its blocks, found none")
-        rate = self.peering.config.network.fetch_bytes
-        await fetch(self.peering.ground.store, wanted, sources, self.book, policy=FetchPolicy(rate=rate))
-
-    async def _sources(self, manifest_id: PayloadId, hosted: Hosted, *, trunk: bool) -> list[Source]:
-        """Linked nodes that say they hold something of the model, with what they say."""
-        found: list[Source] = []
-        parts = dict(hosted.experts())
-        for summary in self._linked():
-            link, holding = self.peering.links.link(summary.node), summary.holdings.get(manifest_id)
-            if link is None or holding is None or (trunk and not holding.trunk) or len(found) >= limits.sources_max:
-                continue
-            url = next((url for url in summary.peer_urls if url.startswith("wss://")), None)
-            token = await self._token(link)
-            if url is None or token is None:
-                continue
-            holds = None
-            if not trunk:
-                numbers = [number for number in parts if holding.has(number)]
-                holds = frozenset(hosted.manifest.parts[parts[number]].payload for number in numbers)
-            found.append(Source(blobs_url(url), holds, token, summary.certificate))
-        return found
-
-    async def _token(self, link: Link) -> str | None:
-        try:
-            answer = await link.request(token_kind, {}, seconds=_ask_seconds)
-        except Fault as reason:
-            _log.debug("no token of peer %s: %s", link.peer.node[:12], reason.message)
-            return None
-        token = answer.fields.get("token")
-        return token if isinstance(token, str) and token.isalnum() and len(token) <= 128 else None
 
 
 def _key(manifest_id: PayloadId, number: int) -> str:

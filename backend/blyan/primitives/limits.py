@@ -136,6 +136,7 @@ source_url_chars_max: Final = 1_024
 source_connections_max: Final = 4  # to one source
 flights_max: Final = 24  # pieces of payloads on their way at once, each of a tile at most
 payloads_open_max: Final = 16  # of one fetch, that come at once
+fetch_again_seconds: Final = 0.2  # between two looks at a payload that another fetch takes in
 source_stall_seconds: Final = 10.0  # without a byte, until a source is given up for the piece it was asked for
 source_connect_seconds: Final = 10.0
 response_head_bytes_max: Final = 16 * KIB
@@ -177,6 +178,7 @@ peer_labels_max: Final = 64  # of metrics
 missing_shown_max: Final = 64  # experts that nobody holds, by name
 held_file_bytes_max: Final = 128 * KIB
 held_models_max: Final = 256
+old_version_seconds: Final = summary_seconds_max  # without anybody who answers with it, until it is given up
 
 # relays (docs/spec/peer.md)
 relay_nodes_max: Final = 256  # that one relay makes reachable

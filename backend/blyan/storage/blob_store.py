@@ -119,7 +119,8 @@ class BlobStore(BlobFolder):
     def begin(self, payload: PayloadId, length: int, index_raw: bytes) -> PartialBlob:
         """Begin or resume a payload that comes in subtiles; its tile index is checked against the id first.
 
-        `IntegrityFault` for another payload's index, `StorageFull` where there is no room for all of it.
+        `IntegrityFault` for another payload's index, `BeingFetched` while somebody else takes it in, `StorageFull`
+        where there is no room for all of it.
         """
         index = TileIndex.decode(index_raw, length, payload)
         folder = self.folder / partial.folder_name

@@ -11,6 +11,7 @@ put a layer in its place that forgets what was not synced, or ends the process b
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Generator
@@ -176,23 +177,43 @@ def remove_tree(path: Path) -> None:
     fsync_folder(path.parent)
 
 
-def open_sized(path: Path, length: int) -> int:
-    """Open a file for reading and writing at any offset, made of `length` bytes of allocated space if it is absent.
+def open_alone(path: Path) -> int:
+    """Open a file for reading and writing at any offset, made if it is absent, that nobody else has open so.
 
-    Return its descriptor; data written to it is durable after `sync`. `OSError` ENOSPC where there is no room for all.
+    Return its descriptor, with which the right to it ends; `BlockingIOError` while another thread or process has it.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "expected a regular file", str(path))
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_named(handle, path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # it got another name, or was removed, before we had it
+
+
+def _is_named(handle: int, path: Path) -> bool:
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "expected a regular file", str(path))
-        os.ftruncate(handle, length)
-        os.posix_fallocate(handle, 0, length)  # a full disk is found now, not after hours
-        os.fsync(handle)
-        fsync_folder(path.parent)
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def allocate(handle: int, path: Path, length: int, *, fresh: bool) -> None:
+    """Make an open file `length` bytes of allocated space, of zeros if `fresh`; what is written is durable by `sync`.
+
+    `OSError` ENOSPC where there is no room for all.
+    """
+    if fresh:
+        os.ftruncate(handle, 0)
+    os.ftruncate(handle, length)
+    os.posix_fallocate(handle, 0, length)  # a full disk is found now, not after hours
+    os.fsync(handle)
+    fsync_folder(path.parent)
 
 
 def write_at(handle: int, data: Buffer, offset: int) -> None:

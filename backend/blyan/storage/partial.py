@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from blyan.primitives import limits
 from blyan.primitives.digest import Bytes, digest_bytes, hash_partial, hash_subtile
-from blyan.primitives.errors import IntegrityFault, InvalidInput
+from blyan.primitives.errors import IntegrityFault, InvalidInput, Unavailable
 from blyan.primitives.ids import PayloadId
 from blyan.storage import durable
 from blyan.storage.tile import TileIndex, subtile_slice
@@ -27,6 +27,10 @@ have_suffix: Final = ".have"
 _magic: Final = b"BLYHAVE1"
 _mode: Final = 0o600
 _stored_mode: Final = 0o444
+
+
+class BeingFetched(Unavailable):
+    """Another thread or process takes that payload in just now."""
 
 
 class Home(Protocol):
@@ -61,7 +65,8 @@ class PartialBlob:
     def __init__(self, folder: Path, payload: PayloadId, index: TileIndex, home: Home) -> None:
         """Begin, or resume what an earlier process left; steps: (1) tile index, (2) allocated data, (3) `.have`.
 
-        `OSError` as the disk gives it, ENOSPC where there is no room for the whole payload.
+        `BeingFetched` while another thread or process has it. `OSError` as the disk gives it, ENOSPC where there is
+        no room for the whole payload.
         """
         self.payload = payload
         self.index = index
@@ -71,17 +76,33 @@ class PartialBlob:
         self._changed = False
         self._marking = threading.Lock()  # held while bits change and while they are copied
         durable.make_folder(folder, within=folder.parent)
-        durable.write_file(self._path(index_suffix), index.encode(), _mode)
+        if self._path("").is_symlink() and self._recorded() is None:
+            durable.discard(self._path(""))
         try:
-            self._have = bytearray(read_have(self._path(have_suffix), payload, index.length))
-            fresh = False
-        except (OSError, ValueError, IntegrityFault):
-            fresh = True
-        if fresh:
-            durable.discard(self._path(""))  # bytes that nothing vouches for
-        self._handle = durable.open_sized(self._path(""), index.length)
-        if fresh:
+            self._handle = durable.open_alone(self._path(""))
+        except BlockingIOError:
+            raise BeingFetched(f"payload {payload}: expected nobody else fetching it, found somebody") from None
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        durable.write_file(self._path(index_suffix), self.index.encode(), _mode)
+        have = self._recorded()
+        if have is not None:
+            self._have = bytearray(have)
+        durable.allocate(self._handle, self._path(""), self.length, fresh=have is None)
+        if have is None:
             self._write_have(self._have)
+
+    def _recorded(self) -> bytes | None:
+        """Which subtiles are here; None where nothing vouches for what the data may be."""
+        try:
+            return read_have(self._path(have_suffix), self.payload, self.length)
+        except (OSError, ValueError, IntegrityFault):
+            return None
 
     @property
     def length(self) -> int:
@@ -158,10 +179,10 @@ class PartialBlob:
 
     def abandon(self) -> None:
         """Remove what is here."""
-        self.close()
         with self._home.counting(*paths(self._folder, self.payload)):
-            for suffix in (have_suffix, "", index_suffix):
+            for suffix in (have_suffix, index_suffix, ""):  # the data last: whoever can open that has it
                 durable.remove(self._path(suffix))
+            self.close()
 
     def close(self) -> None:
         """Let go of the file; what was synced stays for the next `begin`."""
