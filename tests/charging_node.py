@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
+from forked import nursery
 from running_node import RunningNode, with_accounts
 
 PROMPT_PRICE: Final = Decimal("50")  # USD for a million tokens
@@ -16,8 +16,7 @@ COMPLETION_PRICE: Final = Decimal("150")
 
 def blyan(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """One command of the command line."""
-    command = [sys.executable, "-m", "blyan", "--data-dir", str(data_dir), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return nursery().run(["--data-dir", str(data_dir), *arguments], {}, 120)
 
 
 def charging_node(folder: Path) -> RunningNode:

@@ -19,7 +19,8 @@ from blyan.node.data_directory import lock
 from blyan.node.wallet_file import write_wallet
 from fakes import SlowNode
 from ledgers import now, with_accounts
-from nodes import command, install_builtin, running, writing
+from nodes import command_apart as command
+from nodes import install_builtin, running, writing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,7 +100,7 @@ def test_what_reads_speaks_json(data: Path, path: str) -> None:
 @pytest.mark.slow
 def test_what_asks_a_running_node_speaks_json(tmp_path: Path) -> None:
     """Its state, and an answer."""
-    with running(tmp_path / "data") as node:
+    with running(tmp_path / "data", apart=True) as node:
         status = json.loads(command("node", "status", "--json", data_dir=node.data_dir).stdout)
         assert (status["ready"], status["pid"], status["url"]) == (True, node.pid, node.url)
         assert status["models"] == [{"name": "blyan-genesis", "state": "ready"}]
