@@ -73,27 +73,31 @@ class Nursery:
         with tempfile.TemporaryDirectory() as folder:
             said = Path(folder) / "stderr"
             os.mkfifo(said)
-            pid = self._fork(arguments, {**os.environ, **environment}, os.devnull, str(said))
+            pid = self._fork(arguments, environment, os.devnull, os.devnull, str(said))
             return Forked(self, pid, said.open())
 
     def run(
-        self, arguments: Sequence[str], environment: Mapping[str, str], timeout: float
-    ) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run` of a `blyan` with these arguments, and variables beside those of this process."""
-        with tempfile.TemporaryDirectory() as name:
-            wrote, said = Path(name) / "stdout", Path(name) / "stderr"
-            child = Forked(self, self._fork(arguments, {**os.environ, **environment}, str(wrote), str(said)))
+        self, arguments: Sequence[str], environment: Mapping[str, str], timeout: float, typed: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        """As `subprocess.run` of a `blyan` with these arguments, variables beside those of this process, and stdin."""
+        with tempfile.TemporaryDirectory() as folder:
+            stdin, stdout, stderr = (Path(folder) / name for name in ("stdin", "stdout", "stderr"))
+            stdin.write_bytes(typed)
+            child = Forked(self, self._fork(arguments, environment, str(stdin), str(stdout), str(stderr)))
             try:
                 code = child.wait(timeout)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
                 raise
-            return subprocess.CompletedProcess(["blyan", *arguments], code, wrote.read_text(), said.read_text())
+            return subprocess.CompletedProcess(["blyan", *arguments], code, stdout.read_bytes(), stderr.read_bytes())
 
-    def _fork(self, arguments: Sequence[str], environment: Mapping[str, str], stdout: str, stderr: str) -> int:
-        where = {"stdout": stdout, "stderr": stderr, "folder": str(Path.cwd())}
-        return self.ask({"arguments": list(arguments), "environment": dict(environment), **where})
+    def _fork(self, arguments: Sequence[str], environment: Mapping[str, str], *files: str) -> int:
+        """`files`: what stdin, stdout and stderr are opened at."""
+        variables = {**os.environ, **environment}
+        return self.ask(
+            {"arguments": list(arguments), "environment": variables, "folder": str(Path.cwd()), "files": files}
+        )
 
     def ask(self, question: Mapping[str, Any]) -> Any:
         """What the parent answers."""
@@ -167,7 +171,7 @@ def _run(question: Mapping[str, Any]) -> int:
     code: object = 1
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        for number, path in enumerate([os.devnull, question["stdout"], question["stderr"]]):
+        for number, path in enumerate(question["files"]):
             handle = os.open(path, (os.O_WRONLY | os.O_CREAT) if number else os.O_RDONLY)
             os.dup2(handle, number)
             os.close(handle)

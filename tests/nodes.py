@@ -83,7 +83,7 @@ async def serving_with(
 def command(*arguments: str | Path, data_dir: Path | None = None, timeout: float = 60, **environment: str):
     """Run `blyan` in a process, forked from one that has its modules; what it printed and its exit code."""
     before = ["--data-dir", str(data_dir)] if data_dir else []
-    return nursery().run([*before, *map(str, arguments)], environment, timeout)
+    return as_text(nursery().run([*before, *map(str, arguments)], environment, timeout))
 
 
 def command_apart(*arguments: str | Path, data_dir: Path | None = None, timeout: float = 60, **environment: str):
@@ -97,6 +97,11 @@ def command_apart(*arguments: str | Path, data_dir: Path | None = None, timeout:
         env={**os.environ, **environment},
         check=False,
     )
+
+
+def as_text(done: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedProcess[str]:
+    """What it printed, decoded."""
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def json_of(*arguments: str | Path, data_dir: Path) -> Any:
