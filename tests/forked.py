@@ -76,6 +76,10 @@ class Nursery:
             pid = self._fork(arguments, environment, os.devnull, os.devnull, str(said))
             return Forked(self, pid, said.open())
 
+    def begin(self, arguments: Sequence[str]) -> Forked:
+        """`blyan` with these arguments, that nobody listens to."""
+        return Forked(self, self._fork(arguments, {}, os.devnull, os.devnull, os.devnull))
+
     def run(
         self, arguments: Sequence[str], environment: Mapping[str, str], timeout: float, typed: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
