@@ -45,7 +45,7 @@ def nursery() -> Nursery:
 
 
 class Nursery:
-    """The parent of forked commands. Its threads may share it."""
+    """The parent of forked commands. Its threads may share it. As a context it is one that ends there."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -58,10 +58,19 @@ class Nursery:
         )
         atexit.register(self._end)
 
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
     def _end(self) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        atexit.unregister(self._end)
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
     @property
     def alive(self) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from forked import Forked, nursery
+from forked import Forked, Nursery
+from forked import nursery as shared
 
 START_LIMIT_S = 90
 STOP_LIMIT_S = 20
@@ -26,11 +27,12 @@ class RunningNode:
         data_dir: Path,
         listen: str = "127.0.0.1:0",
         environment: dict[str, str] | None = None,
+        nursery: Nursery | None = None,
         *,
         apart: bool = False,
     ) -> None:
-        """Forked from a process that has its modules; `apart`: in an interpreter of its own, as a shell starts it."""
-        self.data_dir, self._apart = data_dir, apart
+        """Forked by `nursery` or that of this process; `apart`: in an interpreter of its own, as a shell starts it."""
+        self.data_dir, self._nursery, self._apart = data_dir, nursery, apart
         self.url = ""
         self._listen_at, self._environment = listen, environment or {}
         self.metrics_url = ""  # where `metrics.listen` is set
@@ -46,7 +48,7 @@ class RunningNode:
         self.url = self.metrics_url = self.peer_url = ""
         self._process: subprocess.Popen[str] | Forked
         if not self._apart:
-            self._process = nursery().popen(arguments, self._environment)
+            self._process = (self._nursery or shared()).popen(arguments, self._environment)
         else:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "blyan", *arguments],

@@ -33,6 +33,7 @@ from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_store import BlobStore
 from blyan.wire.peer import encode_code
 from chaos_proxy import ChaosProxy
+from forked import Nursery
 from running_node import RunningNode
 
 SECRET = bytes(range(16))
@@ -122,7 +123,7 @@ def room_for(data_dir: Path, manifest_id: PayloadId) -> str:
 class SwarmNode(RunningNode):
     """One process of a swarm. Its peer port stays the same when it starts again."""
 
-    def __init__(self, data_dir: Path, **settings: str) -> None:
+    def __init__(self, data_dir: Path, nursery: Nursery | None = None, **settings: str) -> None:
         """`settings` are of the section `network` unless they name another."""
         self.name = data_dir.name
         with _unused_port() as port:
@@ -130,7 +131,7 @@ class SwarmNode(RunningNode):
         self.settings = {"listen": f"127.0.0.1:{port}", "memory": room(data_dir)} | settings
         with _ground(data_dir) as ground:
             self.key = ground.key.public
-        super().__init__(data_dir)
+        super().__init__(data_dir, nursery=nursery)
 
     def start(self) -> None:
         """As a person would, with the environment made of the settings of now."""
