@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
+from nodes import command
 from running_node import RunningNode, with_accounts
 
 PROMPT_PRICE: Final = Decimal("50")  # USD for a million tokens
@@ -16,15 +16,14 @@ COMPLETION_PRICE: Final = Decimal("150")
 
 def blyan(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """One command of the command line."""
-    command = [sys.executable, "-m", "blyan", "--data-dir", str(data_dir), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return command(*arguments, data_dir=data_dir, timeout=120)
 
 
 def charging_node(folder: Path) -> RunningNode:
     """Not started yet; nobody meets a quota."""
     prices = ("--prompt", str(PROMPT_PRICE), "--completion", str(COMPLETION_PRICE))
-    for command in (("init",), ("price", "set", "blyan-genesis", *prices)):
-        done = blyan(folder, *command)
+    for words in (("init",), ("price", "set", "blyan-genesis", *prices)):
+        done = blyan(folder, *words)
         assert done.returncode == 0, done.stderr
     return with_accounts(
         folder,

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from anvil import chain  # noqa: F401 - fixtures
+from forked import nursery
 from ledgers import postgres_store, sqlite_store, store  # noqa: F401
 from redis_service import redis_server, redis_url  # noqa: F401
 from services import postgres_server, postgres_url  # noqa: F401
@@ -61,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         import torch
 
         torch.set_num_threads(1)
+        nursery()  # a worker's tests will ask for one: it imports while they are collected
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:

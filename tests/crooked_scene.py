@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from blyan.primitives.ids import PayloadId
-from forked import Nursery
 from nodes import install_builtin, serving
 from swarm_nodes import Heard, Swarm, SwarmNode, ask, nothing, part_of_builtin
 
@@ -52,7 +51,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             url = str(client.make_url("/")).rstrip("/")
             return {prompt: await ask(url, prompt, max_tokens=16) for prompt in (SERVED, NEEDS_IT)}
 
-    with Nursery() as nursery:
-        gateway = SwarmNode(root / "gateway", nursery, call_seconds=str(CALL_SECONDS))
-        with Swarm(gateway, [SwarmNode(root / "honest", nursery)], direct=True):
-            yield Scene(gateway, root / "whole", manifest, asyncio.run(answers()))
+    gateway = SwarmNode(root / "gateway", call_seconds=str(CALL_SECONDS))
+    with Swarm(gateway, [SwarmNode(root / "honest")], direct=True):
+        yield Scene(gateway, root / "whole", manifest, asyncio.run(answers()))

@@ -22,6 +22,7 @@ from blyan.node.node import Node, Sources
 from blyan.node.quantizing import QuantizationRequest
 from blyan.node.writer import WritableGround, opened
 from blyan.primitives.ids import PayloadId
+from forked import nursery
 from running_node import RunningNode
 
 SEED = bytes(range(32))
@@ -80,7 +81,13 @@ async def serving_with(
 
 
 def command(*arguments: str | Path, data_dir: Path | None = None, timeout: float = 60, **environment: str):
-    """Run `blyan` in a subprocess and return what it printed and its exit code."""
+    """Run `blyan` in a process, forked from one that has its modules; what it printed and its exit code."""
+    before = ["--data-dir", str(data_dir)] if data_dir else []
+    return as_text(nursery().run([*before, *map(str, arguments)], environment, timeout))
+
+
+def command_apart(*arguments: str | Path, data_dir: Path | None = None, timeout: float = 60, **environment: str):
+    """The same in an interpreter of its own, as a shell starts it."""
     before = ["--data-dir", str(data_dir)] if data_dir else []
     return subprocess.run(
         [sys.executable, "-m", "blyan", *before, *map(str, arguments)],
@@ -92,6 +99,11 @@ def command(*arguments: str | Path, data_dir: Path | None = None, timeout: float
     )
 
 
+def as_text(done: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedProcess[str]:
+    """What it printed, decoded."""
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
 def json_of(*arguments: str | Path, data_dir: Path) -> Any:
     """What a command that must succeed prints with --json."""
     done = command(*arguments, "--json", data_dir=data_dir)
@@ -100,9 +112,9 @@ def json_of(*arguments: str | Path, data_dir: Path) -> Any:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path, **environment: str) -> Iterator[RunningNode]:
-    """`blyan up` in a subprocess for the length of a test."""
-    node = RunningNode(data_dir, environment=environment)
+def running(data_dir: Path, *, apart: bool = False, **environment: str) -> Iterator[RunningNode]:
+    """`blyan up` in a process for the length of a test; `apart`: in an interpreter of its own."""
+    node = RunningNode(data_dir, environment=environment, apart=apart)
     node.start()
     try:
         yield node

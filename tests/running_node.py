@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from forked import Forked, Nursery
+from forked import nursery as shared
 
 START_LIMIT_S = 90
 STOP_LIMIT_S = 20
@@ -27,9 +28,11 @@ class RunningNode:
         listen: str = "127.0.0.1:0",
         environment: dict[str, str] | None = None,
         nursery: Nursery | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
-        """Forked by `nursery`, if there is one."""
-        self.data_dir, self._nursery = data_dir, nursery
+        """Forked by `nursery` or that of this process; `apart`: in an interpreter of its own, as a shell starts it."""
+        self.data_dir, self._nursery, self._apart = data_dir, nursery, apart
         self.url = ""
         self._listen_at, self._environment = listen, environment or {}
         self.metrics_url = ""  # where `metrics.listen` is set
@@ -44,8 +47,8 @@ class RunningNode:
         self._ready.clear()
         self.url = self.metrics_url = self.peer_url = ""
         self._process: subprocess.Popen[str] | Forked
-        if self._nursery is not None:
-            self._process = self._nursery.popen(arguments, self._environment)
+        if not self._apart:
+            self._process = (self._nursery or shared()).popen(arguments, self._environment)
         else:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "blyan", *arguments],

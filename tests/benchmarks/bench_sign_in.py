@@ -35,7 +35,7 @@ async def main() -> None:
         install_builtin(data)
         free = "".join(f"{name} = 0\n" for name in QUOTAS)
         (data / "node.toml").write_text(f'[accounts]\norigin = "{ORIGIN}"\n[quotas]\n{free}')
-        with running(data) as node:
+        with running(data, apart=True) as node:
             async with ClientSession(node.url, cookie_jar=DummyCookieJar()) as client:
                 await both_loads(client, page)
     page.write()

@@ -27,7 +27,7 @@ def node_up(data_dir: Path, **environment: str) -> Iterator[BenchedNode]:
     before = dict(os.environ)
     settings = {"BLYAN_METRICS__LISTEN": "127.0.0.1:0", "BLYAN_STORAGE__VERIFY_AT_START": "false"}
     os.environ.update(settings | environment)
-    node = BenchedNode(data_dir)
+    node = BenchedNode(data_dir, apart=True)
     try:
         node.start()
         os.environ.clear()

@@ -46,7 +46,7 @@ def test_an_addition_streams_its_sum_and_lights_up_experts(page: Page, node: Run
     by_layer = [sum(tokens for (layer, _), tokens in after.items() if layer == at) for at, _ in after]
     assert min(by_layer) > 0
     assert len(set(by_layer)) == 1  # every layer saw the same tokens
-    assert page.evaluate("window.lit") > 0
+    page.wait_for_function("window.lit > 0")  # drawn with the next frame
     assert len(page.evaluate("[...window.lengths]")) > 2  # nothing, a part, the whole
 
 

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from forked import nursery
+
 
 class Answers(http.server.BaseHTTPRequestHandler):
     """A node that sends what it was told to, and notes what it was asked."""
@@ -58,8 +60,7 @@ def saying(text: str) -> bytes:
 
 
 def ask(far: Any, *arguments: str, typed: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
-    command = [sys.executable, "-m", "blyan", "chat", *arguments, "--node", far.url]
-    return subprocess.run(command, input=typed, capture_output=True, timeout=30, check=False)
+    return nursery().run(["chat", *arguments, "--node", far.url], {}, 30, typed or b"")
 
 
 def test_a_thought_is_no_part_of_the_answer(far: type[Answers]) -> None:

@@ -19,7 +19,7 @@ from blyan.node.data_directory import lock
 from blyan.node.wallet_file import write_wallet
 from fakes import SlowNode
 from ledgers import now, with_accounts
-from nodes import command, install_builtin, running, writing
+from nodes import command, command_apart, install_builtin, running, writing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,7 +90,7 @@ def test_every_command_is_known_to_read_or_to_write() -> None:
 @pytest.mark.parametrize("path", sorted(READS))
 def test_what_reads_speaks_json(data: Path, path: str) -> None:
     """One JSON value on stdout, nothing beside it, and the same exit code as without."""
-    done = command(*path.split(), *given(data, path), "--json", data_dir=data)
+    done = command_apart(*path.split(), *given(data, path), "--json", data_dir=data)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) is not None
     assert done.stdout.count("\n") == 1
@@ -99,14 +99,14 @@ def test_what_reads_speaks_json(data: Path, path: str) -> None:
 @pytest.mark.slow
 def test_what_asks_a_running_node_speaks_json(tmp_path: Path) -> None:
     """Its state, and an answer."""
-    with running(tmp_path / "data") as node:
-        status = json.loads(command("node", "status", "--json", data_dir=node.data_dir).stdout)
+    with running(tmp_path / "data", apart=True) as node:
+        status = json.loads(command_apart("node", "status", "--json", data_dir=node.data_dir).stdout)
         assert (status["ready"], status["pid"], status["url"]) == (True, node.pid, node.url)
         assert status["models"] == [{"name": "blyan-genesis", "state": "ready"}]
-        assert "blyan-genesis" in command("node", "status", "--node", node.url).stdout
-        alone = command("node", "peers", "--json", data_dir=node.data_dir)  # this node has no peer port
+        assert "blyan-genesis" in command_apart("node", "status", "--node", node.url).stdout
+        alone = command_apart("node", "peers", "--json", data_dir=node.data_dir)  # this node has no peer port
         assert (alone.returncode, json.loads(alone.stdout)["error"]["code"]) == (3, "not_found")
-        done = command("chat", "12 + 34", "--temperature", "0", "--json", data_dir=node.data_dir)
+        done = command_apart("chat", "12 + 34", "--temperature", "0", "--json", data_dir=node.data_dir)
         answer = json.loads(done.stdout)
         assert (answer["content"], answer["finish_reason"]) == ("12 + 34 = 46", "stop")
         assert answer["usage"]["completion_tokens"] > 2

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, git
-from forked import Nursery
 from nodes import install_builtin, serving
 from swarm_faults import FAULTS, restored, slow, throttle
 from swarm_nodes import Swarm, SwarmNode, ask, every, nothing, part_of_builtin
@@ -62,20 +61,19 @@ def matrix(root: Path, seeds: int) -> list[str]:
         part_of_builtin(root / f"expert{number}", every(4, number, (number + 1) % 4), False)
     expected = asyncio.run(answers_of_one(root / "whole"))
     rows: list[str] = []
-    with Nursery() as nursery:
-        experts = [SwarmNode(root / f"expert{number}", nursery) for number in range(4)]
-        with Swarm(SwarmNode(root / "gateway", nursery), experts) as swarm:
-            for prompt in PROMPTS:
-                asyncio.run(answer(swarm.gateway.url, prompt))
-            for fault in [*FAULTS, slow, throttle]:
-                found = [drawn(swarm, fault, seed, expected) for seed in range(1, seeds + 1)]
-                right = sum(each for each, _ in found)
-                pauses = sorted(pause * 1000 for _, pause in found)
-                middle, longest = pauses[len(pauses) // 2], pauses[-1]
-                rows.append(f"| {fault.__name__} | 1 to {seeds} | {right} of {seeds} | {longest:.0f} | {middle:.0f} |")
-                print(rows[-1], flush=True)
-                assert right == seeds
-                assert longest < 3000
+    experts = [SwarmNode(root / f"expert{number}") for number in range(4)]
+    with Swarm(SwarmNode(root / "gateway"), experts) as swarm:
+        for prompt in PROMPTS:
+            asyncio.run(answer(swarm.gateway.url, prompt))
+        for fault in [*FAULTS, slow, throttle]:
+            found = [drawn(swarm, fault, seed, expected) for seed in range(1, seeds + 1)]
+            right = sum(each for each, _ in found)
+            pauses = sorted(pause * 1000 for _, pause in found)
+            middle, longest = pauses[len(pauses) // 2], pauses[-1]
+            rows.append(f"| {fault.__name__} | 1 to {seeds} | {right} of {seeds} | {longest:.0f} | {middle:.0f} |")
+            print(rows[-1], flush=True)
+            assert right == seeds
+            assert longest < 3000
     return rows
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import openai
 import pytest
 
-from nodes import RunningNode, command, running
+from nodes import RunningNode, running
+from nodes import command_apart as command
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningNode, Path]]:
     data_dir = tmp_path_factory.mktemp("first") / "not" / "yet" / "there"
-    with running(data_dir) as started:
+    with running(data_dir, apart=True) as started:
         yield started, data_dir
 
 
@@ -88,10 +89,10 @@ def test_chat_on_the_command_line_needs_no_running_node(tmp_path: Path) -> None:
 
 def test_a_second_start_takes_seconds(tmp_path: Path) -> None:
     """Well below the 15 s that are promised, on whatever runs the tests."""
-    with running(tmp_path / "data") as first:
+    with running(tmp_path / "data", apart=True) as first:
         first.stop()
     started = time.monotonic()
-    with running(tmp_path / "data") as second:
+    with running(tmp_path / "data", apart=True) as second:
         assert get(f"{second.url}/readyz") == "ok\n"
         assert time.monotonic() - started < 15
         second.stop()
@@ -116,7 +117,7 @@ def test_init_is_done_in_seconds_and_can_be_repeated(tmp_path: Path) -> None:
 def test_a_start_repairs_nothing_and_init_does(tmp_path: Path) -> None:
     """A flipped bit in an expert of the built-in model: `up` serves what is whole and names it, `init` mends it."""
     assert command("init", data_dir=tmp_path).returncode == 0
-    with running(tmp_path) as node:
+    with running(tmp_path, apart=True) as node:
         grid = json.loads(get(f"{node.url}/network/experts?model=blyan-genesis"))
         node.stop()
     block = next(found for found in grid["blocks"] if found["expert"] is not None)
@@ -124,7 +125,7 @@ def test_a_start_repairs_nothing_and_init_does(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[300_000] ^= 4
     path.write_bytes(raw)
-    with running(tmp_path) as node:
+    with running(tmp_path, apart=True) as node:
         asked = command("chat", "What is 23 + 45?", data_dir=tmp_path)
         if asked.returncode != 0:  # a question that did not need this expert is answered
             assert asked.returncode == 7

@@ -1,14 +1,13 @@
 """Real SIGKILL in the middle of an import: nothing half is visible, and the next import finishes the work."""
 
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from checkpoints import save_random_checkpoint
+from forked import nursery
 from nodes import command, json_of
 
 
@@ -24,11 +23,7 @@ def test_a_killed_import_leaves_a_node_that_opens_and_can_import_again(tmp_path:
     killed = 0
     for attempt in range(6):
         folder = tmp_path / f"data-{attempt}"
-        importing = subprocess.Popen(
-            [sys.executable, "-m", "blyan", "model", "import", str(tmp_path / "hf"), "--data-dir", str(folder)],
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+        importing = nursery().begin(["model", "import", str(tmp_path / "hf"), "--data-dir", str(folder)])
         time.sleep(whole_seconds * chance.uniform(0.5, 1.0))
         importing.kill()
         killed += importing.wait() != 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from blyan.model.manifest import BlockReference
 from blyan.node.import_journal import ImportJournal
 from blyan.primitives.ids import PayloadId
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
+from forked import nursery
 from nodes import command, json_of
 
 BLOCK = BlockReference(PayloadId("ab" * 32), 4096)
@@ -72,11 +71,7 @@ def test_a_journal_is_not_written_through_a_link(tmp_path: Path) -> None:
 
 def killed_half_way(data_dir: Path, checkpoint: Path, *options: str) -> int:
     """Import in a process of its own and kill it when some parts are recorded; how many were."""
-    importing = subprocess.Popen(
-        [sys.executable, "-m", "blyan", "model", "import", str(checkpoint), "--data-dir", str(data_dir), *options],
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    importing = nursery().begin(["model", "import", str(checkpoint), "--data-dir", str(data_dir), *options])
     path = data_dir / "import" / f"{checkpoint.name}.journal"
     for _ in range(4_000):
         if path.exists() and path.read_bytes().count(b'"part"') >= 20:

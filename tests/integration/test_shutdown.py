@@ -102,7 +102,7 @@ async def test_answers_under_way_and_waiting_end_with_the_reason(
 async def test_a_stream_that_ends_within_the_limit_is_whole(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Meanwhile new requests are refused, probes are answered with the reason, and the node ends as soon as it may."""
     with stopping_within(data_dir, monkeypatch, 60) as node:
-        async with streaming(node, "/v1/completions", lasting(700)) as (session, response):
+        async with streaming(node, "/v1/completions", lasting(250)) as (session, response):
             os.kill(node.pid, signal.SIGTERM)
             async with session.get("/readyz") as ready:
                 assert (ready.status, "draining" in await ready.text()) == (503, True)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 import aiohttp
 import pytest
 
-from forked import Nursery
 from nodes import install_builtin, serving
 from swarm_faults import FAULTS, kill, restored, stop, swallow, throttle
 from swarm_nodes import Heard, Swarm, SwarmNode, ask, every, nothing, part_of_builtin, wait_for
@@ -41,10 +40,9 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
     part_of_builtin(root / "gateway", nothing, True)
     for number in range(4):
         part_of_builtin(root / f"expert{number}", kept(number), False)
-    with Nursery() as nursery:
-        gateway = SwarmNode(root / "gateway", nursery, call_seconds=str(CALL_SECONDS))
-        with Swarm(gateway, [SwarmNode(root / f"expert{number}", nursery) for number in range(4)]) as made:
-            yield made
+    gateway = SwarmNode(root / "gateway", call_seconds=str(CALL_SECONDS))
+    with Swarm(gateway, [SwarmNode(root / f"expert{number}") for number in range(4)]) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from forked import Nursery
 from nodes import install_builtin, serving
 from swarm_nodes import Swarm, SwarmNode, ask, every, nothing, part_of_builtin
 
@@ -36,22 +35,21 @@ async def test_a_third_of_ten_nodes_die_while_three_answers_are_written(tmp_path
         part_of_builtin(folder, every(NODES, *((number - back) % NODES for back in range(COPIES))), False)
     expected = await answers_of_one(tmp_path / "whole")
     dying = random.Random(seed).sample(range(NODES), DYING)
-    with Nursery() as nursery:
-        experts = [SwarmNode(folder, nursery) for folder in folders]
-        swarm = Swarm(SwarmNode(tmp_path / "gateway", nursery), experts, direct=True)
-        await asyncio.to_thread(swarm.__enter__)
-        try:
-            pauses: list[float] = []
-            kills = {10 + 12 * place: experts[number].kill for place, number in enumerate(dying)}
-            for at in ({}, kills, {}):
-                asked = [ask(swarm.gateway.url, each, at={} if n else at, **OPTIONS) for n, each in enumerate(PROMPTS)]
-                heard = await asyncio.gather(*asked)
-                assert [answer.error for answer in heard] == [None] * len(PROMPTS)
-                assert [answer.tokens for answer in heard] == expected
-                pause = max(answer.pause for answer in heard)
-                print(f"seed {seed}: {len(at)} of {NODES} nodes killed: longest pause {pause * 1000:.0f} ms")
-                pauses.append(pause)
-            assert pauses[1] < max(3, 3 * pauses[0]), pauses
-            assert [node.running for node in experts].count(False) == DYING
-        finally:
-            await asyncio.to_thread(swarm.__exit__)
+    experts = [SwarmNode(folder) for folder in folders]
+    swarm = Swarm(SwarmNode(tmp_path / "gateway"), experts, direct=True)
+    await asyncio.to_thread(swarm.__enter__)
+    try:
+        pauses: list[float] = []
+        kills = {10 + 12 * place: experts[number].kill for place, number in enumerate(dying)}
+        for at in ({}, kills, {}):
+            asked = [ask(swarm.gateway.url, each, at={} if n else at, **OPTIONS) for n, each in enumerate(PROMPTS)]
+            heard = await asyncio.gather(*asked)
+            assert [answer.error for answer in heard] == [None] * len(PROMPTS)
+            assert [answer.tokens for answer in heard] == expected
+            pause = max(answer.pause for answer in heard)
+            print(f"seed {seed}: {len(at)} of {NODES} nodes killed: longest pause {pause * 1000:.0f} ms")
+            pauses.append(pause)
+        assert pauses[1] < max(3, 3 * pauses[0]), pauses
+        assert [node.running for node in experts].count(False) == DYING
+    finally:
+        await asyncio.to_thread(swarm.__exit__)

@@ -84,9 +84,9 @@ def fuzz(folder: Path, *arguments: str, timeout: float) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_half_a_minute_of_guided_mutations_finds_nothing_else(tmp_path: Path, seed: int) -> None:
-    """Two of these run side by side: sixty seconds in all."""
-    assert fuzz(tmp_path, "--seconds", "30", "--seed", str(seed), timeout=300) > 10_000
+def test_ten_seconds_of_guided_mutations_find_nothing_else(tmp_path: Path, seed: int) -> None:
+    """From the start each time; ten million of them are tried by the long one below."""
+    assert fuzz(tmp_path, "--seconds", "10", "--seed", str(seed), timeout=300) > 10_000
 
 
 @pytest.mark.long
