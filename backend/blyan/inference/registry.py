@@ -164,6 +164,13 @@ class Registry:
         self._dirty.add(node)
         self._urgent = True
 
+    def did_well(self, node: PublicKey, now: float) -> None:
+        """It answered well what is not measured as a call is: the first steps of a generation that it leads."""
+        self._judge(node, "good", now)
+        known = self._nodes.get(node)
+        if known is not None:
+            self._set_breaker(known, known.breaker.succeeded(now))
+
     def pinged(self, node: PublicKey, seconds: float, now: float) -> None:
         """A ping came back."""
         self.measurements.ping(node, seconds, now)
