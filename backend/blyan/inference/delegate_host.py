@@ -65,21 +65,23 @@ class DelegateHost:
         if order.expected:
             self._wish(order.model, order.expected)
         self._of[node] += 1
-        outcome = "left"
+        ended = False
         try:
             async with (
                 asyncio.timeout(order.milliseconds / 1000),
                 self._lead.steps(model, order, f"peer {node}") as steps,
             ):
                 await self._pass_on(model, order, node, steps, outlet)
-            outcome = "answered"
+            ended = True
+            self.counters.answered += 1
         except TimeoutError:
             raise Busy("generation: expected to end in its time, found it over") from None
         except Fault:
-            outcome = "failed"
+            ended = True
+            self.counters.failed += 1
             raise
         finally:
-            setattr(self.counters, outcome, getattr(self.counters, outcome) + 1)
+            self.counters.left += not ended
             self._of[node] -= 1
             if not self._of[node]:
                 del self._of[node]

@@ -40,6 +40,7 @@ from blyan.wire.peer import bits_of
 
 _log = logging.getLogger(__name__)
 _silence_s: Final = 0.25  # at least so long without a step, until a ping is sent
+_silence_max_s: Final = 0.5
 _silence_factor: Final = 4.0  # times what a step usually takes
 _young: Final = 256.0  # positions: until so many were seen experts are asked for though nobody wants to be told
 
@@ -219,7 +220,7 @@ class Delegating:
         bounds = Bounds(config.vocab_size, frozenset(config.moe_layers), config.experts, config.experts_per_token)
         reader = ChunkReader(order, bounds)
         self.counters.asked += 1
-        async with self._blaming(node), link.stream(kind, order.fields(), order.tensors()) as pieces:
+        async with _blaming(self.leads, node), link.stream(kind, order.fields(), order.tensors()) as pieces:
             last, first = self.monotonic(), True
             while True:
                 chunk = await self._heard(link, node, pieces, first=first)
@@ -233,23 +234,6 @@ class Delegating:
                 if self._take(each, [received(step) for step in steps]):
                     return
 
-    @asynccontextmanager
-    async def _blaming(self, node: PublicKey) -> AsyncGenerator[None, None]:
-        """Whatever a lead does wrong as `_Lost`."""
-        self.leads.began(node)
-        try:
-            yield
-        except MalformedMessage as reason:
-            raise _Lost("corrupt", reason.message) from None
-        except Refused as reason:
-            raise _Lost("not_held" if reason.said == NotHeld.code else "refused", reason.message) from None
-        except NoAnswer as reason:
-            raise _Lost("timeout", reason.message) from None
-        except LinkLost as reason:
-            raise _Lost("lost", reason.message) from None
-        finally:
-            self.leads.ended(node)
-
     async def _heard(self, link: Link, node: PublicKey, pieces: Inlet, *, first: bool) -> Message | None:
         """The next piece; `NoAnswer` if the lead is silent, and a ping is not answered either.
 
@@ -260,7 +244,7 @@ class Delegating:
         piece = asyncio.ensure_future(pieces.next())
         try:
             while True:
-                silence = max(_silence_s, _silence_factor * self.leads.usual_step_s(node))
+                silence = max(_silence_s, min(_silence_max_s, _silence_factor * self.leads.usual_step_s(node)))
                 done, _ = await asyncio.wait({piece}, timeout=silence)
                 if done:
                     return piece.result()
@@ -314,6 +298,24 @@ def delegable(request: GenerationRequest, tokens_max: int) -> bool:
         and tokens_max > 0
         and len(request.prompt) + tokens_max <= limits.generation_tokens_max
     )
+
+
+@asynccontextmanager
+async def _blaming(leads: Leads, node: PublicKey) -> AsyncGenerator[None, None]:
+    """Whatever a lead does wrong as `_Lost`."""
+    leads.began(node)
+    try:
+        yield
+    except MalformedMessage as reason:
+        raise _Lost("corrupt", reason.message) from None
+    except Refused as reason:
+        raise _Lost("not_held" if reason.said == NotHeld.code else "refused", reason.message) from None
+    except NoAnswer as reason:
+        raise _Lost("timeout", reason.message) from None
+    except LinkLost as reason:
+        raise _Lost("lost", reason.message) from None
+    finally:
+        leads.ended(node)
 
 
 def _deliver(each: Delegation, events: Sequence[Event]) -> None:

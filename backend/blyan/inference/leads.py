@@ -18,6 +18,7 @@ from blyan.primitives.ids import PayloadId, PublicKey
 
 _weight: Final = 0.1  # of the newest step in a running mean
 _pong_s: Final = 0.25
+_pong_max_s: Final = 0.5
 _pong_factor: Final = 4.0
 _refused_s: Final = 5.0  # for which a node that refused is not asked for this model
 
@@ -73,8 +74,9 @@ class Leads:
         return self._step_s.get(node, 0.0)
 
     def pong_s(self, node: PublicKey) -> float:
-        """How long a ping is waited for that shows whether it is there."""
-        return max(_pong_s, _pong_factor * (self.registry.measurements.of(node).rtt_p95_s or 0.0))
+        """How long a ping is waited for that shows whether it is there: one that is late is replaced."""
+        usual = self.registry.measurements.of(node).rtt_s or 0.0
+        return max(_pong_s, min(_pong_max_s, _pong_factor * usual), 1.5 * usual)
 
     def began(self, node: PublicKey) -> None:
         """It was asked for a generation: `ended` follows."""
@@ -83,7 +85,7 @@ class Leads:
     def stepped(self, node: PublicKey, seconds: float, steps: int, *, first: bool) -> None:
         """Steps came, so many seconds after those before; `first` of a generation: it works."""
         if first:
-            self.registry.did_well(node, self.monotonic())
+            self.registry.answered(node, 0, seconds, 0, self.monotonic())
             return
         own, before = seconds / steps, self._step_s.pop(node, None)
         self._step_s[node] = own if before is None else before + _weight * (own - before)

@@ -118,9 +118,10 @@ class Registry:
         self._dirty.add(node)
 
     def answered(self, node: PublicKey, rows: int, seconds: float, sent: int, now: float) -> None:
-        """It answered, and the answer was verified; `sent` bytes there and back."""
-        self.measurements.call_ended(node, rows, seconds, sent, now)
-        self._rows += 0.05 * (rows - self._rows)
+        """It answered, and the answer was verified; `sent` bytes there and back. 0 rows: what is no call."""
+        if rows:
+            self.measurements.call_ended(node, rows, seconds, sent, now)
+            self._rows += 0.05 * (rows - self._rows)
         self._judge(node, "good", now)
         known = self._nodes.get(node)
         if known is not None:
@@ -163,13 +164,6 @@ class Registry:
             self._judge(node, "not_held", now)
         self._dirty.add(node)
         self._urgent = True
-
-    def did_well(self, node: PublicKey, now: float) -> None:
-        """It answered well what is not measured as a call is: the first steps of a generation that it leads."""
-        self._judge(node, "good", now)
-        known = self._nodes.get(node)
-        if known is not None:
-            self._set_breaker(known, known.breaker.succeeded(now))
 
     def pinged(self, node: PublicKey, seconds: float, now: float) -> None:
         """A ping came back."""

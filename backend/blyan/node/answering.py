@@ -6,7 +6,7 @@ come here from every dialect; orders of other nodes go to the scheduler at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from blyan.inference.delegate_host import DelegateHost
@@ -40,7 +40,7 @@ class Answering:
     """Construct before the node has links. `begin` from any thread."""
 
     def __init__(
-        self, scheduler: Scheduler, peering: Peering | None, find: Callable[[PayloadId], LoadedModel | None]
+        self, scheduler: Scheduler, peering: Peering | None, loaded: Callable[[], Sequence[LoadedModel]]
     ) -> None:
         self._scheduler = scheduler
         self._usage: dict[PayloadId, CoUsage] = {}
@@ -51,6 +51,10 @@ class Answering:
             return
         network = peering.config.network
         lead = Lead(scheduler, lambda: scheduler.drafts_max)
+
+        def find(manifest: PayloadId) -> LoadedModel | None:
+            return next((model for model in loaded() if model.manifest_id == manifest), None)
+
         self.host = DelegateHost(lead, find, peering.host.allowance.take, peering.holdings.wish)
         peering.links.dialler.handlers[generation.kind] = Streaming(self.host.give)
         self._asks = network.plan == "static_delegate"

@@ -40,7 +40,6 @@ from blyan.node.verified import verify_loaded
 from blyan.node.writer import WritableGround
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
 from blyan.primitives.errors import Fault, InternalError, Unavailable
-from blyan.primitives.ids import PayloadId
 from blyan.primitives.model_name import canonical_name
 from blyan.storage.index import EntryIndex
 
@@ -97,7 +96,7 @@ class Node:
             if network.listen
             else None
         )
-        self.answering = Answering(self.scheduler, self.peering, self._held_whole)
+        self.answering = Answering(self.scheduler, self.peering, lambda: self._loaded)
         self.kept = KeptModels(sources.now, self.scheduler.unload)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
         self._closing = threading.Event()
@@ -248,10 +247,6 @@ class Node:
         except Fault as reason:
             _log.error("model %s is refused: %s", name, reason.message)
             return RefusedModel(name, reason)
-
-    def _held_whole(self, manifest: PayloadId) -> LoadedModel | None:
-        """The model that is answered with here of this manifest."""
-        return next((model for model in self._loaded if model.manifest_id == manifest), None)
 
     def _stepper(self, model: LoadedModel, kv: KVPages, offer: Offer) -> Stepper:
         """Who computes a model: with others, where experts of it are elsewhere."""

@@ -153,19 +153,34 @@ class Taking:
         elif made.drop and not self._kept_said:
             self._kept_said = True
             _log.warning("experts that nobody else holds take more than network.memory; they are kept")
+        await self._fetch_experts(models, self._wished(models, shelf, room) or map(_of_key, made.fetch))
+
+    def _wished(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], room: int) -> list[tuple[PayloadId, int]]:
+        """What orders of answers that this node leads would have here, as far as there is room for it."""
+        free = room - sum(models[each].block(number).length for each in models for number in models[each].here)
+        found: list[tuple[PayloadId, int]] = []
+        for manifest_id, number in self.peering.holdings.wishes():
+            size = shelf.sizes.get(_key(manifest_id, number))
+            if size is not None and size <= free:
+                free -= size
+                found.append((manifest_id, number))
+        return found
+
+    async def _fetch_experts(self, models: Mapping[PayloadId, Hosted], wanted: Iterable[tuple[PayloadId, int]]) -> None:
+        """In order, as many as make a batch: what has come is said before the next look."""
         batches: dict[PayloadId, list[int]] = {}
         size = 0
-        for manifest_id, number in map(_of_key, made.fetch):
+        for manifest_id, number in dict.fromkeys(wanted):
             batches.setdefault(manifest_id, []).append(number)
             size += models[manifest_id].block(number).length
             if size > _batch_bytes:
-                break  # what has come is said before the next look
+                break
         for manifest_id, numbers in batches.items():
             hosted = models[manifest_id]
             try:
                 await self._fetch(manifest_id, hosted, [hosted.block(number) for number in numbers])
             finally:
-                peering.look_again(manifest_id)
+                self.peering.look_again(manifest_id)
 
     def _shelf(self, models: Mapping[PayloadId, Hosted]) -> Shelf[str]:
         """The experts that somebody has, and who."""
