@@ -104,7 +104,7 @@ class CoUsage:
             own = np.zeros_like(mean) if found is None else found.astype(np.float64) / self._scale
             total += self._per_token * (own + _prior * mean) / (own.sum() + _prior * self._per_token)
             count += 1
-        return total / max(1, count)
+        return total / count if count else mean
 
     def _normal(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         """So that each layer's add up to what a position uses."""

@@ -211,9 +211,8 @@ class Registry:
         changed = bool(gone)
         counts = {manifest: model.grid.count for manifest, model in self._holders.items()}
         for known in self._nodes:
-            node = known.summary.node
-            idle = node not in self._dirty and known.breaker.since is None
-            if idle and now - known.viewed < self._rules.review_s:
+            node, recent = known.summary.node, now - known.viewed < self._rules.review_s
+            if recent and node not in self._dirty and known.breaker.since is None:
                 continue
             for manifest, bits in known.claims.believe(known.summary, counts, now).items():
                 said.setdefault(manifest, {})[known.index] = bits

@@ -139,12 +139,11 @@ class Taking:
     async def _place(self) -> None:
         """Give up and fetch what helps the swarm most, as much as fits; in batches that are said as they come."""
         peering = self.peering
-        budget = peering.config.network.memory_bytes
         models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
         mine = [(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
         shelf = self._shelf(models)
         held = await asyncio.to_thread(read_held, peering.config.data_dir)
-        room = _everything if budget is None else budget
+        room = _everything if (budget := peering.config.network.memory_bytes) is None else budget
         made = choose(shelf, [_key(*each) for each in mine], room, peering.draw)
         # never a model of this node's own, nor the only one that there is, or may be as others give up theirs
         dropped = [each for each in made.drop if shelf.others(each) >= _others_min and _of_key(each)[0] in held]

@@ -133,15 +133,17 @@ def parse_order(message: Message) -> Order:
             raise InvalidInput("expected tensors tokens and perhaps expected")
         tokens = _ints(tensors["tokens"], 1, limits.generation_tokens_max).tolist()
         count = _number(fields["prompt"])
+        if not 0 < count <= len(tokens):
+            raise InvalidInput(f"expected a prompt of 1 to {len(tokens)} tokens")
         expected = tensors.get("expected")
         if expected is not None and (expected.dtype != "U8" or len(expected.data) > limits.holdings_bytes_max):
             raise InvalidInput("expected a bitmap of experts")
         return Order(
             payload_id(fields["model"]),
-            tuple(tokens[: max(0, count)]),
+            tuple(tokens[:count]),
             _sampling(fields["sampling"]),
             _number(fields["tokens_max"]),
-            tuple(tokens[max(0, count) :]),
+            tuple(tokens[count:]),
             tuple(_number(each) for each in _list(fields["eos"], limits.generation_eos_max)),
             _number(fields["top"]),
             _flag(fields["told"]),
