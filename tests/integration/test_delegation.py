@@ -6,7 +6,7 @@ The one node computes by the plain step (see test_swarm.py), so that tokens and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,16 @@ import pytest
 import pytest_asyncio
 
 from blyan.inference.delegate_host import DelegateHost
-from blyan.inference.delegating import Delegating
+from blyan.inference.delegating import Delegating, DelegationOptions
+from blyan.network.link import Link
+from blyan.network.streams import Outlet, Streaming
 from blyan.node import builtin
+from blyan.primitives.errors import Busy
 from blyan.primitives.ids import PayloadId
+from blyan.wire.framing import Message, WireTensor
+from blyan.wire.generation import ChunkWriter, SentStep, parse_order
+from blyan.wire.peer import Holding
+from crooked_node import CrookedNode
 from nodes import install_builtin, serving
 from swarm_in_process import Member, in_one_process, until
 from swarm_nodes import Heard, ask, everything, nothing, part_of_builtin
@@ -168,3 +175,82 @@ async def test_without_a_lead_the_gateway_answers_itself(
     assert_same(expected, await ask(gateway.url, prompt, **options))
     assert delegating(gateway).counters.own == own + 1
     assert host(lead).counters.refused >= 1
+
+
+Give = Callable[[Link, Message, Outlet], Awaitable[Message]]
+
+
+async def endless(_link: Link, _message: Message, outlet: Outlet) -> Message:
+    """Pieces that nobody granted."""
+    while True:
+        await outlet._send({"re": outlet.number, "more": True}, ())
+        await asyncio.sleep(0)  # in the test's own loop: others must have their turn
+
+
+async def garbled(_link: Link, message: Message, outlet: Outlet) -> Message:
+    """A chunk whose digest is another's."""
+    chunk = ChunkWriter(parse_order(message)).chunk([SentStep(5, -1.0, (), ())])
+    await outlet.send(Message({**chunk.fields, "digest": "0" * 64}, chunk.tensors))
+    return Message({}, ())
+
+
+async def oversized(_link: Link, _message: Message, outlet: Outlet) -> Message:
+    """A chunk of a megabyte."""
+    await outlet.send(Message({"at": 0}, (WireTensor("tokens", "U8", (1 << 20,), bytes(1 << 20)),)))
+    return Message({}, ())
+
+
+async def elsewhere(_link: Link, _message: Message, outlet: Outlet) -> Message:
+    """A piece of a request that nobody made."""
+    await outlet._send({"re": outlet.number + 1_000, "more": True}, ())
+    await asyncio.Event().wait()
+    return Message({}, ())
+
+
+async def ended(_link: Link, _message: Message, _outlet: Outlet) -> Message:
+    """No steps at all."""
+    return Message({"more": False}, ())
+
+
+async def unwilling(_link: Link, _message: Message, _outlet: Outlet) -> Message:
+    """A refusal with words that nobody should see."""
+    raise Busy("\x1b[2Jno\n" * 1_000)
+
+
+async def idle(_link: Link, _message: Message, _outlet: Outlet) -> Message:
+    """Answers pings, and nothing else."""
+    await asyncio.Event().wait()
+    return Message({}, ())
+
+
+@pytest.mark.parametrize("give", [endless, garbled, oversized, elsewhere, ended, unwilling, idle])
+async def test_a_lead_that_gives_no_steps_is_replaced(
+    swarm: tuple[Member, Member],
+    folders: tuple[Path, PayloadId],
+    alone: list[tuple[str, dict[str, Any], Heard]],
+    monkeypatch: pytest.MonkeyPatch,
+    give: Give,
+) -> None:
+    """Whatever it does: the answer is the honest one's."""
+    gateway, lead = swarm
+    asks, (root, manifest) = delegating(gateway), folders
+    monkeypatch.setattr(asks, "options", DelegationOptions(0.3, 0.3))
+    monkeypatch.setitem(asks.leads._step_s, lead.peering.identity.key.public, 9.0)  # so the other is asked first
+    prompt, options, expected = alone[0]
+    before = replace(asks.counters)
+    asked: list[str] = []
+
+    async def crooked(link: Link, message: Message, outlet: Outlet) -> Message:
+        asked.append(message.fields["model"])
+        return await give(link, message, outlet)
+
+    async with CrookedNode(root / "whole", manifest) as node:
+        node.changes["holdings"] = {manifest: Holding(True, b"\xff" * 64)}
+        node.handlers["generate"] = Streaming(crooked)
+        await node.dial(f"wss://127.0.0.1:{gateway.peering.port}")
+        await until(lambda: node.key.public in gateway.links, "its link")
+        assert_same(expected, await ask(gateway.url, prompt, **options))
+        assert asked == [manifest]
+        assert asks.counters.failovers == before.failovers + 1
+        assert asks.counters.own == before.own
+    await until(lambda: node.key.public not in gateway.links, "it gone")

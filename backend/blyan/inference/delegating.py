@@ -79,6 +79,7 @@ class Delegation:
     usage: CoUsage
     until: float  # by then it is of no use
     chosen: list[int] = field(default_factory=list[int])
+    used: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])  # by layer and expert
     future: Future[None] | None = None
 
     def cancel(self) -> None:
@@ -178,7 +179,7 @@ class Delegating:
         tried: set[PublicKey] = set()
         manifest = each.model.manifest_id
         while len(tried) < limits.leads_tried_max:
-            predicted = each.usage.predict(each.request.prompt)
+            predicted = each.usage.predict(each.request.prompt, [(*place, count) for place, count in each.used.items()])
             candidates = self.leads.candidates(manifest)
             ranked = choose(candidates, predicted, lambda number: self.size(manifest, number), tried)
             if not ranked:
@@ -234,6 +235,17 @@ class Delegating:
                 if self._take(each, [received(step) for step in steps]):
                     return
 
+    def _learn(self, each: Delegation, step: Step) -> None:
+        """Which experts the prompt used, or the last token."""
+        if not step.experts:
+            return
+        if each.chosen:
+            each.usage.saw_token(each.chosen[-1], step.experts)
+        else:
+            each.usage.saw_prompt(step.experts, len(each.request.prompt))
+        for layer, expert, count in step.experts:
+            each.used[layer, expert] += count
+
     async def _heard(self, link: Link, node: PublicKey, pieces: Inlet, *, first: bool) -> Message | None:
         """The next piece; `NoAnswer` if the lead is silent, and a ping is not answered either.
 
@@ -267,12 +279,7 @@ class Delegating:
         events = list[Event]()
         stopped = over = False
         for step in steps:
-            if not step.experts:
-                pass
-            elif each.chosen:
-                each.usage.saw_token(each.chosen[-1], step.experts)
-            else:
-                each.usage.saw_prompt(step.experts, len(each.request.prompt))
+            self._learn(each, step)
             each.chosen.append(step.token)
             event = each.reader.feed(step if each.request.routed else step._replace(experts=()))
             if event is not None:
