@@ -123,6 +123,11 @@ def test_a_fast_node_that_lacks_little_is_asked_before_a_slow_one_with_all() -> 
     assert order_of(lacking, candidate(2, step_s=0.1)) == [1, 2]
 
 
+def test_calls_for_what_is_lacking_count_by_what_they_take() -> None:
+    """A node that computes faster and would ask others in every layer goes after one that has all."""
+    assert order_of(candidate(1, set(), step_s=0.01, call_s=0.05), candidate(2, step_s=0.03)) == [2, 1]
+
+
 def test_who_is_unreachable_or_was_tried_is_not_asked() -> None:
     assert order_of(candidate(1, rank=Rank.unreachable), candidate(2), candidate(3), without={node(2)}) == [3]
     assert order_of() == []
