@@ -159,9 +159,9 @@ async def test_a_caller_who_leaves_ends_it_at_the_lead(swarm: tuple[Member, Memb
         await got.content.readline()
         await until(lambda: host(lead).under_way == 1, "it under way")
     await until(lambda: host(lead).under_way == 0, "it ended", 3)
+    await until(lambda: lead.node.scheduler.depth() == (0, 0), "its pages free", 3)
     assert host(lead).counters.left == left + 1
     assert delegating(gateway).under_way == 0
-    assert lead.node.scheduler.depth() == (0, 0)
 
 
 async def test_without_a_lead_the_gateway_answers_itself(
