@@ -17,8 +17,9 @@ from blyan.inference.drafting import Drafter
 from blyan.inference.engine import Offer
 from blyan.inference.needs import Need
 from blyan.inference.policy import Rules
+from blyan.inference.reader import Delta, Finished, TokenReport
 from blyan.inference.scheduler import Scheduler, Setting, Ticket
-from blyan.inference.session import Delta, Embedded, Event, Failed, Finished, TokenReport, Work
+from blyan.inference.session import Embedded, Event, Failed, Work
 from blyan.model.choosing import Choice, Chooser, Step
 from blyan.model.config import ModelConfig
 from blyan.model.loading import LoadedModel

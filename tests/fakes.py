@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import threading
 from collections.abc import Sequence
 from typing import Any, Self
 
+import aiohttp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -124,3 +126,34 @@ class SlowNode:
         self._going.set()
         self._server.shutdown()
         self._server.server_close()
+
+
+class SocketPair:
+    """Two WebSockets that are each other's other end, in one loop: what one sends the other receives."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.one, self.other = _End(self), _End(self)
+        self.one.theirs, self.other.theirs = self.other.frames, self.one.frames
+
+
+class _End:
+    def __init__(self, pair: SocketPair) -> None:
+        self.pair = pair
+        self.frames: asyncio.Queue[aiohttp.WSMessage] = asyncio.Queue()
+        self.theirs = self.frames
+
+    async def send_bytes(self, data: bytes) -> None:
+        if self.pair.closed:
+            raise ConnectionResetError("closed")
+        self.theirs.put_nowait(aiohttp.WSMessage(aiohttp.WSMsgType.BINARY, data, None))
+
+    async def receive(self) -> aiohttp.WSMessage:
+        return await self.frames.get()
+
+    async def close(self) -> bool:
+        if not self.pair.closed:
+            self.pair.closed = True
+            for end in (self.pair.one, self.pair.other):
+                end.frames.put_nowait(aiohttp.WSMessage(aiohttp.WSMsgType.CLOSED, None, None))
+        return True

@@ -12,10 +12,11 @@ import pytest
 
 from accounts import Nodes
 from blyan.api import answer, dialects, ollama
+from blyan.inference.reader import Delta, TokenReport
 from blyan.inference.receipt import output_bytes
 from blyan.inference.receipt_check import Known, check_receipt
 from blyan.inference.receipt_output import choices_of
-from blyan.inference.session import Delta, Event, Failed, TokenReport
+from blyan.inference.session import Event, Failed
 from blyan.ledger.sql import Outcome
 from blyan.ledger.transfers import Request, Void
 from blyan.node.books import NodeBooks

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from batches import CONFIG
 from blyan.inference.needs import Answer, Need
-from blyan.inference.session import Delta, Finished, GenerationRequest, _Output, run
+from blyan.inference.reader import Output
+from blyan.inference.session import Delta, Finished, GenerationRequest, run
 from blyan.model.sampling import Sampling
 
 
@@ -19,7 +20,7 @@ from blyan.model.sampling import Sampling
 )
 def test_text_ends_before_the_first_stop_string_however_it_is_cut(pieces: list[str], stop: list[str]) -> None:
     """Held back where a stop string may begin, let go where it did not, cut where it did."""
-    output = _Output(tuple(stop))
+    output = Output(tuple(stop))
     sent, given_text = "", ""
     for piece in pieces:
         given_text += piece

@@ -22,16 +22,8 @@ from blyan.api.events import Events
 from blyan.api.metering import Meter, Usage, metered
 from blyan.api.sending import send_piece
 from blyan.api.turnstile import turn
-from blyan.inference.session import (
-    Delta,
-    Embedded,
-    Event,
-    Failed,
-    Finished,
-    GenerationRequest,
-    TokenReport,
-    answer_tokens_max,
-)
+from blyan.inference.reader import Delta, Finished, TokenReport
+from blyan.inference.session import Embedded, Event, Failed, GenerationRequest, answer_tokens_max
 from blyan.model.loading import LoadedModel
 from blyan.node.node import Node
 from blyan.primitives.errors import Fault, InternalError

@@ -9,19 +9,21 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Final
+from functools import partial
+from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 from blyan.api.charging import within_quotas
 from blyan.api.client import client_of_trace
 from blyan.api.counting import GenerationCount, counted
 from blyan.api.events import Events
-from blyan.inference.delivery import LoopListener
+from blyan.inference.delivery import Emit, LoopListener
 from blyan.inference.embedding import embed, want_embeddable
 from blyan.inference.engine_table import too_long_for_memory
-from blyan.inference.session import Embedded, Event, Failed, GenerationRequest, Work, answer_tokens_max, run
+from blyan.inference.session import Embedded, Event, Failed, GenerationRequest, answer_tokens_max
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
+from blyan.node.answering import UnderWay
 from blyan.node.node import Node
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, Unavailable
@@ -71,7 +73,7 @@ async def generation(node: Node, model: LoadedModel, request: GenerationRequest)
         most = len(request.prompt) + answer_tokens_max(model, request)
         async with (
             within_quotas(node, most, lambda: _computed(count, len(request.prompt))),
-            _submitted(node, model, run(model, request, node.scheduler.drafts_max), count.passed) as events,
+            _submitted(node, partial(node.answering.begin, model, request), count.passed) as events,
         ):
             yield events
 
@@ -85,7 +87,7 @@ async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Em
     with counted(node.metrics, node.sources.monotonic) as count:
         async with (
             within_quotas(node, len(tokens), lambda: count.prompt_tokens),
-            _submitted(node, model, embed(model, tokens), count.passed) as events,
+            _submitted(node, partial(node.scheduler.submit, model, embed(model, tokens)), count.passed) as events,
         ):
             async for event in events:
                 if isinstance(event, Embedded):
@@ -95,17 +97,22 @@ async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Em
     raise Unavailable("embedding: expected a vector, found none")
 
 
+class Begin(Protocol):
+    """Begins something whose events are passed on."""
+
+    def __call__(self, emit: Emit, *, client: str, listener: LoopListener, until: float) -> UnderWay:
+        """What is begun."""
+        ...
+
+
 @asynccontextmanager
-async def _submitted(
-    node: Node, model: LoadedModel, work: Work, seen: Callable[[Sequence[Event]], None]
-) -> AsyncGenerator[Events, None]:
+async def _submitted(node: Node, begin: Begin, seen: Callable[[Sequence[Event]], None]) -> AsyncGenerator[Events, None]:
     """Events as they come; `Failed` if they have not ended at the deadline."""
     loop = asyncio.get_running_loop()
     events = Events(loop, seen)
     late = Failed(Unavailable(f"generation: expected an end within {limits.request_seconds_max:g} s"))
     until = node.sources.monotonic() + limits.request_seconds_max
-    listener = _listener_of(node, loop)
-    ticket = node.scheduler.submit(model, work, events.put, client=client_of_trace(), listener=listener, until=until)
+    ticket = begin(events.put, client=client_of_trace(), listener=_listener_of(node, loop), until=until)
     deadline = loop.call_later(limits.request_seconds_max, events.put, late)  # one timer, not one for each token
     try:
         yield events

@@ -7,7 +7,7 @@ from typing import Any
 
 from blyan.api.answer import Gathered
 from blyan.inference.answer_form import AnswerForm, AnswerReader
-from blyan.inference.session import Delta, TokenReport
+from blyan.inference.reader import Delta, TokenReport
 from blyan.model.choosing import Candidate
 from blyan.model.loading import LoadedModel
 from blyan.model.tools import ToolCall

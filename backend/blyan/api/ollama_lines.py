@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from blyan.inference.answer_form import Piece
-from blyan.inference.session import Finished, TokenReport
+from blyan.inference.reader import Finished, TokenReport
 from blyan.model.tokenizer import Tokenizer
 from blyan.node.node import Node
 from blyan.wire.ollama import OllamaRequest

@@ -29,7 +29,7 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("--listen", metavar="HOST:PORT", help="API and page; default 127.0.0.1:8645")
     serve.add_argument("--peers", metavar="HOST:PORT", help="where peers reach this node; default: the API's port + 1")
-    serve.add_argument("--plan", metavar="PLAN", help="auto, local or dynamic")
+    serve.add_argument("--plan", metavar="PLAN", help="auto, local, dynamic or static_delegate")
     serve.set_defaults(run=_serve)
 
 

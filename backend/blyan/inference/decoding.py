@@ -28,23 +28,27 @@ def decode(
     grammar: Grammar | None = None,
     drafter: Drafter | None = None,
     routed: bool = True,
+    chosen: tuple[int, ...] = (),
 ) -> Steps:
     """Yield needs, to be sent answers, and between them the prompt's own steps if `echo` and the chosen ones.
 
-    Steps tell of experts if `routed`. Returns whether the answer came to its end by itself, by a stop token or by its
-    grammar.
+    Steps tell of experts if `routed`. `chosen`: the answer's first tokens, which are there already; no steps tell of
+    them. Returns whether the answer came to its end by itself, by a stop token or by its grammar.
     """
-    count = len(prompt)
+    count, end = len(prompt), len(prompt) + len(chosen)
     if echo:
         answer = yield from _echoed(prompt, choice.top, routed)
         used: tuple[tuple[int, int, int], ...] = ()
     else:
-        answer = _given((yield Need(0, prompt, scored=1, reach=count)))
-        used = answer.experts(0, count) if routed else ()
+        answer = _given((yield Need(0, prompt + chosen, scored=1, reach=count)))
+        used = answer.experts(end - 1 if chosen else 0, end) if routed else ()
     chooser = Chooser(prompt, choice, None if grammar is None else grammar.begin())
+    for token in chosen:
+        chooser.take(token)
+        if drafter is not None:
+            drafter.take(token)
     drafts: tuple[int, ...] = ()
-    row = len(answer.scores) - 1  # the prompt's last position
-    end = count
+    row = len(answer.scores) - 1  # the last position that was known
     while chooser.left:
         step = chooser.choose(answer.scores[row], used)
         yield step

@@ -63,7 +63,7 @@ class HostCounters:
     seconds: float = 0.0
 
 
-class _Allowance:
+class Allowance:
     """Rows that each node may still ask for: a bucket that fills in a minute, bounded in nodes."""
 
     def __init__(self, rows: int, monotonic: Monotonic) -> None:
@@ -94,7 +94,7 @@ class ExpertHost:
         """`rows_per_minute`: of one node; 0 is without limit."""
         self._find = find
         self._of: Counter[PublicKey] = Counter()  # messages that wait, by node
-        self._allowance = _Allowance(rows_per_minute, monotonic)
+        self.allowance = Allowance(rows_per_minute, monotonic)
         self._monotonic = monotonic
         self._thread = ThreadPoolExecutor(1, "blyan-experts")
         self._began = monotonic()
@@ -118,9 +118,9 @@ class ExpertHost:
                 f"expert calls: expected fewer than {limits.expert_queue_max} waiting, and than "
                 f"{limits.expert_queue_peer_max} of one node, found {self.queue} and {self._of[node]}"
             )
-        if not self._allowance.take(node, batch.count):
+        if not self.allowance.take(node, batch.count):
             self.counters.refused += 1
-            raise Busy(f"expert calls: expected at most {self._allowance.rows} rows a minute of one node, found more")
+            raise Busy(f"expert calls: expected at most {self.allowance.rows} rows a minute of one node, found more")
         self.queue += 1
         self._of[node] += 1
         wanted = [data]

@@ -118,9 +118,10 @@ class Registry:
         self._dirty.add(node)
 
     def answered(self, node: PublicKey, rows: int, seconds: float, sent: int, now: float) -> None:
-        """It answered, and the answer was verified; `sent` bytes there and back."""
-        self.measurements.call_ended(node, rows, seconds, sent, now)
-        self._rows += 0.05 * (rows - self._rows)
+        """It answered, and the answer was verified; `sent` bytes there and back. 0 rows: what is no call."""
+        if rows:
+            self.measurements.call_ended(node, rows, seconds, sent, now)
+            self._rows += 0.05 * (rows - self._rows)
         self._judge(node, "good", now)
         known = self._nodes.get(node)
         if known is not None:
@@ -210,9 +211,8 @@ class Registry:
         changed = bool(gone)
         counts = {manifest: model.grid.count for manifest, model in self._holders.items()}
         for known in self._nodes:
-            node = known.summary.node
-            idle = node not in self._dirty and known.breaker.since is None
-            if idle and now - known.viewed < self._rules.review_s:
+            node, recent = known.summary.node, now - known.viewed < self._rules.review_s
+            if recent and node not in self._dirty and known.breaker.since is None:
                 continue
             for manifest, bits in known.claims.believe(known.summary, counts, now).items():
                 said.setdefault(manifest, {})[known.index] = bits

@@ -76,15 +76,19 @@ class Chooser:
             token = int(possible.argmax())
         else:
             token = sample(possible, sampling, uniform(sampling.seed, self._position))
-        if sampling.reshapes:
+        self.take(token)
+        if not self._choice.told:
+            return Step(token, None, (), experts)
+        return step_of(scores, token, self._choice.top, experts)
+
+    def take(self, token: int) -> None:
+        """The next token is this one: it was chosen here, or elsewhere before this answer was gone on with."""
+        if self._choice.sampling.reshapes:
             self._history.take(token)
         self._position += 1
         if self._constraint is not None:
             self._constraint.take(token)
         self.stopped = token in self._choice.stop_tokens or (self._constraint is not None and self._constraint.ended)
-        if not self._choice.told:
-            return Step(token, None, (), experts)
-        return step_of(scores, token, self._choice.top, experts)
 
 
 def want_finite(scores: Scores) -> None:

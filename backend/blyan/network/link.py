@@ -1,19 +1,21 @@
 """A link: one authenticated connection between two nodes, over which both ask and answer (docs/spec/peer.md).
 
 Frames are messages of tensors. A request has a kind and a number, its answer the number alone; many may be under way.
-What does not fit ends the link: the peer proved who it is, so it is to be blamed.
+An answer may be a stream of pieces (`streams`). What does not fit ends the link: the peer proved who it is, so it is to
+be blamed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Protocol, TypeAlias
 
 import aiohttp
 
+from blyan.network.streams import Inlet, Streaming, Streams, refuse
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault, InternalError, MalformedMessage, PeerFault
@@ -91,6 +93,7 @@ class Link:
         self._bytes = 0  # of the requests that are being answered
         self.since = self.heard  # when it came up
         self._newest = -1  # number of the peer's last request: numbers rise, so none is answered twice
+        self._streams = Streams(self._say)
 
     @property
     def open(self) -> bool:
@@ -131,6 +134,24 @@ class Link:
             raise self._refusal(fault)
         return message
 
+    @asynccontextmanager
+    async def stream(
+        self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()
+    ) -> AsyncGenerator[Inlet, None]:
+        """The pieces of an answer; leaving the context tells the peer to stop. Faults are those of `request`."""
+        if not self.open or not self._streams.room:
+            raise LinkLost(f"peer {self.peer.node[:12]}: expected a link with room, found none")
+        self._number += 1
+        number = self._number
+        frame = frame_of({**fields, "kind": kind, "id": number, "credit": limits.stream_credit_max}, tensors)
+        inlet = self._streams.asked(number)
+        try:
+            await self._send(frame)
+            yield inlet
+        finally:
+            if self._streams.leave(inlet):
+                self._call_off(number)
+
     async def run(self) -> None:
         """Read until it ends, and then tell all who wait."""
         why = "closed"
@@ -151,6 +172,7 @@ class Link:
                 if not answer.done():
                     answer.set_exception(LinkLost(f"peer {self.peer.node[:12]}: expected an answer, found it {why}"))
             self._waiting.clear()
+            self._streams.end(LinkLost(f"peer {self.peer.node[:12]}: expected more of a stream, found it {why}"))
             for task in [*self._answering, *self._leaving]:
                 task.cancel()
             await self._socket.close()
@@ -173,9 +195,12 @@ class Link:
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
 
+    async def _say(self, fields: Mapping[str, Any], tensors: Sequence[WireTensor]) -> None:
+        await self._send(frame_of(fields, tensors))
+
     async def _leave(self, number: int) -> None:
         with suppress(LinkLost):
-            await self._send(frame_of({"to": number, "cancel": True}))
+            await self._say({"to": number, "cancel": True}, ())
 
     async def _room(self, size: int) -> None:
         """Wait until there is room for one more request: what is not read holds the peer up, not this node's memory."""
@@ -185,24 +210,40 @@ class Link:
             await asyncio.wait(self._answering, return_when=asyncio.FIRST_COMPLETED)
 
     def _take(self, message: Message, size: int) -> None:
-        answered = message.fields.get("re")
-        if type(answered) is int:
-            answer = self._waiting.get(answered)
-            if answer is not None and not answer.done():  # else it came too late for whoever waited
-                answer.set_result(message)
-            elif answered > self._number:
-                raise MalformedMessage(f"answer: expected to one of {self._number} requests, found to {answered}")
-            return
-        about = message.fields.get("to")
+        about, answered = message.fields.get("to"), message.fields.get("re")
         if type(about) is int:
-            for task in [task for task, number in self._answering.items() if number == about]:
-                task.cancel()  # nobody waits for it; one that was answered meanwhile, or never made, is no matter
+            self._streams.take_word(about, message)
+            if message.fields.get("cancel") is True:
+                for task in [task for task, number in self._answering.items() if number == about]:
+                    task.cancel()  # nobody waits for it; one that was answered meanwhile, or never made, is no matter
+        elif type(answered) is int:
+            self._take_answer(answered, message, size)
+        else:
+            self._take_request(message, size)
+
+    def _take_answer(self, answered: int, message: Message, size: int) -> None:
+        fault = message.fields.get("fault")
+        if self._streams.take(answered, message, size, None if fault is None else self._refusal(fault)):
             return
+        answer = self._waiting.get(answered)
+        if answer is not None and not answer.done():  # else it came too late for whoever waited
+            answer.set_result(message)
+        elif answered > self._number:
+            raise MalformedMessage(f"answer: expected to one of {self._number} requests, found to {answered}")
+
+    def _take_request(self, message: Message, size: int) -> None:
         number, kind = message.fields.get("id"), message.fields.get("kind")
         if type(number) is not int or not isinstance(kind, str) or number <= self._newest:
             raise MalformedMessage(f"request: expected a kind and a number above {self._newest}, found {number!r:.40}")
         self._newest = number
         handler = self._handlers.get(kind)
+        if isinstance(handler, Streaming):
+            outlet = self._streams.outlet(number, message, size)
+            if outlet is not None:
+                given = asyncio.create_task(self._answer(number, handler.into(outlet), kind, message))
+                self._streams.giving(outlet, given, size)
+                return
+            handler = refuse
         task = asyncio.create_task(self._answer(number, handler, kind, message))
         self._answering[task] = number
         self._bytes += size

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from blyan import __version__
 from blyan.inference.scheduler import Scheduler
-from blyan.node.network_metrics import network_families
+from blyan.node.network_metrics import delegation_families, network_families
 from blyan.node.tally import Tally
 from blyan.primitives.amount import USD
 
@@ -136,6 +136,7 @@ class _State(Collector):
         yield from _of_books(node.books)
         yield from _of_charges(node.charges)
         yield from network_families(node.peering)
+        yield from delegation_families(node.answering)
         refused = len(node.refused())
         models = GaugeMetricFamily("blyan_models", "Models of the chain.", labels=("state",))
         models.add_metric(("ready",), len(node.models) - refused)

@@ -13,6 +13,7 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from blyan.node.answering import Answering
 from blyan.node.peering import Peering
 from blyan.node.swarm_state import PeerState, SwarmState, swarm_state
 from blyan.primitives import limits
@@ -35,6 +36,25 @@ def network_families(peering: Peering | None) -> Iterator[Metric]:
         return
     yield from _of_this_node(state)
     yield from _of_peers(state.peers)
+
+
+def delegation_families(answering: Answering) -> Iterator[Metric]:
+    """Whole answers that peers were asked for, and those led for them; nothing on a node without peers."""
+    asked, host = answering.delegating, answering.host
+    if asked is None or host is None:
+        return
+    counted = asked.counters
+    yield CounterMetricFamily("blyan_delegated_total", "Whole answers asked of peers.", value=counted.asked)
+    yield CounterMetricFamily("blyan_delegated_tokens_total", "Tokens that came of them.", value=counted.steps)
+    yield CounterMetricFamily("blyan_delegated_failovers_total", "Another went on.", value=counted.failovers)
+    yield CounterMetricFamily("blyan_delegated_rejected_total", "Steps that were none.", value=counted.rejected)
+    yield CounterMetricFamily("blyan_delegated_own_total", "Ended here: nobody was left to ask.", value=counted.own)
+    led = CounterMetricFamily("blyan_led_total", "Whole answers led for peers.", labels=("outcome",))
+    for outcome in ("answered", "left", "refused", "failed"):
+        led.add_metric((outcome,), getattr(host.counters, outcome))
+    yield led
+    yield CounterMetricFamily("blyan_led_tokens_total", "Tokens led for peers.", value=host.counters.tokens)
+    yield GaugeMetricFamily("blyan_led_under_way", "Whole answers led for peers now.", value=host.under_way)
 
 
 def _of_this_node(state: SwarmState) -> Iterator[Metric]:

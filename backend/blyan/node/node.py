@@ -24,6 +24,7 @@ from blyan.model.loading import LoadedModel, load_model
 from blyan.model.stepping import KVPages, Stepper
 from blyan.model.stored_part import naming
 from blyan.node.accounts import Accounts, open_accounts
+from blyan.node.answering import Answering
 from blyan.node.books import NodeBooks, open_books
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.charges import Charges, open_charges
@@ -95,6 +96,7 @@ class Node:
             if network.listen
             else None
         )
+        self.answering = Answering(self.scheduler, self.peering, lambda: self._loaded)
         self.kept = KeptModels(sources.now, self.scheduler.unload)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
         self._closing = threading.Event()

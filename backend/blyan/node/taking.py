@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -143,12 +143,11 @@ class Taking:
     async def _place(self) -> None:
         """Give up and fetch what helps the swarm most, as much as fits; in batches that are said as they come."""
         peering = self.peering
-        budget = peering.config.network.memory_bytes
         models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
         mine = [(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
         shelf = self._shelf(models)
         held = await asyncio.to_thread(read_held, peering.config.data_dir)
-        room = _everything if budget is None else budget
+        room = _everything if (budget := peering.config.network.memory_bytes) is None else budget
         made = choose(shelf, [_key(*each) for each in mine], room, peering.draw)
         # never a model of this node's own, nor the only one that there is, or may be as others give up theirs
         dropped = [each for each in made.drop if shelf.others(each) >= _others_min and _of_key(each)[0] in held]
@@ -157,13 +156,28 @@ class Taking:
         elif made.drop and not self._kept_said:
             self._kept_said = True
             _log.warning("experts that nobody else holds take more than network.memory; they are kept")
+        await self._fetch_experts(models, self._wished(models, shelf, room) or map(_of_key, made.fetch))
+
+    def _wished(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], room: int) -> list[tuple[PayloadId, int]]:
+        """What orders of answers that this node leads would have here, as far as there is room for it."""
+        free = room - sum(models[each].block(number).length for each in models for number in models[each].here)
+        found: list[tuple[PayloadId, int]] = []
+        for manifest_id, number in self.peering.holdings.wishes():
+            size = shelf.sizes.get(_key(manifest_id, number))
+            if size is not None and size <= free:
+                free -= size
+                found.append((manifest_id, number))
+        return found
+
+    async def _fetch_experts(self, models: Mapping[PayloadId, Hosted], wanted: Iterable[tuple[PayloadId, int]]) -> None:
+        """In order, as many as make a batch: what has come is said before the next look."""
         batches: dict[PayloadId, list[int]] = {}
         size = 0
-        for manifest_id, number in map(_of_key, made.fetch):
+        for manifest_id, number in dict.fromkeys(wanted):
             batches.setdefault(manifest_id, []).append(number)
             size += models[manifest_id].block(number).length
             if size > _batch_bytes:
-                break  # what has come is said before the next look
+                break
         for manifest_id, numbers in batches.items():
             hosted = models[manifest_id]
             try:

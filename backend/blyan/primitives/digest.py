@@ -19,6 +19,7 @@ _payload = blake3(derive_key_context="blyan v1 payload")
 _partial = blake3(derive_key_context="blyan v1 partial")
 _sample = blake3(derive_key_context="blyan v1 sample")
 _expert_answer = blake3(derive_key_context="blyan v1 expert answer")
+_generation_chunk = blake3(derive_key_context="blyan v1 generation chunk")
 
 
 def hash_subtile(data: Bytes) -> bytes:
@@ -57,6 +58,15 @@ def hash_expert_answer(call: Bytes, answer: Bytes) -> str:
     hasher.update(len(call).to_bytes(8, "little"))
     hasher.update(call)
     hasher.update(answer)
+    return hasher.hexdigest()
+
+
+def hash_generation_chunk(request: Bytes, chunk: Bytes) -> str:
+    """What binds steps to the request that they answer, 64 hex digits: length of request u64 LE ‖ request ‖ chunk."""
+    hasher = _generation_chunk.copy()
+    hasher.update(len(request).to_bytes(8, "little"))
+    hasher.update(request)
+    hasher.update(chunk)
     return hasher.hexdigest()
 
 

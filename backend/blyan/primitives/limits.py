@@ -164,6 +164,11 @@ link_handshake_bytes_max: Final = 16 * KIB  # of each of its frames
 link_handshake_seconds_max: Final = 10.0
 link_under_way_bytes_max: Final = 2 * link_frame_bytes_max  # of requests of one link that are being answered
 link_waiting_max: Final = 256  # requests of one link that are not answered yet
+link_streams_max: Final = 256  # of one link that are being answered, and that were asked for
+stream_credit_max: Final = 16  # pieces on their way that nobody has taken
+stream_piece_bytes_max: Final = 512 * KIB
+stream_request_bytes_max: Final = 2 * MIB
+link_stream_bytes_max: Final = 32 * MIB  # of the requests of one link that are answered by streams
 links_max: Final = 1_024
 links_node_max: Final = 8  # of one node
 expert_calls_max: Final = 4_096  # in one message
@@ -171,6 +176,18 @@ expert_rows_max: Final = 1 << 16  # in one message
 expert_fallbacks_max: Final = 8  # nodes that one call may be sent to after the first
 expert_queue_max: Final = 256  # messages that wait for the compute thread
 expert_queue_peer_max: Final = 64  # of one node
+generation_tokens_max: Final = 1 << 18  # of prompt and answer, that another node is asked to generate
+generation_eos_max: Final = 256  # tokens that may end it
+generation_chunk_steps_max: Final = 64
+generation_chunk_experts_max: Final = 1 << 15  # (layer, expert, tokens) of one chunk
+generation_backlog_steps_max: Final = 4_096  # that its asker has not taken: then it ends
+generations_led_max: Final = 256  # for other nodes
+generations_led_peer_max: Final = 128  # for one of them
+generations_delegated_max: Final = 2_048
+generations_delegated_client_max: Final = 1_536  # of one client
+leads_tried_max: Final = 8  # for one answer
+usage_cells_max: Final = 1 << 24  # of which experts are used one after the other, for one model
+usage_tokens_max: Final = 4_096  # whose first experts are remembered, for one model
 peers_remembered_max: Final = 256
 peers_file_bytes_max: Final = 128 * KIB
 nodes_shown_max: Final = 256  # that people are shown, those with a link first
@@ -264,6 +281,9 @@ assert tile_bytes < peer_body_bytes_max
 assert summary_bytes_max * 2 < link_handshake_bytes_max < link_frame_bytes_max <= message_bytes_max
 assert gossip_summaries_max * 2 * summary_bytes_max < message_header_bytes_max
 assert expert_calls_max <= message_tensors_max
+assert 4 * generation_tokens_max < stream_request_bytes_max <= link_stream_bytes_max < link_frame_bytes_max
+assert 12 * generation_chunk_experts_max + 168 * generation_chunk_steps_max < stream_piece_bytes_max
+assert generations_led_peer_max <= link_streams_max
 assert 2 * links_node_max <= relay_tunnels_node_max < relay_tunnels_max
 assert relay_frame_bytes_max < relay_tunnel_bytes_per_second <= relay_bytes_per_second
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max

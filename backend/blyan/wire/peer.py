@@ -210,6 +210,11 @@ def bits_of(numbers: set[int] | frozenset[int]) -> bytes:
     return bytes(bits)
 
 
+def numbers_of(bits: bytes) -> list[int]:
+    """The bits that are set, in order."""
+    return [at * 8 + bit for at, byte in enumerate(bits) if byte for bit in range(8) if byte >> bit & 1]
+
+
 def want_url(url: str, what: str, *schemes: str) -> None:
     """`InvalidInput` unless it is SCHEME://HOST:PORT and nothing more."""
     try:

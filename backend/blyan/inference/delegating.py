@@ -1,0 +1,334 @@
+"""Asks another node for a whole generation, and goes on with the next one where that one is lost: the same tokens.
+
+The asker keeps every token that was chosen. A lead that is gone, silent, wrong or unwilling is replaced by another,
+which is given prompt and tokens so far; where none is left this node's own scheduler goes on, which asks for experts
+where they are. Events are made here, of steps, as the scheduler's own are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from blyan.inference.delegation import choose
+from blyan.inference.delivery import Emit, Listener
+from blyan.inference.expert_set import CoUsage
+from blyan.inference.leading import Lead, fields_of, received
+from blyan.inference.leads import Leads
+from blyan.inference.reader import Reader
+from blyan.inference.session import Event, Failed, GenerationRequest, answer_tokens_max, eos_of, reader_of
+from blyan.model.choosing import Step
+from blyan.model.loading import LoadedModel
+from blyan.network.link import Link, LinkLost, NoAnswer, Refused
+from blyan.network.measurements import Failure
+from blyan.network.streams import Inlet
+from blyan.network.thread import NetworkThread
+from blyan.primitives import limits
+from blyan.primitives.clock import Entropy, Monotonic
+from blyan.primitives.errors import Fault, InternalError, MalformedMessage, NotHeld, Overloaded, QueueFull
+from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.wire.framing import Message
+from blyan.wire.generation import Bounds, ChunkReader, Order, kind, nonce_bytes
+from blyan.wire.peer import bits_of
+
+_log = logging.getLogger(__name__)
+_silence_s: Final = 0.25  # at least so long without a step, until a ping is sent
+_silence_max_s: Final = 0.5
+_silence_factor: Final = 4.0  # times what a step usually takes
+_young: Final = 256.0  # positions: until so many were seen experts are asked for though nobody wants to be told
+
+
+@dataclass(frozen=True, slots=True)
+class DelegationOptions:
+    """How long a lead is waited for that answers pings, and gives no steps."""
+
+    first_seconds: float = 60.0
+    step_seconds: float = 15.0
+
+
+@dataclass(slots=True)
+class DelegationCounters:
+    """What happened since the start."""
+
+    asked: int = 0  # orders sent to other nodes
+    pings: int = 0  # sent because a lead was silent
+    steps: int = 0  # that came
+    failovers: int = 0  # another lead was asked to go on
+    rejected: int = 0  # leads whose steps were none
+    own: int = 0  # generations that this node ended by itself, as no lead was left
+
+
+@dataclass(slots=True, eq=False)
+class Delegation:
+    """One generation that is delegated. `cancel` from any thread; events of earlier steps may still come."""
+
+    model: LoadedModel
+    request: GenerationRequest
+    order: Order
+    reader: Reader
+    emit: Emit
+    listener: Listener
+    client: str
+    usage: CoUsage
+    until: float  # by then it is of no use
+    chosen: list[int] = field(default_factory=list[int])
+    used: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])  # by layer and expert
+    future: Future[None] | None = None
+
+    def cancel(self) -> None:
+        """Stop it, there and here."""
+        assert self.future is not None, "begun"
+        self.future.cancel()
+
+
+class _Lost(Exception):
+    """A lead is of no more use for this answer."""
+
+    def __init__(self, why: Failure, reason: str) -> None:
+        super().__init__(reason)
+        self.why: Failure = why
+
+
+@dataclass(slots=True, eq=False)
+class Delegating:
+    """`begin` from any thread; the rest happens in the network's loop."""
+
+    thread: NetworkThread
+    leads: Leads
+    own: Lead
+    usage: Callable[[LoadedModel], CoUsage]
+    size: Callable[[PayloadId, int], int]  # bytes of a model's expert, by its number
+    monotonic: Monotonic
+    entropy: Entropy
+    options: DelegationOptions = field(default_factory=DelegationOptions)
+    counters: DelegationCounters = field(default_factory=DelegationCounters)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _of: Counter[str] = field(default_factory=Counter[str])  # under way, by client; guarded by the lock
+
+    def begin(
+        self, model: LoadedModel, request: GenerationRequest, emit: Emit, *, client: str, listener: Listener
+    ) -> Delegation:
+        """Ask for a generation; events come as of the scheduler. `QueueFull`, `Overloaded` if too many are under way.
+
+        The request is one that `delegable` says can be.
+        """
+        tokens_max = answer_tokens_max(model, request)
+        self._enter(client)
+        usage = self.usage(model)
+        order = Order(
+            model.manifest_id,
+            request.prompt,
+            fields_of(request.sampling),
+            tokens_max,
+            eos=tuple(sorted(eos_of(model, request))),
+            top=request.top,
+            told=request.told,
+            routed=request.routed or usage.positions < _young,
+            drafts=limits.draft_tokens_max,
+        )
+        until = self.monotonic() + limits.request_seconds_max
+        made = Delegation(model, request, order, reader_of(model, request), emit, listener, client, usage, until)
+        made.future = self.thread.run(self._run(made))
+        made.future.add_done_callback(lambda done: self._ended(made, done))
+        return made
+
+    @property
+    def under_way(self) -> int:
+        """Generations that other nodes are asked for now."""
+        with self._lock:
+            return self._of.total()
+
+    def _enter(self, client: str) -> None:
+        with self._lock:
+            if self._of[client] >= limits.generations_delegated_client_max:
+                raise QueueFull(
+                    f"generation: expected fewer than {limits.generations_delegated_client_max} of one client "
+                    f"delegated, found {self._of[client]}",
+                    hint="try again when others have ended",
+                )
+            if self._of.total() >= limits.generations_delegated_max:
+                raise Overloaded(
+                    f"generation: expected fewer than {limits.generations_delegated_max} delegated, found as many",
+                    hint="try again in 5 s",
+                    detail={"retry_after_seconds": 5},
+                )
+            self._of[client] += 1
+
+    def _ended(self, each: Delegation, done: Future[None]) -> None:
+        with self._lock:
+            self._of[each.client] -= 1
+            if not self._of[each.client]:
+                del self._of[each.client]
+        reason = None if done.cancelled() else done.exception()
+        if reason is None:
+            return
+        if not isinstance(reason, Fault):
+            _log.error("a delegated generation failed", exc_info=reason)
+            reason = InternalError(f"generation failed: {type(reason).__name__}")
+        _deliver(each, [Failed(reason)])
+
+    async def _run(self, each: Delegation) -> None:
+        """Ask one lead after the other, and then this node, until the answer is whole."""
+        tried: set[PublicKey] = set()
+        manifest = each.model.manifest_id
+        while len(tried) < limits.leads_tried_max:
+            predicted = each.usage.predict(each.request.prompt, [(*place, count) for place, count in each.used.items()])
+            candidates = self.leads.candidates(manifest)
+            ranked = choose(candidates, predicted, lambda number: self.size(manifest, number), tried)
+            if not ranked:
+                break
+            node = ranked[0].node
+            self.counters.failovers += bool(tried)
+            tried.add(node)
+            try:
+                await self._asked(each, node, self._order(each, bits_of(frozenset(predicted.numbers))))
+            except _Lost as lost:
+                _log.info("lead %s is replaced: %s", node[:12], lost)
+                self.leads.failed(node, lost.why, manifest)
+                self.counters.rejected += lost.why == "corrupt"
+            else:
+                return
+        self.counters.own += 1
+        async with self.own.steps(each.model, self._order(each), each.client) as steps:
+            while taken := await steps.next(limits.generation_chunk_steps_max):
+                if self._take(each, taken):
+                    return
+
+    def _order(self, each: Delegation, expected: bytes = b"") -> Order:
+        """What is left to do, as it is asked for now."""
+        left = int((each.until - self.monotonic()) * 1000)
+        return replace(
+            each.order,
+            chosen=tuple(each.chosen),
+            milliseconds=max(1, min(left, int(limits.request_seconds_max * 1000))),
+            nonce=self.entropy(nonce_bytes).hex(),
+            expected=expected,
+        )
+
+    async def _asked(self, each: Delegation, node: PublicKey, order: Order) -> None:
+        """The rest of the answer from one lead; `_Lost` says why it is not."""
+        link = self.leads.link(node)
+        if link is None:
+            raise _Lost("lost", "expected a link, found none")
+        config = each.model.manifest.config
+        bounds = Bounds(config.vocab_size, frozenset(config.moe_layers), config.experts, config.experts_per_token)
+        reader = ChunkReader(order, bounds)
+        self.counters.asked += 1
+        async with _blaming(self.leads, node), link.stream(kind, order.fields(), order.tensors()) as pieces:
+            last, first = self.monotonic(), True
+            while True:
+                chunk = await self._heard(link, node, pieces, first=first)
+                if chunk is None:
+                    raise MalformedMessage("generation: expected steps up to its end, found fewer")
+                steps = reader.read(chunk)
+                now = self.monotonic()
+                self.leads.stepped(node, now - last, len(steps), first=first)
+                self.counters.steps += len(steps)
+                last, first = now, False
+                if self._take(each, [received(step) for step in steps]):
+                    return
+
+    def _learn(self, each: Delegation, step: Step) -> None:
+        """Which experts the prompt used, or the last token."""
+        if not step.experts:
+            return
+        if each.chosen:
+            each.usage.saw_token(each.chosen[-1], step.experts)
+        else:
+            each.usage.saw_prompt(step.experts, len(each.request.prompt))
+        for layer, expert, count in step.experts:
+            each.used[layer, expert] += count
+
+    async def _heard(self, link: Link, node: PublicKey, pieces: Inlet, *, first: bool) -> Message | None:
+        """The next piece; `NoAnswer` if the lead is silent, and a ping is not answered either.
+
+        One that answers pings and gives no steps is waited for so long and no longer.
+        """
+        seconds = self.options.first_seconds if first else self.options.step_seconds
+        until = self.monotonic() + seconds
+        piece = asyncio.ensure_future(pieces.next())
+        try:
+            while True:
+                silence = max(_silence_s, min(_silence_max_s, _silence_factor * self.leads.usual_step_s(node)))
+                done, _ = await asyncio.wait({piece}, timeout=silence)
+                if done:
+                    return piece.result()
+                if self.monotonic() > until:
+                    raise NoAnswer(f"expected a step in {seconds:g} s, found none")
+                self.counters.pings += 1
+                pong = asyncio.ensure_future(link.request("ping", {}, seconds=self.leads.pong_s(node)))
+                try:
+                    await asyncio.wait({piece, pong}, return_when=asyncio.FIRST_COMPLETED)
+                    if not piece.done():
+                        pong.result()
+                finally:
+                    pong.cancel()
+                    await asyncio.wait({pong})
+        finally:
+            piece.cancel()
+
+    def _take(self, each: Delegation, steps: Sequence[Step]) -> bool:
+        """Steps came: pass on what they say; whether the answer is whole."""
+        events = list[Event]()
+        stopped = over = False
+        for step in steps:
+            self._learn(each, step)
+            each.chosen.append(step.token)
+            event = each.reader.feed(step if each.request.routed else step._replace(experts=()))
+            if event is not None:
+                events.append(event)
+            stopped = each.reader.stopped or step.token in each.order.eos
+            over = stopped or len(each.chosen) == each.order.tokens_max
+            if over:
+                events.extend(each.reader.end(stopped=stopped))
+                break
+        if events:
+            _deliver(each, events)
+        return over
+
+
+def delegable(request: GenerationRequest, tokens_max: int) -> bool:
+    """Whether another node can be asked for an answer.
+
+    What follows a grammar cannot, nor what tells of the prompt's own tokens, nor what is too long for a message.
+    """
+    return (
+        request.grammar is None
+        and not request.echo
+        and tokens_max > 0
+        and len(request.prompt) + tokens_max <= limits.generation_tokens_max
+    )
+
+
+@asynccontextmanager
+async def _blaming(leads: Leads, node: PublicKey) -> AsyncGenerator[None, None]:
+    """Whatever a lead does wrong as `_Lost`."""
+    leads.began(node)
+    try:
+        yield
+    except MalformedMessage as reason:
+        raise _Lost("corrupt", reason.message) from None
+    except Refused as reason:
+        raise _Lost("not_held" if reason.said == NotHeld.code else "refused", reason.message) from None
+    except NoAnswer as reason:
+        raise _Lost("timeout", reason.message) from None
+    except LinkLost as reason:
+        raise _Lost("lost", reason.message) from None
+    finally:
+        leads.ended(node)
+
+
+def _deliver(each: Delegation, events: Sequence[Event]) -> None:
+    """Hand events over; who listened may be gone."""
+    try:
+        each.listener.deliver([(each.emit, event) for event in events])
+    except RuntimeError:  # the event loop that listened was closed
+        if each.future is not None:
+            each.future.cancel()
