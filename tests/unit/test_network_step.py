@@ -15,6 +15,7 @@ from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
 from blyan.model.experts import ExpertCall
 from blyan.model.stepping import KVPages, Run, RunFault, RunResult
+from blyan.primitives.clock import system_monotonic
 from blyan.primitives.errors import BlockCorrupt, ExpertUnavailable, Fault
 from random_models import RandomWeights, small_config
 
@@ -80,7 +81,10 @@ def test_remote_experts_change_no_bit(family: str, dtype: torch.dtype, here: str
     held = {"none": frozenset[tuple[int, int]](), "some": frozenset(sorted(every)[::2]), "all": every}[here]
     others = Others(RandomWeights(config, dtype=dtype), held)
     plain_kv, kv = pages(config, dtype), pages(config, dtype)
-    plain, stepper = EagerStepper(weights, config, plain_kv), NetworkStepper(weights, config, kv, others)
+    plain, stepper = (
+        EagerStepper(weights, config, plain_kv),
+        NetworkStepper(weights, config, kv, others, system_monotonic),
+    )
     first = runs_of(config)
     second = [Run((7,), len(run.tokens), run.pages, 1) for run in first]
     for runs in (first, second):
@@ -105,7 +109,7 @@ def test_a_lost_expert_ends_those_runs_alone_that_need_it() -> None:
     needed = [set(result.chosen.flatten().tolist()) for result in plain]
     lost = min(needed[0] - needed[1])
     others = Others(RandomWeights(config), frozenset(), lost)
-    found = NetworkStepper(weights, config, pages(config, torch.float32), others).step(runs)
+    found = NetworkStepper(weights, config, pages(config, torch.float32), others, system_monotonic).step(runs)
     for expert_set, expected, result in zip(needed, plain, found, strict=True):
         if lost in expert_set:
             assert isinstance(result, RunFault)
@@ -127,7 +131,7 @@ def test_a_damaged_expert_here_is_asked_for_elsewhere() -> None:
     others = Others(RandomWeights(config), every)
     runs = runs_of(config)
     expected = EagerStepper(RandomWeights(config), config, pages(config, torch.float32)).step(runs)
-    stepper = NetworkStepper(Damaged(config), config, pages(config, torch.float32), others)
+    stepper = NetworkStepper(Damaged(config), config, pages(config, torch.float32), others, system_monotonic)
     for right, found in zip(expected, stepper.step(runs), strict=True):
         assert isinstance(found, RunResult)
         assert (right.scores == found.scores).all()
@@ -141,7 +145,7 @@ def test_what_is_here_stands_in_for_a_node_that_was_to_be_asked() -> None:
     others.asked_first = True
     runs = runs_of(config)
     expected = EagerStepper(RandomWeights(config), config, pages(config, torch.float32)).step(runs)
-    stepper = NetworkStepper(RandomWeights(config), config, pages(config, torch.float32), others)
+    stepper = NetworkStepper(RandomWeights(config), config, pages(config, torch.float32), others, system_monotonic)
     for right, found in zip(expected, stepper.step(runs), strict=True):
         assert isinstance(found, RunResult)
         assert (right.scores == found.scores).all()

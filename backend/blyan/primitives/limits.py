@@ -175,6 +175,9 @@ peers_file_bytes_max: Final = 128 * KIB
 nodes_shown_max: Final = 256  # that people are shown, those with a link first
 peer_labels_max: Final = 64  # of metrics
 missing_shown_max: Final = 64  # experts that nobody holds, by name
+models_timed_max: Final = 64  # of which times of steps are kept, those that computed last
+planner_errors_kept: Final = 256  # answers of a plan of which the median error is said
+plan_tokens_max: Final = 1 << 24  # of a prompt or answer that a plan is asked for
 held_file_bytes_max: Final = 128 * KIB
 held_models_max: Final = 256
 
