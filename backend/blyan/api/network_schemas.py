@@ -112,6 +112,8 @@ _plan: Final[dict[str, Schema]] = {
     "request": fields(_shape, required=tuple(_shape)),
     "chosen": one_of(*plans, None),
     "said": text(1),
+    "than": one_of(*plans, None),
+    "times": _seconds,
     "predictions": listing(fields(_prediction, required=tuple(_prediction)), len(plans), len(plans)),
     "error": _errors,
 }

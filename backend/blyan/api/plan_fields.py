@@ -19,6 +19,8 @@ def plan_fields(planned: Planned, errors: PlannerError) -> dict[str, Any]:
         "request": {"prompt_tokens": shape.prompt, "tokens": shape.answer, "beside": shape.beside},
         "chosen": decision.plan,
         "said": decision.said,
+        "than": decision.than,
+        "times": _rounded(decision.times),
         "predictions": [
             {**_prediction(each, planned), "corrected_by": corrected.get(each.plan, 0)} for each in decision.predictions
         ],

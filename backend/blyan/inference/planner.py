@@ -124,6 +124,8 @@ class Decision:
     predictions: tuple[Prediction, ...]  # one for each plan, in the order of `plans`
     said: str
     tried: bool = False  # taken to be measured, not because it is the best
+    than: PlanName | None = None  # the best of the others
+    times: float | None = None  # how many times as long its answer takes
 
     def of(self, plan: PlanName) -> Prediction:
         """What a plan should give."""
@@ -170,22 +172,24 @@ def choose(
     for seconds, each in timed:
         if each.plan == "local" and seconds <= quickest * (1 + _tie):
             quickest, best = seconds, each
-    return Decision(best.plan, made, _reason(best, quickest, made, shape))
+    return _compared(best, quickest, made, shape)
 
 
-def _reason(best: Prediction, seconds: float, made: Sequence[Prediction], shape: Shape) -> str:
-    """In a sentence: how much sooner than the next, and what cannot be compared."""
+def _compared(best: Prediction, seconds: float, made: tuple[Prediction, ...], shape: Shape) -> Decision:
+    """With a sentence: how much sooner than the next, and what cannot be compared."""
     others = [
-        (other, each) for each in made if each.plan != best.plan and (other := each.seconds(shape.answer)) is not None
+        (other, each.plan)
+        for each in made
+        if each.plan != best.plan and (other := each.seconds(shape.answer)) is not None
     ]
     unknown = [each.plan for each in made if each.possible and each.not_measured]
     said = f"{best.plan}: {best.tokens_per_s:.1f} tokens/s"
-    if others:
-        other, each = min(others, key=lambda pair: pair[0])
-        said += f", {_faster(other / seconds)} {each.plan}"
-    else:
-        said += ", nothing else can be compared"
-    return said + (f"; not measured: {', '.join(unknown)}" if unknown else "")
+    later = f"; not measured: {', '.join(unknown)}" if unknown else ""
+    if not others:
+        return Decision(best.plan, made, f"{said}, nothing else can be compared{later}")
+    other, than = min(others)
+    times = other / seconds
+    return Decision(best.plan, made, f"{said}, {_faster(times)} {than}{later}", than=than, times=times)
 
 
 def _faster(ratio: float) -> str:
