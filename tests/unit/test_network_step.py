@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -14,7 +15,7 @@ from blyan.inference.network_step import NetworkStepper
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
 from blyan.model.experts import ExpertCall
-from blyan.model.stepping import KVPages, Run, RunFault, RunResult
+from blyan.model.stepping import KVPages, Run, RunFault, RunResult, Waits
 from blyan.primitives.clock import system_monotonic
 from blyan.primitives.errors import BlockCorrupt, ExpertUnavailable, Fault
 from random_models import RandomWeights, small_config
@@ -99,6 +100,21 @@ def test_remote_experts_change_no_bit(family: str, dtype: torch.dtype, here: str
     assert not asked & held, "what is here is computed here"
     if here != "all":
         assert len(others.messages) <= 2 * len(config.moe_layers), "one question a layer for all runs together"
+
+
+@pytest.mark.parametrize("here", ["none", "all"])
+def test_it_says_how_long_it_waited_for_others(here: str) -> None:
+    """A second for each layer's question, by a clock that ticks when it is read; nothing where nobody is asked."""
+    config = small_config()
+    every = frozenset((layer, expert) for layer in config.moe_layers for expert in range(config.experts))
+    others = Others(RandomWeights(config), every if here == "all" else frozenset())
+    ticks = itertools.count()
+    stepper = NetworkStepper(
+        RandomWeights(config), config, pages(config, torch.float32), others, lambda: float(next(ticks))
+    )
+    stepper.step(runs_of(config))
+    assert isinstance(stepper, Waits) and stepper.plan == "dynamic"
+    assert stepper.waited_s == len(others.messages) == (0 if here == "all" else len(config.moe_layers))
 
 
 def test_a_lost_expert_ends_those_runs_alone_that_need_it() -> None:

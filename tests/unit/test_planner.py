@@ -95,6 +95,19 @@ def test_dynamic_waits_in_each_layer_for_the_slowest_node_that_is_asked() -> Non
     assert one(predict(seldom, SHAPE), "dynamic").tokens_per_s == pytest.approx(1 / expected)
 
 
+def test_what_steps_waited_counts_as_long_as_calls_take_what_they_took() -> None:
+    """Of prompts too, whose calls are rare; a node that has become slow is seen in its calls first."""
+    steps = StepTimes()
+    steps.add(MODEL, StepSeen("dynamic", 0.014, 0.01, 1, 1, 100))
+    steps.add(MODEL, StepSeen("dynamic", 0.5, 0.3, 1, 64, 0))
+    known = steps.curve(MODEL, "dynamic")
+    same = one(predict(parted(0.004, dynamic=known), SHAPE), "dynamic")
+    assert (same.tokens_per_s, same.first_token_s) == (pytest.approx(1 / 0.014), pytest.approx(0.5))
+    slow = one(predict(parted(0.05, dynamic=known), SHAPE), "dynamic")
+    assert slow.tokens_per_s == pytest.approx(1 / (0.004 + 2 * 0.05))
+    assert slow.first_token_s == pytest.approx(0.5 + 2 * 0.05 - 0.01)
+
+
 def test_calls_that_were_never_made_are_not_guessed() -> None:
     unknown = parted(0, callees=(CallTimes(NEAR, None, None, None),))
     assert one(predict(unknown, SHAPE), "dynamic").not_measured == (f"round trip to {'1' * 12}",)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from batches import MANIFEST, answer, bench
+from blyan.inference.session import Finished
 from blyan.inference.step_times import Curve, Reading, StepSeen, StepTimes
 from blyan.model.stepping import PlanName
 from blyan.primitives import limits
@@ -66,6 +68,20 @@ def test_the_last_steps_count_and_odd_ones_do_not() -> None:
     slow = [step(1.0)] * 32
     steady = [step(0.01)] * 31
     assert read(curve(*slow, *steady, step(5.0)), 1).seconds == pytest.approx(0.01)
+
+
+def test_the_scheduler_times_each_step_with_its_tokens_and_what_lies_before_them() -> None:
+    """A prompt of 100 tokens in pieces of at most 64, then a token a step; by plan local, for nobody else computes."""
+    seen: list[tuple[PayloadId, StepSeen]] = []
+    with bench(timed=lambda model, step, jitted=False: seen.append((model, step))) as made:
+        assert isinstance(made.submit(answer(range(1, 51), 3)).end(), Finished)
+        assert isinstance(made.submit(answer([7] * 100, 3)).end(), Finished)
+        made.settle(lambda: len(seen) == 7)
+    assert {model for model, _ in seen} == {MANIFEST}
+    found = [(step.plan, step.generations, step.tokens, step.positions, step.waited_s) for _, step in seen]
+    assert found[:3] == [("local", 1, count, before, 0.0) for count, before in ((50, 0), (1, 50), (1, 51))]
+    assert [each[2:4] for each in found[3:]] == [(64, 0), (36, 64), (1, 100), (1, 101)]
+    assert all(step.seconds > 0 for _, step in seen)
 
 
 def test_other_code_begins_anew() -> None:

@@ -21,6 +21,7 @@ plans: Final[tuple[PlanName, ...]] = ("local", "dynamic", "static_delegate", "pi
 _key_digits: Final = 12
 _tie: Final = 0.05  # local wins against what is faster by no more than this share
 _token_least_s: Final = 1e-6
+_changed: Final = 2.0  # calls that take so many times as long, or as short, are others than before
 _try_share: Final = 0.05  # of answers, by a plan that was never measured
 
 
@@ -297,9 +298,9 @@ def _dynamic(situation: Situation, shape: Shape) -> Prediction:
     if not situation.dynamic.points:
         found.token_s = 0.0  # what this node would still compute itself was not measured: none of it is counted
         found.first_s = 0.0
-    for times, _, tokens, _ in _steps(shape):
-        found.first_s += times * _waited(situation, tokens)
-    found.token_s += _waited(situation, _written(shape)[1])
+    for times, generations, tokens, positions in _steps(shape):
+        found.first_s += times * _waited(situation, generations, tokens, positions)
+    found.token_s += _waited(situation, *_written(shape))
     rate = 1 / max(found.token_s, _token_least_s)
     return Prediction("dynamic", True, why, rate, found.first_s, (), (*assumed, *_assumed(found)), nodes)
 
@@ -317,8 +318,24 @@ def _own(curve: Curve, shape: Shape) -> _Sum | str:
     return found
 
 
-def _waited(situation: Situation, tokens: int) -> float:
-    """Seconds that a step of so many tokens waits for other nodes: in each layer for the slowest that is asked."""
+def _waited(situation: Situation, generations: int, tokens: int, positions: float) -> float:
+    """Seconds that a step waits for other nodes: what such steps waited lately, if that is what calls take now.
+
+    Calls of late were mostly of single tokens and tell little of long ones; steps do, but not of nodes that came, went
+    or changed since.
+    """
+    called = _called(situation, tokens)
+    small, now = situation.dynamic.step(1, 1, positions), _called(situation, 1)
+    seen = situation.dynamic.step(generations, tokens, positions)
+    if seen is None or small is None:
+        return called
+    if small.waited_s / _changed <= now <= small.waited_s * _changed:
+        return seen.waited_s
+    return max(called, seen.waited_s + now - small.waited_s)
+
+
+def _called(situation: Situation, tokens: int) -> float:
+    """Seconds that calls of a step of so many tokens take: in each layer the slowest node that is asked."""
     rows = tokens * situation.experts_per_token
     total = 0.0
     for spread in situation.spreads:
