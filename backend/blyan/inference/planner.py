@@ -178,7 +178,7 @@ def choose(
 
 def _compared(best: Prediction, seconds: float, made: tuple[Prediction, ...], shape: Shape) -> Decision:
     """With a sentence: how much sooner than the next, and what cannot be compared."""
-    others = [
+    others: list[tuple[float, PlanName]] = [
         (other, each.plan)
         for each in made
         if each.plan != best.plan and (other := each.seconds(shape.answer)) is not None
@@ -188,7 +188,7 @@ def _compared(best: Prediction, seconds: float, made: tuple[Prediction, ...], sh
     later = f"; not measured: {', '.join(unknown)}" if unknown else ""
     if not others:
         return Decision(best.plan, made, f"{said}, nothing else can be compared{later}")
-    other, than = min(others)
+    other, than = min(others, key=lambda each: each[0])
     times = other / seconds
     return Decision(best.plan, made, f"{said}, {_faster(times)} {than}{later}", than=than, times=times)
 
