@@ -5,6 +5,7 @@
  */
 
 import { html, noChange, nothing } from "/vendor/lit-html/lit-html.js";
+import { json } from "/api.js";
 import { rowsOf } from "/blocks.js";
 import { showProof } from "/doors.js";
 import { redraw } from "/drawing.js";
@@ -26,6 +27,12 @@ const seen = { pointed: null, focused: null };
 // As in grid.js: a cell that looks as it did is left alone, while the grid that it stands in is the one in the page.
 /** @type {{report: BlockReport | null, looks: Map<string, string>}} */
 const drawn = { report: null, looks: new Map() };
+
+// What the plans should give, asked for again when it is looked at later.
+/** @typedef {{plan: string, tokens_per_s: number | null, first_token_s: number}} Prediction */
+/** @typedef {{model: string, chosen: string, times: number | null, predictions: Prediction[], error: {tokens_per_s: number | null}}} Plan */
+/** @type {{at: number, said: Plan | null}} */
+const planned = { at: 0, said: null };
 
 addWords(nodesWords);
 const [experts] = panels;
@@ -149,6 +156,31 @@ function gridView(rows, nodes) {
   </div>`;
 }
 
+/** The plan that answers, how fast, and whether this node alone is faster than with others. */
+function planView() {
+  const model = state.model?.id ?? "";
+  if (planned.at < Date.now()) {
+    planned.at = Date.now() + 5000;
+    json(`/network/plan?model=${encodeURIComponent(model)}`).then(
+      (said) => {
+        planned.said = said;
+        redraw();
+      },
+      () => {},
+    );
+  }
+  const { said } = planned;
+  const best = said?.predictions.find(({ plan }) => plan === said.chosen);
+  if (!said || !best || said.model !== model) return nothing;
+  const { plan, tokens_per_s: rate, first_token_s: first } = best;
+  const off = said.error.tokens_per_s; // in the median of the last answers
+  const number = (/** @type {number} */ value) => Number(value.toPrecision(2));
+  return html`<p class="quiet-text" data-testid="nodes-plan">
+    ${rate === null ? t("nodes.unmeasured", { plan }) : t("nodes.plan", { plan, rate: number(rate), first: number(first), off: off === null ? "" : ` (±${number(100 * off)}%)` })}
+    ${plan === "local" && said.times ? t("nodes.alone", { times: number(said.times) }) : nothing}
+  </p>`;
+}
+
 function nodesView() {
   forgetDrawn(); // the other map's cells leave the page with it
   const { report } = state;
@@ -160,6 +192,7 @@ function nodesView() {
   const inspected = experts.find(({ part }) => part === (seen.pointed ?? seen.focused));
   return html`<h2>${t("nodes.title")}</h2>
     <p class="nodes-lead" data-testid="nodes-lead">${t("nodes.lead", { here: experts.filter(({ here }) => here).length, total: experts.length })}</p>
+    ${planView()}
     ${lost > 0 ? html`<p class="verified-line bad" data-testid="nodes-nobody">${t("nodes.nobody", { count: lost })}</p>` : nothing}
     ${gridView(rows, nodes)} ${legendView(experts, nodes)} ${inspectorView(inspected, nodes)}`;
 }

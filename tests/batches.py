@@ -20,11 +20,13 @@ from blyan.inference.policy import Rules
 from blyan.inference.reader import Delta, Finished, TokenReport
 from blyan.inference.scheduler import Scheduler, Setting, Ticket
 from blyan.inference.session import Embedded, Event, Failed, Work
+from blyan.inference.step_times import Timed, untimed
 from blyan.model.choosing import Choice, Chooser, Step
 from blyan.model.config import ModelConfig
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
 from blyan.model.stepping import KVPages, Run, page_positions
+from blyan.primitives.ids import PayloadId
 from fakes import TokenPages
 
 CONFIG = ModelConfig(
@@ -47,13 +49,15 @@ CONFIG = ModelConfig(
     rope_theta=1e4,
     context_length=4096,
 )
+MANIFEST = PayloadId("f" * 64)
 PAGE_BYTES = KVPages.page_bytes(CONFIG, torch.float32) + 2 * page_positions * 2 * 2
 
 
 def model_of(config: ModelConfig = CONFIG) -> LoadedModel:
     """Looks like a loaded model as far as the scheduler looks."""
     weights = SimpleNamespace(embed=lambda: torch.zeros((config.vocab_size, config.hidden)))
-    made: Any = SimpleNamespace(manifest=SimpleNamespace(config=config), weights=weights, name="fake")
+    manifest = SimpleNamespace(config=config)
+    made: Any = SimpleNamespace(manifest_id=MANIFEST, manifest=manifest, weights=weights, name="fake")
     return made
 
 
@@ -156,6 +160,7 @@ def bench(
     models: Callable[[], int] = lambda: 1,
     offers: Callable[[LoadedModel], bool] = lambda _: True,
     prepare: Callable[[TokenPages], None] = lambda _: None,
+    timed: Timed = untimed,
 ) -> Iterator[Bench]:
     """A scheduler over fake steppers, closed at the end."""
     steppers: list[TokenPages] = []
@@ -167,7 +172,7 @@ def bench(
         return made
 
     setting = Setting(pages * PAGE_BYTES, replace(rules, drafts_max=drafts_max), make)
-    scheduler = Scheduler(setting, time.monotonic, models=models, offers=offers)
+    scheduler = Scheduler(setting, time.monotonic, models=models, offers=offers, timed=timed)
     try:
         yield Bench(scheduler, steppers, model_of())
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from running_node import RunningNode
 from swarm_nodes import Swarm, SwarmNode, part_of_builtin, room_for, wait_for
@@ -67,10 +67,41 @@ def test_each_cell_says_who_holds_its_expert_and_the_legend_who_that_is(
     assert faults == []
 
 
+def test_the_plan_is_said_with_its_speed_and_when_this_node_alone_is_faster(
+    page: Page, faults: list[str], swarm: Swarm
+) -> None:
+    """In both languages; by what the node answers to the page, which here is filled in: its experts lack one."""
+    said: dict[str, Any] = {}
+
+    def fill(route: Route) -> None:
+        route.fulfill(json=route.fetch().json() | said)
+
+    def shown(change: dict[str, Any], text: str, title: str = "Nodes") -> None:
+        said.update(change)
+        open_nodes(page, swarm.gateway.url, title)
+        expect(page.get_by_test_id("nodes-plan")).to_have_text(text)
+
+    page.route("**/network/plan?*", fill)
+    open_nodes(page, swarm.gateway.url)
+    expect(page.get_by_test_id("nodes-plan")).to_have_count(0)
+    unknown = {"plan": "local", "tokens_per_s": None, "first_token_s": None}
+    shown({"chosen": "local", "predictions": [unknown]}, "Plan local: speed not measured yet.")
+    local = {"plan": "local", "tokens_per_s": 102.4, "first_token_s": 0.0712}
+    rate = "Plan local: 100 tokens/s, the first after 0.071 s."
+    shown({"predictions": [local]}, rate)
+    alone = {"times": 3.71, "error": {"tokens_per_s": 0.1234}}
+    shown(alone, f"{rate.replace('/s,', '/s (±12%),')} This node alone is 3.7 times as fast as with others.")
+    page.evaluate("localStorage.setItem('blyan.lang', 'ko')")
+    korean = "계획 local: 초당 토큰 100개 (±12%), 첫 토큰까지 0.071초."
+    shown({}, f"{korean} 이 노드 혼자가 다른 노드와 함께할 때보다 3.7배 빠릅니다.", "노드")
+    assert faults == []
+
+
 def test_the_tabs_change_the_map_and_back(page: Page, swarm: Swarm) -> None:
     """Every cell of the other map is drawn again."""
     open_nodes(page, swarm.gateway.url)
     page.get_by_test_id("panel-experts").click()
+    expect(page.get_by_test_id("cell")).to_have_count(32)
     labels = page.get_by_test_id("cell").evaluate_all("cells => cells.map(cell => cell.getAttribute('aria-label'))")
     assert (len(labels), None in labels) == (32, False)
     page.get_by_test_id("panel-nodes").click()

@@ -11,9 +11,10 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from blyan.api import network_schemas, schemas
+from blyan.node.swarm_secret import write_swarm
 from nodes import install_builtin, serving, serving_with
 from swarm_in_process import SOURCES
-from swarm_nodes import CODE, part_of_builtin, room_for
+from swarm_nodes import CODE, SECRET, part_of_builtin, room_for
 
 MODEL = "blyan-genesis"
 Folders = tuple[Path, Path, str]
@@ -119,6 +120,69 @@ async def test_plan_says_who_would_be_asked_now(two: tuple[TestClient, TestClien
     assert (said["type"], len(said["nodes"]), len(said["experts"])) == ("dynamic", 1, 32)
     assert {each["by"] for each in said["experts"] if each["expert"] < 5} == {"here"}
     assert {(each["by"], each["node"]) for each in said["experts"] if each["expert"] >= 5} == {("peer", 0)}
+
+
+async def planned(client: TestClient, **request: int) -> Any:
+    """What each plan should give, checked against its schema; predictions by plan."""
+    query = "".join(f"&{name}={count}" for name, count in request.items())
+    said = await json_at(client, f"/network/plan?model={MODEL}{query}")
+    jsonschema.validate(said, network_schemas.plan)
+    return said | {"predictions": {each["plan"]: each for each in said["predictions"]}}
+
+
+async def measured(client: TestClient) -> Any:
+    """The same once it has numbers for asking others."""
+    async with asyncio.timeout(10):
+        while True:
+            said = await planned(client, prompt_tokens=20, tokens=12)
+            if said["predictions"]["dynamic"]["tokens_per_s"] is not None:
+                return said
+            await asyncio.sleep(0.05)
+
+
+async def test_plan_says_how_fast_it_should_be_and_how_far_off_that_was(two: tuple[TestClient, TestClient]) -> None:
+    """Nothing before anything was measured; numbers, and after a few answers their error, later."""
+    gateway, _ = two
+    before = await planned(gateway)
+    dynamic, local = before["predictions"]["dynamic"], before["predictions"]["local"]
+    assert (before["chosen"], before["error"]["answers"]) == ("dynamic", 0)
+    assert (dynamic["tokens_per_s"], dynamic["not_measured"]) == (None, ["steps of 128 tokens with other nodes"])
+    assert (local["possible"], local["why"]) == (False, "12 experts are not here")
+    for _ in range(4):
+        assert await ask(gateway) == "12 + 34 = 46"
+    said = await measured(gateway)
+    dynamic = said["predictions"]["dynamic"]
+    assert (dynamic["not_measured"], len(dynamic["nodes"]), dynamic["offered"]) == ([], 1, True)
+    expected = dynamic["first_token_s"] + 11 / dynamic["tokens_per_s"]
+    assert dynamic["seconds"] == pytest.approx(expected, rel=1e-4)
+    assert 1 <= said["error"]["answers"] == said["error"]["plans"]["dynamic"]["answers"] <= 4
+
+
+async def test_this_node_alone_is_faster_where_all_experts_are_here(folders: Folders, tmp_path: Path) -> None:
+    """And that is said, though another node holds some of them too and answers over loopback."""
+    install_builtin(tmp_path)
+    write_swarm(tmp_path, SECRET)
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(serving_with(SOURCES, tmp_path, network=OPEN))
+        (url,) = (await json_at(gateway, "/network/nodes"))["self"]["urls"]
+        other = {**OPEN, "join": (f"{url}#{CODE}",), "roles": ("expert",), "memory": folders[2]}
+        await stack.enter_async_context(serving_with(SOURCES, folders[1], network=other))
+        await until(gateway, lambda said: said["linked"] == 1 and said["peers"][0]["rtt_seconds"] is not None)
+        assert await ask(gateway) == "12 + 34 = 46"
+        said = await measured(gateway)
+    local, dynamic = said["predictions"]["local"], said["predictions"]["dynamic"]
+    assert (said["chosen"], local["offered"], dynamic["offered"]) == ("local", True, False)
+    assert said["said"].startswith("local: ")
+    assert said["said"].endswith("dynamic")
+    assert any("at most" in each for each in dynamic["assumed"])
+    assert [said["predictions"][plan]["possible"] for plan in ("static_delegate", "pipeline")] == [False, False]
+
+
+@pytest.mark.parametrize("query", ["tokens=0", "tokens=x", "prompt_tokens=-1", "prompt_tokens=99999999999"])
+async def test_numbers_of_tokens_that_are_none_are_refused_by_name(folders: Folders, query: str) -> None:
+    async with serving_with(SOURCES, folders[0], network=OPEN) as gateway:
+        answer = await gateway.get(f"/network/plan?model={MODEL}&{query}")
+        assert (answer.status, query.partition("=")[0] in (await answer.json())["error"]["message"]) == (400, True)
 
 
 async def test_experts_that_nobody_holds_are_named_when_their_node_goes(folders: Folders) -> None:

@@ -64,6 +64,23 @@ def test_peers_says_what_each_was_asked_and_why(pair: tuple[SwarmNode, SwarmNode
     assert (back["link"]["dialled"], back["calls"], back["share"]) == (True, 0, 0)
 
 
+def test_model_plan_says_how_fast_the_running_node_should_answer(pair: tuple[SwarmNode, SwarmNode]) -> None:
+    """Once it has answered; without a node that runs nothing is said, and nothing is guessed."""
+    gateway, _ = pair
+    assert ask(gateway) == "12 + 34 = 46"
+    asked = ["model", "plan", MODEL, "--prompt-tokens", "20", "--tokens", "12"]
+    said = json_of(*asked, data_dir=gateway.data_dir)
+    dynamic = next(each for each in said["predictions"] if each["plan"] == "dynamic")
+    assert (said["chosen"], said["request"]["prompt_tokens"], dynamic["not_measured"]) == ("dynamic", 20, [])
+    shown = command(*asked, data_dir=gateway.data_dir).stdout
+    assert "a prompt of 20 tokens and an answer of 12:" in shown
+    assert f"not possible: {12} experts are not here" in shown
+    (line,) = [each for each in shown.splitlines() if each.startswith("dynamic ")]
+    assert line.split()[1] == f"{dynamic['tokens_per_s']:.1f}"
+    assert "12 experts from 1 other node" in line
+    assert command("model", "plan", MODEL, "--tokens", "0", data_dir=gateway.data_dir).returncode == 2
+
+
 def test_status_says_what_of_a_model_is_here_and_who_is_there(pair: tuple[SwarmNode, SwarmNode]) -> None:
     gateway, expert = pair
     said = json_of("node", "status", data_dir=gateway.data_dir)["network"]

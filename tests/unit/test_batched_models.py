@@ -67,7 +67,8 @@ class Evens:
 
 def loaded(config: ModelConfig) -> Any:
     manifest = SimpleNamespace(config=config, generation=SimpleNamespace(eos=(3,)))
-    return SimpleNamespace(manifest=manifest, weights=RandomWeights(config), tokenizer=None, name="random")
+    weights = RandomWeights(config)
+    return SimpleNamespace(manifest_id="f" * 64, manifest=manifest, weights=weights, tokenizer=None, name="random")
 
 
 def jitted(model: Any, kv: KVPages, _offer: object) -> FusedStepper:

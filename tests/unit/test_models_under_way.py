@@ -40,7 +40,10 @@ def unfit() -> Any:
         return whole.weights.embed()
 
     weights = SimpleNamespace(embed=embed, cool=embed)
-    return SimpleNamespace(manifest=whole.manifest, weights=weights, name="unfit", damaged=damaged)
+    identity = whole.manifest_id
+    return SimpleNamespace(
+        manifest_id=identity, manifest=whole.manifest, weights=weights, name="unfit", damaged=damaged
+    )
 
 
 def test_who_leaves_before_the_compute_thread_looked_is_never_computed() -> None:

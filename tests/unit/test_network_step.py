@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -15,7 +16,8 @@ from blyan.inference.network_step import NetworkStepper
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
 from blyan.model.experts import ExpertCall
-from blyan.model.stepping import KVPages, Patience, Run, RunFault, RunResult
+from blyan.model.stepping import KVPages, Patience, Run, RunFault, RunResult, Waits
+from blyan.primitives.clock import system_monotonic
 from blyan.primitives.errors import BlockCorrupt, ExpertUnavailable, Fault
 from random_models import RandomWeights, small_config
 
@@ -87,7 +89,10 @@ def test_remote_experts_change_no_bit(family: str, dtype: torch.dtype, here: str
     held = {"none": frozenset[tuple[int, int]](), "some": frozenset(sorted(every)[::2]), "all": every}[here]
     others = Others(RandomWeights(config, dtype=dtype), held)
     plain_kv, kv = pages(config, dtype), pages(config, dtype)
-    plain, stepper = EagerStepper(weights, config, plain_kv), NetworkStepper(weights, config, kv, others)
+    plain, stepper = (
+        EagerStepper(weights, config, plain_kv),
+        NetworkStepper(weights, config, kv, others, system_monotonic),
+    )
     first = runs_of(config)
     second = [Run((7,), len(run.tokens), run.pages, 1) for run in first]
     for runs in (first, second):
@@ -104,6 +109,21 @@ def test_remote_experts_change_no_bit(family: str, dtype: torch.dtype, here: str
         assert len(others.messages) <= 2 * len(config.moe_layers), "one question a layer for all runs together"
 
 
+@pytest.mark.parametrize("here", ["none", "all"])
+def test_it_says_how_long_it_waited_for_others(here: str) -> None:
+    """A second for each layer's question, by a clock that ticks when it is read; nothing where nobody is asked."""
+    config = small_config()
+    every = frozenset((layer, expert) for layer in config.moe_layers for expert in range(config.experts))
+    others = Others(RandomWeights(config), every if here == "all" else frozenset())
+    ticks = itertools.count()
+    stepper = NetworkStepper(
+        RandomWeights(config), config, pages(config, torch.float32), others, lambda: float(next(ticks))
+    )
+    stepper.step(runs_of(config))
+    assert isinstance(stepper, Waits) and stepper.plan == "dynamic"
+    assert stepper.waited_s == len(others.messages) == (0 if here == "all" else len(config.moe_layers))
+
+
 def test_a_lost_expert_ends_those_runs_alone_that_need_it() -> None:
     config = small_config()
     weights = RandomWeights(config)
@@ -112,7 +132,7 @@ def test_a_lost_expert_ends_those_runs_alone_that_need_it() -> None:
     needed = [set(result.chosen.flatten().tolist()) for result in plain]
     lost = min(needed[0] - needed[1])
     others = Others(RandomWeights(config), frozenset(), lost)
-    found = NetworkStepper(weights, config, pages(config, torch.float32), others).step(runs)
+    found = NetworkStepper(weights, config, pages(config, torch.float32), others, system_monotonic).step(runs)
     for expert_set, expected, result in zip(needed, plain, found, strict=True):
         if lost in expert_set:
             assert isinstance(result, RunFault)
@@ -134,7 +154,7 @@ def test_a_damaged_expert_here_is_asked_for_elsewhere() -> None:
     others = Others(RandomWeights(config), every)
     runs = runs_of(config)
     expected = EagerStepper(RandomWeights(config), config, pages(config, torch.float32)).step(runs)
-    stepper = NetworkStepper(Damaged(config), config, pages(config, torch.float32), others)
+    stepper = NetworkStepper(Damaged(config), config, pages(config, torch.float32), others, system_monotonic)
     for right, found in zip(expected, stepper.step(runs), strict=True):
         assert isinstance(found, RunResult)
         assert (right.scores == found.scores).all()
@@ -148,7 +168,7 @@ def test_what_is_here_stands_in_for_a_node_that_was_to_be_asked() -> None:
     others.asked_first = True
     runs = runs_of(config)
     expected = EagerStepper(RandomWeights(config), config, pages(config, torch.float32)).step(runs)
-    stepper = NetworkStepper(RandomWeights(config), config, pages(config, torch.float32), others)
+    stepper = NetworkStepper(RandomWeights(config), config, pages(config, torch.float32), others, system_monotonic)
     for right, found in zip(expected, stepper.step(runs), strict=True):
         assert isinstance(found, RunResult)
         assert (right.scores == found.scores).all()

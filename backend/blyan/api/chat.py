@@ -70,8 +70,10 @@ async def generation(node: Node, model: LoadedModel, request: GenerationRequest)
     """
     request = fitting(node, model, request)
     with counted(node.metrics, node.sources.monotonic, echoed=len(request.prompt) if request.echo else 0) as count:
-        most = len(request.prompt) + answer_tokens_max(model, request)
+        answer = answer_tokens_max(model, request)
+        most = len(request.prompt) + answer
         async with (
+            _planned(node, model, request, answer, count),
             within_quotas(node, most, lambda: _computed(count, len(request.prompt))),
             _submitted(node, partial(node.answering.begin, model, request), count.passed) as events,
         ):
@@ -103,6 +105,22 @@ class Begin(Protocol):
     def __call__(self, emit: Emit, *, client: str, listener: LoopListener, until: float) -> UnderWay:
         """What is begun."""
         ...
+
+
+@asynccontextmanager
+async def _planned(
+    node: Node, model: LoadedModel, request: GenerationRequest, answer: int, count: GenerationCount
+) -> AsyncGenerator[None]:
+    """The plan for a generation, and how well it was predicted. Prompts that are given back are no measure."""
+    if request.echo or not answer:
+        yield
+        return
+    planning = node.planning
+    shape = planning.shape(len(request.prompt), answer, node.scheduler.depth()[0])
+    planned = await planning.choose(model.manifest_id, model.manifest.config, shape)
+    yield
+    if count.outcome in ("stop", "length") and count.first is not None and count.last is not None:
+        planning.ended(planned, count.completion_tokens, count.first - count.began, count.last - count.first)
 
 
 @asynccontextmanager

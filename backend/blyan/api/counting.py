@@ -23,6 +23,7 @@ class GenerationCount:
     monotonic: Monotonic
     began: float
     echoed: int  # tokens of the prompt that come back before the first of the answer
+    first: float | None = None  # when its first token came
     last: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -51,6 +52,7 @@ class GenerationCount:
         now = self.monotonic()
         self.completion_tokens += fresh
         if self.last is None:
+            self.first = now
             self.metrics.first_token_seconds.observe(now - self.began)
             self.metrics.between_tokens_seconds.add(0.0, fresh - 1)
         else:

@@ -12,6 +12,7 @@ from blyan.api.body import json_object
 from blyan.api.caller import caller_key
 from blyan.api.errors import json_response
 from blyan.api.operators import node_to_change
+from blyan.api.plan_fields import plan_fields
 from blyan.api.state import node_of
 from blyan.inference.plan import CallSpec, ExpertPlan
 from blyan.model.manifest import read_manifest
@@ -80,10 +81,14 @@ async def plan(request: web.Request) -> web.Response:
     name = request.query.get("model")
     if name is None:
         raise InvalidInput("model: expected a name in the query, found none")
+    prompt, answer = _count(request, "prompt_tokens", 128), _count(request, "tokens", 128)
     version = node.ground.chains.state.current(canonical_name(name))
     if version is None:
         raise no_such_model(name, node.models)
     calls, made = await _planned(node, version.manifest)
+    shape = node.planning.shape(prompt, answer, node.scheduler.depth()[0])
+    config = read_manifest(node.ground.store, version.manifest).config
+    expected = await node.planning.look(version.manifest, config, shape)
     asked = {at: each.node for each in made.assignments for at in each.calls}
     known = sorted({*asked.values(), *(key for each in made.fallbacks for key in each)})
     places = {key: place for place, key in enumerate(known)}
@@ -104,8 +109,18 @@ async def plan(request: web.Request) -> web.Response:
                 }
                 for at, call in enumerate(calls)
             ],
+            **plan_fields(expected, node.planning.errors),
         }
     )
+
+
+def _count(request: web.Request, name: str, default: int) -> int:
+    """A number of tokens in the query."""
+    said = request.query.get(name, str(default))
+    most = limits.plan_tokens_max
+    if not (said.isascii() and said.isdigit() and len(said) < 10 and 1 <= int(said) <= most):
+        raise InvalidInput(f"{name}: expected 1 to {most}, found {brief(said)}")
+    return int(said)
 
 
 async def _planned(node: Node, manifest: PayloadId) -> tuple[list[CallSpec], ExpertPlan]:

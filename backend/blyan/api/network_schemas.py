@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from blyan.inference.planner import plans
 from blyan.primitives import limits
 from blyan.wire.schema import Schema, fields, flag, hex64, integer, listing, number, one_of, optional, table, text
 
@@ -84,12 +85,42 @@ _planned: Final[dict[str, Schema]] = {
     "node": optional(_count),
     "then": listing(_count, 0, limits.expert_fallbacks_max),
 }
+_prediction: Final[dict[str, Schema]] = {
+    "plan": one_of(*plans),
+    "possible": flag,
+    "offered": flag,
+    "why": text(1),
+    "tokens_per_s": _seconds,
+    "first_token_s": _seconds,
+    "seconds": _seconds,
+    "not_measured": listing(text(1)),
+    "assumed": listing(text(1)),
+    "nodes": listing(hex64, 0, limits.nodes_shown_max),
+    "corrected_by": _count,
+}
+_error: Final[dict[str, Schema]] = {"answers": _count, "tokens_per_s": _seconds, "first_token_s": _seconds}
+_errors: Final = fields(
+    {**_error, "plans": table(fields(_error, required=tuple(_error)), one_of(*plans))}, required=(*_error, "plans")
+)
+_shape: Final[dict[str, Schema]] = {"prompt_tokens": integer(1), "tokens": integer(1), "beside": _count}
 _plan: Final[dict[str, Schema]] = {
     "model": text(1),
     "manifest": hex64,
     "type": one_of("local", "dynamic"),
     "nodes": listing(hex64),
     "experts": listing(fields(_planned, required=tuple(_planned))),
+    "request": fields(_shape, required=tuple(_shape)),
+    "chosen": one_of(*plans, None),
+    "said": text(1),
+    "than": one_of(*plans, None),
+    "times": _seconds,
+    "predictions": listing(fields(_prediction, required=tuple(_prediction)), len(plans), len(plans)),
+    "error": _errors,
+}
+plan_query: Final[dict[str, Schema]] = {
+    "model": text(),
+    "prompt_tokens": integer(1, limits.plan_tokens_max),
+    "tokens": integer(1, limits.plan_tokens_max),
 }
 plan: Final = fields(_plan, required=tuple(_plan))
 drain_request: Final = fields({"draining": flag}, required=("draining",))

@@ -116,7 +116,7 @@ _network: Final = (
         "/network/plan",
         network.plan,
         json_of(network_schemas.plan),
-        query={"model": text()},
+        query=network_schemas.plan_query,
         required=("model",),
         errors=(404,),
         group="network",

@@ -1,4 +1,4 @@
-"""`blyan model import|export|list|verify`; `show` and `plan` are `model_show`, what changes models `model_change`."""
+"""`blyan model import|export|list|verify`; others are `model_show`, `model_plan` and `model_change`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blyan.cli import model_change
-from blyan.cli.model_show import plan, quantization_fields, quantization_line, show, when
+from blyan.cli import model_change, model_plan
+from blyan.cli.model_show import quantization_fields, quantization_line, show, when
 from blyan.cli.output import Output, byte_size, short_count, table
 from blyan.cli.passphrase import passphrase_of
 from blyan.model.manifest import Manifest, read_manifest
@@ -51,9 +51,7 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     shown = commands.add_parser("show", parents=[common, readable], help="one model: sizes, licence, what is here")
     shown.add_argument("name", metavar="NAME", type=canonical_name)
     shown.set_defaults(run=show)
-    planned = commands.add_parser("plan", parents=[common, readable], help="what running a model needs, and if it fits")
-    planned.add_argument("name", metavar="NAME", type=canonical_name)
-    planned.set_defaults(run=plan)
+    model_plan.add_command(commands, common, readable)
     verified = commands.add_parser("verify", parents=[common, readable], help="hash every block of a model again")
     verified.add_argument("name", metavar="NAME", nargs="?", type=canonical_name)
     verified.add_argument("--all", action="store_true", help="every model")

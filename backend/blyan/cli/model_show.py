@@ -1,4 +1,4 @@
-"""`blyan model show|plan`: what one model is, where its bytes are, and what running it needs."""
+"""`blyan model show`: what one model is, and where its bytes are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from blyan.model.parts import expert_part
 from blyan.model.quantization import Quantization
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.data_directory import Ground, open_ground
-from blyan.node.machine import memory
 from blyan.node.verified import last_verified
 
 _micro: Final = 1_000_000
@@ -26,7 +25,7 @@ _here, _some, _none = "█", "▒", "·"
 def show(options: argparse.Namespace, output: Output) -> int:
     """Run `model show NAME`."""
     ground = open_ground(options.data_dir)
-    version, manifest = _model(ground, options.name)
+    version, manifest = model_of(ground, options.name)
     config, bytes_of = manifest.config, footprint_of(manifest)
     missing = sorted(part for part, block in manifest.blocks.items() if not _is_here(ground, block.payload))
     verified = last_verified(ground.folder, version.manifest, manifest, ground.store)
@@ -87,44 +86,6 @@ def show(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def plan(options: argparse.Namespace, output: Output) -> int:
-    """Run `model plan NAME`."""
-    ground = open_ground(options.data_dir)
-    version, manifest = _model(ground, options.name)
-    config, bytes_of = manifest.config, footprint_of(manifest)
-    per_token = cache_bytes(config, manifest.dtype, 1)
-    total, available = memory()
-    room = max(0, available - bytes_of.weights) // per_token
-    lengths = sorted({min(each, config.context_length) for each in (2_048, 8_192, 32_768, config.context_length)})
-    fits = room > 0
-    value = {
-        "name": version.name,
-        "version": version.version,
-        "weights_bytes": bytes_of.weights,
-        "active_bytes": bytes_of.active,
-        "cache_bytes_per_token": per_token,
-        "contexts": [{"tokens": each, "bytes": bytes_of.weights + per_token * each} for each in lengths],
-        "memory_bytes": total,
-        "available_bytes": available,
-        "plan": "local" if fits else None,
-        "tokens_that_fit": room,
-    }
-    rows = [["CONTEXT", "WEIGHTS", "KEYS AND VALUES", "IN ALL", "FITS HERE"]]
-    for each in lengths:
-        held = per_token * each
-        answer = "yes" if bytes_of.weights + held <= available else "no"
-        sizes = [byte_size(bytes_of.weights), byte_size(held), byte_size(bytes_of.weights + held)]
-        rows.append([f"{each:,}", *sizes, answer])
-    machine = f"this machine: {byte_size(available)} of {byte_size(total)} free"
-    if fits:
-        verdict = f"plan local: everything here, room for {room:,} tokens of conversation in all"
-    else:
-        verdict = f"plan local: {byte_size(bytes_of.weights - available)} short; the weights are read from disk again"
-    read = f"each token reads {byte_size(bytes_of.active)} of weights"
-    output.data(value, "\n".join([table(rows), "", machine, read, verdict]))
-    return 0
-
-
 def quantization_fields(cost: Quantization) -> dict[str, Any]:
     """A quantization as `--json` shows it: nats a token, tokens a second."""
     return {
@@ -158,7 +119,8 @@ def when(seconds: int) -> str:
     return dt.datetime.fromtimestamp(seconds, tz=dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _model(ground: Ground, name: str) -> tuple[ModelVersion, Manifest]:
+def model_of(ground: Ground, name: str) -> tuple[ModelVersion, Manifest]:
+    """A model as the chain has it now; `NotFound` names those that there are."""
     version = ground.chains.state.current(name)
     if version is None:
         raise no_such_model(name, ground.chains.state.models)

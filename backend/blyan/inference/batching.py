@@ -20,7 +20,8 @@ from blyan.inference.needs import Answer, Need
 from blyan.inference.policy import Rules, plan
 from blyan.inference.sequence import TokenSequence
 from blyan.inference.session import Event, Failed, Finished
-from blyan.model.stepping import Run
+from blyan.inference.step_times import StepSeen, Timed, untimed
+from blyan.model.stepping import Run, Waits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault, InternalError
 
@@ -73,6 +74,7 @@ class Batching:
     rules: Rules
     monotonic: Monotonic
     watch: Watch
+    timed: Timed = untimed
     jobs: dict[int, Job] = field(default_factory=dict[int, Job])
     shares: ClientShares = field(default_factory=ClientShares)
     counters: Counters = field(default_factory=Counters)
@@ -153,13 +155,25 @@ class Batching:
         runs = engine.runs(made.tokens)
         if not runs:
             return bool(made.preempted)
+        before = _waited(engine)
         done = self._computed(engine, runs)
         self.watch.stepped(self.monotonic() - now, len(done), sum(len(run.tokens) for _, run in done))
         for sequence, _ in done:
             self.shares.charge(sequence.client, engine.charge(sequence))
             if sequence.complete:
                 self._advance(self.jobs[sequence.id], engine.answer(sequence))
+        if len(done) == len(runs):
+            self._time(engine, [run for _, run in runs], now, before)
         return True
+
+    def _time(self, engine: Engine, runs: list[Run], began: float, waited: float) -> None:
+        """Tell of a step that went well, with all that it takes until the next can begin."""
+        tokens = sum(len(run.tokens) for run in runs)
+        positions = sum(run.start * len(run.tokens) for run in runs) / tokens
+        stepper = engine.stepper
+        plan = stepper.plan if isinstance(stepper, Waits) else "local"
+        seen = StepSeen(plan, self.monotonic() - began, _waited(engine) - waited, len(runs), tokens, positions)
+        self.timed(engine.model.manifest_id, seen, jitted=engine.jitted)
 
     def _computed(self, engine: Engine, runs: list[tuple[TokenSequence, Run]]) -> list[tuple[TokenSequence, Run]]:
         """Those of the runs that went well. A step that fails is made again, each run by itself."""
@@ -232,6 +246,10 @@ class Batching:
             job.engine.remove(job.sequence)
         job.engine = job.sequence = None  # who waits for the last event keeps no pages alive
         self.shares.leave(job.client)
+
+
+def _waited(engine: Engine) -> float:
+    return engine.stepper.waited_s if isinstance(engine.stepper, Waits) else 0.0
 
 
 def _as_fault(reason: BaseException) -> Fault:

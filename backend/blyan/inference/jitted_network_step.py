@@ -25,7 +25,7 @@ from blyan.model.fused_step import want_finite
 from blyan.model.fused_team import FusedTeam
 from blyan.model.pace import Pace
 from blyan.model.parts import part_position
-from blyan.model.stepping import KVPages, Patience, Ready, Run, RunFault, RunResult, nothing
+from blyan.model.stepping import KVPages, Patience, PlanName, Ready, Run, RunFault, RunResult, nothing
 from blyan.model.weights import ModelWeights
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import BlockCorrupt, Fault, NotFound
@@ -52,7 +52,9 @@ class _Step:
 
 
 class JittedNetworkStepper:
-    """Implements `stepping.Stepper`. The compute thread waits for the slowest node of each layer."""
+    """Implements `stepping.Stepper` and `Waits`. The compute thread waits for the slowest node of each layer."""
+
+    plan: PlanName = "dynamic"
 
     def __init__(
         self,
@@ -65,6 +67,8 @@ class JittedNetworkStepper:
     ) -> None:
         self._weights, self._config, self._elsewhere = weights, config, elsewhere
         elsewhere.open()
+        self._monotonic = monotonic
+        self.waited_s = 0.0
         self._dtype = kv.keys.dtype
         self._team = FusedTeam(
             weights, config, kv, threads, monotonic, dtype=self._dtype, held=_of_the_trunk, patience=_patience
@@ -133,12 +137,20 @@ class JittedNetworkStepper:
             self._team.stretch(at.experts_of(layer), at.mixture_of(layer), step.rows, nothing, self._paces["experts"])
             lay_ranges(room, config.experts, parts, slots)
         if waiting is not None:
-            for part, call, given in zip(away, calls, waiting.given(), strict=True):
+            for part, call, given in zip(away, calls, self._waited_for(waiting), strict=True):
                 instead = isinstance(given, Fault) and self._elsewhere.holds(layer, part.expert)
                 self._give(part, self._weights.answer(call) if instead else given, step)
         if damaged:
-            for part, given in zip(damaged, Asked.of(self._elsewhere, lost, step.waits).given(), strict=True):
+            again = Asked.of(self._elsewhere, lost, step.waits)
+            for part, given in zip(damaged, self._waited_for(again), strict=True):
                 self._give(part, given, step)
+
+    def _waited_for(self, asked: Asked) -> list[Tensor | Fault]:
+        began = self._monotonic()
+        try:
+            return asked.given()
+        finally:
+            self.waited_s += self._monotonic() - began
 
     def _first_here(self, layer: int, part: _Part) -> bool:
         return self._elsewhere.first_here(layer, part.expert)

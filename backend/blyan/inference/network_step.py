@@ -18,8 +18,19 @@ from blyan.model.config import ModelConfig
 from blyan.model.eager_step import PagedCache, result_of
 from blyan.model.experts import ExpertCall
 from blyan.model.gate import Routing
-from blyan.model.stepping import KVPages, Patience, Ready, Run, RunFault, RunResult, nothing, page_positions
+from blyan.model.stepping import (
+    KVPages,
+    Patience,
+    PlanName,
+    Ready,
+    Run,
+    RunFault,
+    RunResult,
+    nothing,
+    page_positions,
+)
 from blyan.model.transformer import Forward, TrunkWeights, forward
+from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import BlockCorrupt, Fault, NotFound, Unavailable
 
 _look_seconds: Final = 0.05  # between two looks whether anybody waits
@@ -91,11 +102,17 @@ class Asked:
 
 
 class NetworkStepper:
-    """Implements `stepping.Stepper`. The compute thread waits for the slowest node of each layer."""
+    """Implements `stepping.Stepper` and `Waits`. The compute thread waits for the slowest node of each layer."""
 
-    def __init__(self, weights: PartialWeights, config: ModelConfig, kv: KVPages, elsewhere: Elsewhere) -> None:
+    plan: PlanName = "dynamic"
+
+    def __init__(
+        self, weights: PartialWeights, config: ModelConfig, kv: KVPages, elsewhere: Elsewhere, monotonic: Monotonic
+    ) -> None:
         self._weights, self._config, self._kv, self._elsewhere = weights, config, kv, elsewhere
         elsewhere.open()
+        self._monotonic = monotonic
+        self.waited_s = 0.0
 
     @torch.inference_mode()
     def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult | RunFault]:
@@ -163,11 +180,18 @@ class NetworkStepper:
                 except (BlockCorrupt, NotFound):  # said in the log by the store; others may have it whole
                     damaged.append(place)
         if waiting is not None:
-            outputs.update(zip(away, waiting.given(), strict=True))
+            outputs.update(zip(away, self._waited_for(waiting), strict=True))
         for place in away:
             if isinstance(outputs[place], Fault) and self._elsewhere.holds(calls[place].layer, calls[place].expert):
                 outputs[place] = self._weights.answer(calls[place])
         if damaged:
             again = Asked.of(self._elsewhere, [calls[place] for place in damaged], waits)
-            outputs.update(zip(damaged, again.given(), strict=True))
+            outputs.update(zip(damaged, self._waited_for(again), strict=True))
         return [outputs[place] for place in range(len(calls))]
+
+    def _waited_for(self, asked: Asked) -> list[Tensor | Fault]:
+        began = self._monotonic()
+        try:
+            return asked.given()
+        finally:
+            self.waited_s += self._monotonic() - began

@@ -21,6 +21,7 @@ from blyan.inference.engine_table import EngineTable
 from blyan.inference.job import Job, attempted
 from blyan.inference.policy import Rules
 from blyan.inference.session import Work
+from blyan.inference.step_times import Timed, untimed
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import Patience
 from blyan.primitives import limits
@@ -67,9 +68,10 @@ class Scheduler:
         models: Callable[[], int] = lambda: 1,
         offers: Callable[[LoadedModel], bool] = lambda _: True,
         watch: Watch | None = None,
+        timed: Timed = untimed,
     ) -> None:
         self.engines = EngineTable(setting.kv_bytes, models, setting.make_stepper, offers)
-        self._batching = Batching(self.engines, setting.rules, monotonic, watch or Unwatched())
+        self._batching = Batching(self.engines, setting.rules, monotonic, watch or Unwatched(), timed)
         self.drafts_max = setting.rules.drafts_max
         self._monotonic = monotonic
         self._wake = threading.Condition()  # guards what follows

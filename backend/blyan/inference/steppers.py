@@ -126,7 +126,7 @@ class SteppersInTurn:
         self._later(partial(self._offer, _Wanted.of(model, kv, offer, elsewhere)))
         if elsewhere is None:
             return plain_stepper(model, kv, offer)
-        return NetworkStepper(model.weights, model.manifest.config, kv, elsewhere)
+        return NetworkStepper(model.weights, model.manifest.config, kv, elsewhere, self._monotonic)
 
     def prepare(self, mixture: PreparedMixture, sample: tuple[int, int]) -> None:
         """Give the experts of a model when they can be computed in jitted code. `sample`: layer and expert of one."""

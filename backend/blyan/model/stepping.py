@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -88,6 +88,24 @@ class Stepper(Protocol):
 
     def close(self) -> None:
         """Let go of what it holds; it computes no more."""
+        ...
+
+
+PlanName: TypeAlias = Literal["local", "dynamic", "static_delegate", "pipeline"]
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """What a stepper says beside, that has other nodes compute."""
+
+    @property
+    def plan(self) -> PlanName:
+        """How the work is divided."""
+        ...
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds in which it had nothing to do but wait for them, since it was made."""
         ...
 
 

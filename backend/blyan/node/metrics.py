@@ -17,6 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from blyan import __version__
+from blyan.inference.planner import plans
 from blyan.inference.scheduler import Scheduler
 from blyan.node.network_metrics import delegation_families, network_families
 from blyan.node.tally import Tally
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from blyan.node.books import NodeBooks
     from blyan.node.charges import Charges
     from blyan.node.node import Node
+    from blyan.node.planning import Planning
 
 disable_created_metrics()  # else a `_created` series beside each counter and histogram, which nobody asks for
 _request_buckets: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -137,6 +139,7 @@ class _State(Collector):
         yield from _of_charges(node.charges)
         yield from network_families(node.peering)
         yield from delegation_families(node.answering)
+        yield from _of_planning(node.planning)
         refused = len(node.refused())
         models = GaugeMetricFamily("blyan_models", "Models of the chain.", labels=("state",))
         models.add_metric(("ready",), len(node.models) - refused)
@@ -172,6 +175,20 @@ def _of_scheduler(scheduler: Scheduler) -> Iterator[Metric]:
     drafts.add_metric(("accepted",), counters.accepted)
     drafts.add_metric(("refused",), counters.drafted - counters.accepted)
     yield drafts
+
+
+def _of_planning(planning: Planning) -> Iterator[Metric]:
+    """Plans that were chosen, and how far off predictions were; no error before an answer told of one."""
+    chosen = CounterMetricFamily("blyan_plans_total", "Generations by their plan.", labels=("plan",))
+    for plan in plans:
+        chosen.add_metric((plan,), planning.chosen[plan])
+    yield chosen
+    found = planning.errors.errors()
+    error = GaugeMetricFamily("blyan_planner_error", "Median error of predictions, a share.", labels=("of",))
+    for of, value in (("tokens_per_s", found.tokens_per_s), ("first_token_s", found.first_token_s)):
+        if value is not None:
+            error.add_metric((of,), value)
+    yield error
 
 
 def _of_books(books: NodeBooks | None) -> Iterator[Metric]:

@@ -35,6 +35,7 @@ from blyan.node.kept import KeptModels
 from blyan.node.machine import memory_limit
 from blyan.node.metrics import Metrics
 from blyan.node.peering import Peering
+from blyan.node.planning import Planning
 from blyan.node.uploads import Uploads
 from blyan.node.verified import verify_loaded
 from blyan.node.writer import WritableGround
@@ -53,6 +54,10 @@ class Sources:
     now: UnixSeconds
     monotonic: Monotonic
     entropy: Entropy
+
+    def draw(self) -> float:
+        """A number in [0, 1)."""
+        return int.from_bytes(self.entropy(4), "little") / (1 << 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +88,19 @@ class Node:
         self._kv_bytes = memory_limit() // 4 if kv_bytes is None else kv_bytes
         threads = config.compute.threads or torch.get_num_threads()
         self._steppers = SteppersInTurn(threads, sources.monotonic, cache_dir_from_environment())
+        self.peering = (
+            Peering(config, ground, sources.now, sources.monotonic, sources.entropy, self._steppers, self.expert_memory)
+            if config.network.listen
+            else None
+        )
+        self.planning = Planning(self.peering, config.inference.rules, sources.monotonic, sources.draw)
         self.scheduler = Scheduler(
             Setting(self._kv_bytes, config.inference.rules, self._stepper),
             sources.monotonic,
             models=lambda: len(self._loaded),
             offers=lambda model: self.models.get(model.name) is model,
             watch=self.metrics,
-        )
-        network = config.network
-        self.peering = (
-            Peering(config, ground, sources.now, sources.monotonic, sources.entropy, self._steppers, self.expert_memory)
-            if network.listen
-            else None
+            timed=self.planning.steps.add,
         )
         self.answering = Answering(self.scheduler, self.peering, lambda: self._loaded)
         self.kept = KeptModels(sources.now, self.scheduler.unload)

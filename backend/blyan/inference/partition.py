@@ -1,0 +1,370 @@
+"""Which layers of a model which node computes, when it goes through several: a cost model and a solver. Pure.
+
+A pipeline is a route of stages, each with consecutive layers, from the *lead* (which embeds, samples, and may have the
+first layers itself) back to the lead. A token costs each stage's seconds and each hop; a prompt goes through in chunks,
+of which several are under way, so that the slowest station counts once for each chunk. The solver is exact over all
+cuts and orders of few nodes, and a beam search over many.
+
+Left out: who is asked (`planner`), how fast nodes are (measured by whoever calls), other requests on the same stages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Final, NamedTuple, TypeAlias
+
+from blyan.model.config import ModelConfig
+from blyan.model.footprint import cache_bytes
+from blyan.model.manifest import Manifest
+from blyan.model.parts import part_position
+from blyan.primitives.ids import PublicKey
+
+_exact_nodes: Final = 4  # of so many every order is looked at
+_beam: Final = 24  # beginnings kept at each cut, where there are more
+_item_bytes: Final = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """What one layer takes. Bytes are as stored, operations are multiplications and additions."""
+
+    always_bytes: int  # read by every step: attention, norms, gate, dense or shared feed-forward
+    expert_bytes: int  # of one routed expert
+    experts: int
+    experts_per_token: int
+    operations: int  # for a token
+    activation_bytes: int  # of a token's hidden state, which goes on to the next layer
+    cache_bytes: int  # of a position's keys and values
+
+    @property
+    def held_bytes(self) -> int:
+        """What a node that computes it holds."""
+        return self.always_bytes + self.experts * self.expert_bytes
+
+    def read_bytes(self, tokens: int) -> float:
+        """What a step of so many tokens reads; of the experts those that are chosen, by chance alike."""
+        if not self.experts:
+            return self.always_bytes
+        met = 1 - (1 - self.experts_per_token / self.experts) ** tokens
+        return self.always_bytes + met * self.experts * self.expert_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a node computes, as measured by whoever asked it."""
+
+    bytes_per_s: float  # weights read, in a step of one token
+    operations_per_s: float  # in a step of many
+    fixed_s: float = 0.0  # for each time that it is asked
+
+    def seconds(self, cost: LayerCost, tokens: int) -> float:
+        """What one layer takes for so many tokens: as long as the longer of reading and computing."""
+        return max(cost.read_bytes(tokens) / self.bytes_per_s, tokens * cost.operations / self.operations_per_s)
+
+
+@dataclass(frozen=True, slots=True)
+class StageNode:
+    """A node that may be a stage."""
+
+    node: PublicKey
+    memory_bytes: int  # for weights, keys and values
+    speed: Speed
+
+
+class Hop(NamedTuple):
+    """The way from one node to another."""
+
+    latency_s: float  # one way
+    bytes_per_s: float = math.inf
+
+    def seconds(self, count: int) -> float:
+        """Until so many bytes are there."""
+        return self.latency_s + count / self.bytes_per_s
+
+
+Links: TypeAlias = Mapping[tuple[int, int], Hop]  # by places of nodes, from and to; who is not in it has no link
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is to be generated, and how."""
+
+    prompt: int  # tokens
+    answer: int  # tokens
+    chunk: int  # tokens of a prompt that go through together
+    positions: int  # that keys and values are to be held for
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Of one chunk of this prompt."""
+        return max(1, min(self.chunk, self.prompt))
+
+    @property
+    def chunks(self) -> int:
+        """In which the prompt goes through."""
+        return max(1, -(-self.prompt // self.chunk_tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A node, and its layers begin … end - 1."""
+
+    node: PublicKey
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """A route, and what it should take."""
+
+    lead: PublicKey
+    stages: tuple[Stage, ...]  # the lead's own first, if it has layers
+    token_s: float  # for each token of the answer
+    prompt_s: float  # until the first one
+
+    def seconds(self, answer: int) -> float:
+        """For a whole answer of so many tokens."""
+        return self.prompt_s + max(0, answer - 1) * self.token_s
+
+
+def layer_costs(manifest: Manifest) -> tuple[LayerCost, ...]:
+    """What each layer of a model takes, from its blocks and its configuration."""
+    config = manifest.config
+    always, experts = [0] * config.layers, [0] * config.layers
+    for part, block in manifest.parts.items():
+        layer, expert = part_position(part)
+        if layer is not None:
+            (always if expert is None else experts)[layer] += block.length
+    routed, cache = frozenset(config.moe_layers), cache_bytes(config, manifest.dtype, 1) // config.layers
+    return tuple(
+        LayerCost(
+            always[layer],
+            experts[layer] // config.experts if layer in routed else 0,
+            config.experts if layer in routed else 0,
+            config.experts_per_token if layer in routed else 0,
+            2 * _layer_weights(config, layer in routed),
+            config.hidden * _item_bytes[manifest.dtype],
+            cache,
+        )
+        for layer in range(config.layers)
+    )
+
+
+def end_cost(manifest: Manifest) -> LayerCost:
+    """What the lead takes beside layers: it embeds, and turns hidden states into scores."""
+    config = manifest.config
+    embed, head = manifest.parts["embed"].length, manifest.parts["head"].length
+    held = embed + head
+    read = held if config.tied_embeddings else head
+    return LayerCost(read, held - read, 0, 0, 2 * config.vocab_size * config.hidden, 0, 0)
+
+
+def _layer_weights(config: ModelConfig, routed: bool) -> int:
+    """That a token meets in one layer."""
+    attention = config.hidden * config.head_dim * 2 * (config.heads + config.kv_heads)
+    if not routed:
+        return attention + 3 * config.hidden * config.dense_intermediate
+    shared = 3 * config.hidden * config.shared_intermediate
+    return attention + config.experts * config.hidden + config.experts_per_token * config.expert_parameters + shared
+
+
+def _fitting(held: Sequence[int], room: int) -> int:
+    """How many layers one after the other fit so many bytes at most, of sums over the first layers."""
+    most, begin = 0, 0
+    for end in range(1, len(held)):
+        while held[end] - held[begin] > room and begin < end:
+            begin += 1
+        most = max(most, end - begin)
+    return most
+
+
+class _Label(NamedTuple):
+    """A beginning of a route, up to some layer."""
+
+    weighed: float  # seconds of what is there, tokens of the answer counted each
+    slowest: float  # seconds of the slowest station for one chunk
+    used: int  # places of nodes, as bits
+    last: int  # the place where the hidden states are
+    cuts: tuple[tuple[int, int], ...]  # place, end
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """All that the search asks for, added up in advance: sums over the first layers."""
+
+    nodes: Sequence[StageNode]
+    links: Links
+    demand: Demand
+    lead: int
+    one: tuple[tuple[float, ...], ...]  # [node][layers] seconds for a token
+    many: tuple[tuple[float, ...], ...]  # [node][layers] seconds for a chunk
+    bytes: tuple[int, ...]  # [layers] held, with keys and values
+    activation: int
+    room: tuple[int, ...]  # [node] bytes for layers
+    most: tuple[int, ...]  # [node] layers that fit at most, wherever they begin
+    least: tuple[float, ...]  # [layers] seconds that all layers from there on take at least, wherever
+
+    @classmethod
+    def of(
+        cls,
+        costs: Sequence[LayerCost],
+        end: LayerCost,
+        nodes: Sequence[StageNode],
+        links: Links,
+        demand: Demand,
+        lead: int,
+    ) -> _Table:
+        tokens, chunk = max(0, demand.answer - 1), demand.chunk_tokens
+
+        def sums(each: StageNode, count: int) -> tuple[float, ...]:
+            return tuple(accumulate((each.speed.seconds(cost, count) for cost in costs), initial=0.0))
+
+        room = [each.memory_bytes for each in nodes]
+        room[lead] -= end.always_bytes + end.expert_bytes
+        quickest = [
+            min(tokens * n.speed.seconds(cost, 1) + n.speed.seconds(cost, chunk) for n in nodes) for cost in costs
+        ]
+        held = tuple(accumulate((c.held_bytes + demand.positions * c.cache_bytes for c in costs), initial=0))
+        return cls(
+            nodes,
+            links,
+            demand,
+            lead,
+            tuple(sums(each, 1) for each in nodes),
+            tuple(sums(each, chunk) for each in nodes),
+            held,
+            max((cost.activation_bytes for cost in costs), default=0),
+            tuple(room),
+            tuple(_fitting(held, each) for each in room),
+            tuple(reversed(list(accumulate(reversed(quickest), initial=0.0)))),
+        )
+
+    def hop(self, begin: int, end: int) -> tuple[float, float] | None:
+        """Weighed seconds of the way from one place to another, and a chunk's on it; None where there is none."""
+        if begin == end:
+            return 0.0, 0.0
+        link = self.links.get((begin, end))
+        if link is None:
+            return None
+        tokens, chunk = max(0, self.demand.answer - 1), self.demand.chunk_tokens * self.activation
+        return tokens * link.seconds(self.activation) + link.seconds(chunk), chunk / link.bytes_per_s
+
+    def whole(self, label: _Label) -> float:
+        """Seconds of an answer, as far as the label goes."""
+        return label.weighed + (self.demand.chunks - 1) * label.slowest
+
+    def on(self, label: _Label, at: int, place: int) -> list[tuple[int, _Label]]:
+        """Ways to go on from layer `at` with a stage on one node, by the layer where it ends."""
+        if label.used >> place & 1 or (place == self.lead and label.cuts):
+            return []
+        hop = self.hop(label.last, place)
+        if hop is None:
+            return []
+        one, many, fixed = self.one[place], self.many[place], self.nodes[place].speed.fixed_s
+        tokens, found = max(0, self.demand.answer - 1), list[tuple[int, _Label]]()
+        used, started = label.used | 1 << place, label.weighed + hop[0] + (tokens + 1) * fixed
+        free = (most for other, most in enumerate(self.most) if not (used | 1 << self.lead) >> other & 1)
+        least = len(one) - 1 - sum(free)  # where it must end at least for the others to hold the rest
+        for end in range(at + 1, len(one)):
+            if self.bytes[end] - self.bytes[at] > self.room[place]:
+                break
+            if end < least:
+                continue
+            chunk = many[end] - many[at]
+            weighed = started + tokens * (one[end] - one[at]) + chunk
+            slowest = max(label.slowest, hop[1], chunk + fixed)
+            found.append((end, _Label(weighed, slowest, used, place, (*label.cuts, (place, end)))))
+        return found
+
+
+def partition(
+    costs: Sequence[LayerCost],
+    end: LayerCost,
+    nodes: Sequence[StageNode],
+    links: Links,
+    demand: Demand,
+    *,
+    lead: int | None = None,
+) -> StagePlan | None:
+    """The route with the shortest answer; None where none fits. `lead`: a place in `nodes`, or None for the best."""
+    found: list[StagePlan] = []
+    for place in range(len(nodes)) if lead is None else (lead,):
+        table = _Table.of(costs, end, nodes, links, demand, place)
+        if table.room[place] < 0:
+            continue
+        best = _search(table, len(costs), _beam, math.inf)
+        if len(nodes) <= _exact_nodes:
+            best = _search(table, len(costs), None, math.inf if best is None else table.whole(best)) or best
+        if best is not None:
+            found.append(_planned(table, end, best))
+    return min(found, key=lambda each: each.seconds(demand.answer), default=None)
+
+
+def _search(table: _Table, layers: int, width: int | None, below: float) -> _Label | None:
+    """The best route of all, or of those that `width` beginnings at each cut lead to; None if none is below a bound."""
+    rows: list[dict[tuple[int, int], list[_Label]]] = [{} for _ in range(layers + 1)]
+    rows[0][0, table.lead] = [_Label(0.0, 0.0, 0, table.lead, ())]
+    best: _Label | None = None
+    for at in range(layers):
+        labels = [label for group in rows[at].values() for label in group]
+        if width is not None and len(labels) > width:
+            labels = _beginnings(table, labels, width)
+        rows[at].clear()
+        for label in labels:
+            for place in range(len(table.nodes)):
+                for end, made in table.on(label, at, place):
+                    if table.whole(made) + table.least[end] >= below:
+                        continue
+                    if end < layers:
+                        _keep(rows[end].setdefault((made.used, place), []), made)
+                    elif (back := _returned(table, made)) is not None and table.whole(back) < below:
+                        best, below = back, table.whole(back)
+    return best
+
+
+def _beginnings(table: _Table, labels: list[_Label], width: int) -> list[_Label]:
+    """Some to go on from: the quickest, and of those with the most nodes left, which may be needed, the quickest."""
+    labels.sort(key=table.whole)
+    quick, rest = labels[: width // 2], labels[width // 2 :]
+    return quick + sorted(rest, key=lambda label: label.used.bit_count())[: width - len(quick)]
+
+
+def _returned(table: _Table, label: _Label) -> _Label | None:
+    """With the hidden states back at the lead."""
+    hop = table.hop(label.last, table.lead)
+    if hop is None:
+        return None
+    return label._replace(weighed=label.weighed + hop[0], slowest=max(label.slowest, hop[1]))
+
+
+def _keep(group: list[_Label], made: _Label) -> None:
+    """Add a beginning unless another is better in both; drop those that it is better than."""
+    if any(each.weighed <= made.weighed and each.slowest <= made.slowest for each in group):
+        return
+    group[:] = [each for each in group if each.weighed < made.weighed or each.slowest < made.slowest]
+    group.append(made)
+
+
+def _planned(table: _Table, end: LayerCost, label: _Label) -> StagePlan:
+    begins = [0, *(cut for _, cut in label.cuts)]
+    stages = tuple(
+        Stage(table.nodes[place].node, begin, cut) for begin, (place, cut) in zip(begins, label.cuts, strict=False)
+    )
+    route = [table.lead, *(place for place, _ in label.cuts), table.lead]
+    speed, demand = table.nodes[table.lead].speed, table.demand
+    token = prompt = speed.seconds(end, 1)
+    for before, after in pairwise(route):
+        if before != after:
+            link = table.links[before, after]
+            token += link.seconds(table.activation)
+            prompt += link.seconds(demand.chunk_tokens * table.activation)
+    for begin, (place, cut) in zip(begins, label.cuts, strict=False):
+        fixed = table.nodes[place].speed.fixed_s
+        token += table.one[place][cut] - table.one[place][begin] + fixed
+        prompt += table.many[place][cut] - table.many[place][begin] + fixed
+    prompt += (demand.chunks - 1) * label.slowest
+    return StagePlan(table.nodes[table.lead].node, stages, token, prompt)

@@ -1,0 +1,165 @@
+"""How long steps took here, by model and plan, for as many tokens at such lengths: what predictions rest on.
+
+The compute thread adds each step, the events that it gave included; others read a `Curve`, a value. A step's time
+depends on how many tokens it computes, for one generation or several, and on how many positions lie before them. Each
+region of these numbers (by powers of two) keeps its last steps; what lies between two regions is interpolated, what
+lies beyond is taken as proportional, and a curve says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+from blyan.model.stepping import PlanName
+from blyan.primitives import limits
+from blyan.primitives.ids import PayloadId
+
+_Region: TypeAlias = tuple[bool, int, int]  # several generations, powers of two of tokens and of positions
+
+_kept: Final = 32  # steps of a region
+_odd_share: Final = 8  # of so many steps one at either end is left out of the mean
+
+
+class StepSeen(NamedTuple):
+    """One step."""
+
+    plan: PlanName
+    seconds: float  # until the next could begin
+    waited_s: float  # of these, in which other nodes were waited for
+    generations: int
+    tokens: int  # of all of them
+    positions: float  # before these tokens, on average
+
+
+class Timed(Protocol):
+    """Who is told of steps, in the compute thread."""
+
+    def __call__(self, model: PayloadId, step: StepSeen, *, jitted: bool = False) -> None:
+        """A step of a model, by jitted code or not."""
+        ...
+
+
+def untimed(model: PayloadId, step: StepSeen, *, jitted: bool = False) -> None:
+    """Nobody is."""
+
+
+class Reading(NamedTuple):
+    """What a curve says of a step."""
+
+    seconds: float
+    waited_s: float
+    beyond: bool  # steps of such a size were not measured: it is taken as proportional to tokens
+
+    @property
+    def own_s(self) -> float:
+        """In which this node computed."""
+        return self.seconds - self.waited_s
+
+
+class _Point(NamedTuple):
+    """The steps of one region."""
+
+    several: bool
+    tokens: float
+    positions: float
+    seconds: float
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The steps of one model by one plan, as of a moment."""
+
+    points: tuple[_Point, ...] = ()
+
+    def step(self, generations: int, tokens: int, positions: float) -> Reading | None:
+        """A step of so many tokens of so many generations after so many positions; None where nothing tells of it."""
+        assert tokens >= generations >= 1, "each computes something"
+        alike = [point for point in self.points if point.several == (generations > 1)]
+        by_tokens: dict[int, _Point] = {}
+        for point in sorted(alike, key=lambda each: -_apart(each.positions, positions)):
+            by_tokens[_power(point.tokens)] = point  # the nearest in length is the last
+        points = sorted(by_tokens.values(), key=lambda each: each.tokens)
+        above = next((at for at, point in enumerate(points) if point.tokens >= tokens), len(points))
+        if above < len(points) and (above > 0 or _power(points[0].tokens) == _power(tokens)):
+            return _between(points[max(0, above - 1)], points[above], tokens)
+        if above == len(points) and points:
+            last = points[-1]
+            stretched = max(1.0, tokens / last.tokens)
+            return Reading(last.seconds * stretched, last.waited_s, _power(tokens) > _power(last.tokens))
+        return None
+
+
+def _between(low: _Point, high: _Point, tokens: int) -> Reading:
+    """On the line through two points, by the logarithm of tokens and seconds."""
+    span = math.log(high.tokens / low.tokens) if high.tokens > low.tokens else 0.0
+    share = min(1.0, max(0.0, math.log(tokens / low.tokens) / span)) if span else 1.0
+    seconds = math.exp((1 - share) * math.log(low.seconds) + share * math.log(high.seconds))
+    waited = (1 - share) * low.waited_s / low.seconds + share * high.waited_s / high.seconds
+    return Reading(seconds, waited * seconds, False)
+
+
+def _apart(one: float, other: float) -> float:
+    return abs(math.log((one + 32) / (other + 32)))
+
+
+def _power(number: float) -> int:
+    return round(number).bit_length()
+
+
+@dataclass(slots=True)
+class _Model:
+    """The last steps of one model by one plan."""
+
+    jitted: bool
+    regions: dict[_Region, deque[StepSeen]] = field(default_factory=dict["_Region", "deque[StepSeen]"])
+
+
+class StepTimes:
+    """Of all models. Any thread adds and reads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._models: dict[tuple[PayloadId, PlanName], _Model] = {}
+
+    def add(self, model: PayloadId, step: StepSeen, *, jitted: bool = False) -> None:
+        """One more step. When other code computes from now on, what was measured before counts no more."""
+        region = step.generations > 1, _power(step.tokens), _power(step.positions)
+        with self._lock:
+            found = self._models.pop((model, step.plan), None)
+            if found is None or found.jitted != jitted:
+                found = _Model(jitted)
+            self._models[model, step.plan] = found  # the last that computed is last
+            if len(self._models) > limits.models_timed_max:
+                del self._models[next(iter(self._models))]
+            found.regions.setdefault(region, deque(maxlen=_kept)).append(step)
+
+    def curve(self, model: PayloadId, plan: PlanName) -> Curve:
+        """What is known of the steps of a model by a plan, perhaps nothing."""
+        with self._lock:
+            found = self._models.get((model, plan))
+            regions = [] if found is None else [(key[0], list(steps)) for key, steps in found.regions.items()]
+        return Curve(tuple(_point(several, steps) for several, steps in regions))
+
+
+def _point(several: bool, steps: list[StepSeen]) -> _Point:
+    return _Point(
+        several,
+        sum(step.tokens for step in steps) / len(steps),
+        sum(step.positions for step in steps) / len(steps),
+        max(1e-9, _usual(step.seconds for step in steps)),
+        _usual(step.waited_s for step in steps),
+    )
+
+
+def _usual(values: Iterable[float]) -> float:
+    """The mean without the odd ones at either end."""
+    ordered = sorted(values)
+    cut = len(ordered) // _odd_share
+    kept = ordered[cut : len(ordered) - cut]
+    return sum(kept) / len(kept)

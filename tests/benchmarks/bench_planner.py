@@ -1,0 +1,154 @@
+"""The planner: what it says before a request against what the request gives, on one node and with experts elsewhere.
+
+Back of the envelope. A step takes what it took lately, give or take a tenth on a machine that does nothing else; the
+experts elsewhere cost a token one call in each layer, whose time is measured with each call. A prompt's steps are of
+sizes that were not all seen before: between two that were, by the line through them. So the rate should be off by a
+tenth or so, the time to the first token by more. A target of a quarter, in the median, is what a choice between plans
+needs: they differ by factors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import aiohttp
+from benched_node import node_up
+from harness import SMOKE, Page, percentile
+from reference_models import Reference, reference
+
+from forked import Nursery
+from swarm_nodes import Swarm, SwarmNode, everything, nothing, part_of_checkpoint
+
+MODEL = "smoke" if SMOKE else "tiny"
+SHAPES: Final = ((8, 12), (24, 8)) if SMOKE else ((16, 64), (60, 24), (200, 48), (700, 32), (30, 120))
+WARM: Final = ((16, 24), (200, 24)) * (1 if SMOKE else 2)  # before anything is predicted: once after each change
+ROUNDS = 1 if SMOKE else 3
+TRIPS = (0.0, 0.01) if SMOKE else (0.0, 0.01, 0.05)
+TARGET = "≤ 25 % in the median"
+BOUND = (__doc__ or "").partition("\n\n")[2].strip()
+
+
+@dataclass
+class Off:
+    """How far predictions were off, as shares of what came."""
+
+    rate: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+
+    def add(self, predicted: dict[str, Any], first: float, rest: float, tokens: int) -> None:
+        """One answer."""
+        rate = (tokens - 1) / rest
+        self.rate.append(abs(predicted["tokens_per_s"] / rate - 1))
+        self.first.append(abs(predicted["first_token_s"] / first - 1))
+        self.whole.append(abs(predicted["seconds"] / (first + rest) - 1))
+
+    def said(self) -> str:
+        """Medians."""
+        rate, first, whole = (percentile(each, 0.5) for each in (self.rate, self.first, self.whole))
+        return f"whole answer {whole:.1%}, tokens/s {rate:.1%}, first token {first:.1%} ({len(self.rate)} answers)"
+
+
+@dataclass
+class Bench:
+    """One model, and prompts that no two requests share."""
+
+    page: Page
+    model: Reference
+    total: Off = field(default_factory=Off)
+    seeds: Iterator[int] = field(default_factory=lambda: iter(range(1 << 30)))
+
+    @property
+    def name(self) -> str:
+        """By which nodes serve it."""
+        return self.model.model("fp32")
+
+    def measure(self, url: str, plan: str, what: str, rounds: int = ROUNDS) -> None:
+        """Predict, ask, compare; a line of the page."""
+        for prompt, answer in WARM:
+            self.asked(url, prompt, answer)
+        off, unknown = Off(), 0
+        for _ in range(rounds):
+            for prompt, answer in SHAPES:
+                said = planned(url, self.name, prompt, answer)
+                predicted = next(each for each in said["predictions"] if each["plan"] == plan)
+                assert said["chosen"] == plan, said["said"]
+                first, rest = self.asked(url, prompt, answer)
+                if predicted["seconds"] is None:
+                    unknown += 1
+                    continue
+                off.add(predicted, first, rest, answer)
+                self.total.add(predicted, first, rest, answer)
+        more = f"; {unknown} not predicted: not measured" if unknown else ""
+        self.page.row(what, off.said() + more, TARGET)
+
+    def asked(self, url: str, prompt: int, answer: int) -> tuple[float, float]:
+        """Seconds until the first token of an answer, and from there to the last."""
+        return asyncio.run(answered(url, self.name, self.model.prompt(prompt, next(self.seeds)), answer))
+
+
+def planned(url: str, model: str, prompt: int, answer: int) -> Any:
+    """What the node says of a request."""
+    query = f"/network/plan?model={model}&prompt_tokens={prompt}&tokens={answer}"
+    with urllib.request.urlopen(url + query, timeout=30) as said:
+        return json.load(said)
+
+
+async def answered(url: str, model: str, prompt: list[int], answer: int) -> tuple[float, float]:
+    """See `Bench.asked`."""
+    body = {"model": model, "prompt": prompt, "max_tokens": answer, "temperature": 0, "ignore_eos": True}
+    body |= {"stream": True, "return_token_ids": True}
+    times: list[float] = []
+    count = 0
+    async with aiohttp.ClientSession(url) as session:
+        began = time.perf_counter()
+        async with session.post("/v1/completions", json=body) as response:
+            assert response.status == 200, await response.text()
+            async for line in response.content:
+                if line.startswith(b"data: {"):
+                    new = sum(len(each.get("token_ids") or []) for each in json.loads(line[6:])["choices"])
+                    if new:
+                        times.append(time.perf_counter())
+                        count += new
+    assert count == answer
+    return times[0] - began, times[-1] - times[0]
+
+
+def main() -> None:
+    bench = Bench(Page("planner", "The planner", BOUND), reference(MODEL, ("fp32",)))
+    folder, name = bench.model.folder / "fp32", bench.name
+    with tempfile.TemporaryDirectory() as scratch, Nursery() as nursery:
+        root = Path(scratch)
+        part_of_checkpoint(root / "gateway", folder, name, nothing, True)
+        part_of_checkpoint(root / "expert", folder, name, everything, False)
+        with node_up(bench.model.data_dir, BLYAN_COMPUTE__THREADS="1") as whole:
+            bench.measure(whole.url, "local", f"{MODEL}, everything here")
+        gateway, expert = SwarmNode(root / "gateway", nursery), SwarmNode(root / "expert", nursery)
+        with Swarm(gateway, [expert]) as swarm:
+            for round_trip in TRIPS:
+                swarm.proxies[0].delay(round_trip)
+                where = f"round trip {round_trip * 1e3:.0f} ms" if round_trip else "loopback"
+                rounds = 1 if round_trip > 0.02 else ROUNDS  # a token takes four of them
+                bench.measure(gateway.url, "dynamic", f"{MODEL}, all experts on another node, {where}", rounds)
+            error = planned(gateway.url, name, 16, 16)["error"]
+    bench.page.row("all together", bench.total.said(), TARGET)
+    own = f"tokens/s {error['tokens_per_s']:.1%}, first token {error['first_token_s']:.1%}"
+    bench.page.row("by the node's own count, warm-up included", f"{own} ({error['answers']} answers)")
+    if not SMOKE:
+        assert percentile(bench.total.whole, 0.5) <= 0.25, "predictions are off by a quarter at most, in the median"
+    bench.page.write()
+
+
+if __name__ == "__main__":
+    main()

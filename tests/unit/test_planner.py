@@ -1,0 +1,226 @@
+"""What each plan should give, from what was measured; which one is taken; how far predictions were off."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blyan.inference.partition import Stage, StagePlan
+from blyan.inference.planner import (
+    CallTimes,
+    Correction,
+    Decision,
+    Delegate,
+    Prediction,
+    Shape,
+    Situation,
+    Spread,
+    choose,
+    plans,
+    predict,
+)
+from blyan.inference.planner_error import Came, PlannerError
+from blyan.inference.step_times import Curve, StepSeen, StepTimes
+from blyan.model.stepping import PlanName
+from blyan.primitives.ids import PayloadId, PublicKey
+
+MODEL = PayloadId("a" * 64)
+NEAR, FAR = PublicKey("1" * 64), PublicKey("2" * 64)
+SHAPE = Shape(prompt=64, answer=101)
+
+
+def curve(token_s: float, prompt_s: float, waited: float = 0.0) -> Curve:
+    """Steps of one token, and of 64."""
+    times = StepTimes()
+    times.add(MODEL, StepSeen("local", token_s, waited, 1, 1, 100))
+    times.add(MODEL, StepSeen("local", prompt_s, waited, 1, 64, 0))
+    return times.curve(MODEL, "local")
+
+
+def alone(**more: object) -> Situation:
+    """All here, ten milliseconds a token."""
+    return Situation(
+        **{"experts_per_token": 2, "missing": 0, "nobody": 0, "local": curve(0.01, 0.1), "dynamic": Curve()} | more
+    )  # type: ignore[arg-type]
+
+
+def parted(call_s: float, **more: object) -> Situation:
+    """Half of the experts on another node, two layers, four milliseconds of each step are this node's own."""
+    call = CallTimes(NEAR, call_s, 0.0, call_s)
+    given = {"missing": 8, "local": Curve(), "dynamic": curve(0.01, 0.1, 0.006), "callees": (call,)}
+    given |= {"spreads": (Spread(2, ((0, 1.0),)),), "offered": frozenset({"dynamic"})}
+    return alone(**given | more)
+
+
+def one(found: tuple[Prediction, ...], plan: PlanName) -> Prediction:
+    return found[plans.index(plan)]
+
+
+def test_local_takes_the_steps_of_its_prompt_and_then_one_for_each_token() -> None:
+    found = one(predict(alone(), SHAPE), "local")
+    assert (found.tokens_per_s, found.first_token_s) == (pytest.approx(100), pytest.approx(0.1))
+    assert found.seconds(101) == pytest.approx(0.1 + 100 * 0.01)
+    assert found.not_measured == found.assumed == ()
+
+
+def test_a_long_prompt_takes_several_steps() -> None:
+    found = one(predict(alone(), Shape(640, 11, chunk=64)), "local")
+    assert found.first_token_s == pytest.approx(1.0)
+
+
+def test_what_was_not_measured_is_named_and_has_no_numbers() -> None:
+    found = one(predict(alone(local=Curve()), SHAPE), "local")
+    assert (found.possible, found.tokens_per_s, found.first_token_s) == (True, None, None)
+    assert found.not_measured == ("steps of 64 tokens",)
+    beside = one(predict(alone(), Shape(64, 10, beside=2)), "local")
+    assert beside.not_measured == ("steps of 66 tokens of 3 generations",)
+
+
+def test_a_prompt_longer_than_any_measured_is_predicted_and_said_to_be() -> None:
+    found = one(predict(alone(), Shape(512, 10)), "local")
+    assert found.first_token_s == pytest.approx(0.8)
+    assert found.assumed == ("steps of 512 tokens take as long a token as smaller ones",)
+
+
+def test_dynamic_waits_in_each_layer_for_the_slowest_node_that_is_asked() -> None:
+    both = (CallTimes(NEAR, 0.001, 0.0, 0.001), CallTimes(FAR, 0.02, 0.0, 0.02))
+    near = one(predict(parted(0.02), SHAPE), "dynamic")
+    assert near.tokens_per_s == pytest.approx(1 / (0.004 + 2 * 0.02))
+    slowest = parted(0, callees=both, spreads=(Spread(2, ((0, 1.0), (1, 1.0))),))
+    assert one(predict(slowest, SHAPE), "dynamic").tokens_per_s == pytest.approx(near.tokens_per_s)
+    seldom = parted(0, callees=both, spreads=(Spread(2, ((0, 1.0), (1, 0.25))),))
+    chance = 1 - 0.75**2
+    expected = 0.004 + 2 * (0.02 * chance + 0.001 * (1 - chance))
+    assert one(predict(seldom, SHAPE), "dynamic").tokens_per_s == pytest.approx(1 / expected)
+
+
+def test_what_steps_waited_counts_as_long_as_calls_take_what_they_took() -> None:
+    """Of prompts too, whose calls are rare; a node that has become slow is seen in its calls first."""
+    steps = StepTimes()
+    steps.add(MODEL, StepSeen("dynamic", 0.014, 0.01, 1, 1, 100))
+    steps.add(MODEL, StepSeen("dynamic", 0.5, 0.3, 1, 64, 0))
+    known = steps.curve(MODEL, "dynamic")
+    same = one(predict(parted(0.004, dynamic=known), SHAPE), "dynamic")
+    assert (same.tokens_per_s, same.first_token_s) == (pytest.approx(1 / 0.014), pytest.approx(0.5))
+    slow = one(predict(parted(0.05, dynamic=known), SHAPE), "dynamic")
+    assert slow.tokens_per_s == pytest.approx(1 / (0.004 + 2 * 0.05))
+    assert slow.first_token_s == pytest.approx(0.5 + 2 * 0.05 - 0.01)
+
+
+def test_calls_that_were_never_made_are_not_guessed() -> None:
+    unknown = parted(0, callees=(CallTimes(NEAR, None, None, None),))
+    assert one(predict(unknown, SHAPE), "dynamic").not_measured == (f"round trip to {'1' * 12}",)
+    pinged = one(predict(parted(0, callees=(CallTimes(NEAR, None, None, 0.02),)), SHAPE), "dynamic")
+    assert pinged.tokens_per_s == pytest.approx(1 / 0.044)
+    assert pinged.assumed == (f"calls of {'1' * 12} take a round trip",)
+    never = one(predict(parted(0.01, dynamic=Curve()), SHAPE), "dynamic")
+    assert never.not_measured == ("steps of 64 tokens with other nodes",)
+
+
+def test_experts_that_nobody_has_make_every_plan_impossible() -> None:
+    made = choose(parted(0.01, nobody=3), SHAPE)
+    assert (made.plan, [each.possible for each in made.predictions]) == (None, [False] * 4)
+    assert "3 experts are neither here nor at a node that answers" in made.said
+
+
+def test_local_is_said_to_be_faster_where_others_have_the_experts_too() -> None:
+    """At best two round trips a token, if nothing else took time."""
+    call = CallTimes(FAR, None, None, 0.02)
+    made = choose(alone(callees=(call,), spreads=(Spread(2, ((0, 1.0),)),)), SHAPE)
+    assert made.plan == "local"
+    assert made.said == "local: 100.0 tokens/s, 3.7 times as fast as dynamic"
+    assert made.of("dynamic").tokens_per_s == pytest.approx(1 / 0.04)
+    assert any("at most" in each for each in made.of("dynamic").assumed)
+
+
+def everything(**more: object) -> Situation:
+    """A node that has all plans to choose from."""
+    delegate = Delegate(FAR, curve(0.005, 0.05), 0.02)
+    stages = StagePlan(NEAR, (Stage(NEAR, 0, 1), Stage(FAR, 1, 2)), 0.02, 0.03)
+    return alone(**{"delegate": delegate, "stages": stages, "offered": frozenset(plans)} | more)
+
+
+def test_the_plan_with_the_shortest_answer_is_taken() -> None:
+    """A pipeline that reads fast for short answers, a delegate that writes fast for long ones."""
+    assert choose(everything(), Shape(64, 101)).plan == "static_delegate"
+    assert choose(everything(), Shape(64, 2)).plan == "pipeline"
+    assert choose(everything(offered=frozenset({"local"})), Shape(64, 101)).plan == "local"
+
+
+def test_a_delegate_pays_its_round_trip_and_what_it_fetches_once() -> None:
+    lacking = Delegate(FAR, curve(0.005, 0.05), 0.02, fetch_s=0.5, lacking=3)
+    found = one(predict(everything(delegate=lacking), SHAPE), "static_delegate")
+    assert (found.first_token_s, found.tokens_per_s) == (pytest.approx(0.57), pytest.approx(200))
+    unknown = Delegate(FAR, Curve(), None, fetch_s=None)
+    assert len(one(predict(everything(delegate=unknown), SHAPE), "static_delegate").not_measured) == 3
+
+
+def test_local_wins_ties() -> None:
+    same = everything(delegate=Delegate(FAR, curve(0.0098, 0.08), 0.0), stages=None)
+    assert choose(same, SHAPE).plan == "local"
+
+
+def test_a_plan_that_was_never_measured_is_tried_now_and_then() -> None:
+    unknown = everything(delegate=Delegate(FAR, Curve(), 0.02), stages=None)
+    assert [choose(unknown, SHAPE, (), lambda at=at: at).plan for at in (0.0, 0.04, 0.06, 0.9)] == [
+        "static_delegate",
+        "static_delegate",
+        "local",
+        "local",
+    ]
+    assert choose(unknown, SHAPE).plan == "local"
+    assert "not measured: static_delegate" in choose(unknown, SHAPE).said
+    nothing = choose(everything(local=Curve(), delegate=Delegate(FAR, Curve(), 0.02), stages=None), SHAPE)
+    assert (nothing.plan, nothing.tried) == ("local", True)
+
+
+seconds = st.floats(1e-5, 10)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(*[seconds] * 6), st.integers(1, 4_000), st.integers(1, 4_000))
+def test_what_is_taken_is_never_much_slower_than_anything_offered(
+    times: tuple[float, ...], prompt: int, answer: int
+) -> None:
+    delegate = Delegate(FAR, curve(times[2], times[3]), 0.01)
+    situation = everything(
+        local=curve(times[0], times[1]), delegate=delegate, stages=StagePlan(NEAR, (), times[4], times[5])
+    )
+    shape = Shape(prompt, answer)
+    made = choose(situation, shape)
+    assert made.plan is not None
+    taken = made.of(made.plan).seconds(answer)
+    least = min(each for plan in made.predictions if (each := plan.seconds(answer)) is not None)
+    assert taken is not None and least <= taken <= 1.0501 * least
+    assert all(math.isfinite(each.tokens_per_s) for each in made.predictions if each.tokens_per_s is not None)
+
+
+def noted(errors: PlannerError, rate: float, first: float) -> Decision:
+    """One more answer of so many tokens a second, predicted as the next would be."""
+    corrections = errors.corrections(MODEL)
+    made = choose(alone(), SHAPE, corrections)
+    errors.note(MODEL, made.of("local"), dict(corrections)["local"], Came(rate, first))
+    return made
+
+
+def test_errors_are_said_and_what_is_wrong_each_time_is_corrected() -> None:
+    """A node that gives 80 tokens a second where steps alone would give 100."""
+    errors = PlannerError()
+    for _ in range(3):
+        noted(errors, 80, 0.2)
+    assert errors.errors() == (3, pytest.approx(0.25), pytest.approx(0.5))
+    assert errors.correction(MODEL, "local") == Correction(pytest.approx(0.8), pytest.approx(2.0), 3)
+    made = noted(errors, 80, 0.2).of("local")
+    assert (made.tokens_per_s, made.first_token_s) == (pytest.approx(80), pytest.approx(0.2))
+    for _ in range(10):
+        noted(errors, 80, 0.2)
+    assert errors.errors("local").tokens_per_s == pytest.approx(0, abs=1e-9)
+    assert errors.errors("dynamic") == (0, None, None)
+    assert errors.correction(PayloadId("b" * 64), "local") == Correction()
+
+
+def test_nothing_is_noted_of_what_was_not_predicted() -> None:
+    errors = PlannerError()
+    errors.note(MODEL, Prediction("local", True, "here"), Correction(), Came(10, 0.1))
+    assert errors.errors() == (0, None, None)
