@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from blyan.network.link import Link, NoAnswer, frame_of
+from blyan.network.link import Link, frame_of
+from blyan.network.questions import NoAnswer
 from blyan.wire.framing import Message
 from relays import RelayNode, until
 

@@ -10,7 +10,8 @@ import pytest
 from blyan.network.dialling import Expected, relayed_url
 from blyan.network.handshake import Swarm
 from blyan.network.identity import client_context
-from blyan.network.link import Link, Refused
+from blyan.network.link import Link
+from blyan.network.questions import Refused
 from blyan.network.relay import accept_kind, offer_kind, open_kind, token_header, tunnel_path
 from blyan.primitives.errors import Denied, PeerFault
 from blyan.wire.framing import Message

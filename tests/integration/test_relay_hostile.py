@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from blyan.network.dialling import Expected, relayed_url
-from blyan.network.link import LinkLost
+from blyan.network.questions import LinkLost
 from blyan.primitives import limits
 from blyan.primitives.errors import PeerFault
 from relays import ChangingRelay, Impersonator, MisleadingRelay, RelayNode, relay_host, tensor, three

@@ -15,7 +15,7 @@ import pytest
 from blyan.model.manifest import BlockReference, read_manifest
 from blyan.network.dialling import blobs_url
 from blyan.network.identity import client_context
-from blyan.network.link import Refused
+from blyan.network.questions import Refused
 from blyan.node.catalogue import manifest_of
 from blyan.node.holdings import read_held
 from blyan.node.publish import publish

@@ -13,14 +13,14 @@ import torch
 from blyan.inference.executor import Executor, ExecutorOptions
 from blyan.inference.plan import Assignment, CallSpec, ExpertPlan
 from blyan.model.experts import ExpertCall
-from blyan.network.link import LinkLost, NoAnswer
 from blyan.network.measurements import Failure
+from blyan.network.questions import LinkLost, Question
 from blyan.network.thread import NetworkThread
 from blyan.primitives.clock import system_entropy, system_monotonic
 from blyan.primitives.errors import ExpertUnavailable
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.expert_call import answer_of, parse_batch
-from blyan.wire.framing import Message, WireTensor
+from blyan.wire.framing import WireTensor
 from swarm_nodes import wait_for
 from swarms import node
 
@@ -31,33 +31,40 @@ FIRST, SECOND = node(1), node(2)
 class FakeLink:
     """Answers with the rows it was given, after a while, or not at all."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, node: PublicKey, seconds: float) -> None:
+        self.node, self.seconds = node, seconds
         self.asked = self.called_off = 0
         self.granted = 0.0  # seconds that it was given
 
-    async def request(
-        self, _kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor], *, seconds: float
-    ) -> Message:
+    @property
+    def peer(self) -> FakeLink:
+        return self
+
+    async def ask(
+        self, _kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor], *, patience: float
+    ) -> Question:
+        assert patience > 0
         self.asked += 1
         if self.seconds < 0:
             raise LinkLost("gone")
-        self.granted = seconds
-        try:
-            await asyncio.sleep(min(self.seconds, seconds))
-        except asyncio.CancelledError:
-            self.called_off += 1
-            raise
-        if self.seconds > seconds:
-            raise NoAnswer("late")
-        return answer_of(parse_batch(fields), tensors[0], tensors[0].data)
+        batch = parse_batch(fields)
+        self.granted = batch.milliseconds / 1000
+        question = Question(self.asked, self.node)
+        answer = answer_of(batch, tensors[0], tensors[0].data)
+        asyncio.get_running_loop().call_later(self.seconds, question.settle, answer)
+        return question
+
+    def forget(self, question: Question) -> None:
+        self.called_off += not question.is_settled
 
 
 class FakeNodes:
     """Two nodes, of which the first that is left is asked."""
 
     def __init__(self, **seconds: float) -> None:
-        self.links = {name: FakeLink(each) for name, each in ((FIRST, seconds["first"]), (SECOND, seconds["second"]))}
+        self.links = {
+            name: FakeLink(name, each) for name, each in ((FIRST, seconds["first"]), (SECOND, seconds["second"]))
+        }
         self.waiting = 0
         self.budget = True
         self.outrun_s: dict[PublicKey, float] = {}

@@ -179,7 +179,7 @@ def test_calls_are_of_use_until_the_last_of_those_who_wait_for_them_waits_no_mor
     """One with little time left does not cut short the others of its step."""
     config = small_config()
     others = Others(RandomWeights(config), frozenset())
-    stepper = NetworkStepper(RandomWeights(config), config, pages(config, torch.float32), others)
+    stepper = NetworkStepper(RandomWeights(config), config, pages(config, torch.float32), others, system_monotonic)
     first, second, _ = runs_of(config)
     stepper.step([first._replace(patience=Patience(5.0)), second._replace(patience=Patience(7.0))])
     assert set(others.until) == {7.0}
@@ -197,7 +197,7 @@ def test_calls_for_which_nobody_waits_any_more_are_called_off() -> None:
 
     config, patiences = small_config(), (Patience(), Patience())
     others = Silent(RandomWeights(config), frozenset())
-    stepper = NetworkStepper(RandomWeights(config), config, pages(config, torch.float32), others)
+    stepper = NetworkStepper(RandomWeights(config), config, pages(config, torch.float32), others, system_monotonic)
     runs = [run._replace(patience=each) for run, each in zip(runs_of(config), patiences, strict=False)]
     assert all(isinstance(each, RunFault) for each in stepper.step(runs))
     assert others.given.cancelled()

@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from blyan.network.link import Link, LinkLost, Refused, frame_of
+from blyan.network.link import Link, frame_of
+from blyan.network.questions import LinkLost, Refused
 from blyan.network.streams import Outlet, Streaming
 from blyan.primitives import limits
 from blyan.primitives.errors import Busy
@@ -185,11 +186,13 @@ async def test_too_many_streams_are_refused_and_not_queued(monkeypatch: pytest.M
     async with linked(Giver()) as (asker, other):
         for number in (1, 2, 3):
             await asker._socket.send_bytes(frame_of({"kind": "count", "id": number, "credit": 1}))
-        asker._number = 3
-        refused = asker._waiting[3] = asyncio.get_running_loop().create_future()
+        asker._questions.number(), asker._questions.number()
+        refused = asker._questions.ask("")
         asker._streams.asked(1), asker._streams.asked(2)
-        answer = await asyncio.wait_for(refused, 5)
-        assert answer.fields["fault"]["code"] == "busy"
+        assert await refused.settled(5)
+        with pytest.raises(Refused) as reason:
+            refused.answer()
+        assert reason.value.said == "busy"
         assert other.open
 
 

@@ -26,8 +26,9 @@ from blyan.inference.reader import Reader
 from blyan.inference.session import Event, Failed, GenerationRequest, answer_tokens_max, eos_of, reader_of
 from blyan.model.choosing import Step
 from blyan.model.loading import LoadedModel
-from blyan.network.link import Link, LinkLost, NoAnswer, Refused
+from blyan.network.link import Link
 from blyan.network.measurements import Failure
+from blyan.network.questions import LinkLost, NoAnswer, Refused
 from blyan.network.streams import Inlet
 from blyan.network.thread import NetworkThread
 from blyan.primitives import limits

@@ -11,21 +11,19 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import aiohttp
 
+from blyan.network.questions import LinkLost, Question, Questions, refusal
 from blyan.network.streams import Inlet, Streaming, Streams, refuse
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault, InternalError, MalformedMessage, PeerFault
-from blyan.wire.fields import as_dict
-from blyan.wire.framing import Codec, Message, WireTensor, decode, encode
+from blyan.wire.framing import Message, WireTensor, decode, encode
 from blyan.wire.peer import Summary
 
 _log = logging.getLogger(__name__)
-_code_chars_max: Final = 64
-_message_chars_max: Final = 400
 
 
 class Socket(Protocol):
@@ -42,23 +40,6 @@ class Socket(Protocol):
     async def close(self) -> bool:
         """End it."""
         ...
-
-
-class Refused(PeerFault):
-    """The peer answered that it does not: with a code of ours and its words."""
-
-    def __init__(self, peer: str, code: str, message: str, detail: Mapping[str, Any]) -> None:
-        super().__init__(f"peer {peer[:12]}: {message}", detail={"peer": peer, "code": code})
-        self.said = code
-        self.about = detail  # as it came: nothing in it is checked
-
-
-class LinkLost(PeerFault):
-    """The link ended before the answer came."""
-
-
-class NoAnswer(PeerFault):
-    """The answer did not come in time."""
 
 
 Handler: TypeAlias = Callable[["Link", Message], Awaitable[Message]]
@@ -86,8 +67,7 @@ class Link:
         self._socket = socket
         self._handlers = handlers
         self._monotonic = monotonic
-        self._number = 0
-        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._questions = Questions()
         self._answering: dict[asyncio.Task[None], int] = {}  # → the number of its request
         self._leaving: set[asyncio.Task[None]] = set()  # that tell the peer what is not wanted any more
         self._bytes = 0  # of the requests that are being answered
@@ -100,39 +80,44 @@ class Link:
         """Whether it may be asked."""
         return not self.closed.is_set()
 
+    async def ask(
+        self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = (), *, patience: float
+    ) -> Question:
+        """Ask, and wait at most `patience` seconds for the frame to leave. To be given back by `forget`.
+
+        `LinkLost` if it cannot be sent.
+        """
+        if not self.open or not self._questions.room:
+            raise LinkLost(f"peer {self.peer.node[:12]}: expected a link with room, found none")
+        question = self._questions.ask(self.peer.node)
+        try:
+            frame = frame_of({**fields, "kind": kind, "id": question.number}, tensors)
+            async with asyncio.timeout(patience):
+                await self._send(frame)
+        except TimeoutError:
+            pass  # it lies in a buffer, and may go out yet
+        except BaseException:
+            self.forget(question)
+            raise
+        return question
+
+    def forget(self, question: Question) -> None:
+        """Nobody waits for the answer any more; one that did not come yet need not be made."""
+        self._questions.forget(question)
+        if not question.is_settled:
+            self._call_off(question.number)
+
     async def request(
-        self,
-        kind: str,
-        fields: Mapping[str, Any],
-        tensors: Sequence[WireTensor] = (),
-        *,
-        seconds: float,
-        codec: Codec = "raw",
+        self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = (), *, seconds: float
     ) -> Message:
         """The answer; `Refused`, `LinkLost` or `NoAnswer` say why there is none."""
-        if not self.open or len(self._waiting) >= limits.link_waiting_max:
-            raise LinkLost(f"peer {self.peer.node[:12]}: expected a link with room, found none")
-        self._number += 1
-        number = self._number
-        frame = frame_of({**fields, "kind": kind, "id": number}, tensors, codec)
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
+        until = self._monotonic() + seconds
+        question = await self.ask(kind, fields, tensors, patience=seconds)
         try:
-            async with asyncio.timeout(seconds):
-                await self._send(frame)
-                message = await answer
-        except asyncio.CancelledError:
-            self._call_off(number)
-            raise
-        except TimeoutError:
-            self._call_off(number)
-            raise NoAnswer(f"peer {self.peer.node[:12]}: expected an answer in {seconds:.3g} s, found none") from None
+            await question.settled(until - self._monotonic())
+            return question.answer()
         finally:
-            self._waiting.pop(number, None)
-        fault = message.fields.get("fault")
-        if fault is not None:
-            raise self._refusal(fault)
-        return message
+            self.forget(question)
 
     @asynccontextmanager
     async def stream(
@@ -141,8 +126,7 @@ class Link:
         """The pieces of an answer; leaving the context tells the peer to stop. Faults are those of `request`."""
         if not self.open or not self._streams.room:
             raise LinkLost(f"peer {self.peer.node[:12]}: expected a link with room, found none")
-        self._number += 1
-        number = self._number
+        number = self._questions.number()
         frame = frame_of({**fields, "kind": kind, "id": number, "credit": limits.stream_credit_max}, tensors)
         inlet = self._streams.asked(number)
         try:
@@ -168,10 +152,7 @@ class Link:
             _log.warning("peer %s: link ended: %s", self.peer.node[:12], reason.message)
         finally:
             self.closed.set()
-            for answer in self._waiting.values():
-                if not answer.done():
-                    answer.set_exception(LinkLost(f"peer {self.peer.node[:12]}: expected an answer, found it {why}"))
-            self._waiting.clear()
+            self._questions.end(LinkLost(f"peer {self.peer.node[:12]}: expected an answer, found it {why}"))
             self._streams.end(LinkLost(f"peer {self.peer.node[:12]}: expected more of a stream, found it {why}"))
             for task in [*self._answering, *self._leaving]:
                 task.cancel()
@@ -217,19 +198,12 @@ class Link:
                 for task in [task for task, number in self._answering.items() if number == about]:
                     task.cancel()  # nobody waits for it; one that was answered meanwhile, or never made, is no matter
         elif type(answered) is int:
-            self._take_answer(answered, message, size)
+            fault = message.fields.get("fault")
+            refused = None if fault is None else refusal(self.peer.node, fault)
+            if not self._streams.take(answered, message, size, refused):
+                self._questions.take(answered, message)
         else:
             self._take_request(message, size)
-
-    def _take_answer(self, answered: int, message: Message, size: int) -> None:
-        fault = message.fields.get("fault")
-        if self._streams.take(answered, message, size, None if fault is None else self._refusal(fault)):
-            return
-        answer = self._waiting.get(answered)
-        if answer is not None and not answer.done():  # else it came too late for whoever waited
-            answer.set_result(message)
-        elif answered > self._number:
-            raise MalformedMessage(f"answer: expected to one of {self._number} requests, found to {answered}")
 
     def _take_request(self, message: Message, size: int) -> None:
         number, kind = message.fields.get("id"), message.fields.get("kind")
@@ -254,32 +228,33 @@ class Link:
         self._bytes -= size
 
     async def _answer(self, number: int, handler: Handler | None, kind: str, message: Message) -> None:
-        try:
-            if handler is None:
-                raise PeerFault(f"request: expected one of {', '.join(self._handlers)}, found {kind[:40]!r}")
-            made = await handler(self, message)
-            frame = frame_of({**made.fields, "re": number}, made.tensors)
-        except Fault as reason:
-            said = {"code": reason.code, "message": reason.message, "detail": dict(reason.detail)}
-            frame = frame_of({"re": number, "fault": said})
-        except Exception:  # noqa: BLE001 - task boundary: a mistake of ours is no reason to leave the peer waiting
-            _log.exception("answering %s of peer %s", kind[:40], self.peer.node[:12])
-            frame = frame_of({"re": number, "fault": {"code": InternalError.code, "message": "internal error"}})
+        frame = await _answer_frame(self, number, handler or self._unknown, kind, message)
         try:
             await self._send(frame)
         except LinkLost:
             await self.close()
 
-    def _refusal(self, fault: object) -> Refused:
-        said = as_dict(fault) or {}
-        code, message = str(said.get("code", ""))[:_code_chars_max], str(said.get("message", ""))[:_message_chars_max]
-        words = message if message.isprintable() else "a refusal without words"
-        return Refused(self.peer.node, code, words, as_dict(said.get("detail")) or {})
+    async def _unknown(self, _link: Link, message: Message) -> Message:
+        kind = str(message.fields.get("kind"))[:40]
+        raise PeerFault(f"request: expected one of {', '.join(self._handlers)}, found {kind!r}")
 
 
-def frame_of(fields: Mapping[str, Any], tensors: Sequence[WireTensor] = (), codec: Codec = "raw") -> bytes:
+async def _answer_frame(link: Link, number: int, handler: Handler, kind: str, message: Message) -> bytes:
+    """What a handler answers, or why it does not."""
+    try:
+        made = await handler(link, message)
+        return frame_of({**made.fields, "re": number}, made.tensors)
+    except Fault as reason:
+        said = {"code": reason.code, "message": reason.message, "detail": dict(reason.detail)}
+    except Exception:  # noqa: BLE001 - task boundary: a mistake of ours is no reason to leave the peer waiting
+        _log.exception("answering %s of peer %s", kind[:40], link.peer.node[:12])
+        said = {"code": InternalError.code, "message": "internal error"}
+    return frame_of({"re": number, "fault": said})
+
+
+def frame_of(fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()) -> bytes:
     """One frame. `MalformedMessage` if it would be longer than any may be."""
-    frame = b"".join(encode(Message(fields, tuple(tensors)), codec))
+    frame = b"".join(encode(Message(fields, tuple(tensors))))
     if len(frame) > limits.link_frame_bytes_max:
         raise MalformedMessage(f"frame: expected at most {limits.link_frame_bytes_max} bytes, found {len(frame)}")
     return frame

@@ -18,7 +18,8 @@ import aiohttp
 
 from blyan.network.dialling import relayed_url
 from blyan.network.identity import client_context
-from blyan.network.link import Handler, Link, LinkLost, Refused
+from blyan.network.link import Handler, Link
+from blyan.network.questions import LinkLost, Refused
 from blyan.network.relay import accept_kind, offer_kind, open_kind, token_header, tunnel_path
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic

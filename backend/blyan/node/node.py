@@ -88,11 +88,9 @@ class Node:
         self._kv_bytes = memory_limit() // 4 if kv_bytes is None else kv_bytes
         threads = config.compute.threads or torch.get_num_threads()
         self._steppers = SteppersInTurn(threads, sources.monotonic, cache_dir_from_environment())
-        self.peering = (
-            Peering(config, ground, sources.now, sources.monotonic, sources.entropy, self._steppers, self.expert_memory)
-            if config.network.listen
-            else None
-        )
+        chance = sources.now, sources.monotonic, sources.entropy
+        parts = self._steppers, self.expert_memory
+        self.peering = Peering(config, ground, *chance, *parts) if config.network.listen else None
         self.planning = Planning(self.peering, config.inference.rules, sources.monotonic, sources.draw)
         self.scheduler = Scheduler(
             Setting(self._kv_bytes, config.inference.rules, self._stepper),

@@ -73,7 +73,7 @@ class Elsewhere:
 
     def first_here(self, layer: int, expert: int) -> bool:
         """Whether an expert is computed here rather than asked for."""
-        return self.holds(layer, expert) and not (self.remote_first and self.peering.held_by_peers(self.manifest))
+        return self.holds(layer, expert) and not (self.remote_first and self.peering.links.any_holds(self.manifest))
 
     def begin(self, calls: Sequence[ExpertCall], until: float) -> Future[list[Tensor | Fault]]:
         """Ask other nodes, unless the plan is to do without them."""
@@ -199,13 +199,6 @@ class Peering:
         if hosted is None or layer is None or expert is None:
             return True
         return hosted.number(layer, expert) in hosted.here
-
-    def held_by_peers(self, manifest_id: PayloadId) -> bool:
-        """Whether a node that is linked says that it holds something of a model. From any thread."""
-        links = self.links
-        return any(
-            link.open and manifest_id in link.peer.holdings for each in list(links.open.values()) for link in list(each)
-        )
 
     def look_again(self, manifest_id: PayloadId) -> Hosted | None:
         """Blocks of a model have come or gone; None for one that is not offered."""

@@ -15,9 +15,11 @@ from blyan.network.items import Wanted
 from blyan.network.link import Link
 from blyan.network.sources import Source, SourceBook
 from blyan.node.holdings import Hosted
-from blyan.node.peering import Peering
+from blyan.node.peering import Peering, manifest_kind
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, NotFound
+from blyan.primitives.ids import PayloadId
+from blyan.storage.tile import index_of
 from blyan.wire.peer import Summary
 
 _log = logging.getLogger(__name__)
@@ -73,3 +75,21 @@ class SwarmBlobs:
             return None
         token = answer.fields.get("token")
         return token if isinstance(token, str) and token.isalnum() and len(token) <= 128 else None
+
+
+async def fetch_manifest(peering: Peering, manifest_id: PayloadId) -> bytes:
+    """A manifest of a linked node that holds something of its model, verified by its id."""
+    why: Fault = NotFound(f"manifest {manifest_id}: expected a linked node that has it, found none")
+    for summary in linked_nodes(peering):
+        link = peering.links.link(summary.node)
+        if link is None or manifest_id not in summary.holdings:
+            continue
+        try:
+            answer = await link.request(manifest_kind, {"manifest": manifest_id}, seconds=ask_seconds)
+            raw = bytes(answer.tensors[0].data) if answer.tensors else b""
+            if len(raw) <= limits.manifest_bytes_max and index_of(raw).payload_id == manifest_id:
+                return raw
+            _log.warning("peer %s gave a manifest that is another one", summary.node[:12])
+        except Fault as reason:
+            why = reason
+    raise why

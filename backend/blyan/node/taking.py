@@ -19,14 +19,13 @@ from blyan.model.manifest import Manifest, parse_manifest
 from blyan.model.weights import ModelWeights
 from blyan.network.sources import SourceBook
 from blyan.node.holdings import HeldModel, Hosted, change_held, is_expert, read_held
-from blyan.node.peering import Peering, manifest_kind
+from blyan.node.peering import Peering
 from blyan.node.publish import is_wanted
-from blyan.node.swarm_blobs import SwarmBlobs, ask_seconds, linked_nodes
+from blyan.node.swarm_blobs import SwarmBlobs, fetch_manifest, linked_nodes
 from blyan.node.versions import OldVersions, is_whole, replaced, told_trunks
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, IntegrityFault, InvalidInput, NotFound, Unavailable
 from blyan.primitives.ids import PayloadId, PublicKey
-from blyan.storage.tile import index_of
 
 _log = logging.getLogger(__name__)
 _look_seconds: Final = 1.0
@@ -109,7 +108,7 @@ class Taking:
         try:
             raw = await asyncio.to_thread(store.read, manifest_id, bytes_max=limits.manifest_bytes_max)
         except (NotFound, IntegrityFault):
-            raw = await self._manifest(manifest_id)
+            raw = await fetch_manifest(self.peering, manifest_id)
         try:
             manifest = parse_manifest(raw)
             await asyncio.to_thread(store.put, [raw], expected=manifest_id)
@@ -123,22 +122,6 @@ class Taking:
             await asyncio.to_thread(change_held, folder, manifest_id, new)
         weights = ModelWeights(manifest, store, self.peering.memory)
         return await asyncio.to_thread(self.peering.host_model, manifest_id, manifest, weights)
-
-    async def _manifest(self, manifest_id: PayloadId) -> bytes:
-        why: Fault = NotFound(f"manifest {manifest_id}: expected a linked node that has it, found none")
-        for summary in linked_nodes(self.peering):
-            link = self.peering.links.link(summary.node)
-            if link is None or manifest_id not in summary.holdings:
-                continue
-            try:
-                answer = await link.request(manifest_kind, {"manifest": manifest_id}, seconds=ask_seconds)
-                raw = bytes(answer.tensors[0].data) if answer.tensors else b""
-                if len(raw) <= limits.manifest_bytes_max and index_of(raw).payload_id == manifest_id:
-                    return raw
-                _log.warning("peer %s gave a manifest that is another one", summary.node[:12])
-            except Fault as reason:
-                why = reason
-        raise why
 
     async def _place(self) -> None:
         """Give up and fetch what helps the swarm most, as much as fits; in batches that are said as they come."""
