@@ -203,3 +203,16 @@ async def test_the_port_of_a_callers_end_takes_few_connections() -> None:
                 writer.close()
         with pytest.raises(OSError, match=r"refused|Connect call failed"):
             await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_one_caller_leaves_room_for_others_at_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens all the tunnels that he may have to it keeps nobody else out."""
+    monkeypatch.setattr(limits, "relay_tunnels_caller_max", 2)
+    monkeypatch.setattr(limits, "relay_tunnels_node_max", 6)
+    async with three() as (relay, node, greedy), RelayNode() as other:
+        link = await greedy.dial(relay.url)
+        for _ in range(2):
+            await link.request(open_kind, {"node": node.key}, seconds=5)
+        with pytest.raises(Refused, match="expected at most 2 tunnels of one caller"):
+            await link.request(open_kind, {"node": node.key}, seconds=5)
+        assert (await other.call(relay, node)).open

@@ -48,7 +48,7 @@ def node_url(options: argparse.Namespace) -> str:
         raise UsageMistake(f"--node: expected an http URL, found {named!r}")
     url = named or (lock_holder(options.data_dir) or {}).get("url")
     if not url:
-        raise PeerFault(f"node of {options.data_dir}: expected one that runs, found none", hint="blyan up")
+        raise PeerFault(f"node of {options.data_dir}: expected one that runs, found none", hint="blyan serve")
     return str(url).rstrip("/")
 
 

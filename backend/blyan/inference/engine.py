@@ -174,8 +174,8 @@ class Engine:
         """
         if self._offered is not None:
             make, self._offered = self._offered, None
-            self.stepper.close()
-            self.stepper = make()
+            before, self.stepper = self.stepper, make()
+            before.close()  # who asks other nodes does so without a moment in which nobody does
             self.jitted = True
         results = self.stepper.step([run for _, run in runs], ready)
         failed: dict[int, Fault] = {}

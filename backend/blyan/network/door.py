@@ -11,6 +11,7 @@ import base64
 import binascii
 import logging
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias, cast
 
@@ -79,11 +80,11 @@ class PeerDoor:
         self._tokens: dict[str, Link] = {}
         self._monotonic, self._entropy = monotonic, entropy
         self._routes = dict(routes or {})
-        self._challenges: dict[str, float] = {}  # nonce → until when, in order
+        self._challenges: dict[str, tuple[float, str]] = {}  # nonce → until when, and whose address, in order
         self._links: set[Link] = set()
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
-        self._proven: set[web.RequestHandler] = set()  # connections, for the first seconds of each
+        self._unproven: set[web.RequestHandler] = set()  # connections, for the first seconds of each
         self.refused = 0  # callers that proved nothing
 
     async def listen(self, host: str, port: int) -> int:
@@ -128,20 +129,21 @@ class PeerDoor:
         """A connection, which ends unless its caller proves something in the seconds of a handshake."""
         assert self._runner is not None and self._runner.server is not None, "it listens"
         made = self._runner.server()
+        self._unproven.add(made)
         asyncio.get_running_loop().call_later(limits.link_handshake_seconds_max, self._let_go, made)
         return made
 
     def _let_go(self, connection: web.RequestHandler) -> None:
-        if connection in self._proven:
-            self._proven.discard(connection)  # it is never looked at again
-        elif connection.transport is not None:
-            connection.transport.abort()
+        if connection in self._unproven:
+            self._unproven.discard(connection)
+            if connection.transport is not None:
+                connection.transport.abort()
 
     def _passed(self, route: Route) -> Route:
         """A route that asks for proofs of its own, at once."""
 
         async def passed(request: web.Request) -> web.StreamResponse:
-            self._proven.add(request.protocol)
+            self._unproven.discard(request.protocol)
             return await route(request)
 
         return passed
@@ -150,14 +152,15 @@ class PeerDoor:
         ours = self._identity
         return Challenge(ours.key.public, ours.boot, nonce, ours.certificate_hash)
 
-    async def _challenge(self, _request: web.Request) -> web.StreamResponse:
+    async def _challenge(self, request: web.Request) -> web.StreamResponse:
         now = self._monotonic()
-        while self._challenges and (
-            len(self._challenges) >= _challenges_max or next(iter(self._challenges.values())) < now
-        ):
+        while self._challenges and next(iter(self._challenges.values()))[0] < now:
             del self._challenges[next(iter(self._challenges))]
+        if len(self._challenges) >= _challenges_max:  # whoever asks for most loses his oldest, nobody else's
+            most, _ = Counter(address for _, address in self._challenges.values()).most_common(1)[0]
+            del self._challenges[next(nonce for nonce, (_, address) in self._challenges.items() if address == most)]
         nonce = self._entropy(nonce_bytes).hex()
-        self._challenges[nonce] = now + limits.link_handshake_seconds_max
+        self._challenges[nonce] = (now + limits.link_handshake_seconds_max, request.remote or "")
         made = self._challenge_of(nonce)
         return web.json_response(made.fields())
 
@@ -174,7 +177,7 @@ class PeerDoor:
             self.refused += 1
             _log.info("a caller of the peer port was turned away: %s", reason.message)
             raise _Silence from None
-        self._proven.add(request.protocol)
+        self._unproven.discard(request.protocol)
         ws = web.WebSocketResponse(max_msg_size=limits.link_frame_bytes_max, compress=False, autoclose=True)
         await ws.prepare(request)
         _send_at_once(request.transport)
@@ -204,7 +207,7 @@ class PeerDoor:
         if link is None or not link.open:
             self.refused += 1
             raise _Silence
-        self._proven.add(request.protocol)
+        self._unproven.discard(request.protocol)
         try:
             if not self._gives(payload_id(request.match_info["payload_id"])):
                 raise NotFound("blob: expected one of a model that is offered, found another")
@@ -227,8 +230,8 @@ class PeerDoor:
         if shown is None:
             raise Denied("peer: expected proofs, found none")
         answered = str(shown.get("challenge"))
-        until = self._challenges.pop(answered, None)
-        if until is None or until < self._monotonic():
+        until, _ = self._challenges.pop(answered, (0.0, ""))
+        if until < self._monotonic():
             raise Denied("peer: expected an answer to a challenge of ours, found none")
         return self._challenge_of(answered), parse_caller(shown), shown
 

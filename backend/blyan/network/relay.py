@@ -128,6 +128,10 @@ class RelayHost:
             if sum(who in tunnel.nodes for tunnel in self._tunnels) >= limits.relay_tunnels_node_max:
                 most = limits.relay_tunnels_node_max
                 raise QueueFull(f"relay: expected at most {most} tunnels of node {who[:12]}, found one more")
+        both = sum(tunnel.nodes == (caller, node) for tunnel in self._tunnels)
+        if both >= limits.relay_tunnels_caller_max:  # others want to reach that node too
+            most = limits.relay_tunnels_caller_max
+            raise QueueFull(f"relay: expected at most {most} tunnels of one caller to a node, found one more")
         tokens = (self._entropy(token_bytes).hex(), self._entropy(token_bytes).hex())
         until = now + limits.relay_join_seconds_max
         tunnel = _Tunnel((caller, node), tokens, until, TokenBucket(self._tunnel_rate, now), now)

@@ -71,11 +71,17 @@ def _of_this_node(state: SwarmState) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "blyan_peer_port_refused_total", "Callers of the peer port that proved nothing.", value=state.turned_away
     )
+    tunnels = GaugeMetricFamily("blyan_tunnels", "Ways through relays.", labels=("side",))
+    tunnels.add_metric(("end",), state.tunnels)
+    tunnels.add_metric(("relay",), state.relayed)
+    yield tunnels
+    yield CounterMetricFamily("blyan_relayed_bytes_total", "Carried between others.", value=state.relayed_bytes)
     host = state.host
     yield GaugeMetricFamily("blyan_hosted_calls_waiting", "Peers' expert messages under way.", value=state.under_way)
     messages = CounterMetricFamily("blyan_hosted_calls_total", "Peers' expert messages.", labels=("outcome",))
     messages.add_metric(("answered",), host.messages)
     messages.add_metric(("refused",), host.refused)
+    messages.add_metric(("called_off",), host.called_off)
     yield messages
     yield GaugeMetricFamily("blyan_hosted_models_jitted", "Whose experts jitted code computes.", value=state.jitted)
     yield CounterMetricFamily("blyan_hosted_rows_total", "Rows computed for peers.", value=host.rows)

@@ -115,7 +115,7 @@ class Peering:
     port: int = 0  # that was taken
     _thread: NetworkThread = field(init=False)
     _door: PeerDoor = field(init=False)
-    _reach: Reach = field(init=False)
+    reach: Reach = field(init=False)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _running: Future[None] | None = None
     hosted: dict[PayloadId, HostedModel] = field(default_factory=dict[PayloadId, HostedModel])
@@ -140,7 +140,7 @@ class Peering:
             lambda: self._thread.run(self.links.tell()),
             lambda model: self.ask(lambda: self.registry.drop(model)),
         )
-        self._reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
+        self.reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
@@ -151,7 +151,7 @@ class Peering:
             gives=self.holdings.gives,
             monotonic=self.monotonic,
             entropy=self.entropy,
-            routes=self._reach.routes,
+            routes=self.reach.routes,
         )
 
     def draw(self) -> float:
@@ -263,9 +263,9 @@ class Peering:
         await self._stack.enter_async_context(self.links.dialler)
         self.port = await self._door.listen(*address)
         self._stack.push_async_callback(self._door.close)
-        await self._stack.enter_async_context(self._reach.opened(address[0], self.port))
+        await self._stack.enter_async_context(self.reach.opened(address[0], self.port))
         own = self.config.network.announce or (announced(address[0], self.port),)
-        self.summary.where = lambda: self._reach.urls if self.config.network.through_relays else own
+        self.summary.where = lambda: self.reach.urls if self.config.network.through_relays else own
         self.links.seek((url, None) for url, _ in self.config.network.joins if url)
         self.links.seek(read_peers(self.config.data_dir))
         _log.info("peers reach this node at %s", ", ".join(self.summary.urls))
@@ -274,7 +274,7 @@ class Peering:
         remembering = partial(remember_peers, self.config.data_dir, lambda: linked_peers(self.links, self.monotonic()))
         async with asyncio.TaskGroup() as group:
             group.create_task(kept("links", self.links.run))
-            group.create_task(kept("relays and discovery", self._reach.run))
+            group.create_task(kept("relays and discovery", self.reach.run))
             group.create_task(kept("addresses of peers", remembering))
 
     async def _shut(self) -> None:

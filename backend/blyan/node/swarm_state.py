@@ -73,6 +73,9 @@ class SwarmState:
     asked: ExecutorCounters
     turned_away: int  # callers of the peer port
     jitted: int  # models whose experts are computed for peers by jitted code
+    tunnels: int  # through relays, that end here
+    relayed: int  # tunnels between others, through this node
+    relayed_bytes: int  # since the start
     known: int  # nodes, of which `peers` are those shown
     linked: int
     peers: tuple[PeerState, ...]
@@ -87,7 +90,7 @@ def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_sho
     others = [summary for summary in links.table.live(now) if summary.node != own.node]
     rows = {each.node: peering.registry.measurements.of(each.node).rows for each in others}
     others.sort(key=lambda each: (links.link(each.node) is None, -rows[each.node], each.node))
-    total = sum(rows.values())
+    total, relay = sum(rows.values()), peering.reach.host
     return SwarmState(
         own,
         peering.host.queue,
@@ -95,6 +98,9 @@ def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_sho
         replace(peering.executor.counters),
         peering.turned_away,
         sum(each.jitted for each in list(peering.hosted.values())),
+        peering.reach.tunnels.count,
+        0 if relay is None else relay.tunnels,
+        0 if relay is None else relay.carried_bytes,
         len(others),
         sum(links.link(each.node) is not None for each in others),
         tuple(_peer(peering, each, total, now, reasons) for each in others[:most]),

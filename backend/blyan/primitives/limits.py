@@ -204,6 +204,7 @@ old_version_seconds: Final = summary_seconds_max  # without anybody who answers 
 relay_nodes_max: Final = 256  # that one relay makes reachable
 relay_tunnels_max: Final = 1_024  # of one relay, those whose ends have not come yet included
 relay_tunnels_node_max: Final = 64  # at either end of which one node is; a link takes two while it is made
+relay_tunnels_caller_max: Final = 16  # from one node to another
 relay_join_seconds_max: Final = 10.0  # until both ends have come
 relay_idle_seconds_max: Final = 120.0
 relay_frame_bytes_max: Final = 128 * KIB
@@ -287,7 +288,7 @@ assert expert_calls_max <= message_tensors_max
 assert 4 * generation_tokens_max < stream_request_bytes_max <= link_stream_bytes_max < link_frame_bytes_max
 assert 12 * generation_chunk_experts_max + 168 * generation_chunk_steps_max < stream_piece_bytes_max
 assert generations_led_peer_max <= link_streams_max
-assert 2 * links_node_max <= relay_tunnels_node_max < relay_tunnels_max
+assert 2 * links_node_max <= relay_tunnels_caller_max < relay_tunnels_node_max < relay_tunnels_max
 assert relay_frame_bytes_max < relay_tunnel_bytes_per_second <= relay_bytes_per_second
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max
 assert 3 * (checkpoint_bytes_max + 6 * log_tile_width * 70) + joint_bytes_max < archive_header_bytes_max // 2
