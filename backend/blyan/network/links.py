@@ -28,6 +28,7 @@ from blyan.wire.peer import Summary, parse_summary
 _log = logging.getLogger(__name__)
 _look_seconds: Final = 0.5  # between two looks at who is to be dialled
 _gossip_seconds: Final = 2.0
+_rare_seconds: Final = 10.0  # while news comes another way too
 _partners: Final = 3  # with whom all that is known is compared, each time
 _ping_seconds: Final = 1.0
 _ping_late_seconds: Final = 4.0  # a link that answers no ping for so long is cut
@@ -54,6 +55,26 @@ class Watcher(Protocol):
 
 
 @dataclass(slots=True, eq=False)
+class GossipPace:
+    """How often all is told: rarely while news comes another way too."""
+
+    rare: bool = False
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def turn(self, rare: bool) -> None:
+        """When the other way ends all is told at once, and as often as before."""
+        self.rare = rare
+        if not rare:
+            self._hurry.set()
+
+    async def rest(self, factor: float) -> None:
+        """Until it is time to tell."""
+        async with _or_nothing(factor * (_rare_seconds if self.rare else _gossip_seconds)):
+            await self._hurry.wait()
+        self._hurry.clear()
+
+
+@dataclass(slots=True, eq=False)
 class Links:
     """All links of this process. `run` until it is cancelled."""
 
@@ -65,6 +86,7 @@ class Links:
     draw: Callable[[], float]
     wanted: Callable[[Summary], bool] = lambda _: True  # whether a link to a node is of use
     open: dict[PublicKey, list[Link]] = field(default_factory=dict[PublicKey, "list[Link]"])
+    pace: GossipPace = field(default_factory=GossipPace)
     _targets: Targets = field(default_factory=Targets)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"])
 
@@ -114,6 +136,15 @@ class Links:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def told(self, summary: Summary, age: float) -> None:
+        """Somebody passed on what another node signed, so many seconds ago as far as is known."""
+        if summary.node == self.dialler.identity.key.public or summary.swarm != self.dialler.swarm.tag:
+            return
+        self.table.offer(summary, self.monotonic(), age)
+        for link in self.open.get(summary.node, ()):
+            if link.peer.boot == summary.boot and link.peer.sequence < summary.sequence:
+                link.peer = summary
 
     async def tell(self) -> None:
         """Say our summary to all linked nodes now, and hear from a few what else is known."""
@@ -194,7 +225,7 @@ class Links:
 
     async def _gossiping(self) -> None:
         while True:
-            await asyncio.sleep(_gossip_seconds * (0.75 + 0.5 * self.draw()))
+            await self.pace.rest(0.75 + 0.5 * self.draw())
             await self.tell()
 
     async def _exchange(self, link: Link, *, full: bool = True) -> None:
@@ -240,10 +271,8 @@ class Links:
 
     def _passed_on(self, known: object) -> None:
         """What a node has heard of others."""
-        ours = self.dialler.identity.key.public
         for summary, age in _with_ages(known):
-            if summary.node != ours and summary.swarm == self.dialler.swarm.tag:
-                self.table.offer(summary, self.monotonic(), age)
+            self.told(summary, age)
 
 
 def _with_ages(known: object) -> list[tuple[Summary, float]]:

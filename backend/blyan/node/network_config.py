@@ -34,6 +34,7 @@ class NetworkConfig:
     relay: bool = False  # make nodes reachable that have no port of their own: their bytes go through here
     through_relays: bool = False  # this node's peer port cannot be reached: the nodes that it joins make it reachable
     mdns: bool = False  # announce the peer port on the local network, and try who is announced there
+    redis: str = ""  # by which nodes of the swarm hear of each other, gossip being rare then; empty: by gossip alone
     fetch_rate: str = ""  # bytes a second at which blocks are fetched, such as 50MiB; empty: without limit
 
     def __post_init__(self) -> None:
@@ -54,6 +55,8 @@ class NetworkConfig:
             raise InvalidInput("network: expected fewer addresses to join or announce, found more")
         for url in self.announce:
             want_url(url, "network.announce", "wss")
+        if self.redis and urlsplit(self.redis).scheme not in ("redis", "rediss", "unix"):
+            raise InvalidInput("network.redis: expected redis://, rediss:// or unix://, found something else")
         _ = self.address, self.joins, self.memory_bytes, self.fetch_bytes  # which refuse what does not fit
 
     @property

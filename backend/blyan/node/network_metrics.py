@@ -51,6 +51,14 @@ def _of_this_node(state: SwarmState) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "blyan_peer_port_refused_total", "Callers of the peer port that proved nothing.", value=state.turned_away
     )
+    if state.redis is not None:
+        counts = state.redis.counters
+        yield GaugeMetricFamily("blyan_redis_news_up", "Whether news of nodes comes by Redis.", value=state.redis.up)
+        entries = CounterMetricFamily("blyan_redis_summaries_total", "Summaries in Redis.", labels=("outcome",))
+        entries.add_metric(("sent",), counts.sent)
+        entries.add_metric(("read",), counts.read)
+        entries.add_metric(("refused",), counts.refused)
+        yield entries
     host = state.host
     yield GaugeMetricFamily("blyan_hosted_calls_waiting", "Peers' expert messages under way.", value=state.under_way)
     messages = CounterMetricFamily("blyan_hosted_calls_total", "Peers' expert messages.", labels=("outcome",))

@@ -34,6 +34,7 @@ from blyan.network.identity import Identity, make_identity
 from blyan.network.link import Handler, Link
 from blyan.network.links import Links
 from blyan.network.reach import Reach, ReachOptions
+from blyan.network.redis_gossip import RedisGossip
 from blyan.network.thread import NetworkThread, kept
 from blyan.node.config import NodeConfig
 from blyan.node.holdings import HeldModel, Holdings, Hosted, read_held
@@ -48,6 +49,7 @@ from blyan.primitives.errors import ExpertUnavailable, Fault, NotFound, Unavaila
 from blyan.primitives.ids import PayloadId
 from blyan.storage import tensor_block
 from blyan.storage.blob_store import BlobStore
+from blyan.storage.redis_link import RedisLink
 from blyan.wire import expert_call
 from blyan.wire.framing import Message, WireTensor
 
@@ -102,6 +104,7 @@ class Peering:
     executor: Executor = field(init=False)
     host: ExpertHost = field(init=False)
     summary: OwnSummary = field(init=False)
+    redis: RedisGossip | None = field(init=False)  # None where it is not configured
     port: int = 0  # that was taken
     _thread: NetworkThread = field(init=False)
     _door: PeerDoor = field(init=False)
@@ -124,9 +127,10 @@ class Peering:
         dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
         self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
         handlers.update(self.links.handlers)
+        self.redis = _redis_gossip(network.redis, swarm.tag, self)
         self._reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
-        self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
+        self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, partial(_number, self.holdings))
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
         self.executor = Executor(self._thread, self.roster, self.monotonic, self.entropy, options)
         self._door = PeerDoor(
@@ -270,24 +274,37 @@ class Peering:
             group.create_task(kept("links", self.links.run))
             group.create_task(kept("relays and discovery", self._reach.run))
             group.create_task(kept("addresses of peers", remembering))
+            if self.redis is not None:
+                group.create_task(kept("news by Redis", self.redis.run))
 
     async def _shut(self) -> None:
         if self._running is not None:
             await asyncio.gather(asyncio.wrap_future(self._running), return_exceptions=True)
         await self._stack.aclose()
 
-    def _number(self, manifest_id: PayloadId, layer: int, expert: int) -> tuple[int, int] | None:
-        hosted = self.holdings.find(manifest_id)
-        number = None if hosted is None else hosted.number(layer, expert)
-        if hosted is None or number is None:
-            return None
-        return number, hosted.manifest.parts[expert_part(layer, expert)].length
+
+def _number(holdings: Holdings, manifest_id: PayloadId, layer: int, expert: int) -> tuple[int, int] | None:
+    """Number and bytes of a routed expert of a model that was looked at."""
+    hosted = holdings.find(manifest_id)
+    number = None if hosted is None else hosted.number(layer, expert)
+    if hosted is None or number is None:
+        return None
+    return number, hosted.manifest.parts[expert_part(layer, expert)].length
 
 
 def _reach_options(network: NetworkConfig) -> ReachOptions:
     """How a node is reached beside its address; relays are those that it joins."""
     relays = tuple(url for url, _ in network.joins if url and network.through_relays)
     return ReachOptions(network.relay, relays, network.looks_around)
+
+
+def _redis_gossip(url: str, swarm: str, peering: Peering) -> RedisGossip | None:
+    """The stream that the nodes of a swarm share, where one is configured."""
+    if not url:
+        return None
+    link = RedisLink(url, "network", "network.redis", limits.redis_look_seconds_max)
+    links = peering.links
+    return RedisGossip(link, swarm, peering.summary, links.told, links.pace.turn, peering.monotonic, peering.draw)
 
 
 def _manifest_giver(holdings: Holdings, store: BlobStore) -> Handler:
