@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from blyan.inference import expert_demand
 from blyan.inference.executor import Executor, ExecutorOptions
 from blyan.inference.expert_host import ExpertHost, HostedModel
 from blyan.inference.registry import Registry
@@ -37,6 +38,7 @@ from blyan.network.reach import Reach, ReachOptions
 from blyan.network.redis_gossip import RedisGossip
 from blyan.network.thread import NetworkThread, kept
 from blyan.node.config import NodeConfig
+from blyan.node.demand import Demands
 from blyan.node.holdings import HeldModel, Holdings, Hosted, read_held
 from blyan.node.network_config import NetworkConfig
 from blyan.node.own_summary import OwnSummary
@@ -104,6 +106,7 @@ class Peering:
     executor: Executor = field(init=False)
     host: ExpertHost = field(init=False)
     summary: OwnSummary = field(init=False)
+    demand: Demands = field(init=False)
     redis: RedisGossip | None = field(init=False)  # None where it is not configured
     port: int = 0  # that was taken
     _thread: NetworkThread = field(init=False)
@@ -127,6 +130,8 @@ class Peering:
         dialler = Dialler(self.identity, swarm, handlers, self.monotonic, self.entropy)
         self.links = Links(dialler, table, self.summary, self.registry, self.monotonic, self.draw)
         handlers.update(self.links.handlers)
+        self.demand = _demands(self)
+        handlers[expert_demand.kind] = self.demand.answer
         self.redis = _redis_gossip(network.redis, swarm.tag, self)
         self._reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
@@ -274,8 +279,8 @@ class Peering:
             group.create_task(kept("links", self.links.run))
             group.create_task(kept("relays and discovery", self._reach.run))
             group.create_task(kept("addresses of peers", remembering))
-            if self.redis is not None:
-                group.create_task(kept("news by Redis", self.redis.run))
+            for what, work in _wanted_work(self):
+                group.create_task(kept(what, work))
 
     async def _shut(self) -> None:
         if self._running is not None:
@@ -296,6 +301,20 @@ def _reach_options(network: NetworkConfig) -> ReachOptions:
     """How a node is reached beside its address; relays are those that it joins."""
     relays = tuple(url for url, _ in network.joins if url and network.through_relays)
     return ReachOptions(network.relay, relays, network.looks_around)
+
+
+def _demands(peering: Peering) -> Demands:
+    budget = peering.config.network.memory_bytes
+    links, memory = lambda: peering.links, peering.memory
+    return Demands(peering.holdings, peering.host, links, peering.monotonic, peering.draw, budget, memory)
+
+
+def _wanted_work(peering: Peering) -> Iterator[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+    """What runs as the configuration says."""
+    if "expert" in peering.config.network.roles:
+        yield "use of experts", peering.demand.run
+    if peering.redis is not None:
+        yield "news by Redis", peering.redis.run
 
 
 def _redis_gossip(url: str, swarm: str, peering: Peering) -> RedisGossip | None:
