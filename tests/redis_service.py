@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from blyan.storage.redis_link import RedisLink
 from services import missing
 
 
@@ -76,6 +77,11 @@ def started_redis() -> RedisServer:
     except FileNotFoundError:
         missing("Redis (apt: redis-server)")
         raise
+
+
+def accounts_link(url: str) -> RedisLink:
+    """A connection as the accounts of a node make it."""
+    return RedisLink(url, "accounts", "accounts.redis_url")
 
 
 @pytest.fixture(scope="session")

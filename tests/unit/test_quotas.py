@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.auth.quotas import Charge, MemoryQuotas, Quotas, subject, wait_us
-from blyan.auth.redis_link import RedisLink
 from blyan.auth.redis_quotas import RedisQuotas
 from blyan.primitives.errors import Unavailable
-from redis_service import started_redis
+from redis_service import accounts_link, started_redis
 
 
 class Clock:
@@ -41,7 +40,7 @@ async def quotas(request: pytest.FixtureRequest) -> AsyncIterator[Quotas]:
     if request.param == "memory":
         yield MemoryQuotas(Clock())
     else:
-        found = RedisQuotas(RedisLink(request.getfixturevalue("redis_url")), Nobody(), Clock())
+        found = RedisQuotas(accounts_link(request.getfixturevalue("redis_url")), Nobody(), Clock())
         yield found
         await found.close()
 
@@ -131,7 +130,10 @@ def test_redis_decides_as_the_plain_rule(redis_server, requests: list[tuple[int,
 
     async def compare() -> None:
         redis_server.say("FLUSHALL")
-        shared, plain = RedisQuotas(RedisLink(redis_server.url), Nobody(), Clock()), MemoryQuotas(Clock())
+        shared, plain = (
+            RedisQuotas(accounts_link(redis_server.url), Nobody(), Clock()),
+            MemoryQuotas(Clock()),
+        )
         for cost, per_minute in requests:
             charge = [one(cost, per_minute)]
             here, there = await plain.take(charge), await shared.take(charge)
@@ -144,7 +146,7 @@ def test_redis_decides_as_the_plain_rule(redis_server, requests: list[tuple[int,
 
 async def test_each_node_counts_alone_while_redis_is_gone() -> None:
     server, clock = started_redis(), Clock()
-    quotas = RedisQuotas(RedisLink(server.url), MemoryQuotas(clock), clock)
+    quotas = RedisQuotas(accounts_link(server.url), MemoryQuotas(clock), clock)
     try:
         assert await quotas.take([one(3)]) == 0.0
         server.kill()
@@ -170,7 +172,7 @@ async def test_a_redis_that_says_nothing_is_unavailable_in_time(monkeypatch: pyt
 
     monkeypatch.setattr(limits, "redis_seconds_max", 0.2)
     server = started_redis()
-    link = RedisLink(server.url)
+    link = accounts_link(server.url)
     try:
         server.send_signal(signal.SIGSTOP)
         with pytest.raises(Unavailable, match=r"Redis: expected an answer in 0\.2 s"):

@@ -10,7 +10,6 @@ import pytest
 
 from blyan.auth.nonces import SignIn
 from blyan.auth.origin import parse_origin
-from blyan.auth.redis_link import RedisLink
 from blyan.auth.redis_store import RedisStore
 from blyan.auth.sessions import Session, SessionLimits
 from blyan.auth.sign_in import Begun, Door, SignInStore
@@ -19,6 +18,7 @@ from blyan.auth.tokens import digest_of, new_secret
 from blyan.primitives import limits
 from blyan.primitives.clock import system_entropy
 from blyan.primitives.errors import IntegrityFault, InvalidInput, Overloaded, Unauthenticated, Unavailable
+from redis_service import accounts_link
 from wallets import new_key, sign
 
 ORIGIN = parse_origin("https://chat.example.org", "origin")
@@ -51,7 +51,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) ->
         yield found
         await found.close()
     else:
-        link = RedisLink(request.getfixturevalue("redis_url"))
+        link = accounts_link(request.getfixturevalue("redis_url"))
         yield RedisStore(link)
         await link.close()
 
@@ -315,7 +315,7 @@ async def test_a_file_that_refuses_rows_is_unavailable(reopened: Callable[[], Sq
 
 @pytest.mark.parametrize("row", ["no JSON", "{}", "[]", "[1]"])
 async def test_what_another_version_wrote_is_an_integrity_fault(redis_url: str, row: str) -> None:
-    link = RedisLink(redis_url)
+    link = accounts_link(redis_url)
     store = RedisStore(link)
     session = Session("a" * 64, "who", KEY.address, 1, NOW, NOW + 600, NOW + 3_600)
     await store.put_session(session, NOW)

@@ -18,7 +18,7 @@ from blyan.inference.plan import CallSpec, ExpertPlan
 from blyan.model.manifest import read_manifest
 from blyan.node.catalogue import no_such_model
 from blyan.node.node import Node
-from blyan.node.swarm_state import ModelState, PeerState, SwarmState, plan_now, swarm_state
+from blyan.node.swarm_state import ModelState, PeerState, StreamState, SwarmState, plan_now, swarm_state
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, NotFound
 from blyan.primitives.ids import PayloadId
@@ -34,6 +34,7 @@ _alone: Mapping[str, Any] = {
     "peers": [],
     "models": [],
     "unreached": [],
+    "redis": None,
 }
 
 
@@ -54,6 +55,7 @@ async def nodes(request: web.Request) -> web.Response:
             "peers": [_peer(each, names, open_to) for each in state.peers],
             "models": [_model(each, names) for each in state.models],
             "unreached": [{"url": url, "why": why} for url, why in state.unreached] if open_to else [],
+            "redis": _redis(state.redis),
         }
     )
 
@@ -131,6 +133,20 @@ async def _planned(node: Node, manifest: PayloadId) -> tuple[list[CallSpec], Exp
     config = read_manifest(node.ground.store, manifest).config
     calls = [CallSpec(layer, expert, 1) for layer in config.moe_layers for expert in range(config.experts)]
     return calls, ExpertPlan("local", tuple(range(len(calls))), (), ((),) * len(calls), {}, ())
+
+
+def _redis(stream: StreamState | None) -> dict[str, Any] | None:
+    """The Redis by which nodes hear of each other; while it is not up, gossip alone is how."""
+    if stream is None:
+        return None
+    counts = stream.counters
+    return {
+        "up": stream.up,
+        "why_not": stream.why_not,
+        "sent": counts.sent,
+        "read": counts.read,
+        "refused": counts.refused,
+    }
 
 
 def _names(node: Node) -> dict[PayloadId, str]:

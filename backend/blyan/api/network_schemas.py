@@ -68,6 +68,7 @@ _model: Final[dict[str, Schema]] = {
     "missing": listing(listing(_count, 2, 2), 0, limits.missing_shown_max),
 }
 _unreached: Final[dict[str, Schema]] = {"url": text(1), "why": text(1)}
+_redis: Final[dict[str, Schema]] = {"up": flag, "why_not": text(), "sent": _count, "read": _count, "refused": _count}
 _nodes: Final[dict[str, Schema]] = {
     "swarm": optional(text(16, 16)),
     "self": optional(fields(_own, required=tuple(_own))),
@@ -76,6 +77,7 @@ _nodes: Final[dict[str, Schema]] = {
     "peers": listing(fields(_peer, required=tuple(_peer)), 0, limits.nodes_shown_max),
     "models": listing(fields(_model, required=tuple(_model))),
     "unreached": listing(fields(_unreached, required=tuple(_unreached)), 0, limits.peers_max),
+    "redis": optional(fields(_redis, required=tuple(_redis))),
 }
 nodes: Final = fields(_nodes, required=tuple(_nodes))
 _planned: Final[dict[str, Schema]] = {

@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import Final
 
 from blyan.auth.quotas import Charge, Quotas
-from blyan.auth.redis_link import RedisLink
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Unavailable
+from blyan.storage.redis_link import RedisLink
 
 _log = logging.getLogger(__name__)
 _pause_seconds: Final = 5.0  # for which a Redis that did not answer is not asked again

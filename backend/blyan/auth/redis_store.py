@@ -13,10 +13,10 @@ from typing import Any, Final, cast
 import orjson
 
 from blyan.auth.nonces import SignIn
-from blyan.auth.redis_link import RedisLink, prefix
 from blyan.auth.sessions import Session
 from blyan.primitives import limits
 from blyan.primitives.errors import IntegrityFault, Overloaded
+from blyan.storage.redis_link import RedisLink
 
 # The sign-ins under way stand in a sorted set by their end, so that they can be counted without a walk over all keys.
 _put_sign_in: Final = """
@@ -103,7 +103,7 @@ class RedisStore:
                 session.created_at,
                 limits.sessions_account_max,
                 session.digest,
-                prefix + _sessions,
+                self._link.prefix + _sessions,
                 longest,
             ],
         )
@@ -121,11 +121,11 @@ class RedisStore:
 
     async def end_session(self, digest: str) -> None:
         """As `sessions.Sessions` says."""
-        await self._link.run(_end_session, [_sessions + digest], [digest, prefix + _of_account])
+        await self._link.run(_end_session, [_sessions + digest], [digest, self._link.prefix + _of_account])
 
     async def end_sessions(self, account: str) -> None:
         """As `sessions.Sessions` says."""
-        await self._link.run(_end_sessions, [_of_account + account], [prefix + _sessions])
+        await self._link.run(_end_sessions, [_of_account + account], [self._link.prefix + _sessions])
 
 
 def _row(text: str, length: int) -> list[Any]:

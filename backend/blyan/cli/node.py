@@ -64,7 +64,7 @@ def _network(url: str) -> dict[str, Any] | None:
     own = as_dict(found.get("self"))
     if own is None:
         return None
-    said = {name: found.get(name) for name in ("swarm", "known", "linked", "models", "unreached")}
+    said = {name: found.get(name) for name in ("swarm", "known", "linked", "models", "unreached", "redis")}
     return {**said, "urls": own.get("urls"), "draining": own.get("draining"), "under_way": own.get("under_way")}
 
 
@@ -73,6 +73,7 @@ def _network_rows(network: dict[str, Any]) -> list[list[str]]:
         ["swarm", str(network["swarm"]) + (", draining" if network["draining"] else "")],
         ["peer port", " ".join(map(str, as_list(network["urls"]) or [])) or "for operators to see"],
         ["peers", f"{network['linked']} linked of {network['known']} known"],
+        ["news of nodes", node_swarm.way_of_news(network)],
     ]
     for each in map(as_dict, as_list(network["models"]) or []):
         if each is None:

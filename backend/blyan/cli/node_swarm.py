@@ -120,8 +120,17 @@ def _peers(options: argparse.Namespace, output: Output) -> int:
     text = table([head, *(_line(each) for each in peers)]) if peers else "no other node is known"
     for each in map(as_dict, as_list(found.get("unreached")) or []):
         output.note(f"{(each or {}).get('url')} is not reached: {(each or {}).get('why')}")
+    output.note(f"news of nodes: {way_of_news(found)}")
     output.data(found, text)
     return 0
+
+
+def way_of_news(network: dict[str, Any]) -> str:
+    """How a node hears of others now."""
+    redis = as_dict(network.get("redis"))
+    if redis is None:
+        return "by gossip"
+    return "by Redis, and gossip beside it" if redis.get("up") else f"by gossip, without Redis: {redis.get('why_not')}"
 
 
 def network_of(url: str, key_file: str | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from blyan.inference.chosen_experts import ChosenExperts
 from blyan.inference.fairness import read_weight, written_weight
@@ -24,6 +25,13 @@ from blyan.primitives.errors import Fault
 
 Offer: TypeAlias = Callable[[Callable[[], Stepper]], None]
 MakeStepper: TypeAlias = Callable[[LoadedModel, KVPages, Offer], Stepper]  # one at once; perhaps a better one later
+NotedExperts: TypeAlias = Callable[[LoadedModel, NDArray[np.int32]], None]  # [moe layers, n, top k] of one run
+
+
+def unnoted(_model: LoadedModel, _chosen: NDArray[np.int32]) -> None:
+    """Nobody is told which experts a run chose."""
+
+
 _pages_max: Final = 1 << 16  # two million positions: more would cost lists without end for a tiny model
 
 
@@ -42,10 +50,10 @@ def page_count(model: LoadedModel, kv_bytes: int) -> int:
 class Engine:
     """Sequences of one model. `kv_bytes` bounds keys and values, which take memory as they are first written."""
 
-    def __init__(self, model: LoadedModel, kv_bytes: int, make_stepper: MakeStepper) -> None:
+    def __init__(self, model: LoadedModel, kv_bytes: int, make_stepper: MakeStepper, noted: NotedExperts) -> None:
         config = model.manifest.config
         self.model = model
-        self.kv_bytes = kv_bytes
+        self.kv_bytes, self._noted = kv_bytes, noted
         pages = page_count(model, kv_bytes)
         self.kv = KVPages(config, model.weights.embed().dtype, pages)
         self.pool = PagePool(pages)
@@ -213,6 +221,7 @@ class Engine:
         assert held is not None, "it runs"
         end = run.start + len(run.tokens)
         self._chosen.put(held.pages, run.start, result.chosen)
+        self._noted(self.model, result.chosen)
         if run.scored:
             sequence.scores.append(result.scores)
         if result.hidden is not None:

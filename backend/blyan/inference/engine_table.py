@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from blyan.inference.engine import Engine, MakeStepper, page_bytes, page_count
+from blyan.inference.engine import Engine, MakeStepper, NotedExperts, page_bytes, page_count, unnoted
 from blyan.inference.sequence import pages_for
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import page_positions
@@ -64,11 +64,12 @@ class EngineTable:
         models: Callable[[], int],
         make_stepper: MakeStepper,
         offers: Callable[[LoadedModel], bool] = lambda _: True,
+        noted: NotedExperts = unnoted,
     ) -> None:
         self._kv_bytes = kv_bytes
         self._models = models
         self._offers = offers
-        self._make = make_stepper
+        self._make, self._noted = make_stepper, noted
         self._reused = 0  # positions, by engines that are no more
         self._engines: dict[int, Engine] = {}  # by the identity of the weights, which the engine keeps alive
 
@@ -104,7 +105,7 @@ class EngineTable:
         least = max(least_pages(model), pages_for(positions + 1))
         if left < share and not (any(other.limit for other in self) and page_count(model, left) >= least):
             return None
-        made = self._engines[id(model.weights)] = Engine(model, min(left, share), self._make)
+        made = self._engines[id(model.weights)] = Engine(model, min(left, share), self._make, self._noted)
         made.limit = None if found is None else found.limit
         return made
 

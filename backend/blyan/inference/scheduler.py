@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from blyan.inference.batching import Batching, Counters, Unwatched, Watch
 from blyan.inference.delivery import Direct, Emit, Listener
-from blyan.inference.engine import MakeStepper
+from blyan.inference.engine import MakeStepper, NotedExperts, unnoted
 from blyan.inference.engine_table import EngineTable
 from blyan.inference.job import Job, attempted
 from blyan.inference.policy import Rules
@@ -55,6 +55,7 @@ class Setting:
     kv_bytes: int  # for keys and values of all models together
     rules: Rules
     make_stepper: MakeStepper
+    noted: NotedExperts = unnoted
 
 
 class Scheduler:
@@ -70,7 +71,7 @@ class Scheduler:
         watch: Watch | None = None,
         timed: Timed = untimed,
     ) -> None:
-        self.engines = EngineTable(setting.kv_bytes, models, setting.make_stepper, offers)
+        self.engines = EngineTable(setting.kv_bytes, models, setting.make_stepper, offers, setting.noted)
         self._batching = Batching(self.engines, setting.rules, monotonic, watch or Unwatched(), timed)
         self.drafts_max = setting.rules.drafts_max
         self._monotonic = monotonic

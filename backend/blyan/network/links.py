@@ -29,6 +29,7 @@ from blyan.wire.peer import Summary, parse_summary
 _log = logging.getLogger(__name__)
 _look_seconds: Final = 0.5  # between two looks at who is to be dialled
 _gossip_seconds: Final = 2.0
+_rare_seconds: Final = 10.0  # while news comes another way too
 _partners: Final = 3  # with whom all that is known is compared, each time
 _ping_seconds: Final = 1.0
 _ping_late_seconds: Final = 4.0  # a link that answers no ping for so long is cut
@@ -55,6 +56,26 @@ class Watcher(Protocol):
 
 
 @dataclass(slots=True, eq=False)
+class GossipPace:
+    """How often all is told: rarely while news comes another way too."""
+
+    rare: bool = False
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def turn(self, rare: bool) -> None:
+        """When the other way ends all is told at once, and as often as before."""
+        self.rare = rare
+        if not rare:
+            self._hurry.set()
+
+    async def rest(self, factor: float) -> None:
+        """Until it is time to tell."""
+        async with _or_nothing(factor * (_rare_seconds if self.rare else _gossip_seconds)):
+            await self._hurry.wait()
+        self._hurry.clear()
+
+
+@dataclass(slots=True, eq=False)
 class Links:
     """All links of this process. `run` until it is cancelled."""
 
@@ -66,13 +87,14 @@ class Links:
     draw: Callable[[], float]
     wanted: Callable[[Summary], bool] = lambda _: True  # whether a link to a node is of use
     open: dict[PublicKey, list[Link]] = field(default_factory=dict[PublicKey, "list[Link]"])
+    pace: GossipPace = field(default_factory=GossipPace)
     _targets: Targets = field(default_factory=Targets)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"])
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What links answer by themselves."""
-        return {"ping": self._pong, "gossip": self._gossiped}
+        return {"ping": _pong, "gossip": self._gossiped}
 
     def link(self, node: PublicKey) -> Link | None:
         """An open link to a node: the one that came last."""
@@ -80,9 +102,8 @@ class Links:
 
     def any_holds(self, manifest: PayloadId) -> bool:
         """Whether a node that is linked says that it holds something of a model. From any thread."""
-        return any(
-            link.open and manifest in link.peer.holdings for each in list(self.open.values()) for link in list(each)
-        )
+        links = [link for each in list(self.open.values()) for link in list(each)]
+        return any(link.open and manifest in link.peer.holdings for link in links)
 
     def why_not(self, url: str) -> str:
         """Why there is no link to an address that was given, empty if nothing is known."""
@@ -121,6 +142,15 @@ class Links:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def told(self, summary: Summary, age: float) -> None:
+        """Somebody passed on what another node signed, so many seconds ago as far as is known."""
+        if summary.node == self.dialler.identity.key.public or summary.swarm != self.dialler.swarm.tag:
+            return
+        self.table.offer(summary, self.monotonic(), age)
+        for link in self.open.get(summary.node, ()):
+            if link.peer.boot == summary.boot and link.peer.sequence < summary.sequence:
+                link.peer = summary
 
     async def tell(self) -> None:
         """Say our summary to all linked nodes now, and hear from a few what else is known."""
@@ -201,7 +231,7 @@ class Links:
 
     async def _gossiping(self) -> None:
         while True:
-            await asyncio.sleep(_gossip_seconds * (0.75 + 0.5 * self.draw()))
+            await self.pace.rest(0.75 + 0.5 * self.draw())
             await self.tell()
 
     async def _exchange(self, link: Link, *, full: bool = True) -> None:
@@ -219,9 +249,6 @@ class Links:
                 await link.request("gossip", {"known": known}, seconds=_ping_late_seconds)
         except (PeerFault, MalformedMessage) as reason:
             _log.debug("gossip with %s: %s", link.peer.node[:12], reason.message)
-
-    async def _pong(self, _link: Link, _message: Message) -> Message:
-        return Message({}, ())
 
     async def _gossiped(self, link: Link, message: Message) -> Message:
         self._from_itself(link, message.fields.get("summary"))
@@ -247,10 +274,12 @@ class Links:
 
     def _passed_on(self, known: object) -> None:
         """What a node has heard of others."""
-        ours = self.dialler.identity.key.public
         for summary, age in _with_ages(known):
-            if summary.node != ours and summary.swarm == self.dialler.swarm.tag:
-                self.table.offer(summary, self.monotonic(), age)
+            self.told(summary, age)
+
+
+async def _pong(_link: Link, _message: Message) -> Message:
+    return Message({}, ())
 
 
 def _with_ages(known: object) -> list[tuple[Summary, float]]:

@@ -107,11 +107,11 @@ def _shared(url: str, rows: SqliteStore, monotonic: Monotonic) -> tuple[SignInSt
     alone = MemoryQuotas(monotonic)
     if not url:
         return rows, alone
-    from blyan.auth.redis_link import RedisLink  # with the package that it needs
     from blyan.auth.redis_quotas import RedisQuotas
     from blyan.auth.redis_store import RedisStore
+    from blyan.storage.redis_link import RedisLink  # with the package that it needs
 
-    link = RedisLink(url)
+    link = RedisLink(url, "accounts", "accounts.redis_url")
     return RedisStore(link), RedisQuotas(link, alone, monotonic)
 
 

@@ -34,6 +34,8 @@ class NetworkConfig:
     relay: bool = False  # make nodes reachable that have no port of their own: their bytes go through here
     through_relays: bool = False  # this node's peer port cannot be reached: the nodes that it joins make it reachable
     mdns: bool = False  # announce the peer port on the local network, and try who is announced there
+    moves_per_hour: int = 12  # experts given up for others that are worth more; what keeps them from being lost is free
+    redis: str = ""  # by which nodes of the swarm hear of each other, gossip being rare then; empty: by gossip alone
     fetch_rate: str = ""  # bytes a second at which blocks are fetched, such as 50MiB; empty: without limit
 
     def __post_init__(self) -> None:
@@ -50,10 +52,15 @@ class NetworkConfig:
         if not 1 <= self.call_seconds <= limits.request_seconds_max:
             most = f"{limits.request_seconds_max:g}"
             raise InvalidInput(f"network.call_seconds: expected 1 to {most}, found {self.call_seconds}")
+        if not 0 <= self.moves_per_hour <= limits.moves_per_hour_max:
+            most = limits.moves_per_hour_max
+            raise InvalidInput(f"network.moves_per_hour: expected 0 to {most}, found {self.moves_per_hour}")
         if len(self.join) > limits.peers_max or len(self.announce) > limits.summary_urls_max:
             raise InvalidInput("network: expected fewer addresses to join or announce, found more")
         for url in self.announce:
             want_url(url, "network.announce", "wss")
+        if self.redis and urlsplit(self.redis).scheme not in ("redis", "rediss", "unix"):
+            raise InvalidInput("network.redis: expected redis://, rediss:// or unix://, found something else")
         _ = self.address, self.joins, self.memory_bytes, self.fetch_bytes  # which refuse what does not fit
 
     @property

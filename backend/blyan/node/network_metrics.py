@@ -76,6 +76,14 @@ def _of_this_node(state: SwarmState) -> Iterator[Metric]:
     tunnels.add_metric(("relay",), state.relayed)
     yield tunnels
     yield CounterMetricFamily("blyan_relayed_bytes_total", "Carried between others.", value=state.relayed_bytes)
+    if state.redis is not None:
+        counts = state.redis.counters
+        yield GaugeMetricFamily("blyan_redis_news_up", "Whether news of nodes comes by Redis.", value=state.redis.up)
+        entries = CounterMetricFamily("blyan_redis_summaries_total", "Summaries in Redis.", labels=("outcome",))
+        entries.add_metric(("sent",), counts.sent)
+        entries.add_metric(("read",), counts.read)
+        entries.add_metric(("refused",), counts.refused)
+        yield entries
     host = state.host
     yield GaugeMetricFamily("blyan_hosted_calls_waiting", "Peers' expert messages under way.", value=state.under_way)
     messages = CounterMetricFamily("blyan_hosted_calls_total", "Peers' expert messages.", labels=("outcome",))

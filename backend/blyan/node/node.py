@@ -11,8 +11,11 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from blyan.inference.engine import Offer
 from blyan.inference.engine_table import want_memory
@@ -93,7 +96,7 @@ class Node:
         self.peering = Peering(config, ground, *chance, *parts) if config.network.listen else None
         self.planning = Planning(self.peering, config.inference.rules, sources.monotonic, sources.draw)
         self.scheduler = Scheduler(
-            Setting(self._kv_bytes, config.inference.rules, self._stepper),
+            Setting(self._kv_bytes, config.inference.rules, self._stepper, partial(_noted, self)),
             sources.monotonic,
             models=lambda: len(self._loaded),
             offers=lambda model: self.models.get(model.name) is model,
@@ -267,3 +270,9 @@ class Node:
             verify_loaded(self.ground.folder, loaded, here, self._closing.is_set, self.sources.now)
         except Exception:  # noqa: BLE001 - task boundary: verification in the background must not end silently
             _log.exception("background verification stopped: %s", InternalError.code)
+
+
+def _noted(node: Node, model: LoadedModel, chosen: NDArray[np.int32]) -> None:
+    """Which experts a step chose, for whoever holds them."""
+    if node.peering is not None:
+        node.peering.demand.note(model.manifest_id, chosen)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from blyan.inference import expert_demand
 from blyan.inference.executor import Executor, ExecutorOptions
 from blyan.inference.expert_host import ExpertHost, HostedModel
 from blyan.inference.registry import Registry
@@ -34,8 +35,10 @@ from blyan.network.identity import Identity, make_identity
 from blyan.network.link import Handler, Link
 from blyan.network.links import Links
 from blyan.network.reach import Reach, ReachOptions
+from blyan.network.redis_gossip import RedisGossip
 from blyan.network.thread import NetworkThread, kept
 from blyan.node.config import NodeConfig
+from blyan.node.demand import Demands
 from blyan.node.holdings import HeldModel, Holdings, Hosted, read_held
 from blyan.node.leaving import Leaving
 from blyan.node.network_config import NetworkConfig
@@ -49,6 +52,7 @@ from blyan.primitives.errors import ExpertUnavailable, Fault, NotFound, Unavaila
 from blyan.primitives.ids import PayloadId
 from blyan.storage import tensor_block
 from blyan.storage.blob_store import BlobStore
+from blyan.storage.redis_link import RedisLink
 from blyan.wire import expert_call
 from blyan.wire.framing import Message, WireTensor
 
@@ -112,6 +116,8 @@ class Peering:
     host: ExpertHost = field(init=False)
     summary: OwnSummary = field(init=False)
     leaving: Leaving = field(init=False)
+    demand: Demands = field(init=False)
+    redis: RedisGossip | None = field(init=False)  # None where it is not configured
     port: int = 0  # that was taken
     _thread: NetworkThread = field(init=False)
     _door: PeerDoor = field(init=False)
@@ -140,9 +146,12 @@ class Peering:
             lambda: self._thread.run(self.links.tell()),
             lambda model: self.ask(lambda: self.registry.drop(model)),
         )
+        self.demand = _demands(self)
+        handlers[expert_demand.kind] = self.demand.answer
+        self.redis = _redis_gossip(network.redis, swarm.tag, self)
         self.reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
-        self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
+        self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, partial(_number, self.holdings))
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
         self.executor = Executor(self._thread, self.roster, self.monotonic, self.entropy, options)
         self._door = PeerDoor(
@@ -276,24 +285,51 @@ class Peering:
             group.create_task(kept("links", self.links.run))
             group.create_task(kept("relays and discovery", self.reach.run))
             group.create_task(kept("addresses of peers", remembering))
+            for what, work in _wanted_work(self):
+                group.create_task(kept(what, work))
 
     async def _shut(self) -> None:
         if self._running is not None:
             await asyncio.gather(asyncio.wrap_future(self._running), return_exceptions=True)
         await self._stack.aclose()
 
-    def _number(self, manifest_id: PayloadId, layer: int, expert: int) -> tuple[int, int] | None:
-        hosted = self.holdings.find(manifest_id)
-        number = None if hosted is None else hosted.number(layer, expert)
-        if hosted is None or number is None:
-            return None
-        return number, hosted.manifest.parts[expert_part(layer, expert)].length
+
+def _number(holdings: Holdings, manifest_id: PayloadId, layer: int, expert: int) -> tuple[int, int] | None:
+    """Number and bytes of a routed expert of a model that was looked at."""
+    hosted = holdings.find(manifest_id)
+    number = None if hosted is None else hosted.number(layer, expert)
+    if hosted is None or number is None:
+        return None
+    return number, hosted.manifest.parts[expert_part(layer, expert)].length
 
 
 def _reach_options(network: NetworkConfig) -> ReachOptions:
     """How a node is reached beside its address; relays are those that it joins."""
     relays = tuple(url for url, _ in network.joins if url and network.through_relays)
     return ReachOptions(network.relay, relays, network.looks_around)
+
+
+def _demands(peering: Peering) -> Demands:
+    budget = peering.config.network.memory_bytes
+    links, memory = lambda: peering.links, peering.memory
+    return Demands(peering.holdings, peering.host, links, peering.monotonic, peering.draw, budget, memory)
+
+
+def _wanted_work(peering: Peering) -> Iterator[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+    """What runs as the configuration says."""
+    if "expert" in peering.config.network.roles:
+        yield "use of experts", peering.demand.run
+    if peering.redis is not None:
+        yield "news by Redis", peering.redis.run
+
+
+def _redis_gossip(url: str, swarm: str, peering: Peering) -> RedisGossip | None:
+    """The stream that the nodes of a swarm share, where one is configured."""
+    if not url:
+        return None
+    link = RedisLink(url, "network", "network.redis", limits.redis_look_seconds_max)
+    links = peering.links
+    return RedisGossip(link, swarm, peering.summary, links.told, links.pace.turn, peering.monotonic, peering.draw)
 
 
 def _manifest_giver(holdings: Holdings, store: BlobStore) -> Handler:

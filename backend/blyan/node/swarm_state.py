@@ -20,6 +20,7 @@ from blyan.inference.reasons import Reason, explain
 from blyan.inference.registry import Standing
 from blyan.inference.snapshot import NodeView, Rank
 from blyan.network.measurements import Measured
+from blyan.network.redis_gossip import StreamCounters
 from blyan.node.holdings import Hosted
 from blyan.node.peering import Peering
 from blyan.primitives import limits
@@ -64,6 +65,15 @@ class ModelState:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamState:
+    """The Redis by which nodes hear of each other."""
+
+    up: bool  # it answers, and gossip is rare
+    why_not: str
+    counters: StreamCounters
+
+
+@dataclass(frozen=True, slots=True)
 class SwarmState:
     """All of it, as of a moment."""
 
@@ -81,12 +91,13 @@ class SwarmState:
     peers: tuple[PeerState, ...]
     models: tuple[ModelState, ...]
     unreached: tuple[tuple[str, str], ...]  # addresses that were configured: URL and why there is no link
+    redis: StreamState | None  # None where none is configured: news comes by gossip
 
 
 def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_shown_max) -> SwarmState:
     """See the module; at most so many peers, those with a link first. For the network's loop."""
     now, links = peering.monotonic(), peering.links
-    own = peering.summary()
+    own, redis = peering.summary(), peering.redis
     others = [summary for summary in links.table.live(now) if summary.node != own.node]
     rows = {each.node: peering.registry.measurements.of(each.node).rows for each in others}
     others.sort(key=lambda each: (links.link(each.node) is None, -rows[each.node], each.node))
@@ -106,6 +117,7 @@ def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_sho
         tuple(_peer(peering, each, total, now, reasons) for each in others[:most]),
         tuple(_model(peering, each, now) for each in peering.holdings.models()),
         tuple((url, why) for url, _ in peering.config.network.joins if (why := links.why_not(url))),
+        None if redis is None else StreamState(redis.up, redis.why_not, replace(redis.counters)),
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from blyan.inference.placement import Shelf, choose
+from blyan.inference.placement import MoveBudget, Shelf, choose
 from blyan.model.manifest import Manifest, parse_manifest
 from blyan.model.weights import ModelWeights
 from blyan.network.sources import SourceBook
@@ -45,12 +45,16 @@ class Taking:
     publish: Publish
     book: SourceBook
     _blobs: SwarmBlobs = field(init=False)
+    _moves: MoveBudget = field(init=False)
     _kept_said: bool = False  # that more is held than should be
     old: OldVersions = field(default_factory=lambda: OldVersions(limits.old_version_seconds))
     _waits: dict[PayloadId, tuple[float, float]] = field(default_factory=dict[PayloadId, "tuple[float, float]"])
 
     def __post_init__(self) -> None:
-        self._blobs = SwarmBlobs(self.peering, self.book)
+        # some saved up by lot: nodes that start together do not exchange together
+        peering = self.peering
+        self._blobs = SwarmBlobs(peering, self.book)
+        self._moves = MoveBudget(peering.config.network.moves_per_hour, peering.draw(), peering.monotonic())
 
     async def run(self) -> None:
         """Look for what is to be taken, again and again."""
@@ -128,10 +132,15 @@ class Taking:
         peering = self.peering
         models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
         mine = [(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
-        shelf = self._shelf(models)
+        shelf = await _with_demand(peering, self._shelf(models), models)
         held = await asyncio.to_thread(read_held, peering.config.data_dir)
         room = _everything if (budget := peering.config.network.memory_bytes) is None else budget
-        made = choose(shelf, [_key(*each) for each in mine], room, peering.draw)
+        self._moves = self._moves.now(peering.monotonic())
+        exchanges = 0 if budget is None else int(self._moves.left)
+        made = choose(shelf, [_key(*each) for each in mine], room, peering.draw, exchanges=exchanges)
+        self._moves = self._moves.spent(made.exchanges)
+        if made.exchanges:
+            _log.info("%s experts are exchanged for others that the swarm uses more", made.exchanges)
         # never a model of this node's own, nor the only one that there is, or may be as others give up theirs
         dropped = [each for each in made.drop if shelf.others(each) >= _others_min and _of_key(each)[0] in held]
         if dropped:
@@ -228,6 +237,18 @@ class Taking:
         kept = {hosted.block(number).payload for hosted in models.values() for number in hosted.here}
         gone = {models[manifest_id].block(number).payload for manifest_id, number in dropped} - kept
         await asyncio.to_thread(self.peering.ground.store.give_up, gone)
+
+
+async def _with_demand(peering: Peering, shelf: Shelf[str], models: Mapping[PayloadId, Hosted]) -> Shelf[str]:
+    """The same with what is known of the use of experts, and what this node's memory is like."""
+    mine = {manifest_id: sorted(hosted.here) for manifest_id, hosted in models.items()}
+    where: dict[PublicKey, dict[PayloadId, list[int]]] = {shelf.me: mine}
+    for manifest_id, number, having in ((*_of_key(key), having) for key, having in shelf.holders.items()):
+        for node in having:
+            where.setdefault(node, {}).setdefault(manifest_id, []).append(number)
+    held = sum(shelf.sizes[_key(manifest_id, each)] for manifest_id, numbers in mine.items() for each in numbers)
+    demand = await asyncio.to_thread(peering.demand.now, models, where)
+    return replace(shelf, demand=demand, tiers=peering.demand.tiers(held))
 
 
 def _key(manifest_id: PayloadId, number: int) -> str:

@@ -1,0 +1,195 @@
+"""What the swarm uses of which experts, and what its nodes can do with them: told on request, gathered once a minute.
+
+Each node tells of its own answers and its own memory; what others tell is a claim that moves experts, few an hour, and
+nothing else (`inference/expert_demand`). Notes come from the compute thread, everything else is in the network's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blyan.inference import placement
+from blyan.inference.expert_demand import ExpertDemand, demand_of, kind, message_of, parse_demand, together
+from blyan.inference.expert_host import ExpertHost
+from blyan.inference.expert_use import ExpertUse
+from blyan.inference.placement import Tier, capacities
+from blyan.model.expert_memory import ExpertMemory
+from blyan.network.link import Link
+from blyan.network.links import Links
+from blyan.node.holdings import Holdings, Hosted
+from blyan.primitives import limits
+from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import Fault, MalformedMessage, NotFound
+from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.wire.framing import Message
+
+_log = logging.getLogger(__name__)
+_every_seconds: Final = 60.0
+_fresh_seconds: Final = 10.0
+_ask_seconds: Final = 10.0
+_lives_seconds: Final = 300.0
+_speed_unmeasured: Final = 1_000.0  # rows a second
+_speed_max: Final = 1e9
+_rows_min: Final = 256  # from which a speed is one
+_cold_share: Final = 0.2  # of the speed in memory that experts on the disk have, until it was measured
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    at: float
+    demand: ExpertDemand | None
+    tiers: tuple[Tier, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Demands:
+    """Of one node. `run` in the network's loop, on nodes that hold experts for others."""
+
+    holdings: Holdings
+    host: ExpertHost
+    links: Callable[[], Links]
+    monotonic: Monotonic
+    draw: Callable[[], float]
+    budget: int | None  # bytes of experts that are held for others
+    memory: ExpertMemory | None
+    _uses: dict[PayloadId, ExpertUse] = field(default_factory=dict[PayloadId, ExpertUse])
+    _told: dict[tuple[PublicKey, PayloadId], _Told] = field(default_factory=dict["tuple[PublicKey, PayloadId]", _Told])
+    _made: tuple[float, placement.Demand[str]] | None = None
+
+    def note(self, manifest: PayloadId, chosen: NDArray[np.int32]) -> None:
+        """The experts [moe layers, n, top k] of positions that were computed for an answer of this node."""
+        use = self._uses.get(manifest)
+        if use is None:
+            hosted = self.holdings.find(manifest)
+            if hosted is None:
+                return
+            use = self._uses[manifest] = ExpertUse(hosted.grid)
+        use.note(chosen, self.monotonic())
+
+    def use(self, manifest: PayloadId) -> ExpertUse | None:
+        """What this node's own answers used of a model, None where there were none."""
+        return self._uses.get(manifest)
+
+    async def answer(self, _link: Link, message: Message) -> Message:
+        """The handler of `use`."""
+        hosted = self._asked(message)
+        use = self._uses.get(hosted.manifest_id)
+        found = None if use is None else await asyncio.to_thread(demand_of, use, self.monotonic())
+        told = message_of(found)
+        tiers = [[tier.bytes, tier.speed] for tier in self.tiers(self._held_bytes())]
+        return Message({**told.fields, "tiers": tiers}, told.tensors)
+
+    async def run(self) -> None:
+        """Ask all linked nodes again and again, until it is cancelled."""
+        while True:
+            await self.ask()
+            await asyncio.sleep(_every_seconds * (0.75 + 0.5 * self.draw()))
+
+    async def ask(self) -> None:
+        """Ask those that are linked now."""
+        links, now = self.links(), self.monotonic()
+        self._told = {key: told for key, told in self._told.items() if now - told.at < _lives_seconds}
+        for hosted in self.holdings.models():
+            for node in list(links.open):
+                link = links.link(node)
+                if link is None or hosted.manifest_id not in link.peer.holdings:
+                    continue
+                try:
+                    asked = {"manifest": hosted.manifest_id}
+                    message = await link.request(kind, asked, seconds=_ask_seconds)
+                    demand, tiers = parse_demand(message, hosted.grid), _tiers_of(message)
+                    self._told[node, hosted.manifest_id] = _Told(self.monotonic(), demand, tiers)
+                except Fault as reason:
+                    _log.debug("peer %s does not tell what it uses: %s", node[:12], reason.message)
+
+    def tiers(self, held: int) -> tuple[Tier, ...]:
+        """The memory of this node that experts for others lie in, the fastest first."""
+        counters = self.host.counters
+        measured = counters.rows >= _rows_min and counters.seconds > 0
+        speed = counters.rows / counters.seconds if measured else _speed_unmeasured
+        total = max(1, held if self.budget is None else self.budget)
+        if self.memory is None or self.memory.budget >= total:
+            return (Tier("memory", total, speed),)
+        usage = self.memory.usage()
+        cold = usage.calls["cold"]
+        wait = usage.wait_seconds / cold if cold >= _rows_min else (1 / _cold_share - 1) / speed
+        return (
+            Tier("memory", max(1, self.memory.budget), speed),
+            Tier("disk", total - self.memory.budget, 1 / (1 / speed + wait)),
+        )
+
+    def now(
+        self, models: Mapping[PayloadId, Hosted], holders: Mapping[PublicKey, Mapping[PayloadId, Sequence[int]]]
+    ) -> placement.Demand[str]:
+        """Of all these models, with parts named MANIFEST/NUMBER; `holders`: all nodes, this one included.
+
+        Takes a while for large models: not for the network's loop, and made anew only after some seconds.
+        """
+        if self._made is not None and self.monotonic() < self._made[0] + _fresh_seconds:
+            return self._made[1]
+        traffic: dict[str, float] = {}
+        partners: dict[str, Mapping[str, float]] = {}
+        for manifest, hosted in models.items():
+            found = self._of(manifest, hosted)
+            if found is None:
+                continue
+            for number, share in enumerate(found.shares.tolist()):
+                traffic[f"{manifest}/{number}"] = found.rate * share
+            for number, company in enumerate(zip(found.partners.tolist(), found.company.tolist(), strict=True)):
+                pairs = zip(*company, strict=True)
+                partners[f"{manifest}/{number}"] = {f"{manifest}/{other}": share for other, share in pairs if share > 0}
+        capacity: dict[str, float] = {}
+        for node, held in holders.items() if traffic else ():
+            sizes = {f"{manifest}/{n}": models[manifest].block(n).length for manifest, ns in held.items() for n in ns}
+            tiers = self._tiers_at(node) or self.tiers(sum(sizes.values()))
+            for part, own in capacities(tiers, sizes, traffic).items():
+                capacity[part] = capacity.get(part, 0.0) + own
+        made = placement.Demand(traffic, partners, capacity) if traffic else placement.nothing_known
+        self._made = (self.monotonic(), made)
+        return made
+
+    def _of(self, manifest: PayloadId, hosted: Hosted) -> ExpertDemand | None:
+        """What this node uses of a model, and those who told."""
+        now = self.monotonic()
+        use = self._uses.get(manifest)
+        own = None if use is None else demand_of(use, now)
+        told = [each.demand for (_, model), each in list(self._told.items()) if model == manifest]
+        fits = [each for each in (own, *told) if each is not None and len(each.shares) == hosted.grid.count]
+        return together(fits)
+
+    def _tiers_at(self, node: PublicKey) -> tuple[Tier, ...]:
+        return next((each.tiers for (key, _), each in list(self._told.items()) if key == node), ())
+
+    def _held_bytes(self) -> int:
+        return sum(hosted.block(number).length for hosted in self.holdings.models() for number in hosted.here)
+
+    def _asked(self, message: Message) -> Hosted:
+        manifest = message.fields.get("manifest")
+        hosted = self.holdings.find(PayloadId(manifest)) if isinstance(manifest, str) else None
+        if hosted is None:
+            raise NotFound("use: expected the manifest of a model that is held here, found none")
+        return hosted
+
+
+def _tiers_of(message: Message) -> tuple[Tier, ...]:
+    """What a node tells of its memory; `MalformedMessage` for what is none."""
+    given = message.fields.get("tiers")
+    listed = cast("list[Any]", given) if isinstance(given, list) else None
+    if listed is None or len(listed) > limits.use_tiers_max:
+        raise MalformedMessage(f"use: expected at most {limits.use_tiers_max} tiers, found something else")
+    found: list[Tier] = []
+    for each in listed:
+        pair = cast("list[Any]", each) if isinstance(each, list) else []
+        size, speed = pair if len(pair) == 2 else (0, 0)
+        fine = isinstance(size, int) and isinstance(speed, int | float) and not isinstance(size, bool)
+        if not fine or not size > 0 or not 0 < speed <= _speed_max:
+            raise MalformedMessage("use: expected bytes and rows a second of each tier, found something else")
+        found.append(Tier(str(len(found)), size, float(speed)))
+    return tuple(found)

@@ -1,0 +1,259 @@
+"""Nodes of unlike memory that each decide what to hold, by one of several rules, and what a swarm so placed can carry.
+
+Nodes look at each other a round late. What is real: `placement`, `expert_use`, `expert_demand`. Calls of a sample of
+tokens go to the holder that would be done first; a node's seconds are those of the tier in which its expert lies.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from blyan.inference.expert_demand import demand_of
+from blyan.inference.expert_use import ExpertUse
+from blyan.inference.placement import (
+    Demand,
+    MoveBudget,
+    Placement,
+    PlacementRules,
+    Shelf,
+    Tier,
+    capacities,
+    choose,
+    in_tiers,
+    nothing_known,
+)
+from blyan.inference.snapshot import ExpertGrid
+from blyan.primitives.ids import PublicKey
+from simulation.demand import Traffic
+from swarms import node
+
+Rule = Literal["worth", "rarest", "greedy", "random"]
+SIZE = 10
+ROUND_MINUTES, SLOTS = 5.0, 20  # what moves in a slot is seen in the next
+KINDS = {  # parts in each tier, before they are scaled to the room that there is
+    "laptop": (("memory", 6, 1.0), ("disk", 6, 0.2)),
+    "desktop": (("memory", 16, 2.0), ("disk", 16, 0.3)),
+    "GPU": (("GPU", 16, 16.0), ("memory", 32, 2.0), ("disk", 32, 0.3)),
+}
+_word = (1 << 64) - 1
+SHARES = (0.6, 0.3, 0.1)
+
+
+@dataclass(eq=False)
+class Machine:
+    """One node."""
+
+    key: PublicKey
+    tiers: tuple[Tier, ...]
+    holds: set[int] = field(default_factory=set)
+    moves: MoveBudget = field(default_factory=lambda: MoveBudget(0.0))
+    alive: bool = True
+
+    @property
+    def budget(self) -> int:
+        return sum(tier.bytes for tier in self.tiers)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a placement comes to for a sample of tokens."""
+
+    tokens_s: float  # when the busiest node has no rest
+    peak: float  # the busiest node's work, over what it would be if all were as busy
+    nodes: float  # that together hold what a token uses in a layer, the fewest
+    lost: float  # share of tokens that use an expert nobody holds
+
+
+class Swarm:
+    """All nodes, by one rule."""
+
+    def __init__(
+        self, rule: Rule, nodes: int, grid: ExpertGrid, traffic: Traffic, room: float, seed: int, per_hour: float = 12.0
+    ) -> None:
+        self.rule, self.grid, self.traffic = rule, grid, traffic
+        self.rng = random.Random(seed)
+        self.rules = PlacementRules(floor=2, moves_max=32)
+        self.sizes = dict.fromkeys(range(grid.count), SIZE)
+        self.use = ExpertUse(grid)
+        self.minutes, self.fetched, self.exchanged = 0.0, 0, 0
+        kinds = self.rng.choices(tuple(KINDS), SHARES, k=nodes)
+        scale = room * self.rules.floor * grid.count / sum(parts for kind in kinds for _, parts, _ in KINDS[kind])
+        self.machines = [
+            Machine(node(number), _tiers(kind, scale, grid.count), moves=MoveBudget(per_hour))
+            for number, kind in enumerate(kinds)
+        ]
+        self.by_key = {each.key: each for each in self.machines}
+        self.holders: dict[int, set[PublicKey]] = {part: set() for part in range(grid.count)}
+
+    @property
+    def alive(self) -> list[Machine]:
+        return [each for each in self.machines if each.alive]
+
+    def rank(self, key: PublicKey, part: int) -> int:
+        """By lot, the same for all who ask; cheaper than the product's."""
+        mixed = (int(key, 16) * 0x9E3779B97F4A7C15 + part * 0xBF58476D1CE4E5B9 + 7) & _word
+        mixed = ((mixed ^ mixed >> 31) * 0x94D049BB133111EB) & _word
+        return mixed ^ mixed >> 29
+
+    def kill(self, share: float) -> int:
+        """That many die, with what they hold."""
+        gone = self.rng.sample(self.alive, int(share * len(self.alive)))
+        for each in gone:
+            self._hold(each, set())
+            each.alive = False
+        return len(gone)
+
+    def serve(self, tokens: int = 256) -> None:
+        """Tokens are computed, and their experts counted."""
+        self.use.note(self.traffic.tokens(tokens), self.minutes * 60)
+
+    def round(self) -> int:
+        """All decide, a few at a time, by what they saw before; how many parts were fetched."""
+        before = self.fetched
+        turns = self.alive
+        self.rng.shuffle(turns)
+        for slot in range(SLOTS):
+            known = self._demand() if self.rule in ("worth", "greedy") else nothing_known
+            self.minutes += ROUND_MINUTES / SLOTS
+            made = {each: self._chosen(each, known) for each in turns[slot::SLOTS]}
+            for each, placed in made.items():
+                new = (each.holds - set(placed.drop)) | set(placed.fetch)
+                assert len(new) * SIZE <= each.budget, "within the budget"
+                self.fetched += len(placed.fetch)
+                self._hold(each, new)
+        return self.fetched - before
+
+    def replicas(self) -> list[int]:
+        return [len(held) for held in self.holders.values()]
+
+    def carried(self, tokens: int = 256) -> Carried:
+        """See `Carried`; the tokens are not counted."""
+        chosen = self.traffic.tokens(tokens)
+        shares = dict(enumerate(self.use.shares(self.minutes * 60).tolist()))
+        speeds = {each.key: _speeds(each, shares) for each in self.alive}
+        work = dict.fromkeys(speeds, 0.0)
+        lost, nodes = np.zeros(tokens, bool), 0
+        for place in range(len(self.grid.layers)):
+            for token in range(tokens):
+                parts = [place * self.grid.experts + int(expert) for expert in chosen[place, token]]
+                held = [part for part in parts if self.holders[part]]
+                lost[token] |= len(held) < len(parts)
+                for part in held:
+                    best = min(self.holders[part], key=lambda key: work[key] + 1 / speeds[key][part])
+                    work[best] += 1 / speeds[best][part]
+                nodes += _fewest([self.holders[part] for part in held])
+        total = sum(work.values())
+        busiest = max(work.values())
+        peak = busiest * len(work) / total if total else math.inf
+        return Carried(tokens / busiest, peak, nodes / tokens / len(self.grid.layers), float(lost.mean()))
+
+    def _chosen(self, each: Machine, known: Demand[int]) -> Placement[int]:
+        if self.rule == "random":
+            return self._any(each)
+        for part in each.holds:
+            self.holders[part].remove(each.key)
+        try:
+            shelf = Shelf(each.key, len(self.machines), self.sizes, self.holders, self.rank, known, each.tiers)
+            if self.rule == "greedy":
+                return self._hottest(each, shelf)
+            each.moves = each.moves.now(self.minutes * 60)
+            exchanges = int(each.moves.left) if self.rule == "worth" else 0
+            made = choose(shelf, each.holds, each.budget, self.rng.random, self.rules, exchanges)
+            each.moves = each.moves.spent(made.exchanges)
+            self.exchanged += made.exchanges
+            return made
+        finally:
+            for part in each.holds:
+                self.holders[part].add(each.key)
+
+    def _hottest(self, each: Machine, shelf: Shelf[int]) -> Placement[int]:
+        """The floor as ever, and then the most used for each byte: each node by itself, as if it were alone."""
+        made = choose(
+            Shelf(shelf.me, shelf.live, shelf.sizes, shelf.holders, self.rank),
+            each.holds,
+            each.budget,
+            self.rng.random,
+            self.rules,
+        )
+        rare = [part for part in made.fetch if shelf.others(part) < self.rules.floor]
+        if rare or made.drop:
+            return Placement(made.drop, tuple(rare))
+        free = each.budget // SIZE - len(each.holds)
+        traffic = shelf.demand.traffic
+        hot = sorted(self.sizes.keys() - each.holds, key=lambda part: (-traffic.get(part, 0.0), part))
+        if free > 0:
+            return Placement((), tuple(hot[: min(free, self.rules.moves_max)]))
+        each.moves = each.moves.now(self.minutes * 60)
+        cold = sorted(each.holds, key=lambda part: (traffic.get(part, 0.0), part))
+        cold = [part for part in cold if shelf.others(part) >= self.rules.floor]
+        pairs = [
+            (give, take)
+            for give, take in zip(cold, hot, strict=False)
+            if traffic.get(take, 0.0) > 1.5 * traffic.get(give, 0.0)
+        ][: int(each.moves.left)]
+        each.moves = each.moves.spent(len(pairs))
+        self.exchanged += len(pairs)
+        return Placement(tuple(give for give, _ in pairs), tuple(take for _, take in pairs))
+
+    def _any(self, each: Machine) -> Placement[int]:
+        free = each.budget // SIZE - len(each.holds)
+        return Placement((), tuple(self.rng.sample(sorted(self.sizes.keys() - each.holds), max(0, free))))
+
+    def _demand(self) -> Demand[int]:
+        found = demand_of(self.use, self.minutes * 60)
+        if found is None:
+            return nothing_known
+        shares = dict(enumerate(found.shares.tolist()))
+        capacity = dict.fromkeys(shares, 0.0)
+        for each in self.alive:
+            for part, own in capacities(each.tiers, dict.fromkeys(each.holds, SIZE), shares).items():
+                capacity[part] += own
+        partners = {
+            part: {int(other): float(share) for other, share in zip(others, shares, strict=True) if share > 0}
+            for part, (others, shares) in enumerate(zip(found.partners, found.company, strict=True))
+        }
+        return Demand(shares, partners, capacity)
+
+    def _hold(self, each: Machine, new: set[int]) -> None:
+        for part in each.holds - new:
+            self.holders[part].discard(each.key)
+        for part in new - each.holds:
+            self.holders[part].add(each.key)
+        each.holds = new
+
+
+def _tiers(kind: str, scale: float, most: int) -> tuple[Tier, ...]:
+    found: list[Tier] = []
+    left = most
+    for name, parts, speed in KINDS[kind]:
+        room = min(left, max(1, round(parts * scale)))
+        left -= room
+        found.append(Tier(name, SIZE * room, speed))
+    return tuple(found)
+
+
+def _speeds(each: Machine, shares: dict[int, float]) -> dict[int, float]:
+    """Of a node's parts, each in the tier in which its use puts it."""
+    placed = in_tiers(each.tiers, dict.fromkeys(each.holds, SIZE), shares)
+    return {part: tier.speed for part, tier in placed.items()}
+
+
+def _fewest(holders: list[set[PublicKey]]) -> int:
+    """Nodes that together hold all of these, found greedily."""
+    left, count = list(holders), 0
+    while left:
+        counts: dict[PublicKey, int] = {}
+        for each in left:
+            for key in each:
+                counts[key] = counts.get(key, 0) + 1
+        best = max(counts, key=lambda key: (counts[key], key))
+        left = [each for each in left if best not in each]
+        count += 1
+    return count
+
+
+Watch = Callable[[Swarm, float], None]
