@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from blyan.inference.expert_host import ExpertHost, HostedModel, bytes_of
+from blyan.inference.steppers import PreparedMixture
 from blyan.model.experts import ExpertCall
 from blyan.model.weights import ModelWeights
 from blyan.network.link import Link
@@ -155,4 +156,39 @@ async def test_a_call_that_was_called_off_while_it_waited_is_not_computed() -> N
         while host.queue:  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.01)
     assert (host.counters.messages, host.counters.called_off) == (1, 1)
+    host.close()
+
+
+class Quick:
+    """A fake of prepared jitted code: gives rows back, and notes in which thread it did."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+
+    @property
+    def ready(self) -> Quick:
+        return self
+
+    def get(self, _layer: int, _expert: int) -> Quick:
+        return self
+
+    def has(self, _layer: int, expert: int) -> bool:
+        return expert != 5
+
+    def answer(self, _layer: int, _experts: Any, _rows: Any, hidden: Tensor) -> Tensor:
+        self.threads.append(threading.get_ident())
+        return hidden
+
+
+async def test_what_takes_no_longer_than_a_change_of_thread_is_computed_in_the_loop() -> None:
+    """Once it is known how long a row takes, for experts that were computed with before; many rows are not."""
+    quick, here = Quick(), threading.get_ident()
+    held = HostedModel(CONFIG, cast(ModelWeights, None), lambda _layer, _expert: True, cast(PreparedMixture, quick))
+    ticks = iter(range(1_000_000))
+    host = ExpertHost(lambda _manifest: held, lambda: next(ticks) * 1e-5)
+    for experts, rows in (((0, 4), (2, 1)), ((0, 4), (2, 1)), ((0, 5), (2, 1)), ((0,), (200,))):
+        batch, message = call(experts, rows)
+        answer = await host.answer(link(), message)
+        assert bytes(read_answer(batch, message.tensors[0], answer)) == bytes(message.tensors[0].data)
+    assert [thread == here for thread in quick.threads] == [False, True, False, False]
     host.close()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ from blyan.wire.expert_call import ExpertBatch, answer_of, parse_batch, unpacked
 from blyan.wire.framing import Buffer, Message
 
 _log = logging.getLogger(__name__)
+_quick_seconds: Final = 0.0005  # what is computed in the network's loop itself: two changes of thread take as long
+_news: Final = 0.1  # weight of the last message
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,12 @@ class HostedModel:
     @property
     def jitted(self) -> bool:
         """Whether jitted code computes its experts."""
-        return self.mixture is not None and self.mixture.ready
+        return self.mixture is not None and self.mixture.ready is not None
+
+    def computes_at_once(self, layer: int, experts: Sequence[int]) -> bool:
+        """Whether jitted code has these experts before it: nothing is to be opened or hashed."""
+        mixture = self.mixture.ready if self.mixture is not None else None
+        return mixture is not None and all(mixture.has(layer, expert) for expert in experts)
 
     def close(self) -> None:
         """It is hosted no more."""
@@ -99,6 +107,7 @@ class ExpertHost:
         self._thread = ThreadPoolExecutor(1, "blyan-experts")
         self._began = monotonic()
         self.queue = 0
+        self._row_seconds: dict[PayloadId, float] = {}  # that a row took lately, of models in jitted code
         self.counters = HostCounters()
 
     @property
@@ -121,6 +130,8 @@ class ExpertHost:
         if not self.allowance.take(node, batch.count):
             self.counters.refused += 1
             raise Busy(f"expert calls: expected at most {self.allowance.rows} rows a minute of one node, found more")
+        if self._is_quick(batch):
+            return answer_of(batch, message.tensors[0], self._compute(batch, data, until))
         self.queue += 1
         self._of[node] += 1
         wanted = [data]
@@ -136,6 +147,14 @@ class ExpertHost:
     def close(self) -> None:
         """Compute no more."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _is_quick(self, batch: ExpertBatch) -> bool:
+        """Whether it is computed sooner than a thread would begin with it, and nobody waits for the thread."""
+        seconds = self._row_seconds.get(batch.model)
+        if seconds is None or self.queue or seconds * batch.count > _quick_seconds:
+            return False
+        hosted = self._find(batch.model)
+        return hosted is not None and hosted.computes_at_once(batch.layer, batch.experts)
 
     def _left(self, node: PublicKey, over: asyncio.Future[Buffer]) -> None:
         if not over.cancelled():
@@ -161,6 +180,7 @@ class ExpertHost:
             raise Busy("expert call: expected to be computed in its time, found it over")
         hosted = self._find(batch.model)
         if hosted is None:
+            self._row_seconds.pop(batch.model, None)
             raise NotHeld(f"model {batch.model[:12]}: expected one that is held here, found none")
         self._want(hosted, batch)
         dtype = tensor_block.dtypes[batch.dtype]
@@ -168,7 +188,11 @@ class ExpertHost:
         output = self._computed(hosted, batch, hidden)
         self.counters.messages += 1
         self.counters.rows += batch.count
-        self.counters.seconds += self._monotonic() - began
+        seconds = self._monotonic() - began
+        self.counters.seconds += seconds
+        if hosted.jitted:
+            usual = self._row_seconds.get(batch.model, seconds / batch.count)
+            self._row_seconds[batch.model] = usual + _news * (seconds / batch.count - usual)
         return bytes_of(output)
 
     def _want(self, hosted: HostedModel, batch: ExpertBatch) -> None:

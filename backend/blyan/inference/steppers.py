@@ -66,6 +66,10 @@ class Mixture(Protocol):
         """What each expert gives for its rows, [n, hidden]."""
         ...
 
+    def has(self, layer: int, expert: int) -> bool:
+        """Whether it computed with an expert before."""
+        ...
+
     def close(self) -> None:
         """End its threads."""
         ...
@@ -87,12 +91,12 @@ class PreparedMixture:
         if not self._asked:
             self._asked = True
             self._steppers.prepare(self, (layer, expert))
-        return self._ready if self.weights.experts_all_resident else None
+        return self.ready
 
     @property
-    def ready(self) -> bool:
-        """Whether it computes."""
-        return self._ready is not None
+    def ready(self) -> Mixture | None:
+        """What computes, if it may now."""
+        return self._ready if self.weights.experts_all_resident else None
 
     def give(self, ready: Mixture) -> None:
         """It is ready."""

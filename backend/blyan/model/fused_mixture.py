@@ -81,6 +81,10 @@ class FusedMixture:
             if all(self._team.tables.is_good(layer, expert) for expert in experts):
                 return torch.from_numpy(out).to(self.dtype)
 
+    def has(self, layer: int, expert: int) -> bool:
+        """Whether an expert is laid: computing with it opens and hashes nothing, if its file is what it was."""
+        return self._team.tables.was_taken(layer, expert)
+
     def close(self) -> None:
         """End its threads."""
         self._team.close()

@@ -85,6 +85,10 @@ class WeightTables:
             self._lay_expert(layer, expert, self._part(name), "")
             self._taken[layer, expert] = watch
 
+    def was_taken(self, layer: int, expert: int) -> bool:
+        """Whether an expert was ever taken."""
+        return (layer, expert) in self._taken
+
     def is_good(self, layer: int, expert: int) -> bool:
         """Whether an expert that was taken is still what it was then."""
         watch = self._taken.get((layer, expert))
