@@ -6,6 +6,7 @@ and gets what was acknowledged before the cut; then it does the same work again,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,12 +119,13 @@ def _receive(folder: Path, acknowledge: Acknowledge) -> None:
     index = index_of(_INCOMING)
     store = store_of(folder)
     incoming = store.begin(index.payload_id, index.length, index.encode())
-    for number in incoming.missing():
-        incoming.write(number, _INCOMING[subtile_slice(number)])
-        if number % 6 == 5:
-            incoming.sync()
-            acknowledge(f"synced {number}")
-    incoming.finish()
+    with contextlib.closing(incoming):  # what a process holds alone ends with it
+        for number in incoming.missing():
+            incoming.write(number, _INCOMING[subtile_slice(number)])
+            if number % 6 == 5:
+                incoming.sync()
+                acknowledge(f"synced {number}")
+        incoming.finish()
     acknowledge("finished")
 
 

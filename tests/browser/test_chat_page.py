@@ -12,6 +12,7 @@ from blyan.api.packing import read_module
 from blyan.api.page import page_folder
 from chat_page import SLOW_ANSWERS, answer_with, ask, open_page
 from running_node import RunningNode
+from swarm_nodes import wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -46,7 +47,7 @@ def test_an_addition_streams_its_sum_and_lights_up_experts(page: Page, node: Run
     by_layer = [sum(tokens for (layer, _), tokens in after.items() if layer == at) for at, _ in after]
     assert min(by_layer) > 0
     assert len(set(by_layer)) == 1  # every layer saw the same tokens
-    page.wait_for_function("window.lit > 0")  # drawn with the next frame
+    wait_for(lambda: page.evaluate("window.lit > 0"), "cells drawn with the next frame")
     assert len(page.evaluate("[...window.lengths]")) > 2  # nothing, a part, the whole
 
 

@@ -34,10 +34,7 @@ async def test_a_relay_reads_no_more_than_the_other_end_takes() -> None:
         transport = back._socket._req.transport
         transport.pause_reading()
         before = host.carried_bytes
-        sends = [
-            asyncio.create_task(link.request("stuck", {}, (tensor(16 << 20),), seconds=30, codec="raw"))
-            for _ in range(4)
-        ]
+        sends = [asyncio.create_task(link.request("stuck", {}, (tensor(16 << 20),), seconds=30)) for _ in range(4)]
         amounts = [0]
         async with asyncio.timeout(15):
             while len(amounts) < 10 or amounts[-1] != amounts[-5]:

@@ -150,7 +150,7 @@ def test_a_target_that_is_not_there_is_waited_for_if_there_is_patience(proxy: Ch
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen: nobody else is there meanwhile
         target, proxy.target = proxy.target, taken.getsockname()[1]
-        with connect(proxy) as there, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connect(proxy) as there:
             there.recv(1)
         proxy.patience_s = 5
         with connect(proxy) as there:
