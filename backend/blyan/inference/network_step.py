@@ -18,8 +18,9 @@ from blyan.model.config import ModelConfig
 from blyan.model.eager_step import PagedCache, result_of
 from blyan.model.experts import ExpertCall
 from blyan.model.gate import Routing
+from blyan.model.stage import Forward
 from blyan.model.stepping import KVPages, Ready, Run, RunFault, RunResult, nothing, page_positions
-from blyan.model.transformer import Forward, TrunkWeights, forward
+from blyan.model.transformer import TrunkWeights, forward
 from blyan.primitives.errors import BlockCorrupt, Fault, NotFound
 
 

@@ -50,19 +50,19 @@ class Angles:
         return torch.stack(tables, dim=1).to(self._dtype).float().contiguous()
 
 
-def _numbers(config: ModelConfig, pages: int, widest: int) -> NDArray[np.int64]:
+def _numbers(config: ModelConfig, tables: WeightTables, pages: int, widest: int) -> NDArray[np.int64]:
     """`dims`: what the configuration says, and the width of the widest expert or dense layer."""
     norms = {"none": 0, "head": 1, "projection": 2}
     dims = np.zeros(14, np.int64)
     for column, value in (
-        (at.LAYERS, config.layers),
+        (at.LAYERS, len(tables.layers)),
         (at.HIDDEN, config.hidden),
         (at.HEADS, config.heads),
         (at.KV_HEADS, config.kv_heads),
         (at.HEAD_DIM, config.head_dim),
         (at.EXPERTS, config.experts),
         (at.TOP_K, config.experts_per_token),
-        (at.VOCAB, config.vocab_size),
+        (at.VOCAB, tables.vocab),
         (at.NORMALISE, int(config.normalise_top_k)),
         (at.WIDE, int(config.facts.wide_routing_weights)),
         (at.QK_NORM, norms[config.facts.qk_norm]),
@@ -85,7 +85,8 @@ class Room:
         shared = int(tables.trunk[:, at.EXTRA_INNER].max())
         pairs = rows * (config.experts_per_token + 1)
         widest = max(config.expert_intermediate, shared)
-        self.dims = _numbers(config, kv.pages, widest)
+        self._moe = len(tables.moe)
+        self.dims = _numbers(config, tables, kv.pages, widest)
         wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim
         lanes = -(-config.experts // 8) * 8
         longest = pages * page_positions + 16  # positions of one sequence, with room for a last vector
@@ -120,7 +121,7 @@ class Room:
             self.places[place] = tensor.data_ptr()
         self.places[at.SCORE_BYTES] = longest * 4
         self.places[at.PANEL_BYTES] = panel * deepest * 4
-        top_k, moe = config.experts_per_token, max(1, len(config.moe_layers))
+        top_k, moe = config.experts_per_token, max(1, self._moe)
         self.sizes = np.zeros(3, np.int64)
         self._step_rows = np.zeros((rows, 4), np.int64)
         self._tasks = np.zeros((rows, 4), np.int64)
@@ -174,19 +175,25 @@ class Room:
         self.places[at.SCORES] = scores.ctypes.data
         return alive
 
+    def states(self, place: int, first: int, count: int) -> Tensor:
+        """Hidden states [count, hidden] fp32 from a row on, of X or NORMED; a copy."""
+        hidden = self._config.hidden
+        found = self._arrays[place][first * hidden : (first + count) * hidden]
+        return torch.from_numpy(found.reshape(count, hidden).copy())
+
+    def experts(self) -> NDArray[np.int32]:
+        """Those chosen in the step [moe layers, rows, top_k]."""
+        return self.chosen[: self._moe, : int(self.sizes[0])].astype(np.int32)
+
     def results(self, runs: Sequence[Run], scores: NDArray[np.float32]) -> list[RunResult]:
         """What each run gave."""
         results: list[RunResult] = []
         first = scored = 0
-        moe, hidden = len(self._config.moe_layers), self._config.hidden
-        all_chosen = self.chosen[:moe, : int(self.sizes[0])].astype(np.int32)
+        all_chosen = self.experts()
         for run in runs:
             count = len(run.tokens)
             chosen = all_chosen[:, first : first + count]
-            states = None
-            if run.hidden:
-                found = self._arrays[at.NORMED][first * hidden : (first + count) * hidden]
-                states = torch.from_numpy(found.reshape(count, hidden).copy())
+            states = self.states(at.NORMED, first, count) if run.hidden else None
             results.append(RunResult(scores[scored : scored + run.scored], chosen, states))
             first, scored = first + count, scored + run.scored
         return results

@@ -14,11 +14,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from blyan.model import fused_code, meeting
 from blyan.model.argument_table import laid_out
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
+from blyan.model.fused_layout import EMBED
 from blyan.model.fused_room import Angles, Room
 from blyan.model.pace import Pace
 from blyan.model.stepping import KVPages, Ready, Run, RunResult, nothing
@@ -46,18 +48,25 @@ def obstacle(config: ModelConfig, dtype: torch.dtype) -> str | None:
     return None if dtype in _dense else f"dtype: expected one of {_dense}, found {dtype}"
 
 
-def kind_of(weights: ModelWeights, dtype: torch.dtype) -> tuple[NDArray[Any], NDArray[Any]]:
-    """How matrices are stored, and how everything else is, as `simd` names it."""
-    part = weights.part("layer.0")
-    return kinds[part["self_attn.q_proj.weight"].dtype], kinds[dtype]
+def kind_of(weights: ModelWeights, dtype: torch.dtype, part: str = "layer.0") -> tuple[NDArray[Any], NDArray[Any]]:
+    """How matrices are stored, by those of a part, and how everything else is, as `simd` names it."""
+    matrix = weights.part(part).get("self_attn.q_proj.weight")
+    return kinds[dtype if matrix is None else matrix.dtype], kinds[dtype]  # the head is stored as everything else
 
 
-class FusedStepper:
-    """Computes steps of one model with every expert mapped here. `close` ends its threads."""
+class FusedThreads:
+    """What computes steps in jitted code with every expert mapped here: tables, room and threads. `close` ends them."""
 
     def __init__(
-        self, weights: ModelWeights, config: ModelConfig, kv: KVPages, threads: int, monotonic: Monotonic
+        self,
+        weights: ModelWeights,
+        config: ModelConfig,
+        kv: KVPages,
+        threads: int,
+        monotonic: Monotonic,
+        layers: range | None = None,
     ) -> None:
+        """`layers`: as `WeightTables` has them."""
         reason = obstacle(config, kv.keys.dtype)
         assert reason is None, reason
         self._weights, self._config, self._kv = weights, config, kv
@@ -65,24 +74,28 @@ class FusedStepper:
         self.shared = np.zeros(meeting.shared_numbers(threads), np.int64)  # through which the threads meet
         self._alone = np.zeros(meeting.shared_numbers(1), np.int64)  # when the caller's computes alone
         self._like = kinds[kv.keys.dtype]
-        self._tables = WeightTables(weights, config)
+        self._layers = layers
+        self._tables = WeightTables(weights, config, layers)
         self._angles = Angles(config, kv.keys.dtype)
         self._room = Room(config, kv, self._tables, threads, rows=8, pages=64)
         self._lay_arguments()
         self._others = [_ComputeThread(self, thread) for thread in range(1, threads)]
         self._pace, self._monotonic = Pace(threads), monotonic
-        self._plain = EagerStepper(weights, config, kv)
 
-    def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult]:
-        """See `stepping.Stepper`."""
-        if not self._weights.experts_all_resident:  # a budget came with another model
-            return self._plain.step(runs, ready)
+    def _stepped(self, runs: Sequence[Run], ready: Ready, hidden: Tensor | None = None) -> NDArray[np.float32]:
+        """Compute a step; the scores [scored, vocab] that are asked for, and the rest lies in the room.
+
+        With hidden states [N, hidden] a token is the number of a row of theirs. `NotComputable` if scores are not
+        finite.
+        """
         rows, scored = sum(len(run.tokens) for run in runs), sum(run.scored for run in runs)
         pages = sum(len(run.pages) for run in runs)
         if rows > self._room.rows or pages > self._room.pages:
             self._lay_tables(max(rows, self._room.rows), pages if pages <= self._room.pages else 2 * pages)
-        scores = np.empty((scored, self._config.vocab_size), np.float32)
+        scores = np.empty((scored, self._tables.vocab), np.float32)
         while True:
+            if hidden is not None:
+                self._room.places[EMBED] = hidden.data_ptr()
             angles = self._room.lay_out(runs, self._angles, scores)
             self._compute(rows, ready)
             ready = nothing
@@ -90,11 +103,11 @@ class FusedStepper:
             if self._tables.unchanged(self._room.chosen, rows):
                 break
             self._rest()  # one that is late reads the old tables yet
-            self._tables = WeightTables(self._weights, self._config)
+            self._tables = WeightTables(self._weights, self._config, self._layers)
             self._lay_tables(self._room.rows, self._room.pages)
         if self._room.bad[:scored].any():
             raise NotComputable("logits: expected finite numbers, found infinities or NaN (an overflow in this dtype?)")
-        return self._room.results(runs, scores)
+        return scores
 
     def _compute(self, rows: int, ready: Ready) -> None:
         """All threads, or this one alone while that is quicker."""
@@ -145,10 +158,27 @@ class FusedStepper:
         self._others.clear()  # they name this stepper, and it them
 
 
+class FusedStepper(FusedThreads):
+    """Computes steps of a whole model. Implements `stepping.Stepper`."""
+
+    def __init__(
+        self, weights: ModelWeights, config: ModelConfig, kv: KVPages, threads: int, monotonic: Monotonic
+    ) -> None:
+        super().__init__(weights, config, kv, threads, monotonic)
+        self._plain = EagerStepper(weights, config, kv)
+
+    def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult]:
+        """See `stepping.Stepper`."""
+        if not self._weights.experts_all_resident:  # a budget came with another model
+            return self._plain.step(runs, ready)
+        scores = self._stepped(runs, ready)
+        return self._room.results(runs, scores)
+
+
 class _ComputeThread:
     """One more thread of a stepper: looks out for steps for a while, then sleeps until the next one wakes it."""
 
-    def __init__(self, stepper: FusedStepper, number: int) -> None:
+    def __init__(self, stepper: FusedThreads, number: int) -> None:
         self._stepper, self._number = stepper, number
         self._asleep = False
         self._awake = threading.Event()

@@ -14,7 +14,7 @@ from blyan.model import fused_layout as at
 from blyan.model import simd
 from blyan.model.config import ModelConfig
 from blyan.model.file_looks import FileLooks
-from blyan.model.parts import expert_part
+from blyan.model.parts import expert_part, part_position
 from blyan.model.stored_tensors import group_of, scale_suffix
 from blyan.model.weights import ModelWeights
 
@@ -26,6 +26,7 @@ kinds: Final = {
     torch.float8_e4m3fn: simd.fp8,
     torch.uint8: simd.int4,
 }
+_scores_min: Final = 8  # that the jitted step computes where none are asked for
 
 
 def widened(kind: NDArray[Any]) -> NDArray[Any]:
@@ -36,27 +37,23 @@ def widened(kind: NDArray[Any]) -> NDArray[Any]:
 class WeightTables:
     """Addresses of every tensor of a model, and the parts they belong to."""
 
-    def __init__(self, weights: ModelWeights, config: ModelConfig) -> None:
+    def __init__(self, weights: ModelWeights, config: ModelConfig, layers: range | None = None) -> None:
+        """`layers`: those alone, without embeddings and head; the head if they are none. None for the whole model."""
         self._weights, self._config = weights, config
+        self.layers = range(config.layers) if layers is None else layers
+        self.moe = tuple(layer for layer in config.moe_layers if layer in self.layers)
         self.kind = simd.fp32
         self.floats = np.array([config.rms_eps, config.clip_qkv], np.float32)
-        self.trunk = np.zeros((config.layers, at.O + 6), np.int64)
-        self.experts = np.zeros((config.layers, config.experts + 1, 15), np.int64)
+        self.trunk = np.zeros((max(1, len(self.layers)), at.O + 6), np.int64)
+        self.experts = np.zeros((max(1, len(self.layers)), config.experts + 1, 15), np.int64)
         self._opened: dict[str, Mapping[str, Tensor]] = {}  # held, so that nothing is unmapped
-        self.embed = self._part("embed")["embed_tokens.weight"]
-        head = self._part("head")
-        self.norm = head["norm.weight"]
-        self.head = self.embed if config.tied_embeddings else head["lm_head.weight"]
-        self._trunk_parts = ["embed", "head", *(f"layer.{layer}" for layer in range(config.layers))]
-        moe = {layer: number for number, layer in enumerate(config.moe_layers, 1)}
-        for layer in range(config.layers):
+        self._lay_ends(whole=layers is None)
+        moe = {layer: number for number, layer in enumerate(self.moe, 1)}
+        for layer in self.layers:
             self._lay_layer(layer, moe.get(layer, 0))
         self._looks = FileLooks(
-            [weights.watch(name) for name in self._trunk_parts],
-            [
-                [weights.watch(expert_part(layer, expert)) for expert in range(config.experts)]
-                for layer in config.moe_layers
-            ],
+            [weights.watch(name) for name in self._opened if part_position(name)[1] is None],
+            [[weights.watch(expert_part(layer, expert)) for expert in range(config.experts)] for layer in self.moe],
         )
         # the looks began after the addresses were taken
         self._torn = any(weights.part(name) is not held for name, held in self._opened.items())
@@ -69,8 +66,30 @@ class WeightTables:
         tensors = self._opened[name] = self._weights.part(name)
         return tensors
 
+    def _lay_ends(self, *, whole: bool) -> None:
+        """What comes before the first layer and after the last. A range of layers is given hidden states in place of
+        embeddings, and is asked for no scores: some numbers stand where those would be read.
+        """
+        config = self._config
+        if self.layers and not whole:
+            self.norm = self._part(f"layer.{self.layers.start}")["input_layernorm.weight"]
+            self.embed = self.head = self.norm.new_zeros((_scores_min, config.hidden))
+            self.vocab = _scores_min
+            return
+        head = self._part("head")
+        self.norm, self.vocab = head["norm.weight"], config.vocab_size
+        if whole or config.tied_embeddings:
+            self.embed = self._part("embed")["embed_tokens.weight"]
+        else:
+            self.embed = self.norm  # hidden states come in its place
+        self.head = self.embed if config.tied_embeddings else head["lm_head.weight"]
+        if not self.layers:  # the first norm is the last
+            self.trunk[0, at.INPUT_NORM] = self.norm.data_ptr()
+            self.kind = kinds[self.head.dtype]
+
     def _lay_layer(self, layer: int, moe: int) -> None:
-        config, names, row = self._config, self._part(f"layer.{layer}"), self.trunk[layer]
+        place = layer - self.layers.start
+        config, names, row = self._config, self._part(f"layer.{layer}"), self.trunk[place]
         for column, name in (
             (at.INPUT_NORM, "input_layernorm.weight"),
             (at.POST_NORM, "post_attention_layernorm.weight"),
@@ -88,16 +107,16 @@ class WeightTables:
             row[column + 5] = 0 if bias is None else bias.data_ptr()
         if moe:
             for expert in range(config.experts):
-                self._lay_expert(layer, expert, self._part(expert_part(layer, expert)), "")
+                self._lay_expert(place, expert, self._part(expert_part(layer, expert)), "")
             row[at.EXTRA_INNER] = config.shared_intermediate if config.facts.shared_expert else 0
             if config.facts.shared_expert:
-                self._lay_expert(layer, config.experts, names, "mlp.shared_expert.")
+                self._lay_expert(place, config.experts, names, "mlp.shared_expert.")
         else:
             row[at.EXTRA_INNER] = config.dense_intermediate
-            self._lay_expert(layer, config.experts, names, "mlp.")
+            self._lay_expert(place, config.experts, names, "mlp.")
 
-    def _lay_expert(self, layer: int, expert: int, tensors: Mapping[str, Tensor], prefix: str) -> None:
-        row = self.experts[layer, expert]
+    def _lay_expert(self, place: int, expert: int, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        row = self.experts[place, expert]
         for column, name in ((at.UP_GATE, "gate_proj"), (at.UP, "up_proj"), (at.DOWN, "down_proj")):
             self._lay_matrix(row, column, tensors, prefix + name)
 

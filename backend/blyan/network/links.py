@@ -21,7 +21,7 @@ from blyan.network.targets import Target, Targets
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault, IntegrityFault, MalformedMessage, PeerFault
-from blyan.primitives.ids import PublicKey
+from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message, WireTensor
 from blyan.wire.peer import Summary, parse_summary
 
@@ -76,6 +76,12 @@ class Links:
     def link(self, node: PublicKey) -> Link | None:
         """An open link to a node: the one that came last."""
         return next((link for link in reversed(self.open.get(node, ())) if link.open), None)
+
+    def any_holds(self, manifest: PayloadId) -> bool:
+        """Whether a node that is linked says that it holds something of a model. From any thread."""
+        return any(
+            link.open and manifest in link.peer.holdings for each in list(self.open.values()) for link in list(each)
+        )
 
     def why_not(self, url: str) -> str:
         """Why there is no link to an address that was given, empty if nothing is known."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from blyan.inference.snapshot import ExpertGrid
 from blyan.model.manifest import BlockReference, Manifest
-from blyan.model.parts import expert_part, part_position
+from blyan.model.parts import expert_part, layer_part, part_position
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound, StorageFull
 from blyan.primitives.ids import PayloadId, payload_id
@@ -86,11 +86,19 @@ class Hosted:
     grid: ExpertGrid
     trunk: bool = False
     here: set[int] = field(default_factory=set[int])  # numbers of routed experts
+    layers: set[int] = field(default_factory=set[int])  # of which the trunk's part is here
 
     @property
     def complete(self) -> bool:
         """Whether every routed expert is here."""
         return len(self.here) == self.grid.count
+
+    def whole(self, layer: int) -> bool:
+        """Whether a layer is here with all of its experts."""
+        if layer not in self.grid.layers:
+            return layer in self.layers
+        first = self.grid.layers.index(layer) * self.grid.experts
+        return layer in self.layers and all(first + expert in self.here for expert in range(self.grid.experts))
 
     def number(self, layer: int, expert: int) -> int | None:
         """The number of a routed expert, None for what is none."""
@@ -130,6 +138,8 @@ class Holdings:
         hosted.here = {number for number, part in hosted.experts() if self._has(manifest.parts[part].payload)}
         trunk = [block for part, block in manifest.blocks.items() if not is_expert(part)]
         hosted.trunk = all(self._has(block.payload) for block in trunk)
+        blocks = ((layer, manifest.parts[layer_part(layer)]) for layer in range(config.layers))
+        hosted.layers = {layer for layer, block in blocks if self._has(block.payload)}
         with self._lock:
             self._models[manifest_id] = hosted
             self.version += 1
@@ -155,6 +165,19 @@ class Holdings:
         hosted = self._models.get(manifest_id)
         return hosted is not None and hosted.number(layer, expert) in hosted.here
 
+    def expected(self, manifest_id: PayloadId, part: str) -> bool:
+        """Whether a part of a model is to be here: it is, or it is the trunk's."""
+        hosted = self._models.get(manifest_id)
+        layer, expert = part_position(part)
+        if hosted is None or layer is None or expert is None:
+            return True
+        return hosted.number(layer, expert) in hosted.here
+
+    def whole(self, manifest_id: PayloadId, layers: range) -> bool:
+        """Whether all of these layers are here with all of their experts."""
+        hosted = self._models.get(manifest_id)
+        return hosted is not None and all(hosted.whole(layer) for layer in layers)
+
     def took(self, manifest_id: PayloadId, number: int) -> None:
         """A routed expert has come."""
         with self._lock:
@@ -171,9 +194,9 @@ class Holdings:
         """As a summary says it."""
         with self._lock:
             return {
-                manifest: Holding(hosted.trunk, bits_of(hosted.here))
+                manifest: Holding(hosted.trunk, bits_of(hosted.here), b"" if hosted.trunk else bits_of(hosted.layers))
                 for manifest, hosted in self._models.items()
-                if hosted.here or hosted.trunk
+                if hosted.here or hosted.trunk or hosted.layers
             }
 
     def _has(self, payload: PayloadId) -> bool:

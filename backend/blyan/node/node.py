@@ -93,12 +93,7 @@ class Node:
             offers=lambda model: self.models.get(model.name) is model,
             watch=self.metrics,
         )
-        network = config.network
-        self.peering = (
-            Peering(config, ground, sources.now, sources.monotonic, sources.entropy, self.expert_memory)
-            if network.listen
-            else None
-        )
+        self.peering = _peering(config, ground, sources, (self._steppers, self._kv_bytes, self.expert_memory))
         self.kept = KeptModels(sources.now, self.scheduler.unload)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
         self._closing = threading.Event()
@@ -257,8 +252,19 @@ class Node:
     def _verify_experts(self) -> None:
         """Touch every expert that is here once, so that damage shows before somebody asks."""
         loaded = [model for model in self.models.values() if isinstance(model, LoadedModel)]
-        here = None if self.peering is None else self.peering.here
+        here = None if self.peering is None else self.peering.holdings.expected
         try:
             verify_loaded(self.ground.folder, loaded, here, self._closing.is_set, self.sources.now)
         except Exception:  # noqa: BLE001 - task boundary: verification in the background must not end silently
             _log.exception("background verification stopped: %s", InternalError.code)
+
+
+def _peering(
+    config: NodeConfig,
+    ground: WritableGround,
+    sources: Sources,
+    computing: tuple[SteppersInTurn, int, ExpertMemory | None],
+) -> Peering | None:
+    if not config.network.listen:
+        return None
+    return Peering(config, ground, sources.now, sources.monotonic, sources.entropy, *computing)

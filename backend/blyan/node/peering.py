@@ -21,12 +21,13 @@ from blyan.inference.expert_host import ExpertHost, HostedModel
 from blyan.inference.network_step import NetworkStepper
 from blyan.inference.registry import Registry
 from blyan.inference.roster import Roster
+from blyan.inference.steppers import SteppersInTurn
 from blyan.model.expert_memory import ExpertMemory
 from blyan.model.experts import ExpertCall
 from blyan.model.loading import LoadedModel
 from blyan.model.manifest import Manifest, read_manifest
-from blyan.model.parts import expert_part, part_position
-from blyan.model.stepping import KVPages
+from blyan.model.parts import expert_part
+from blyan.model.stepping import KVPages, Stepper
 from blyan.model.weights import ModelWeights
 from blyan.network.dialling import Dialler
 from blyan.network.door import PeerDoor
@@ -41,6 +42,7 @@ from blyan.node.holdings import HeldModel, Holdings, Hosted, read_held
 from blyan.node.network_config import NetworkConfig
 from blyan.node.own_summary import OwnSummary
 from blyan.node.peer_addresses import announced, linked_peers, read_peers, remember_peers
+from blyan.node.staging import Around, Staging, make_staging
 from blyan.node.swarm_secret import swarm_of
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
@@ -72,7 +74,7 @@ class Elsewhere:
 
     def first_here(self, layer: int, expert: int) -> bool:
         """Whether an expert is computed here rather than asked for."""
-        return self.holds(layer, expert) and not (self.remote_first and self.peering.held_by_peers(self.manifest))
+        return self.holds(layer, expert) and not (self.remote_first and self.peering.links.any_holds(self.manifest))
 
     def begin(self, calls: Sequence[ExpertCall]) -> Future[list[Tensor | Fault]]:
         """Ask other nodes, unless the plan is to do without them."""
@@ -92,6 +94,8 @@ class Peering:
     now: UnixSeconds
     monotonic: Monotonic
     entropy: Entropy
+    steppers: SteppersInTurn
+    stage_bytes: int  # for keys and values of leads whose layers are computed here
     memory: ExpertMemory | None = None
     holdings: Holdings = field(init=False)
     identity: Identity = field(init=False)
@@ -100,6 +104,7 @@ class Peering:
     roster: Roster = field(init=False)
     executor: Executor = field(init=False)
     host: ExpertHost = field(init=False)
+    staging: Staging = field(init=False)
     summary: OwnSummary = field(init=False)
     port: int = 0  # that was taken
     _thread: NetworkThread = field(init=False)
@@ -128,6 +133,9 @@ class Peering:
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, self._number)
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
         self.executor = Executor(self._thread, self.roster, self.monotonic, self.entropy, options)
+        around = Around(self._thread, self.links, self.holdings, self.registry, self.monotonic, self.entropy)
+        self.staging = make_staging(network, self.identity, around, self.steppers, self.stage_bytes)
+        handlers.update(self.staging.handlers(network.roles))
         self._door = PeerDoor(
             self.identity,
             swarm,
@@ -154,6 +162,7 @@ class Peering:
         self._hosted[manifest_id] = HostedModel(
             manifest.config, weights, lambda layer, expert: self.holdings.holds(manifest_id, layer, expert)
         )
+        self.staging.host_model(manifest_id, manifest, weights)
         self.ask(lambda: self.registry.serve(manifest_id, hosted.grid))
         return hosted
 
@@ -177,21 +186,6 @@ class Peering:
                 hint="it takes one from the nodes that it is linked to; `blyan node peers` shows them",
             )
 
-    def here(self, manifest_id: PayloadId, part: str) -> bool:
-        """Whether a part of a model is to be here: it is, or it is the trunk's."""
-        hosted = self.holdings.find(manifest_id)
-        layer, expert = part_position(part)
-        if hosted is None or layer is None or expert is None:
-            return True
-        return hosted.number(layer, expert) in hosted.here
-
-    def held_by_peers(self, manifest_id: PayloadId) -> bool:
-        """Whether a node that is linked says that it holds something of a model. From any thread."""
-        links = self.links
-        return any(
-            link.open and manifest_id in link.peer.holdings for each in list(links.open.values()) for link in list(each)
-        )
-
     def look_again(self, manifest_id: PayloadId) -> Hosted:
         """Blocks of a model have come or gone."""
         hosted = self.holdings.find(manifest_id)
@@ -205,12 +199,15 @@ class Peering:
     def drop(self, manifest_id: PayloadId) -> None:
         """A model is offered no more."""
         self._hosted.pop(manifest_id, None)
+        self.staging.drop(manifest_id)
         self.holdings.forget(manifest_id)
         self.ask(lambda: self.registry.drop(manifest_id))
 
-    def stepper(self, model: LoadedModel, kv: KVPages) -> NetworkStepper | None:
-        """Who computes a model of which experts are elsewhere; None if all are here."""
+    def stepper(self, model: LoadedModel, kv: KVPages) -> Stepper | None:
+        """Who computes a model of which experts are elsewhere, or in a pipeline; None if all are here."""
         hosted, plan = self.holdings.find(model.manifest_id), self.config.network.plan
+        if hosted is not None and plan == "pipeline":
+            return self.staging.stepper(model, kv)
         may_give_up = self.config.network.memory_bytes is not None and model.manifest_id in read_held(
             self.config.data_dir
         )
@@ -251,6 +248,7 @@ class Peering:
         except TimeoutError:
             _log.warning("peers did not let go in %s s", _close_seconds)
         self.host.close()
+        self.staging.host.close()
         self._thread.close()
 
     async def _open(self) -> None:
@@ -272,6 +270,7 @@ class Peering:
             group.create_task(kept("links", self.links.run))
             group.create_task(kept("relays and discovery", self._reach.run))
             group.create_task(kept("addresses of peers", remembering))
+            group.create_task(kept("leases", self.staging.host.run))
 
     async def _shut(self) -> None:
         if self._running is not None:

@@ -19,6 +19,7 @@ _payload = blake3(derive_key_context="blyan v1 payload")
 _partial = blake3(derive_key_context="blyan v1 partial")
 _sample = blake3(derive_key_context="blyan v1 sample")
 _expert_answer = blake3(derive_key_context="blyan v1 expert answer")
+_stage_call = blake3(derive_key_context="blyan v1 stage call")
 
 
 def hash_subtile(data: Bytes) -> bytes:
@@ -57,6 +58,15 @@ def hash_expert_answer(call: Bytes, answer: Bytes) -> str:
     hasher.update(len(call).to_bytes(8, "little"))
     hasher.update(call)
     hasher.update(answer)
+    return hasher.hexdigest()
+
+
+def hash_stage_call(about: Bytes, hidden: Bytes) -> str:
+    """What binds hidden states to the call that they are of, 64 hex digits: bytes of about u64 LE ‖ about ‖ hidden."""
+    hasher = _stage_call.copy()
+    hasher.update(len(about).to_bytes(8, "little"))
+    hasher.update(about)
+    hasher.update(hidden)
     return hasher.hexdigest()
 
 
