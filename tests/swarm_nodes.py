@@ -185,7 +185,7 @@ class Swarm:
 
     def __enter__(self) -> Self:
         for node in self.experts:
-            node.settings |= {"roles": "expert"}
+            node.settings.setdefault("roles", "expert")
             if self.direct:
                 node.settings |= {"join": self.gateway.join_url}
                 continue

@@ -109,7 +109,7 @@ class PipelineStepper:
         try:
             results = self._gathered(runs, pieces, begun)
         except StageLost as reason:
-            self._give_up(reason)
+            self._replace(reason)
             raise PagesLost(reason.message) from None
         finally:
             for each in begun:
@@ -128,11 +128,13 @@ class PipelineStepper:
     def _connected(self) -> Session:
         """The session; `PagesLost` where it is another one than in the last step."""
         if self._session is not None and self._session.lost is not None:
-            self._give_up(self._session.lost)
+            reason = self._session.lost
+            self._replace(reason)
+            raise PagesLost(reason.message)
         if self._session is None:
             self._session = self._found()
-            if self._opened:
-                raise PagesLost("pipeline: other stages have taken over")
+            if self._opened:  # an earlier one ended, and nobody was found at once
+                raise PagesLost("pipeline: stages were found again")
             self._opened = True
         return self._session
 
@@ -154,8 +156,8 @@ class PipelineStepper:
                 self._lacking = None
                 return session
 
-    def _give_up(self, reason: StageLost) -> None:
-        """The session serves no more. `StageUnavailable` if that happens again and again."""
+    def _replace(self, reason: StageLost) -> None:
+        """Another session for one that serves no more. `StageUnavailable` if that happens again and again."""
         if self._session is not None:
             self._lead.close(self._session)
             self._session = None
@@ -163,6 +165,7 @@ class PipelineStepper:
         if self._tries > _tries_max:
             self._tries = 0
             raise StageUnavailable(f"pipeline: expected stages that last for a step, found: {reason.message}")
+        self._session = self._found()
 
     def _gathered(
         self,
