@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, cast
+
+from torch import Tensor
 
 from blyan.inference.stage_host import StagedModel, StageHost
 from blyan.inference.stage_lead import LeadOptions, StageLead
 from blyan.inference.stage_route import Candidate, even_split
 from blyan.model.config import ModelConfig
 from blyan.model.stage_step import EagerLayers
+from blyan.model.stepping import Stretch
 from blyan.model.weights import ModelWeights
 from blyan.network.link import Link, LinkLost, NoAnswer, Refused, frame_of
 from blyan.network.thread import NetworkThread
@@ -60,6 +61,19 @@ class FakeLink:
             raise Refused(self._other, reason.code, reason.message, dict(reason.detail)) from None
 
 
+class Waiting:
+    """Layers that are computed when the house lets them."""
+
+    def __init__(self, house: House, layers: EagerLayers) -> None:
+        self._house, self._layers = house, layers
+        self.close = layers.close
+
+    def through(self, hidden: Tensor, runs: Sequence[Stretch]) -> tuple[Tensor, Any]:
+        """As `EagerLayers.through`."""
+        self._house.before_layers()
+        return self._layers.through(hidden, runs)
+
+
 class House:
     """A lead `L` and stages `a`, `b`, … that hold these layers of one random model. A context: its loop is a thread."""
 
@@ -73,6 +87,7 @@ class House:
         self.sent: list[tuple[PublicKey, PublicKey, str, Message]] = []
         self.tamper: Callable[[str, Message], Message] = lambda _kind, message: message
         self.now = 0.0
+        self.before_layers: Callable[[], object] = lambda: None  # in the compute thread of a stage
         self._kv_bytes = kv_bytes
 
     def __enter__(self) -> House:
@@ -107,7 +122,9 @@ class House:
             key: StageHost(
                 lambda manifest, staged=staged: staged if manifest == MODEL else None,
                 lambda node, key=key: self.link_of(key, node),
-                lambda staged, kv, layers, _offer: EagerLayers(staged.weights, staged.config, kv, layers),
+                lambda staged, kv, layers, _offer: Waiting(
+                    self, EagerLayers(staged.weights, staged.config, kv, layers)
+                ),
                 self._kv_bytes,
                 lambda: self.now,
             )
@@ -116,7 +133,7 @@ class House:
         self._drawn = 0
         loop = asyncio.get_running_loop()
         self.lead = StageLead(
-            self.thread, self, self.lead_key, "5" * 32, loop.time, self.entropy, LeadOptions(call_seconds=3)
+            self.thread, self, self.lead_key, "5" * 32, loop.time, self.entropy, LeadOptions(call_seconds=1)
         )
         self.handlers: dict[PublicKey, Mapping[str, Any]] = {key: host.handlers for key, host in self.hosts.items()}
         self.handlers[self.lead_key] = {end_kind: self.lead.ended}
@@ -160,10 +177,3 @@ class House:
     def round_trip(self, _node: PublicKey) -> float:
         """None."""
         return 0.0
-
-
-def blocked(future: Future[Any]) -> threading.Event:
-    """Set when a future is done."""
-    done = threading.Event()
-    future.add_done_callback(lambda _: done.set())
-    return done

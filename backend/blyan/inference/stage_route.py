@@ -1,12 +1,12 @@
-"""Which nodes take which layers of a model, by what they hold: an even split. Pure.
+"""Which nodes take which layers of a model, by what they hold, and which layers a node should hold. Pure.
 
-The fewest stages that cover all layers, but two where there are two nodes; of those who can take the next layers,
-whoever takes most of an even share, then who holds least else.
+An even split: the fewest stages that cover all layers, but two where there are two nodes; of those who can take the
+next layers, whoever takes most of an even share, then who holds least else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from blyan.primitives.ids import PublicKey
@@ -50,3 +50,35 @@ def _reach(held: frozenset[int], begin: int, end: int) -> int:
     while begin < end and begin in held:
         begin += 1
     return begin
+
+
+def layers_to_hold(sizes: Sequence[int], others: Sequence[int], held: Collection[int], room: int, draw: float) -> range:
+    """The layers without a gap that a stage should hold: as many as fit `room` bytes.
+
+    `sizes` are bytes of each layer, `others` how many other nodes hold it, `draw` in [0, 1) decides between equals.
+    What is held already stays while others lack it, or nothing is lacked by all.
+    """
+    spans = [_fitting(sizes, begin, room) for begin in range(len(sizes))]
+    spans = [span for span in spans if len(span)]
+    if not spans:
+        return range(0)
+    lacked = {layer for layer, count in enumerate(others) if not count and layer not in held}
+    needed = {layer for layer in held if not others[layer]}
+    kept = needed if lacked else set(held)
+    able = [span for span in spans if kept <= set(span)] or spans
+    best = max(_worth(span, others, kept) for span in able)
+    equal = [span for span in able if _worth(span, others, kept) == best]
+    return equal[int(draw * len(equal))]
+
+
+def _fitting(sizes: Sequence[int], begin: int, room: int) -> range:
+    end = begin
+    while end < len(sizes) and sizes[end] <= room:
+        room -= sizes[end]
+        end += 1
+    return range(begin, end)
+
+
+def _worth(span: range, others: Sequence[int], kept: Collection[int]) -> tuple[int, int, int]:
+    """What is kept first, then what nobody else has, then many."""
+    return sum(layer in kept for layer in span), sum(not others[layer] for layer in span), len(span)

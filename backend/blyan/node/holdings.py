@@ -209,3 +209,10 @@ class Holdings:
 def is_expert(part: str) -> bool:
     """Whether a part is a routed expert."""
     return part != "tokenizer" and part_position(part)[1] is not None
+
+
+def blocks_of_layer(manifest: Manifest, layer: int) -> list[BlockReference]:
+    """The trunk's part of a layer, then its routed experts."""
+    config = manifest.config
+    experts = range(config.experts if layer in config.moe_layers else 0)
+    return [manifest.parts[name] for name in (layer_part(layer), *(expert_part(layer, each) for each in experts))]
