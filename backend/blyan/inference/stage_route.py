@@ -23,18 +23,19 @@ class Candidate(NamedTuple):
 def even_split(layers: int, nodes: Sequence[Candidate]) -> tuple[Hop, ...] | None:
     """Stages that cover all layers in order; None where that cannot be."""
     for count in [*range(2, len(nodes) + 1), 1]:
-        found = _covered(layers, nodes, count)
-        if found is not None:
-            return found
+        for most in (layers // max(1, count) + 1, layers):  # an even share if that goes, else as much as is held
+            found = _covered(layers, nodes, count, most)
+            if found is not None:
+                return found
     return None
 
 
-def _covered(layers: int, nodes: Sequence[Candidate], count: int) -> tuple[Hop, ...] | None:
+def _covered(layers: int, nodes: Sequence[Candidate], count: int, most: int) -> tuple[Hop, ...] | None:
     left = list(nodes)
     hops: list[Hop] = []
     begin = 0
     while begin < layers and len(hops) < count and left:
-        share = -(-(layers - begin) // (count - len(hops)))
+        share = max(-(-(layers - begin) // (count - len(hops))), 0 if most < layers else most)
         lengths = {each.node: _reach(each.layers, begin, begin + share) - begin for each in left}
         best = min(left, key=lambda each: (-lengths[each.node], len(each.layers), each.node))
         if not lengths[best.node]:
@@ -79,6 +80,7 @@ def _fitting(sizes: Sequence[int], begin: int, room: int) -> range:
     return range(begin, end)
 
 
-def _worth(span: range, others: Sequence[int], kept: Collection[int]) -> tuple[int, int, int]:
-    """What is kept first, then what nobody else has, then many."""
-    return sum(layer in kept for layer in span), sum(not others[layer] for layer in span), len(span)
+def _worth(span: range, others: Sequence[int], kept: Collection[int]) -> tuple[int, int, int, int]:
+    """What is kept first, then what nobody else has, then ends that leave no hole, then many."""
+    joined = (span.start == 0 or bool(others[span.start - 1])) + (span.stop == len(others) or bool(others[span.stop]))
+    return sum(layer in kept for layer in span), sum(not others[layer] for layer in span), joined, len(span)
