@@ -71,7 +71,7 @@ class Taking:
                     self._waits[manifest_id] = (now + pause, min(_wait_max, 2 * pause))
             if {"expert", "stage"} & set(self.peering.config.network.roles):
                 try:
-                    await self._place_layers() if "stage" in self.peering.config.network.roles else await self._place()
+                    await _place_layers(self) if "stage" in self.peering.config.network.roles else await self._place()
                 except (Fault, OSError) as reason:
                     _log.warning("experts are not all taken yet: %s", reason)
 
@@ -169,37 +169,6 @@ class Taking:
             finally:
                 peering.look_again(manifest_id)
 
-    async def _place_layers(self) -> None:
-        """Fetch the layers of each model that help its pipelines most, as much as fits; nothing is given up."""
-        peering = self.peering
-        budget = peering.config.network.memory_bytes
-        room = _everything if budget is None else budget
-        for hosted in peering.holdings.models():
-            config = hosted.manifest.config
-            blocks = [blocks_of_layer(hosted.manifest, layer) for layer in range(config.layers)]
-            sizes = [sum(block.length for block in layer) for layer in blocks]
-            said = [held for each in self._linked() if "stage" in each.roles and (held := _held(each, hosted))]
-            whole = [whole_layers(hosted, held, config) for held in said]
-            others = [sum(layer in each for each in whole) for layer in range(config.layers)]
-            mine = [layer for layer in range(config.layers) if hosted.whole(layer)]
-            if not any(each.holdings.get(hosted.manifest_id) for each in self._linked()):
-                continue
-            span = layers_to_hold(sizes, others, mine, room, peering.draw())
-            kept = sum(sizes[layer] for layer in mine if layer not in span)
-            for layer in span:
-                if layer not in mine and kept + sum(sizes[each] for each in span if each <= layer) <= room:
-                    await self._fetch_layer(hosted, blocks[layer])
-            room -= sum(sizes[layer] for layer in {*mine, *span})
-
-    async def _fetch_layer(self, hosted: Hosted, blocks: Sequence[BlockReference]) -> None:
-        try:
-            trunk, experts = blocks[:1], blocks[1:]
-            await self._fetch(hosted.manifest_id, hosted, trunk, trunk=True)
-            if experts:
-                await self._fetch(hosted.manifest_id, hosted, experts)
-        finally:
-            self.peering.look_again(hosted.manifest_id)
-
     def _shelf(self, models: Mapping[PayloadId, Hosted]) -> Shelf[str]:
         """The experts that somebody has, and who."""
         linked = self._linked()
@@ -270,6 +239,39 @@ def _key(manifest_id: PayloadId, number: int) -> str:
 def _of_key(key: str) -> tuple[PayloadId, int]:
     manifest_id, _, number = key.partition("/")
     return PayloadId(manifest_id), int(number)
+
+
+async def _place_layers(taking: Taking) -> None:
+    """Fetch the layers of each model that help its pipelines most, as much as fits; nothing is given up."""
+    peering = taking.peering
+    budget = peering.config.network.memory_bytes
+    room = _everything if budget is None else budget
+    for hosted in peering.holdings.models():
+        config = hosted.manifest.config
+        blocks = [blocks_of_layer(hosted.manifest, layer) for layer in range(config.layers)]
+        sizes = [sum(block.length for block in layer) for layer in blocks]
+        said = [held for each in taking._linked() if "stage" in each.roles and (held := _held(each, hosted))]
+        whole = [whole_layers(hosted, held, config) for held in said]
+        others = [sum(layer in each for each in whole) for layer in range(config.layers)]
+        mine = [layer for layer in range(config.layers) if hosted.whole(layer)]
+        if not any(each.holdings.get(hosted.manifest_id) for each in taking._linked()):
+            continue
+        span = layers_to_hold(sizes, others, mine, room, peering.draw())
+        kept = sum(sizes[layer] for layer in mine if layer not in span)
+        for layer in span:
+            if layer not in mine and kept + sum(sizes[each] for each in span if each <= layer) <= room:
+                await _fetch_layer(taking, hosted, blocks[layer])
+        room -= sum(sizes[layer] for layer in {*mine, *span})
+
+
+async def _fetch_layer(taking: Taking, hosted: Hosted, blocks: Sequence[BlockReference]) -> None:
+    try:
+        trunk, experts = blocks[:1], blocks[1:]
+        await taking._fetch(hosted.manifest_id, hosted, trunk, trunk=True)
+        if experts:
+            await taking._fetch(hosted.manifest_id, hosted, experts)
+    finally:
+        taking.peering.look_again(hosted.manifest_id)
 
 
 def _held(summary: Summary, hosted: Hosted) -> Holding | None:
