@@ -78,11 +78,12 @@ class Taking:
     def _offered(self) -> list[PayloadId]:
         """Models of which a linked node holds something."""
         found: dict[PayloadId, None] = {}
-        for summary in self._linked():
+        for summary in self.linked():
             found.update(dict.fromkeys(summary.holdings))
         return list(found)
 
-    def _linked(self) -> list[Summary]:
+    def linked(self) -> list[Summary]:
+        """The summaries of nodes that a link is up to."""
         links = self.peering.links
         now = self.peering.monotonic()
         return [each for each in links.table.live(now) if links.link(each.node) is not None]
@@ -94,7 +95,7 @@ class Taking:
             await asyncio.to_thread(self._want_trunk, manifest_id)
             trunk = [block for part, block in hosted.manifest.blocks.items() if not is_expert(part)]
             if not hosted.trunk:
-                await self._fetch(manifest_id, hosted, trunk, trunk=True)
+                await self.fetch_blocks(manifest_id, hosted, trunk, trunk=True)
                 hosted = self.peering.look_again(manifest_id)
             await asyncio.to_thread(self.publish, hosted.manifest)
             self._published.add(manifest_id)
@@ -124,7 +125,7 @@ class Taking:
 
     async def _manifest(self, manifest_id: PayloadId) -> bytes:
         why: Fault = NotFound(f"manifest {manifest_id}: expected a linked node that has it, found none")
-        for summary in self._linked():
+        for summary in self.linked():
             link = self.peering.links.link(summary.node)
             if link is None or manifest_id not in summary.holdings:
                 continue
@@ -165,13 +166,13 @@ class Taking:
         for manifest_id, numbers in batches.items():
             hosted = models[manifest_id]
             try:
-                await self._fetch(manifest_id, hosted, [hosted.block(number) for number in numbers])
+                await self.fetch_blocks(manifest_id, hosted, [hosted.block(number) for number in numbers])
             finally:
                 peering.look_again(manifest_id)
 
     def _shelf(self, models: Mapping[PayloadId, Hosted]) -> Shelf[str]:
         """The experts that somebody has, and who."""
-        linked = self._linked()
+        linked = self.linked()
         sizes: dict[str, int] = {}
         holders: dict[str, list[PublicKey]] = {}
         for manifest_id, hosted in models.items():
@@ -193,9 +194,10 @@ class Taking:
         gone = {models[manifest_id].block(number).payload for manifest_id, number in dropped} - kept
         await asyncio.to_thread(self.peering.ground.store.give_up, gone)
 
-    async def _fetch(
+    async def fetch_blocks(
         self, manifest_id: PayloadId, hosted: Hosted, blocks: Iterable[BlockReference], *, trunk: bool = False
     ) -> None:
+        """Fetch blocks of a model that are not here from nodes that say they hold them."""
         wanted = list({block.payload: Wanted(block.payload, block.length) for block in blocks}.values())
         sources = await self._sources(manifest_id, hosted, trunk=trunk)
         if not sources:
@@ -207,7 +209,7 @@ class Taking:
         """Linked nodes that say they hold something of the model, with what they say."""
         found: list[Source] = []
         parts = dict(hosted.experts())
-        for summary in self._linked():
+        for summary in self.linked():
             link, holding = self.peering.links.link(summary.node), summary.holdings.get(manifest_id)
             if link is None or holding is None or (trunk and not holding.trunk) or len(found) >= limits.sources_max:
                 continue
@@ -250,11 +252,11 @@ async def _place_layers(taking: Taking) -> None:
         config = hosted.manifest.config
         blocks = [blocks_of_layer(hosted.manifest, layer) for layer in range(config.layers)]
         sizes = [sum(block.length for block in layer) for layer in blocks]
-        said = [held for each in taking._linked() if "stage" in each.roles and (held := _held(each, hosted))]
+        said = [held for each in taking.linked() if "stage" in each.roles and (held := _held(each, hosted))]
         whole = [whole_layers(hosted, held, config) for held in said]
         others = [sum(layer in each for each in whole) for layer in range(config.layers)]
         mine = [layer for layer in range(config.layers) if hosted.whole(layer)]
-        if not any(each.holdings.get(hosted.manifest_id) for each in taking._linked()):
+        if not any(each.holdings.get(hosted.manifest_id) for each in taking.linked()):
             continue
         span = layers_to_hold(sizes, others, mine, room, peering.draw())
         kept = sum(sizes[layer] for layer in mine if layer not in span)
@@ -267,9 +269,9 @@ async def _place_layers(taking: Taking) -> None:
 async def _fetch_layer(taking: Taking, hosted: Hosted, blocks: Sequence[BlockReference]) -> None:
     try:
         trunk, experts = blocks[:1], blocks[1:]
-        await taking._fetch(hosted.manifest_id, hosted, trunk, trunk=True)
+        await taking.fetch_blocks(hosted.manifest_id, hosted, trunk, trunk=True)
         if experts:
-            await taking._fetch(hosted.manifest_id, hosted, experts)
+            await taking.fetch_blocks(hosted.manifest_id, hosted, experts)
     finally:
         taking.peering.look_again(hosted.manifest_id)
 
