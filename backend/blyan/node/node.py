@@ -95,8 +95,9 @@ class Node:
         parts = self._steppers, self._kv_bytes, self.expert_memory
         self.peering = Peering(config, ground, *chance, *parts) if config.network.listen else None
         self.planning = Planning(self.peering, config.inference.rules, sources.monotonic, sources.draw)
+        choose = partial(_stepper, self, self._steppers)
         self.scheduler = Scheduler(
-            Setting(self._kv_bytes, config.inference.rules, partial(_stepper, self), partial(_noted, self)),
+            Setting(self._kv_bytes, config.inference.rules, choose, partial(_noted, self)),
             sources.monotonic,
             models=lambda: len(self._loaded),
             offers=lambda model: self.models.get(model.name) is model,
@@ -267,12 +268,12 @@ class Node:
             _log.exception("background verification stopped: %s", InternalError.code)
 
 
-def _stepper(node: Node, model: LoadedModel, kv: KVPages, offer: Offer) -> Stepper:
+def _stepper(node: Node, steppers: SteppersInTurn, model: LoadedModel, kv: KVPages, offer: Offer) -> Stepper:
     """Who computes a model: with others, where experts of it are elsewhere, or all of its layers."""
     peering = node.peering
     if peering is not None and node.config.network.plan == "pipeline":
         return peering.staging.stepper(model, kv)
-    return node._steppers.make(model, kv, offer, None if peering is None else peering.elsewhere(model))
+    return steppers.make(model, kv, offer, None if peering is None else peering.elsewhere(model))
 
 
 def _noted(node: Node, model: LoadedModel, chosen: NDArray[np.int32]) -> None:
