@@ -199,7 +199,9 @@ class StageHost:
             raise Busy(f"stage calls: expected fewer than {limits.stage_queue_max} waiting, found {self.queue}")
         lease.number, lease.heard = call.number, self._monotonic()
         self.queue += 1
-        task = asyncio.create_task(self._carried(lease, call, passed))
+        # begun before the sender is told that it was taken: that is on nobody's way
+        computing = asyncio.get_running_loop().run_in_executor(self._thread, self._compute, lease, call, passed)
+        task = asyncio.create_task(self._carried(lease, call, computing))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return Message({}, ())
@@ -226,9 +228,8 @@ class StageHost:
             raise InvalidInput("stage call: expected the lease's model, layers and pages, and rows of its hidden size")
         return lease
 
-    async def _carried(self, lease: _Lease, call: StageCall, passed: Passed) -> None:
+    async def _carried(self, lease: _Lease, call: StageCall, computing: asyncio.Future[Passed]) -> None:
         """Compute, and pass on. A mistake of ours is no reason to leave the lead waiting."""
-        computing = asyncio.get_running_loop().run_in_executor(self._thread, self._compute, lease, call, passed)
         (given,) = await asyncio.gather(computing, return_exceptions=True)
         self.queue -= 1
         if isinstance(given, Passed):
