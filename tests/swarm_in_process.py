@@ -67,13 +67,13 @@ async def serving_member(data_dir: Path, **network: object) -> AsyncIterator[tup
 
 @contextlib.asynccontextmanager
 async def in_one_process(
-    gateway_dir: Path, expert_dirs: Sequence[Path], **network: object
+    gateway_dir: Path, expert_dirs: Sequence[Path], role: str = "expert", **network: object
 ) -> AsyncIterator[tuple[Member, list[Member]]]:
-    """A gateway to which these expert nodes are linked; `network` is of the gateway's configuration."""
+    """A gateway to which these expert nodes (or stages) are linked; `network` is of the gateway's configuration."""
     async with contextlib.AsyncExitStack() as stack:
         gateway, _ = await stack.enter_async_context(serving_member(gateway_dir, **network))
         experts = [
-            (await stack.enter_async_context(serving_member(each, join=(gateway.join_url,), roles=("expert",))))[0]
+            (await stack.enter_async_context(serving_member(each, join=(gateway.join_url,), roles=(role,))))[0]
             for each in expert_dirs
         ]
         keys = {expert.peering.identity.key.public for expert in experts}

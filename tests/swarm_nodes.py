@@ -51,6 +51,11 @@ def nothing(_layer: int, _expert: int) -> bool:
     return False
 
 
+def of_layers(layers: range) -> Keep:
+    """Keep those of some layers."""
+    return lambda layer, _expert: layer in layers
+
+
 def every(of: int, *which: int) -> Keep:
     """Keep the experts whose number leaves one of these rests, shifted from layer to layer."""
     return lambda layer, expert: (expert + layer) % of in which
@@ -65,9 +70,9 @@ def part_of_builtin(data_dir: Path, keep: Keep, trunk: bool) -> PayloadId:
 
 
 def part_of_checkpoint(
-    data_dir: Path, folder: Path, name: str, keep: Keep, trunk: bool, request: QuantizationRequest | None = None
+    data_dir: Path, folder: Path, name: str, keep: Keep, trunk: bool | range, request: QuantizationRequest | None = None
 ) -> PayloadId:
-    """The same of a checkpoint that is imported."""
+    """The same of a checkpoint that is imported; of the trunk all, nothing, or what is of some layers."""
     with _ground(data_dir) as ground:
         made = import_checkpoint(ground, read_checkpoint(folder), name, lambda _done, _total: None, request)
         manifest = made.published.model.manifest
@@ -83,13 +88,14 @@ def _ground(data_dir: Path) -> Iterator[WritableGround]:
     write_swarm(data_dir, SECRET)
 
 
-def _leave(ground: WritableGround, manifest_id: PayloadId, keep: Keep, trunk: bool) -> None:
+def _leave(ground: WritableGround, manifest_id: PayloadId, keep: Keep, trunk: bool | range) -> None:
     manifest = read_manifest(ground.store, manifest_id)
+    layers = {f"layer.{layer}" for layer in (trunk if isinstance(trunk, range) else ())}
     for part, block in manifest.blocks.items():
         at = position(part)
-        if not (trunk if at is None else keep(*at)):
+        if not ((trunk is True or part in layers) if at is None else keep(*at)):
             ground.store.path(block.payload).unlink(missing_ok=True)
-    write_held(ground.folder, {manifest_id: HeldModel(manifest.name, trunk)})
+    write_held(ground.folder, {manifest_id: HeldModel(manifest.name, trunk is True)})
 
 
 def position(part: str) -> tuple[int, int] | None:
@@ -179,7 +185,7 @@ class Swarm:
 
     def __enter__(self) -> Self:
         for node in self.experts:
-            node.settings |= {"roles": "expert"}
+            node.settings.setdefault("roles", "expert")
             if self.direct:
                 node.settings |= {"join": self.gateway.join_url}
                 continue

@@ -23,13 +23,15 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser) -> None:
         action="append",
         help="wss://HOST:PORT#CODE, from `blyan node invite`; CODE alone looks around",
     )
-    serve.add_argument("--role", metavar="ROLES", help="gateway,expert: answer, compute for others (default: both)")
+    serve.add_argument(
+        "--role", metavar="ROLES", help="gateway,expert: answer, compute for others (default: both); stage: take layers"
+    )
     serve.add_argument(
         "--memory", metavar="SIZE", help="of experts that are held, such as 8GiB; default: all there are"
     )
     serve.add_argument("--listen", metavar="HOST:PORT", help="API and page; default 127.0.0.1:8645")
     serve.add_argument("--peers", metavar="HOST:PORT", help="where peers reach this node; default: the API's port + 1")
-    serve.add_argument("--plan", metavar="PLAN", help="auto, local, dynamic or static_delegate")
+    serve.add_argument("--plan", metavar="PLAN", help="auto, local, dynamic, static_delegate or pipeline")
     serve.set_defaults(run=_serve)
 
 

@@ -18,10 +18,11 @@ from blyan.inference.housing import Housing
 from blyan.inference.job import Job, attempted
 from blyan.inference.needs import Answer, Need
 from blyan.inference.policy import Rules, plan
+from blyan.inference.recomputing import compute_again
 from blyan.inference.sequence import TokenSequence
 from blyan.inference.session import Event, Failed, Finished
 from blyan.inference.step_times import StepSeen, Timed, untimed
-from blyan.model.stepping import Run, Waits
+from blyan.model.stepping import PagesLost, Run, Waits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault, InternalError
 
@@ -56,6 +57,7 @@ class Counters:
     """What happened since the start."""
 
     preemptions: int = 0
+    recomputed: int = 0  # generations, because a stage of their pipeline was replaced
     drafted: int = 0
     accepted: int = 0
 
@@ -179,6 +181,9 @@ class Batching:
         """Those of the runs that went well. A step that fails is made again, each run by itself."""
         failed: dict[int, Fault] = {}
         reason = attempted(lambda: failed.update(engine.compute(runs, self.deliver)))
+        if isinstance(reason, PagesLost):
+            self._recomputed(engine, reason)
+            return []
         if reason is None:
             for number, fault in failed.items():
                 self._fail(self.jobs[number], fault)
@@ -187,6 +192,10 @@ class Batching:
             return [run for alone in runs for run in self._computed(engine, [alone])]
         self._fail(self.jobs[runs[0][0].id], reason)
         return []
+
+    def _recomputed(self, engine: Engine, reason: PagesLost) -> None:
+        _log.warning("%s is computed again from its tokens: %s", engine.model.name, reason)
+        self.counters.recomputed += compute_again(engine)
 
     def _began(self, job: Job, now: float) -> None:
         if not job.admitted:

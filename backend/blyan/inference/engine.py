@@ -103,7 +103,7 @@ class Engine:
     def adopt(self, sequence: TokenSequence) -> None:
         """A sequence that waited for another engine of this model."""
         self._sequences[sequence.id] = sequence
-        self._wait(sequence)
+        self.enqueue(sequence)
 
     def hand_over(self) -> list[TokenSequence]:
         """Those that wait, who go elsewhere. Nothing runs."""
@@ -136,7 +136,7 @@ class Engine:
         if sequence.held is not None:
             self.pool.release(sequence.held)
         sequence.restart()
-        self._wait(sequence)
+        self.enqueue(sequence)
 
     def admit(self, number: int) -> bool:
         """Give a sequence pages for all its tokens; False, and it waits on, if fewer are free than was planned with."""
@@ -230,7 +230,8 @@ class Engine:
         sure = min(end, sequence.need.end - sequence.need.drafts)
         self.pool.filled(held, run.tokens[: sure - run.start])
 
-    def _wait(self, sequence: TokenSequence) -> None:
+    def enqueue(self, sequence: TokenSequence) -> None:
+        """It waits, in its place."""
         queue = self.waiting.setdefault(sequence.client, {})
         count = len(sequence.tokens)
         pages = min(pages_for(count + 1), self.pool.pages)  # one position more, if there is one

@@ -18,6 +18,7 @@ from blyan.model.config import ModelConfig
 from blyan.model.eager_step import PagedCache, result_of
 from blyan.model.experts import ExpertCall
 from blyan.model.gate import Routing
+from blyan.model.stage import Forward
 from blyan.model.stepping import (
     KVPages,
     Patience,
@@ -29,7 +30,7 @@ from blyan.model.stepping import (
     nothing,
     page_positions,
 )
-from blyan.model.transformer import Forward, TrunkWeights, forward
+from blyan.model.transformer import TrunkWeights, forward
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import BlockCorrupt, Fault, NotFound, Unavailable
 

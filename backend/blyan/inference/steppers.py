@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from numpy.typing import NDArray
@@ -28,8 +28,9 @@ from blyan.model import jit_cache
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
 from blyan.model.loading import LoadedModel
-from blyan.model.parts import part_position
-from blyan.model.stepping import KVPages, Stepper
+from blyan.model.parts import expert_part, layer_part, part_position
+from blyan.model.stage_step import EagerHead, EagerLayers, Head, OfferLayers, StagedModel
+from blyan.model.stepping import KVPages, LayerStepper, Stepper
 from blyan.model.weights import ModelWeights
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault
@@ -42,21 +43,27 @@ def plain_stepper(model: LoadedModel, kv: KVPages, _offer: Offer) -> Stepper:
     return EagerStepper(model.weights, model.manifest.config, kv)
 
 
+Made: TypeAlias = Callable[[Callable[[], Any]], None]  # takes what makes the better one
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A stepper to prepare. It keeps neither pages nor their engine alive: who is let go meanwhile is gone."""
+    """Jitted code to prepare. It keeps neither pages nor their engine alive: who is let go meanwhile is gone."""
 
-    model: LoadedModel
-    kv: Callable[[], KVPages | None]
+    name: str
+    weights: ModelWeights
+    config: ModelConfig
+    parts: tuple[str, ...]  # that must be here
+    stored: int | None  # a layer that says how matrices are stored; None: as everything else
     dtype: torch.dtype
-    offer: Callable[[], Offer | None]
-    elsewhere: Elsewhere | None  # who computes what is not here
+    kv: Callable[[], KVPages | None]  # gone with whoever wants it
+    offer: Callable[[], Made | None]
+    build: Callable[[KVPages, int, Monotonic], Any]
+    resident: bool = True  # whether it computes only where all experts have a place in memory
 
-    @classmethod
-    def of(cls, model: LoadedModel, kv: KVPages, offer: Offer, elsewhere: Elsewhere | None) -> _Wanted:
-        """With weak references."""
-        weak = weakref.WeakMethod(offer) if inspect.ismethod(offer) else lambda: offer
-        return cls(model, weakref.ref(kv), kv.keys.dtype, weak, elsewhere)
+
+def _weakly(offer: Made) -> Callable[[], Made | None]:
+    return weakref.WeakMethod(offer) if inspect.ismethod(offer) else lambda: offer
 
 
 class Mixture(Protocol):
@@ -127,10 +134,58 @@ class SteppersInTurn:
 
     def make(self, model: LoadedModel, kv: KVPages, offer: Offer, elsewhere: Elsewhere | None = None) -> Stepper:
         """A stepper for now; a better one is offered when it is ready. `elsewhere`: where not all experts are here."""
-        self._later(partial(self._offer, _Wanted.of(model, kv, offer, elsewhere)))
+        weights, config, parts = model.weights, model.manifest.config, tuple(model.manifest.parts)
+        if elsewhere is not None:
+            parts = tuple(part for part in parts if part_position(part)[1] is None)
+
+        def build(kv: KVPages, threads: int, monotonic: Monotonic) -> Stepper:
+            from blyan.inference.jitted_network_step import JittedNetworkStepper
+            from blyan.model.fused_step import FusedStepper
+
+            if elsewhere is not None:
+                return JittedNetworkStepper(weights, config, kv, elsewhere, threads, monotonic)
+            return FusedStepper(weights, config, kv, threads, monotonic)
+
+        wanted = _Wanted(
+            *(model.name, weights, config, parts, 0, kv.keys.dtype, weakref.ref(kv), _weakly(offer), build),
+            resident=elsewhere is None,
+        )
+        self._later(partial(self._offer, wanted))
         if elsewhere is None:
             return plain_stepper(model, kv, offer)
-        return NetworkStepper(model.weights, model.manifest.config, kv, elsewhere, self._monotonic)
+        return NetworkStepper(weights, config, kv, elsewhere, self._monotonic)
+
+    def make_layers(self, model: StagedModel, kv: KVPages, layers: range, offer: OfferLayers) -> LayerStepper:
+        """The same of a stage's layers."""
+        weights, config = model.weights, model.config
+
+        def build(kv: KVPages, threads: int, monotonic: Monotonic) -> LayerStepper:
+            from blyan.model.fused_stage import FusedLayers
+
+            return FusedLayers(weights, config, kv, threads, monotonic, layers)
+
+        trunk = (layer_part(layer) for layer in layers)
+        moe = (layer for layer in layers if layer in config.moe_layers)
+        parts = (*trunk, *(expert_part(layer, expert) for layer in moe for expert in range(config.experts)))
+        name = f"{model.name} (layers {layers.start} to {layers.stop})"
+        pages, where = weakref.ref(kv), _weakly(offer)
+        wanted = _Wanted(name, weights, config, parts, layers.start, model.dtype, pages, where, build)
+        self._later(partial(self._offer, wanted))
+        return EagerLayers(weights, config, kv, layers)
+
+    def make_head(self, model: LoadedModel, kv: KVPages, offer: Callable[[Callable[[], Head]], None]) -> Head:
+        """The same of what comes after the last layer; `kv` says for how long it is wanted."""
+        weights, config, dtype = model.weights, model.manifest.config, kv.keys.dtype
+
+        def build(_kv: KVPages, threads: int, monotonic: Monotonic) -> Head:
+            from blyan.model.fused_stage import FusedHead
+
+            return FusedHead(weights, config, dtype, threads, monotonic)
+
+        name, pages = f"{model.name} (scores)", weakref.ref(kv)
+        wanted = _Wanted(name, weights, config, ("head",), None, dtype, pages, _weakly(offer), build, resident=False)
+        self._later(partial(self._offer, wanted))
+        return EagerHead(weights, config)
 
     def prepare(self, mixture: PreparedMixture, sample: tuple[int, int]) -> None:
         """Give the experts of a model when they can be computed in jitted code. `sample`: layer and expert of one."""
@@ -164,7 +219,7 @@ class SteppersInTurn:
         try:
             make = self._prepared(wanted)
         except (Fault, OSError, RuntimeError) as reason:  # no compiler, no memory, a damaged block
-            _log.warning("%s is computed by the plain path: %s", wanted.model.name, reason)
+            _log.warning("%s is computed by the plain path: %s", wanted.name, reason)
             return
         offer = wanted.offer()
         if make is not None and offer is not None:
@@ -198,29 +253,25 @@ class SteppersInTurn:
         _log.info("%s is computed by the jitted step (%s, %d threads)", what, name, self._threads)
         return True
 
-    def _prepared(self, wanted: _Wanted) -> Callable[[], Stepper] | None:
+    def _prepared(self, wanted: _Wanted) -> Callable[[], Any] | None:
         # imported here: numba takes half a second, and no node must wait for it
-        from blyan.inference.jitted_network_step import JittedNetworkStepper
-        from blyan.model.fused_step import FusedStepper, kind_of, obstacle
+        from blyan.model.fused_step import kind_of, obstacle, stored_as
 
-        model, config = wanted.model, wanted.model.manifest.config
-        weights, elsewhere, threads, monotonic = model.weights, wanted.elsewhere, self._threads, self._monotonic
-        reason = obstacle(config, wanted.dtype)
-        if reason is None and elsewhere is None and not weights.experts_all_resident:
+        weights, dtype = wanted.weights, wanted.dtype
+        reason = obstacle(wanted.config, dtype)
+        if reason is None and wanted.resident and not weights.experts_all_resident:
             reason = "its experts do not fit the budget"
         if reason is not None:
-            _log.info("%s is computed by the plain path: %s", model.name, reason)
+            _log.info("%s is computed by the plain path: %s", wanted.name, reason)
             return None
-        if not self._compiled(kind_of(weights, wanted.dtype), model.name):
+        kind = stored_as(dtype, dtype) if wanted.stored is None else kind_of(weights, dtype, wanted.stored)
+        if not self._compiled(kind, wanted.name):
             return None
-        for part in model.manifest.parts:
+        for part in wanted.parts:
             if self._closing:
                 return None
-            if elsewhere is None or part_position(part)[1] is None:
-                weights.part(part)
+            weights.part(part)
         kv = wanted.kv()
         if kv is None:
             return None
-        if elsewhere is not None:
-            return lambda: JittedNetworkStepper(weights, config, kv, elsewhere, threads, monotonic)
-        return lambda: FusedStepper(weights, config, kv, threads, monotonic)
+        return lambda: wanted.build(kv, self._threads, self._monotonic)

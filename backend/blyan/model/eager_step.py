@@ -43,7 +43,8 @@ class PagedCache:
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values [1, kv_heads, T, head_dim] after `length`; return all up to there, gathered."""
         end = self.length + keys.shape[2]
-        return self._placed(self._kv.keys[layer], keys, end), self._placed(self._kv.values[layer], values, end)
+        at = layer - self._kv.first
+        return self._placed(self._kv.keys[at], keys, end), self._placed(self._kv.values[at], values, end)
 
     def advance(self, positions: int) -> None:
         """Count `positions` more as filled."""
@@ -108,11 +109,12 @@ def result_of(
     experts = np.empty((0, len(run.tokens), config.experts_per_token), dtype=np.int32)
     if chosen:
         experts = torch.stack(list(chosen)).to(torch.int32).numpy()
-    scores = _scores(weights, config, hidden, run.scored)
+    scores = scores_of(weights, config, hidden, run.scored)
     return RunResult(scores, experts, hidden if run.hidden else None)
 
 
-def _scores(weights: TrunkWeights, config: ModelConfig, hidden: Tensor, scored: int) -> Scores:
+def scores_of(weights: TrunkWeights, config: ModelConfig, hidden: Tensor, scored: int) -> Scores:
+    """Scores [scored, vocab] of the last so many final hidden states [n, hidden]; `NotComputable` if not finite."""
     if not scored:
         return np.empty((0, config.vocab_size), np.float32)
     # one row as a vector: another kernel than a matrix of one row, and the one that the plain loop uses

@@ -115,10 +115,11 @@ class Room:
             (at.EMBED, tables.embed),
             (at.FINAL_NORM, tables.norm),
             (at.HEAD, tables.head),
-            (at.KEYS, kv.keys),
-            (at.VALUES, kv.values),
         ):
             self.places[place] = 0 if tensor is None else tensor.data_ptr()
+        for place, pool in ((at.KEYS, kv.keys), (at.VALUES, kv.values)):
+            # where layer 0 would lie: of some layers' pages the first may be another
+            self.places[place] = pool.data_ptr() - kv.first * pool.stride(0) * pool.itemsize
         self.places[at.SCORE_BYTES] = longest * 4
         self.places[at.PANEL_BYTES] = panel * deepest * 4
         top_k, moe = config.experts_per_token, max(1, len(config.moe_layers))

@@ -18,6 +18,7 @@ from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
 from blyan.model.fused_room import Angles
 from blyan.model.fused_team import FusedTeam
+from blyan.model.parts import layer_part
 from blyan.model.stepping import KVPages, Ready, Run, RunResult, nothing
 from blyan.model.weight_tables import kinds
 from blyan.model.weights import ModelWeights
@@ -42,9 +43,9 @@ def obstacle(config: ModelConfig, dtype: torch.dtype) -> str | None:
     return None if dtype in _dense else f"dtype: expected one of {_dense}, found {dtype}"
 
 
-def kind_of(weights: ModelWeights, dtype: torch.dtype) -> tuple[NDArray[Any], NDArray[Any]]:
-    """How matrices are stored, and how everything else is, as `simd` names it."""
-    return stored_as(weights.part("layer.0")["self_attn.q_proj.weight"].dtype, dtype)
+def kind_of(weights: ModelWeights, dtype: torch.dtype, layer: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    """How matrices are stored, by those of a layer, and how everything else is, as `simd` names it."""
+    return stored_as(weights.part(layer_part(layer))["self_attn.q_proj.weight"].dtype, dtype)
 
 
 def stored_as(matrix: torch.dtype, dtype: torch.dtype) -> tuple[NDArray[Any], NDArray[Any]]:

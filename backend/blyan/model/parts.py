@@ -57,6 +57,11 @@ def parts_of(config: ModelConfig) -> Iterator[Part]:
     yield Part("head", "model.", head)
 
 
+def layer_part(layer: int) -> str:
+    """The trunk's part of a layer."""
+    return f"layer.{layer}"
+
+
 def expert_part(layer: int, expert: int) -> str:
     """The part name of one routed expert."""
     return f"layer.{layer}.expert.{expert}"

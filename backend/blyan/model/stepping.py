@@ -69,6 +69,22 @@ class RunFault(NamedTuple):
     reason: Fault
 
 
+class Stretch(NamedTuple):
+    """New positions of one sequence whose hidden states go through some of the layers: what a stage knows of a run."""
+
+    rows: int  # positions, at least one
+    start: int  # positions before them
+    pages: tuple[int, ...]
+    reach: int = 0
+
+
+class PagesLost(Exception):
+    """The keys and values of all sequences are gone: what is under way is to be computed again from its tokens.
+
+    For whoever hands out pages; no fault of a request.
+    """
+
+
 Ready: TypeAlias = Callable[[], object]
 
 
@@ -109,11 +125,28 @@ class Waits(Protocol):
         ...
 
 
+class LayerStepper(Protocol):
+    """Computes a range of a model's layers. One thread's alone."""
+
+    def through(self, hidden: Tensor, runs: Sequence[Stretch]) -> tuple[Tensor, NDArray[np.int32]]:
+        """Hidden states [N, hidden] after the layers, of those before them, run after run; and the experts chosen
+        [moe layers of the range, N, top_k]. Raises what opening a block raises; pages are then undefined.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds; it computes no more."""
+        ...
+
+
 class KVPages:
     """Keys and values of all sequences of one model, in `pages` pages. Memory is taken as pages are first written."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, pages: int) -> None:
-        shape = (config.layers, pages, config.kv_heads, page_positions, config.head_dim)
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, pages: int, layers: range | None = None) -> None:
+        """`layers`: of these alone; None for all."""
+        held = range(config.layers) if layers is None else layers
+        self.first = held.start  # the layer that stands at the front
+        shape = (len(held), pages, config.kv_heads, page_positions, config.head_dim)
         self.keys = torch.empty(shape, dtype=dtype)
         self.values = torch.empty(shape, dtype=dtype)
         self.pages = pages
@@ -124,6 +157,13 @@ class KVPages:
         self.pages = 0
 
     @staticmethod
-    def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-        """Bytes of one page over all layers, keys and values."""
-        return 2 * config.layers * config.kv_heads * page_positions * config.head_dim * dtype.itemsize
+    def page_bytes(config: ModelConfig, dtype: torch.dtype, layers: int | None = None) -> int:
+        """Bytes of one page over all layers or so many, keys and values."""
+        return (
+            2
+            * (config.layers if layers is None else layers)
+            * config.kv_heads
+            * page_positions
+            * config.head_dim
+            * dtype.itemsize
+        )

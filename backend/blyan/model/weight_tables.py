@@ -52,6 +52,8 @@ class WeightTables:
         head = self._part("head") if held("head") else {}
         self.norm = head.get("norm.weight")
         self.head = self.embed if config.tied_embeddings else head.get("lm_head.weight")
+        if self.head is not None:  # where no layer says otherwise
+            self.kind = kinds[self.head.dtype]
         layers = [layer for layer in range(config.layers) if held(f"layer.{layer}")]
         trunk_parts = [name for name in ("embed", "head") if held(name)] + [f"layer.{layer}" for layer in layers]
         for layer in layers:

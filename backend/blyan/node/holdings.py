@@ -14,7 +14,7 @@ from typing import Final
 
 from blyan.inference.snapshot import ExpertGrid
 from blyan.model.manifest import BlockReference, Manifest
-from blyan.model.parts import expert_part, part_position
+from blyan.model.parts import expert_part, layer_part, part_position
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import IntegrityFault, InvalidInput, NotFound, StorageFull
 from blyan.primitives.ids import PayloadId, payload_id
@@ -108,11 +108,19 @@ class Hosted:
     trunk: bool = False
     here: set[int] = field(default_factory=set[int])  # numbers of routed experts
     payloads: frozenset[PayloadId] = frozenset()  # its manifest and all its blocks, wherever they are
+    layers: set[int] = field(default_factory=set[int])  # of which the trunk's part is here
 
     @property
     def complete(self) -> bool:
         """Whether every routed expert is here."""
         return len(self.here) == self.grid.count
+
+    def whole(self, layer: int) -> bool:
+        """Whether a layer is here with all of its experts."""
+        if layer not in self.grid.layers:
+            return layer in self.layers
+        first = self.grid.layers.index(layer) * self.grid.experts
+        return layer in self.layers and all(first + expert in self.here for expert in range(self.grid.experts))
 
     def number(self, layer: int, expert: int) -> int | None:
         """The number of a routed expert, None for what is none."""
@@ -156,6 +164,8 @@ class Holdings:
         hosted.here = {number for number, part in hosted.experts() if self._has(manifest.parts[part].payload)}
         trunk = [block for part, block in manifest.blocks.items() if not is_expert(part)]
         hosted.trunk = all(self._has(block.payload) for block in trunk)
+        blocks = ((layer, manifest.parts[layer_part(layer)]) for layer in range(config.layers))
+        hosted.layers = {layer for layer, block in blocks if self._has(block.payload)}
         with self._lock:
             self._models[manifest_id] = hosted
             self._leaving.pop(manifest_id, None)
@@ -204,6 +214,19 @@ class Holdings:
             self.version += models != self._replaced
             self._replaced = models
 
+    def expected(self, manifest_id: PayloadId, part: str) -> bool:
+        """Whether a part of a model is to be here: it is, or it is the trunk's."""
+        hosted = self._models.get(manifest_id)
+        layer, expert = part_position(part)
+        if hosted is None or layer is None or expert is None:
+            return True
+        return hosted.number(layer, expert) in hosted.here
+
+    def whole(self, manifest_id: PayloadId, layers: range) -> bool:
+        """Whether all of these layers are here with all of their experts."""
+        hosted = self._models.get(manifest_id)
+        return hosted is not None and all(hosted.whole(layer) for layer in layers)
+
     def took(self, manifest_id: PayloadId, number: int) -> None:
         """A routed expert has come."""
         with self._lock:
@@ -236,11 +259,13 @@ class Holdings:
     def said(self) -> dict[PayloadId, Holding]:
         """As a summary says it."""
         with self._lock:
-            return {
-                manifest: Holding(trunk, bits_of(hosted.here))
-                for manifest, hosted in self._models.items()
-                if (trunk := hosted.trunk and manifest not in self._replaced) or hosted.here
-            }
+            found: dict[PayloadId, Holding] = {}
+            for manifest, hosted in self._models.items():
+                trunk = hosted.trunk and manifest not in self._replaced
+                layers = set[int]() if hosted.trunk else hosted.layers
+                if trunk or layers or hosted.here:
+                    found[manifest] = Holding(trunk, bits_of(hosted.here), bits_of(layers))
+            return found
 
     def _has(self, payload: PayloadId) -> bool:
         try:
@@ -252,3 +277,10 @@ class Holdings:
 def is_expert(part: str) -> bool:
     """Whether a part is a routed expert."""
     return part != "tokenizer" and part_position(part)[1] is not None
+
+
+def blocks_of_layer(manifest: Manifest, layer: int) -> list[BlockReference]:
+    """The trunk's part of a layer, then its routed experts."""
+    config = manifest.config
+    experts = range(config.experts if layer in config.moe_layers else 0)
+    return [manifest.parts[name] for name in (layer_part(layer), *(expert_part(layer, each) for each in experts))]

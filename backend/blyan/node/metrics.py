@@ -171,6 +171,9 @@ def _of_scheduler(scheduler: Scheduler) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "blyan_preemptions_total", "Generations that gave their memory back.", value=counters.preemptions
     )
+    yield CounterMetricFamily(
+        "blyan_recomputed_total", "Generations computed again after a stage was lost.", value=counters.recomputed
+    )
     drafts = CounterMetricFamily("blyan_draft_tokens_total", "Tokens guessed ahead.", labels=("outcome",))
     drafts.add_metric(("accepted",), counters.accepted)
     drafts.add_metric(("refused",), counters.drafted - counters.accepted)

@@ -13,8 +13,8 @@ from blyan.primitives.sizes import parse_size
 from blyan.wire.expert_call import Activations
 from blyan.wire.peer import parse_code, roles_known, want_url
 
-roles_here: Final = ("gateway", "expert")  # of those known, what this version does
-plans: Final = ("auto", "local", "dynamic", "static_delegate")
+roles_here: Final = ("gateway", "expert", "stage")  # of those known, what this version does
+plans: Final = ("auto", "local", "dynamic", "static_delegate", "pipeline")
 activations: Final = ("exact", "int8")
 
 
@@ -27,7 +27,7 @@ class NetworkConfig:
     join: tuple[str, ...] = ()  # wss://HOST:PORT#CODE: who is dialled first; CODE alone looks on the local network
     roles: tuple[str, ...] = ("gateway",)
     memory: str = ""  # bytes of experts that are taken and computed for others, such as 8GiB
-    plan: str = "auto"  # which plan answers: auto, local, dynamic, static_delegate
+    plan: str = "auto"  # which plan answers: auto, local, dynamic, static_delegate, pipeline
     activations: str = "exact"  # int8: hidden states go out with 8 bits a number, and answers change a little
     call_seconds: int = 10  # for the expert calls of one layer, everything included
     peer_rows: int = 0  # rows that one node may have computed here in a minute; 0 is without limit

@@ -92,11 +92,12 @@ class Node:
         threads = config.compute.threads or torch.get_num_threads()
         self._steppers = SteppersInTurn(threads, sources.monotonic, cache_dir_from_environment())
         chance = sources.now, sources.monotonic, sources.entropy
-        parts = self._steppers, self.expert_memory
+        parts = self._steppers, self._kv_bytes, self.expert_memory
         self.peering = Peering(config, ground, *chance, *parts) if config.network.listen else None
         self.planning = Planning(self.peering, config.inference.rules, sources.monotonic, sources.draw)
+        choose = partial(_stepper, self, self._steppers)
         self.scheduler = Scheduler(
-            Setting(self._kv_bytes, config.inference.rules, self._stepper, partial(_noted, self)),
+            Setting(self._kv_bytes, config.inference.rules, choose, partial(_noted, self)),
             sources.monotonic,
             models=lambda: len(self._loaded),
             offers=lambda model: self.models.get(model.name) is model,
@@ -257,19 +258,22 @@ class Node:
             _log.error("model %s is refused: %s", name, reason.message)
             return RefusedModel(name, reason)
 
-    def _stepper(self, model: LoadedModel, kv: KVPages, offer: Offer) -> Stepper:
-        """Who computes a model: with others, where experts of it are elsewhere."""
-        elsewhere = self.peering.elsewhere(model) if self.peering is not None else None
-        return self._steppers.make(model, kv, offer, elsewhere)
-
     def _verify_experts(self) -> None:
         """Touch every expert that is here once, so that damage shows before somebody asks."""
         loaded = [model for model in self.models.values() if isinstance(model, LoadedModel)]
-        here = None if self.peering is None else self.peering.here
+        here = None if self.peering is None else self.peering.holdings.expected
         try:
             verify_loaded(self.ground.folder, loaded, here, self._closing.is_set, self.sources.now)
         except Exception:  # noqa: BLE001 - task boundary: verification in the background must not end silently
             _log.exception("background verification stopped: %s", InternalError.code)
+
+
+def _stepper(node: Node, steppers: SteppersInTurn, model: LoadedModel, kv: KVPages, offer: Offer) -> Stepper:
+    """Who computes a model: with others, where experts of it are elsewhere, or all of its layers."""
+    peering = node.peering
+    if peering is not None and node.config.network.plan == "pipeline":
+        return peering.staging.stepper(model, kv)
+    return steppers.make(model, kv, offer, None if peering is None else peering.elsewhere(model))
 
 
 def _noted(node: Node, model: LoadedModel, chosen: NDArray[np.int32]) -> None:

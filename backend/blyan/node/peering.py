@@ -26,7 +26,7 @@ from blyan.model.expert_memory import ExpertMemory
 from blyan.model.experts import ExpertCall
 from blyan.model.loading import LoadedModel
 from blyan.model.manifest import Manifest, read_manifest
-from blyan.model.parts import expert_part, part_position
+from blyan.model.parts import expert_part
 from blyan.model.weights import ModelWeights
 from blyan.network.dialling import Dialler
 from blyan.network.door import PeerDoor
@@ -44,6 +44,7 @@ from blyan.node.leaving import Leaving
 from blyan.node.network_config import NetworkConfig
 from blyan.node.own_summary import OwnSummary
 from blyan.node.peer_addresses import announced, linked_peers, read_peers, remember_peers
+from blyan.node.staging import Around, Staging, make_staging
 from blyan.node.swarm_secret import swarm_of
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
@@ -106,6 +107,7 @@ class Peering:
     monotonic: Monotonic
     entropy: Entropy
     steppers: SteppersInTurn
+    stage_bytes: int  # for keys and values of leads whose layers are computed here
     memory: ExpertMemory | None = None
     holdings: Holdings = field(init=False)
     identity: Identity = field(init=False)
@@ -114,6 +116,7 @@ class Peering:
     roster: Roster = field(init=False)
     executor: Executor = field(init=False)
     host: ExpertHost = field(init=False)
+    staging: Staging = field(init=False)
     summary: OwnSummary = field(init=False)
     leaving: Leaving = field(init=False)
     demand: Demands = field(init=False)
@@ -154,6 +157,9 @@ class Peering:
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, partial(_number, self.holdings))
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
         self.executor = Executor(self._thread, self.roster, self.monotonic, self.entropy, options)
+        around = Around(self._thread, self.links, self.holdings, self.registry, self.monotonic, self.entropy)
+        self.staging = make_staging(network, self.identity, around, self.steppers, self.stage_bytes)
+        handlers.update(self.staging.handlers(network.roles))
         self._door = PeerDoor(
             *(self.identity, swarm, self.summary, handlers, self.links.joined),
             store=self.ground.store,
@@ -178,6 +184,7 @@ class Peering:
         self.hosted[manifest_id] = HostedModel(
             manifest.config, weights, partial(self.holdings.holds, manifest_id), mixture
         )
+        self.staging.host_model(manifest_id, manifest, weights)
         self.ask(lambda: self.registry.serve(manifest_id, hosted.grid))
         return hosted
 
@@ -201,14 +208,6 @@ class Peering:
                 hint="it takes one from the nodes that it is linked to; `blyan node peers` shows them",
             )
 
-    def here(self, manifest_id: PayloadId, part: str) -> bool:
-        """Whether a part of a model is to be here: it is, or it is the trunk's."""
-        hosted = self.holdings.find(manifest_id)
-        layer, expert = part_position(part)
-        if hosted is None or layer is None or expert is None:
-            return True
-        return hosted.number(layer, expert) in hosted.here
-
     def look_again(self, manifest_id: PayloadId) -> Hosted | None:
         """Blocks of a model have come or gone; None for one that is not offered."""
         hosted = self.holdings.find(manifest_id)
@@ -221,6 +220,7 @@ class Peering:
     def _refuse(self, manifest_id: PayloadId) -> None:
         if (hosted := self.hosted.pop(manifest_id, None)) is not None:
             hosted.close()
+        self.staging.drop(manifest_id)
 
     def elsewhere(self, model: LoadedModel) -> Elsewhere | None:
         """Who computes what is not here of a model; None if all of it is."""
@@ -264,6 +264,7 @@ class Peering:
         except TimeoutError:
             _log.warning("peers did not let go in %s s", _close_seconds)
         self.host.close()
+        self.staging.host.close()
         self._thread.close()
 
     async def _open(self) -> None:
@@ -317,6 +318,8 @@ def _demands(peering: Peering) -> Demands:
 
 def _wanted_work(peering: Peering) -> Iterator[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
     """What runs as the configuration says."""
+    if "stage" in peering.config.network.roles:
+        yield "leases", peering.staging.host.run
     if "expert" in peering.config.network.roles:
         yield "use of experts", peering.demand.run
     if peering.redis is not None:

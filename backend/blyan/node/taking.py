@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from blyan.inference.placement import MoveBudget, Shelf, choose
 from blyan.model.manifest import Manifest, parse_manifest
@@ -22,6 +23,7 @@ from blyan.node.holdings import HeldModel, Hosted, change_held, is_expert, read_
 from blyan.node.peering import Peering
 from blyan.node.publish import is_wanted
 from blyan.node.swarm_blobs import SwarmBlobs, fetch_manifest, linked_nodes
+from blyan.node.taking_layers import take_layers
 from blyan.node.versions import OldVersions, is_whole, replaced, told_trunks
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, IntegrityFault, InvalidInput, NotFound, Unavailable
@@ -72,11 +74,10 @@ class Taking:
                 except (Fault, OSError) as reason:
                     _log.warning("model %s is not taken whole yet: %s", manifest_id[:12], reason)
                     self._waits[manifest_id] = (now + pause, min(_wait_max, 2 * pause))
-            if "expert" in self.peering.config.network.roles:
-                try:
-                    await self._place()
-                except (Fault, OSError) as reason:
-                    _log.warning("experts are not all taken yet: %s", reason)
+            layers = partial(take_layers, self.peering, self._blobs)
+            for role, place in (("expert", self._place), ("stage", layers)):
+                if role in self.peering.config.network.roles:
+                    await _tried(role, place)
 
     def _offered(self) -> list[PayloadId]:
         """Models of which a linked node holds something; new ones, if somebody answers with them."""
@@ -237,6 +238,13 @@ class Taking:
         kept = {hosted.block(number).payload for hosted in models.values() for number in hosted.here}
         gone = {models[manifest_id].block(number).payload for manifest_id, number in dropped} - kept
         await asyncio.to_thread(self.peering.ground.store.give_up, gone)
+
+
+async def _tried(role: str, place: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        await place()
+    except (Fault, OSError) as reason:
+        _log.warning("not everything is taken yet for the role %s: %s", role, reason)
 
 
 async def _with_demand(peering: Peering, shelf: Shelf[str], models: Mapping[PayloadId, Hosted]) -> Shelf[str]:

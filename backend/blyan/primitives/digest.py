@@ -20,6 +20,7 @@ _partial = blake3(derive_key_context="blyan v1 partial")
 _sample = blake3(derive_key_context="blyan v1 sample")
 _expert_answer = blake3(derive_key_context="blyan v1 expert answer")
 _generation_chunk = blake3(derive_key_context="blyan v1 generation chunk")
+_stage_call = blake3(derive_key_context="blyan v1 stage call")
 
 
 def hash_subtile(data: Bytes) -> bytes:
@@ -67,6 +68,15 @@ def hash_generation_chunk(request: Bytes, chunk: Bytes) -> str:
     hasher.update(len(request).to_bytes(8, "little"))
     hasher.update(request)
     hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def hash_stage_call(about: Bytes, hidden: Bytes) -> str:
+    """What binds hidden states to the call that they are of, 64 hex digits: bytes of about u64 LE ‖ about ‖ hidden."""
+    hasher = _stage_call.copy()
+    hasher.update(len(about).to_bytes(8, "little"))
+    hasher.update(about)
+    hasher.update(hidden)
     return hasher.hexdigest()
 
 

@@ -188,6 +188,12 @@ class ExpertUnavailable(Unavailable):
     code = "expert_unavailable"
 
 
+class StageUnavailable(Unavailable):
+    """Layers of a pipeline have no node that answers in time."""
+
+    code = "stage_unavailable"
+
+
 class QueueFull(Unavailable):
     """This caller's share of a bounded queue is full."""
 

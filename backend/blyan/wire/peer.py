@@ -58,11 +58,17 @@ class Holding:
 
     trunk: bool  # all that is not a routed expert
     experts: bytes  # bit n % 8 of byte n // 8: expert n of the routed ones, by layer and then number
+    layers: bytes = b""  # the same of layers of which the trunk's part is here, where not all of the trunk is
 
     def has(self, number: int) -> bool:
         """Whether it says so of the routed expert with that number."""
         byte = number >> 3
         return byte < len(self.experts) and bool(self.experts[byte] >> (number & 7) & 1)
+
+    def has_layer(self, layer: int) -> bool:
+        """Whether it says so of the trunk's part of a layer."""
+        byte = layer >> 3
+        return self.trunk or (byte < len(self.layers) and bool(self.layers[byte] >> (layer & 7) & 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,7 @@ class Summary:
     def _value(self) -> dict[str, Canonical]:
         holdings: dict[str, Canonical] = {
             manifest: {"trunk": held.trunk, "experts": pack_bits(held.experts)}
+            | ({"layers": pack_bits(held.layers)} if held.layers else {})
             for manifest, held in self.holdings.items()
         }
         return {
@@ -173,10 +180,13 @@ def _holdings(value: Canonical) -> dict[PayloadId, Holding]:
         raise InvalidInput(f"holdings: expected at most {limits.summary_models_max} models")
     found: dict[PayloadId, Holding] = {}
     for manifest, said in value.items():
-        if not isinstance(said, dict) or said.keys() != {"trunk", "experts"} or not isinstance(said["trunk"], bool):
+        if not isinstance(said, dict) or said.keys() - {"layers"} != {"trunk", "experts"}:
             raise InvalidInput("holdings: expected trunk and experts of each model")
-        found[payload_id(manifest)] = Holding(said["trunk"], unpack_bits(said["experts"]))
-    total = sum(len(held.experts) for held in found.values())
+        if not isinstance(said["trunk"], bool):
+            raise InvalidInput("holdings: expected true or false as trunk")
+        layers = unpack_bits(said["layers"]) if "layers" in said else b""
+        found[payload_id(manifest)] = Holding(said["trunk"], unpack_bits(said["experts"]), layers)
+    total = sum(len(held.experts) + len(held.layers) for held in found.values())
     if total > limits.holdings_all_bytes_max:
         raise InvalidInput(f"holdings: expected at most {limits.holdings_all_bytes_max} bytes, found {total}")
     return found

@@ -1,0 +1,118 @@
+"""The plain way through a range of a model's layers, and from the last of them to scores: with torch, run by run.
+
+What a run gives does not depend on the others, and is the plain stepper's (`eager_step`), bit for bit. The jitted way
+(`fused_stage`) is held to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blyan.model.attention import rms_norm
+from blyan.model.config import ModelConfig
+from blyan.model.eager_step import PagedCache, scores_of
+from blyan.model.experts import ExpertCall
+from blyan.model.gate import Routing
+from blyan.model.stage import LayerWeights, through
+from blyan.model.stepping import KVPages, LayerStepper, Stretch, page_positions
+from blyan.model.transformer import TrunkWeights, drive
+from blyan.model.weights import ModelWeights
+
+
+class StageWeights(LayerWeights, Protocol):
+    """The trunk of some layers and their routed experts."""
+
+    def answer(self, call: ExpertCall) -> Tensor:
+        """What the called expert gives [n, hidden]."""
+        ...
+
+
+class Head(Protocol):
+    """What comes after the last layer."""
+
+    def scores(self, hidden: Tensor) -> NDArray[np.float32]:
+        """Scores [n, vocab] of hidden states [n, hidden] before the final norm, n at least 1.
+
+        `NotComputable` if they are not finite.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+OfferLayers: TypeAlias = Callable[[Callable[[], LayerStepper]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedModel:
+    """A model of which this node computes layers for others."""
+
+    name: str
+    config: ModelConfig
+    weights: ModelWeights
+    dtype: torch.dtype
+    holds: Callable[[range], bool]  # whether all of these layers are here
+
+
+class EagerLayers:
+    """Implements `stepping.LayerStepper`."""
+
+    def __init__(self, weights: StageWeights, config: ModelConfig, kv: KVPages, layers: range) -> None:
+        self._weights, self._config, self._kv, self._layers = weights, config, kv, layers
+
+    @torch.inference_mode()
+    def through(self, hidden: Tensor, runs: Sequence[Stretch]) -> tuple[Tensor, NDArray[np.int32]]:
+        """See `stepping.LayerStepper`."""
+        outputs: list[Tensor] = []
+        chosen: list[NDArray[np.int32]] = []
+        first = 0
+        for run in runs:
+            assert len(run.pages) * page_positions >= run.start + run.rows, "the pages reach to the run's end"
+            given, experts = self._passed(hidden[first : first + run.rows], run)
+            outputs.append(given)
+            chosen.append(experts)
+            first += run.rows
+        if len(runs) == 1:
+            return outputs[0], chosen[0]
+        return torch.cat(outputs), np.concatenate(chosen, axis=1)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _passed(self, hidden: Tensor, run: Stretch) -> tuple[Tensor, NDArray[np.int32]]:
+        chosen: list[Tensor] = []
+
+        def observe(_layer: int, routing: Routing) -> None:
+            chosen.append(routing.chosen)
+
+        cache = PagedCache(self._kv, run.pages, run.start, run.reach)
+        steps = through(self._weights, self._config, self._layers, hidden.unsqueeze(0), cache, observe)
+        given = drive(steps, self._weights.answer)[0]
+        if not chosen:
+            return given, np.empty((0, run.rows, self._config.experts_per_token), np.int32)
+        return given, torch.stack(chosen).to(torch.int32).numpy()
+
+
+class EagerHead:
+    """Implements `Head`."""
+
+    def __init__(self, weights: TrunkWeights, config: ModelConfig) -> None:
+        self._weights, self._config = weights, config
+
+    @torch.inference_mode()
+    def scores(self, hidden: Tensor) -> NDArray[np.float32]:
+        """See `Head`."""
+        normed = rms_norm(hidden, self._weights.head()["norm.weight"], self._config.rms_eps)
+        return scores_of(self._weights, self._config, normed, len(normed))
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,53 @@
+"""What a node with the role `stage` takes: whole layers, with their experts, that a model's pipelines lack most."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from blyan.inference.stage_route import layers_to_hold
+from blyan.model.manifest import BlockReference
+from blyan.node.holdings import Hosted, blocks_of_layer
+from blyan.node.peering import Peering
+from blyan.node.staging import whole_layers
+from blyan.node.swarm_blobs import SwarmBlobs, linked_nodes
+
+_everything: Final = 1 << 62  # bytes: no budget
+
+
+async def take_layers(peering: Peering, blobs: SwarmBlobs) -> None:
+    """Fetch the layers of each model that help its pipelines most, as much as fits; nothing is given up.
+
+    `Fault`s of fetching.
+    """
+    budget = peering.config.network.memory_bytes
+    room = _everything if budget is None else budget
+    for hosted in peering.holdings.models():
+        config, linked = hosted.manifest.config, linked_nodes(peering)
+        said = [
+            (each.roles, each.holdings[hosted.manifest_id]) for each in linked if hosted.manifest_id in each.holdings
+        ]
+        if not said:
+            continue
+        blocks = [blocks_of_layer(hosted.manifest, layer) for layer in range(config.layers)]
+        sizes = [sum(block.length for block in layer) for layer in blocks]
+        whole = [whole_layers(hosted, held, config) for roles, held in said if "stage" in roles]
+        others = [sum(layer in each for each in whole) for layer in range(config.layers)]
+        mine = [layer for layer in range(config.layers) if hosted.whole(layer)]
+        span = layers_to_hold(sizes, others, mine, room, peering.draw())
+        kept = sum(sizes[layer] for layer in mine if layer not in span)
+        for layer in span:
+            if layer not in mine and kept + sum(sizes[each] for each in span if each <= layer) <= room:
+                await _fetch_layer(peering, blobs, hosted, blocks[layer])
+        room -= sum(sizes[layer] for layer in {*mine, *span})
+
+
+async def _fetch_layer(peering: Peering, blobs: SwarmBlobs, hosted: Hosted, blocks: Sequence[BlockReference]) -> None:
+    try:
+        trunk, experts = blocks[:1], blocks[1:]
+        await blobs.fetch(hosted, trunk, trunk=True)
+        if experts:
+            await blobs.fetch(hosted, experts)
+    finally:
+        await asyncio.to_thread(peering.look_again, hosted.manifest_id)

@@ -1,0 +1,339 @@
+"""Hidden states on their way through the stages of a pipeline, and the leases of pages there (docs/spec/peer.md).
+
+The node that samples, the lead, opens a lease at each stage and then sends numbered calls. Each stage passes its
+outputs on to the next of the route, the last to the lead. A digest binds what is sent to the whole call, and numbers
+leave no gap: what was corrupted, replayed, lost or meant for another stage is not computed with.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
+
+import numpy as np
+
+from blyan.primitives import canonical, limits
+from blyan.primitives.digest import hash_stage_call
+from blyan.primitives.errors import InvalidInput, MalformedMessage
+from blyan.primitives.ids import PayloadId, PublicKey, payload_id, public_key
+from blyan.wire.expert_call import Activations
+from blyan.wire.framing import Buffer, Message, WireTensor, item_bytes, pack_rows, unpack_rows
+
+kind: Final = "stage"
+end_kind: Final = "stage_end"
+open_kind: Final = "stage_open"
+close_kind: Final = "stage_close"
+session_chars: Final = 32
+nonce_chars: Final = 24
+_dtypes: Final = frozenset({"F32", "F16", "BF16"})
+_hex: Final = frozenset("0123456789abcdef")
+Direction: TypeAlias = Literal["call", "end"]
+
+
+class Hop(NamedTuple):
+    """A node, and the layers that are its."""
+
+    node: PublicKey
+    begin: int
+    end: int
+
+
+class RunShape(NamedTuple):
+    """New positions of one sequence (see `model/stepping.Run`)."""
+
+    rows: int
+    start: int
+    pages: tuple[int, ...]
+    reach: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageOpen:
+    """Asks for a lease of `pages` pages over some layers, or that it goes on. A value that exists is within limits."""
+
+    model: PayloadId
+    session: str
+    begin: int
+    end: int
+    pages: int
+    before: PublicKey  # who alone sends calls: the lead, or the stage before
+
+    def __post_init__(self) -> None:
+        if not (_is_hex(self.session, session_chars) and _span(self.begin, self.end) and 0 < self.pages <= _pages_max):
+            raise InvalidInput("stage lease: expected session, layers and pages within the limits")
+
+    def fields(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {
+            "model": self.model,
+            "session": self.session,
+            "begin": self.begin,
+            "end": self.end,
+            "pages": self.pages,
+            "before": self.before,
+        }
+
+
+_pages_max: Final = limits.stage_lease_pages_max
+
+
+def parse_open(fields: Mapping[str, Any]) -> StageOpen:
+    """Read a request for a lease; `MalformedMessage` for what is none."""
+    try:
+        numbers = (_number(fields[name]) for name in ("begin", "end", "pages"))
+        return StageOpen(
+            payload_id(fields["model"]), str(fields["session"]), *numbers, before=public_key(fields["before"])
+        )
+    except (KeyError, InvalidInput) as reason:
+        raise MalformedMessage(f"stage lease: {reason}") from None
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """Hidden states of some runs for layers begin … end. A value that exists is within the limits."""
+
+    model: PayloadId
+    session: str
+    number: int  # rises by one with each call of the session
+    begin: int
+    end: int
+    route: tuple[Hop, ...]  # the stages after this one
+    lead: PublicKey  # who gets what the last one gives
+    runs: tuple[RunShape, ...]
+    width: int
+    dtype: str
+    activations: Activations
+    milliseconds: int
+    nonce: str
+
+    def __post_init__(self) -> None:
+        fits = (
+            _is_hex(self.session, session_chars)
+            and _is_hex(self.nonce, nonce_chars)
+            and 0 < self.number <= limits.canonical_integer_max
+            and _span(self.begin, self.end)
+            and len(self.route) <= limits.stages_max
+            and _follow(self.end, self.route)
+            and 0 < len(self.runs) <= limits.stage_runs_max
+            and all(_fits(run) for run in self.runs)
+            and self.count <= limits.step_tokens_max
+            and sum(len(run.pages) for run in self.runs) <= limits.stage_call_pages_max
+            and 0 < self.width <= limits.dimension_max
+            and self.dtype in _dtypes
+            and self.activations in get_args(Activations)
+            and 0 < self.milliseconds <= limits.request_seconds_max * 1000
+        )
+        if not fits:
+            raise InvalidInput("stage call: expected session, layers, route, runs and width within the limits")
+
+    @cached_property
+    def count(self) -> int:
+        """Positions in all."""
+        return sum(run.rows for run in self.runs)
+
+    def onward(self) -> StageCall:
+        """The call of the next stage of the route."""
+        after = self.route[0]
+        return replace(self, begin=after.begin, end=after.end, route=self.route[1:])
+
+    def fields(self) -> dict[str, Any]:
+        """As it is sent, less its pages."""
+        return {
+            "model": self.model,
+            "session": self.session,
+            "number": self.number,
+            "layers": [self.begin, self.end],
+            "route": [list(hop) for hop in self.route],
+            "lead": self.lead,
+            "runs": [[run.rows, run.start, len(run.pages), run.reach] for run in self.runs],
+            "width": self.width,
+            "dtype": self.dtype,
+            "activations": self.activations,
+            "ms": self.milliseconds,
+            "nonce": self.nonce,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What leaves one stage for the next."""
+
+    hidden: Buffer  # [count, width], row-major
+    chosen: bytes  # u16 LE [moe layers so far, count, top_k]: the experts of each position
+
+
+def message_of(call: StageCall, passed: Passed) -> Message:
+    """A call as it goes over the wire."""
+    pages = np.array([page for run in call.runs for page in run.pages], "<i4").tobytes()
+    tensors = (
+        _packed(call, passed.hidden),
+        WireTensor("pages", "I32", (len(pages) // 4,), pages),
+        WireTensor("chosen", "U8", (len(passed.chosen),), passed.chosen),
+    )
+    fields = call.fields()
+    return Message({**fields, "digest": _digest("call", fields, tensors)}, tensors)
+
+
+def parse_call(message: Message) -> tuple[StageCall, Passed]:
+    """Read a call, whole; `MalformedMessage` for what is none, or was changed on its way."""
+    fields, tensors = message.fields, message.tensors
+    if [tensor.name for tensor in tensors] != ["hidden", "pages", "chosen"]:
+        raise MalformedMessage("stage call: expected the tensors hidden, pages and chosen")
+    try:
+        call = _call_of(fields, tensors[1])
+    except (KeyError, TypeError, InvalidInput) as reason:
+        raise MalformedMessage(f"stage call: {reason}") from None
+    _want_digest("call", call.fields(), tensors, fields.get("digest"))
+    return call, Passed(_unpacked(call, tensors[0]), _chosen(call, tensors[2]))
+
+
+def end_of(call: StageCall, passed: Passed) -> Message:
+    """What the last stage tells the lead."""
+    tensors = (_packed(call, passed.hidden), WireTensor("chosen", "U8", (len(passed.chosen),), passed.chosen))
+    fields = _end_fields(call)
+    return Message({**fields, "digest": _digest("end", fields, tensors)}, tensors)
+
+
+def fault_of(call: StageCall, code: str, message: str, node: str) -> Message:
+    """What a stage tells the lead that could not compute, or pass on to a node."""
+    return Message({**_end_fields(call), "fault": {"code": code, "message": message, "node": node}}, ())
+
+
+def end_names(fields: Mapping[str, Any]) -> tuple[str, int]:
+    """Session and number of the call that an end is of; `MalformedMessage` for what names none."""
+    session, number = fields.get("session"), fields.get("number")
+    if not isinstance(session, str) or not _is_hex(session, session_chars) or type(number) is not int:
+        raise MalformedMessage("stage end: expected session and number")
+    return session, number
+
+
+def read_end(call: StageCall, message: Message) -> Passed:
+    """What the last stage gave; `MalformedMessage` unless it is the end of this very call, whole."""
+    tensors = message.tensors
+    if [tensor.name for tensor in tensors] != ["hidden", "chosen"]:
+        raise MalformedMessage("stage end: expected the tensors hidden and chosen")
+    _want_digest("end", _end_fields(call), tensors, message.fields.get("digest"))
+    return Passed(_unpacked(call, tensors[0]), _chosen(call, tensors[1]))
+
+
+def _end_fields(call: StageCall) -> dict[str, Any]:
+    return {"session": call.session, "number": call.number, "nonce": call.nonce}
+
+
+def _call_of(fields: Mapping[str, Any], pages: WireTensor) -> StageCall:
+    begin, end = (_number(each) for each in fields["layers"])
+    shapes = _listed(fields["runs"], limits.stage_runs_max)
+    route = _listed(fields["route"], limits.stages_max)
+    if pages.dtype != "I32" or len(pages.shape) != 1 or pages.shape[0] > limits.stage_call_pages_max:
+        raise InvalidInput("expected pages as a row of I32")
+    numbers: list[int] = np.frombuffer(pages.data, "<i4").tolist()
+    counts = [[_number(each) for each in _listed(shape, 4)] for shape in shapes]
+    if any(len(each) != 4 or not 0 <= each[2] <= len(numbers) for each in counts):
+        raise InvalidInput("expected four numbers of each run")
+    ends = list(accumulate(each[2] for each in counts))
+    if not ends or ends[-1] != len(numbers):
+        raise InvalidInput(f"expected {ends[-1] if ends else 0} pages, found {len(numbers)}")
+    runs = tuple(
+        RunShape(rows, start, tuple(numbers[end - held : end]), reach)
+        for (rows, start, held, reach), end in zip(counts, ends, strict=True)
+    )
+    return StageCall(
+        payload_id(fields["model"]),
+        str(fields["session"]),
+        _number(fields["number"]),
+        begin,
+        end,
+        tuple(_hop(each) for each in route),
+        public_key(fields["lead"]),
+        runs,
+        _number(fields["width"]),
+        str(fields["dtype"]),
+        fields["activations"],
+        _number(fields["ms"]),
+        str(fields["nonce"]),
+    )
+
+
+def _hop(value: object) -> Hop:
+    given = _listed(value, 3)
+    if len(given) != 3 or not isinstance(given[0], str):
+        raise InvalidInput("expected a node and its layers")
+    return Hop(public_key(given[0]), _number(given[1]), _number(given[2]))
+
+
+def _packed(call: StageCall, data: Buffer) -> WireTensor:
+    tensor = WireTensor("hidden", call.dtype, (call.count, call.width), data)
+    rows = pack_rows(tensor) if call.activations == "int8" else None
+    return tensor if rows is None else WireTensor("hidden", "U8", (len(rows),), rows)
+
+
+def _unpacked(call: StageCall, tensor: WireTensor) -> Buffer:
+    if tensor.dtype == "U8" and call.activations == "int8" and len(tensor.shape) == 1:
+        return unpack_rows("hidden", call.dtype, call.count, call.width, tensor.data)
+    if tensor.dtype != call.dtype or tensor.shape != (call.count, call.width):
+        expected = f"{call.dtype} [{call.count}, {call.width}]"
+        raise MalformedMessage(f"stage call: expected {expected}, found {tensor.dtype} {list(tensor.shape)}")
+    return tensor.data
+
+
+def _chosen(call: StageCall, tensor: WireTensor) -> bytes:
+    if tensor.dtype != "U8" or len(tensor.shape) != 1 or tensor.shape[0] % (2 * call.count):
+        raise MalformedMessage("stage call: expected chosen experts of each position as U8")
+    return bytes(tensor.data)
+
+
+def _digest(which: Direction, fields: Mapping[str, Any], tensors: Sequence[WireTensor]) -> str:
+    beside = b"".join(bytes(tensor.data) for tensor in tensors[1:])
+    return hash_stage_call(which.encode() + b"\0" + canonical.encode(fields) + beside, tensors[0].data)
+
+
+def _want_digest(which: Direction, fields: Mapping[str, Any], tensors: Sequence[WireTensor], said: object) -> None:
+    expected = _digest(which, fields, tensors)
+    if not isinstance(said, str) or not hmac.compare_digest(said.encode(), expected.encode()):
+        raise MalformedMessage(f"stage {which}: expected the digest {expected[:16]}…, found {str(said)[:16]!r}")
+
+
+def data_bytes(call: StageCall) -> int:
+    """Bytes of its hidden states, before they are packed."""
+    return call.count * call.width * item_bytes[call.dtype]
+
+
+def _fits(run: RunShape) -> bool:
+    return (
+        0 < run.rows <= limits.step_tokens_max
+        and 0 <= run.start <= limits.stage_position_max
+        and 0 <= run.reach <= limits.stage_position_max
+        and all(page >= 0 for page in run.pages)
+    )
+
+
+def _span(begin: int, end: int) -> bool:
+    return 0 <= begin < end <= limits.layers_max
+
+
+def _follow(end: int, route: Sequence[Hop]) -> bool:
+    for hop in route:
+        if hop.begin != end or not _span(hop.begin, hop.end):
+            return False
+        end = hop.end
+    return True
+
+
+def _is_hex(text: str, chars: int) -> bool:
+    return len(text) == chars and set(text) <= _hex
+
+
+def _listed(value: object, most: int) -> list[Any]:
+    if not isinstance(value, list) or len(cast("list[Any]", value)) > most:
+        raise InvalidInput(f"expected a list of at most {most}")
+    return cast("list[Any]", value)
+
+
+def _number(value: object) -> int:
+    if type(value) is not int:
+        raise InvalidInput("expected a number")
+    return value

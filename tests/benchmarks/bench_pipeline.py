@@ -1,0 +1,282 @@
+"""Layers on other nodes: tokens a second through two stages near and far, drafts, long prompts, a stage that falls.
+
+Back of the envelope. The gateway embeds and scores, two stages have two layers of the tiny model each: a token is three
+hops (gateway to first, first to second, second to gateway) and one node's computing in three places, one after the
+other. A hop on loopback is one way of a frame through TLS, WebSocket and two event loops: about half a millisecond; one
+node alone needs about 2.5 ms. So 4 to 5 ms, 200 tokens a second. With a round trip of R between each two nodes a token
+waits for three halves of it: at 10 ms no more than 55 tokens a second, at 50 ms 12.6. Guesses that are right give
+several tokens for one such wait. A prompt in four pieces keeps two stages busy for four of five pieces' times: 1.6
+times one node, less hops and scores. A stage that falls is noticed by its link, or by a call that is later than 250 ms
+and a ping that is not answered in as long; then leases, and the tokens so far once more: half a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import aiohttp
+from benched_node import completion, node_up
+from draft_workload import first, records
+from harness import SMOKE, Page, milliseconds, percentile
+from reference_models import Reference, reference
+
+from forked import Nursery
+from swarm_nodes import Swarm, SwarmNode, nothing, of_layers, part_of_checkpoint, wait_for
+
+MODEL = "smoke" if SMOKE else "tiny"
+TOKENS = 24 if SMOKE else 128
+RUNS = 1 if SMOKE else 5
+LONG = 300 if SMOKE else 1_200
+ROUND_TRIPS = (0.0, 0.01, 0.05)
+GUESSED = 8
+BOUND = (__doc__ or "").partition("\n\n")[2].strip()
+
+
+def main() -> None:
+    page = Page("pipeline", "Layers on other nodes", BOUND)
+    model = reference(MODEL, ("fp32",))
+    half = model.manifest("fp32").config.layers // 2
+    spans = (range(half), range(half, model.manifest("fp32").config.layers))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        laid_out(model, root, spans)
+        rates(page, model, root)
+        drafts(page, model, root)
+        prompts(page, model, root)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        laid_out(model, root, [range(spans[-1].stop)] * 4)
+        pauses(page, model, root)
+    page.write()
+
+
+def laid_out(model: Reference, root: Path, spans: tuple[range, ...] | list[range]) -> None:
+    """Data directories of a gateway without layers, and of a stage with each of these."""
+    name, folder = model.model("fp32"), model.folder / "fp32"
+    part_of_checkpoint(root / "gateway", folder, name, nothing, True)
+    for number, span in enumerate(spans):
+        part_of_checkpoint(root / f"stage{number}", folder, name, of_layers(span), span)
+
+
+@contextlib.contextmanager
+def swarm_of(root: Path, count: int, **settings: str) -> Iterator[Swarm]:
+    """The gateway and its stages, each linked to each through the proxies."""
+    with Nursery() as nursery:
+        gateway = SwarmNode(root / "gateway", nursery, plan="pipeline", **settings)
+        stages = [SwarmNode(root / f"stage{number}", nursery, roles="stage") for number in range(count)]
+        with Swarm(gateway, stages) as swarm:
+            linked(stages)
+            yield swarm
+
+
+def linked(stages: list[SwarmNode]) -> None:
+    keys = {stage.key[:12] for stage in stages if stage.running}
+    there = [stage for stage in stages if stage.running]
+    wait_for(lambda: all(keys - {each.key[:12]} <= each.linked() for each in there), "stages linked to each other")
+
+
+def jitted(swarm: Swarm, ask: Callable[[], object]) -> None:
+    """Ask until those that are asked compute with jitted code, and the gateway scores with it."""
+    end = time.monotonic() + 300
+    while sum("is computed by the jitted step" in line for node in nodes(swarm) for line in node.said) < 3:
+        assert time.monotonic() < end, "expected jitted code within 300 s"
+        ask()
+        time.sleep(0.2)
+
+
+def nodes(swarm: Swarm) -> list[SwarmNode]:
+    return [swarm.gateway, *swarm.experts]
+
+
+def delayed(swarm: Swarm, round_trip: float) -> None:
+    for proxy in swarm.proxies:
+        proxy.delay(round_trip)
+
+
+def asked(url: str, body: Mapping[str, object], at: Mapping[int, Callable[[], object]] | None = None) -> Heard:
+    return asyncio.run(heard(url, body, at or {}))
+
+
+class Heard:
+    """Tokens of an answer, and when they came, from when it was asked."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.moments: list[tuple[float, int]] = []  # seconds, and tokens by then
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second after the first."""
+        (began, before), (ended, count) = self.moments[0], self.moments[-1]
+        return (count - before) / (ended - began)
+
+    @property
+    def pause(self) -> float:
+        """The longest wait between two tokens."""
+        times = [moment for moment, _ in self.moments]
+        return max(after - before for before, after in pairwise(times))
+
+
+async def heard(url: str, body: Mapping[str, object], at: Mapping[int, Callable[[], object]]) -> Heard:
+    """One streamed completion; `at` says what is to happen when so many tokens have come."""
+    found, began = Heard(), time.perf_counter()
+    async with aiohttp.ClientSession(url) as session, session.post("/v1/completions", json=dict(body)) as response:
+        assert response.status == 200, await response.text()
+        async for line in response.content:
+            if not line.startswith(b"data: {"):
+                continue
+            event = json.loads(line[6:])
+            assert "error" not in event, event
+            new = [each for choice in event["choices"] for each in choice.get("token_ids") or []]
+            before = len(found.tokens)
+            found.tokens += new
+            if new:
+                found.moments.append((time.perf_counter() - began, len(found.tokens)))
+            for number in at:
+                if before < number <= len(found.tokens):
+                    await asyncio.to_thread(at[number])
+    return found
+
+
+def rates(page: Page, model: Reference, root: Path) -> None:
+    """Tokens a second of one stream without guesses, near and far, and of one node."""
+    body = completion(model.model("fp32"), model.prompt(16, 1), TOKENS)
+    with swarm_of(root, 2) as swarm, node_up(model.data_dir, BLYAN_COMPUTE__THREADS="1") as whole:
+        jitted(swarm, lambda: asked(swarm.gateway.url, body))
+        whole.jitted(model.model("fp32"))
+        found: dict[float, list[float]] = {}
+        alone: list[float] = []
+        tokens: set[tuple[int, ...]] = set()
+        for _ in range(RUNS):
+            for round_trip in ROUND_TRIPS:
+                delayed(swarm, round_trip)
+                answer = asked(swarm.gateway.url, body)
+                found.setdefault(round_trip, []).append(answer.rate)
+                tokens.add(tuple(answer.tokens))
+            answer = asked(whole.url, body)
+            alone.append(answer.rate)
+            tokens.add(tuple(answer.tokens))
+        assert len(tokens) == 1, "the same tokens wherever layers are"
+    targets = (
+        "≥ 120; Petals 28 to 44, llama.cpp RPC 183 to 194",
+        "≥ 40; llama.cpp RPC 30.7",
+        "≥ 10; llama.cpp RPC 8.6",
+    )
+    for (round_trip, each), target in zip(found.items(), targets, strict=True):
+        where = f"links with a round trip of {round_trip * 1000:.0f} ms" if round_trip else "loopback"
+        page.row(f"tokens a second through two stages, {where}", f"{percentile(each, 0.5):.1f}", target)
+    page.row("tokens a second of one node alone, one thread", f"{percentile(alone, 0.5):.1f}")
+
+
+def drafts(page: Page, model: Reference, root: Path) -> None:
+    """Repetitive requests with guesses and without: one trip verifies all guesses of a step."""
+    vocab = model.manifest("fp32").config.vocab_size
+    requests = [body for _, body in first(records(model.model("fp32"), 1, vocab, TOKENS), 2 * RUNS)]
+    answers: dict[float, dict[int, tuple[float, list[list[int]]]]] = {}
+    for guessed in (0, GUESSED):
+        with swarm_of(root, 2, inference__draft_tokens=str(guessed)) as swarm:
+            jitted(swarm, lambda swarm=swarm: asked(swarm.gateway.url, requests[0]))
+            for round_trip in ROUND_TRIPS:
+                delayed(swarm, round_trip)
+                began = time.perf_counter()
+                tokens = [asked(swarm.gateway.url, body).tokens for body in requests]
+                answers.setdefault(round_trip, {})[guessed] = time.perf_counter() - began, tokens
+    for round_trip, by in answers.items():
+        (plain, right), (quick, found) = by[0], by[GUESSED]
+        assert right == found, "guesses change no token"
+        said = f"{plain / quick:.2f} × as fast: {TOKENS * len(requests) / quick:.1f} tokens a second"
+        page.row(f"guesses on repetitive text, round trip {round_trip * 1000:.0f} ms", said, "≥ 2 × at 10 and 50 ms")
+
+
+def prompts(page: Page, model: Reference, root: Path) -> None:
+    """Seconds until the first token of prompts of over a thousand tokens, and of a whole answer to them."""
+    name = model.model("fp32")
+    setting = "BLYAN_INFERENCE__STEP_TOKENS"
+    steps = str(LONG)
+    with (
+        swarm_of(root, 2, inference__step_tokens=steps, inference__prompt_tokens=steps) as swarm,
+        node_up(
+            model.data_dir,
+            BLYAN_COMPUTE__THREADS="1",
+            **{setting: steps, "BLYAN_INFERENCE__PROMPT_TOKENS": steps},
+        ) as whole,
+    ):
+        short = completion(name, model.prompt(16, 1), 4)
+        jitted(swarm, lambda: asked(swarm.gateway.url, short))
+        whole.jitted(name)
+        seconds: dict[str, list[float]] = {"two stages": [], "one node": []}
+        for seed in range(2 * RUNS):
+            body = completion(name, model.prompt(LONG, 100 + seed), 2)
+            said: list[list[int]] = []
+            for who, url in (("two stages", swarm.gateway.url), ("one node", whole.url)):
+                answer = asked(url, body)
+                seconds[who].append(answer.moments[0][0])
+                said.append(answer.tokens)
+            assert said[0] == said[1], "the same tokens"
+    two, one = (percentile(each, 0.5) for each in seconds.values())
+    page.row(
+        f"first token of a prompt of {LONG} tokens, two stages of one thread",
+        milliseconds(two),
+        f"one node of one thread: {milliseconds(one)}; 30 to 50 % less",
+    )
+
+
+def pauses(page: Page, model: Reference, root: Path) -> None:
+    """The longest wait between two tokens of an answer in which one of the stages that are asked falls."""
+    body = completion(model.model("fp32"), model.prompt(16, 1), TOKENS)
+    with swarm_of(root, 4) as swarm:
+        jitted(swarm, lambda: asked(swarm.gateway.url, body))
+        calm = asked(swarm.gateway.url, body)
+        page.row("longest pause of an answer in which nothing happens", milliseconds(calm.pause))
+        for name in ("killed", "stopped", "black-holed"):
+            longest = 0.0
+            for run in range(RUNS):
+                place = busiest(swarm, lambda: asked(swarm.gateway.url, body))
+                found = asked(swarm.gateway.url, body, {TOKENS // 4 + run: falling(swarm, place, name)})
+                assert calm.tokens == found.tokens, "the same tokens as undisturbed"
+                longest = max(longest, found.pause)
+                restore(swarm, place)
+            page.row(f"the same where a stage is {name}, worst of {RUNS}", milliseconds(longest), "< 1 s")
+
+
+def busiest(swarm: Swarm, ask: Callable[[], object]) -> int:
+    """A stage that is asked now."""
+    before = [proxy.up.passed for proxy in swarm.proxies]
+    ask()
+    passed = [proxy.up.passed - then for proxy, then in zip(swarm.proxies, before, strict=True)]
+    return max(range(len(passed)), key=passed.__getitem__)
+
+
+def falling(swarm: Swarm, place: int, how: str) -> Callable[[], object]:
+    node = swarm.experts[place]
+    if how == "killed":
+        return node.kill
+    return (lambda: node.send(signal.SIGSTOP)) if how == "stopped" else swarm.proxies[place].black_hole
+
+
+def restore(swarm: Swarm, place: int) -> None:
+    """The stage is back, and has its links."""
+    node = swarm.experts[place]
+    swarm.proxies[place].heal()
+    if node.running:
+        node.send(signal.SIGCONT)
+        time.sleep(6)  # a link that was black-holed is cut and made anew
+    else:
+        node.start()
+    swarm.gateway.wait_linked(swarm.experts)
+    linked(list(swarm.experts))
+
+
+if __name__ == "__main__":
+    main()

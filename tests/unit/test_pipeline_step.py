@@ -1,0 +1,305 @@
+"""Layers at stages elsewhere give the plain stepper's numbers; what is not meant for a stage is not computed with."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blyan.inference.pipeline_step import Led, PipelineStepper
+from blyan.model.eager_step import EagerStepper
+from blyan.model.stage_step import EagerHead
+from blyan.model.stepping import KVPages, PagesLost, Run, RunResult
+from blyan.network.questions import Refused
+from blyan.primitives import limits
+from blyan.primitives.errors import StageUnavailable
+from blyan.wire.framing import Message, WireTensor
+from blyan.wire.stage_call import Hop, Passed, StageOpen, end_of, message_of, open_kind, parse_call
+from blyan.wire.stage_call import kind as stage_kind
+from random_models import RandomWeights, small_config
+from stage_links import MODEL, House
+
+CONFIG = small_config()
+WEIGHTS = RandomWeights(CONFIG)
+WHOLE = range(3)
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    """Three stages that hold everything, one too many."""
+    with House(CONFIG, WEIGHTS, WHOLE, WHOLE, WHOLE) as made:
+        yield made
+
+
+def stepper_of(house: House, pages: int = 8, seconds: float = 1.0) -> PipelineStepper:
+    led = Led(MODEL, CONFIG, WEIGHTS, pages, seconds)
+    return PipelineStepper(led, house.lead, lambda _: EagerHead(WEIGHTS, CONFIG), time.monotonic, time.sleep)
+
+
+def steps_of(prompt: int = 40) -> list[list[Run]]:
+    """Two sequences: prompts, then a token beside a draft of three."""
+    tokens = torch.randint(0, CONFIG.vocab_size, (200,), generator=torch.Generator().manual_seed(1)).tolist()
+    return [
+        [Run(tuple(tokens[:prompt]), 0, (5, 1, 2, 3), 1, hidden=True), Run(tuple(tokens[100:110]), 0, (4,), 0)],
+        [Run((tokens[prompt],), prompt, (5, 1, 2, 3), 1), Run(tuple(tokens[110:114]), 10, (4,), 4)],
+    ]
+
+
+def compared(found: Sequence[Any], right: Sequence[Any], tolerance: float = 0.0) -> None:
+    for one, other in zip(right, found, strict=True):
+        assert isinstance(other, RunResult)
+        assert np.abs(one.scores - other.scores).max(initial=0) <= tolerance
+        assert (one.chosen == other.chosen).all()
+        assert (one.hidden is None) == (other.hidden is None)
+        if one.hidden is not None and other.hidden is not None:
+            assert torch.allclose(one.hidden, other.hidden, atol=tolerance, rtol=0)
+
+
+def right_of(steps: list[list[Run]]) -> list[list[RunResult]]:
+    plain = EagerStepper(WEIGHTS, CONFIG, KVPages(CONFIG, torch.float32, 8))
+    return [plain.step(runs) for runs in steps]
+
+
+@pytest.mark.parametrize("spans", [(WHOLE,), (range(1), range(1, 3)), (range(1), range(1, 2), range(2, 3))])
+def test_stages_change_no_bit(spans: tuple[range, ...]) -> None:
+    steps = steps_of()
+    with House(CONFIG, WEIGHTS, *spans) as house:
+        stepper = stepper_of(house)
+        for runs, right in zip(steps, right_of(steps), strict=True):
+            compared(stepper.step(runs), right)
+        stepper.close()
+        assert all(host.counters.calls == 2 for host in house.hosts.values())
+
+
+def test_hidden_states_go_straight_from_stage_to_stage(house: House) -> None:
+    stepper = stepper_of(house)
+    stepper.step([Run((1, 2), 0, (0,), 1)])
+    ways = [(own, other) for own, other, what, _ in house.sent if what in ("stage", "stage_end")]
+    one, two, _ = house.keys
+    assert ways == [(house.lead_key, one), (one, two), (two, house.lead_key)]
+
+
+def test_a_long_prompt_goes_in_pieces_of_which_several_are_under_way(house: House) -> None:
+    """Cut through the middle of runs; the scores are those of one piece, up to the order of sums."""
+    draw = torch.Generator().manual_seed(2)
+    tokens = torch.randint(0, CONFIG.vocab_size, (300,), generator=draw).tolist()
+    runs = [Run(tuple(tokens[:230]), 0, tuple(range(8)), 90, hidden=True), Run(tuple(tokens[230:]), 0, (8, 9, 10), 1)]
+    plain = EagerStepper(WEIGHTS, CONFIG, KVPages(CONFIG, torch.float32, 11))
+    all_sent = threading.Event()
+    begun: list[int] = []
+
+    def tamper(kind: str, message: Message) -> Message:
+        begun.extend([message.fields["number"]] if kind == "stage" and message.fields["route"] else [])
+        if len(begun) == limits.stage_pieces_max:
+            all_sent.set()
+        return message
+
+    house.tamper = tamper
+    house.before_layers = lambda: all_sent.wait(5)
+    began = time.monotonic()
+    compared(stepper_of(house, 11).step(runs), plain.step(runs), 1e-5)
+    assert begun == [1, 2, 3, 4]
+    assert time.monotonic() - began < 5, "all are sent before the first is through"
+
+
+def lost_in(stepper: PipelineStepper, runs: list[Run]) -> None:
+    with pytest.raises(PagesLost):
+        stepper.step(runs)
+
+
+@pytest.mark.parametrize("how", ["gone", "silent"])
+def test_a_lost_stage_is_replaced_and_its_pages_are_said_to_be_lost(house: House, how: str) -> None:
+    steps = steps_of()
+    right = right_of(steps)
+    stepper = stepper_of(house)
+    compared(stepper.step(steps[0]), right[0])
+    second = house.keys[1]
+    house.lose(second) if how == "gone" else house.silent.add(second)
+    began = time.monotonic()
+    lost_in(stepper, steps[1])
+    compared(stepper.step(steps[0]), right[0])
+    compared(stepper.step(steps[1]), right[1])
+    assert time.monotonic() - began < 3
+    assert house.hosts[house.keys[2]].counters.calls == 2
+    assert second not in {other for own, other, what, _ in house.sent[-6:] if what == "stage"}
+
+
+def test_without_stages_a_step_fails_in_time_and_the_next_at_once(house: House) -> None:
+    stepper = stepper_of(house, seconds=0.3)
+    runs = [Run((1, 2), 0, (0,), 1)]
+    stepper.step(runs)
+    for key in house.keys:
+        house.lose(key)
+    began = time.monotonic()
+    with pytest.raises(StageUnavailable, match="all layers"):
+        stepper.step(runs)
+    assert 0.25 < time.monotonic() - began < 3
+    again = time.monotonic()
+    with pytest.raises(StageUnavailable):
+        stepper.step(runs)
+    assert time.monotonic() - again < 0.25
+
+
+def tampering(house: House, which: str, how: str) -> None:
+    """The next message of that kind is changed on its way."""
+
+    def tamper(kind: str, message: Message) -> Message:
+        if kind != which:
+            return message
+        house.tamper = lambda _kind, unchanged: unchanged
+        fields, tensors = dict(message.fields), list(message.tensors)
+        if how == "corrupted":
+            data = bytearray(tensors[0].data)
+            data[7] ^= 1
+            tensors[0] = replace(tensors[0], data=bytes(data))
+        elif how == "another shape":
+            tensors[0] = WireTensor("hidden", "F32", (1, 1), bytes(4))
+        elif how == "without experts":
+            tensors.pop()
+        else:
+            fields["number"] += 1
+        return Message(fields, tuple(tensors))
+
+    house.tamper = tamper
+
+
+@pytest.mark.parametrize("how", ["corrupted", "another shape", "without experts", "another number"])
+@pytest.mark.parametrize("which", ["stage", "stage_end"])
+def test_what_was_changed_on_its_way_is_never_computed_with(house: House, which: str, how: str) -> None:
+    steps = steps_of()
+    right = right_of(steps)
+    stepper = stepper_of(house)
+    stepper.step(steps[0])
+    tampering(house, which, how)
+    lost_in(stepper, steps[1])
+    for runs, expected in zip(steps, right, strict=True):
+        compared(stepper.step(runs), expected)
+
+
+def sent_to(house: House, place: int, message: Message, sender: int | None = None) -> Message:
+    """A message as another node of the swarm would send it to a stage."""
+    own = house.lead_key if sender is None else house.keys[sender]
+    return house.run(
+        house.links[own, house.keys[place]].request(stage_kind, message.fields, message.tensors, seconds=1)
+    )
+
+
+def test_only_the_stage_before_is_listened_to_and_nothing_twice(house: House) -> None:
+    stepper = stepper_of(house)
+    stepper.step([Run((1, 2), 0, (0,), 1)])
+    (_, _, _, first), (_, _, _, second), *_ = [each for each in house.sent if each[2] == "stage"]
+    calls = {key: host.counters.calls for key, host in house.hosts.items()}
+    for place, message, sender in ((0, first, None), (1, second, 0), (0, first, 1), (1, first, None), (2, first, None)):
+        with pytest.raises(Refused):
+            sent_to(house, place, message, sender)
+    call, passed = parse_call(first)
+    right = message_of(replace(call, number=2), passed)  # as the lead could send it now
+    with pytest.raises(Refused, match="stage before"):
+        sent_to(house, 0, right, 1)
+    assert calls == {key: host.counters.calls for key, host in house.hosts.items()}
+    sent_to(house, 0, right)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"number": 3}, "expected number 2"),
+        ({"width": 8}, "hidden size"),
+        ({"dtype": "F16"}, "hidden size"),
+        ({"end": 1, "route": (Hop("1" * 64, 1, 3),)}, "layers"),
+        ({"pages": (99,)}, "pages"),
+        ({"start": 40}, "pages"),
+        ({"session": "0" * 32}, "session"),
+        ({"lead": "1" * 64}, "lead"),
+    ],
+)
+def test_a_call_that_does_not_fit_the_lease_is_refused_and_the_next_is_taken(
+    house: House, changes: dict[str, Any], why: str
+) -> None:
+    stepper = stepper_of(house)
+    stepper.step([Run((1, 2), 0, (0,), 1)])
+    call, _ = parse_call(next(message for _, _, what, message in house.sent if what == "stage"))
+    shape = call.runs[0]
+    runs = (shape._replace(**{name: changes[name] for name in ("pages", "start") if name in changes}),)
+    bad = replace(call, number=2, runs=runs)
+    bad = replace(bad, **{name: value for name, value in changes.items() if name not in ("pages", "start")})
+    size = bad.count * bad.width * (2 if bad.dtype == "F16" else 4)
+    with pytest.raises(Refused, match=why):
+        sent_to(house, 0, message_of(bad, Passed(bytes(size), b"")))
+    compared(stepper.step([Run((3,), 2, (0,), 1)]), right_of([[Run((1, 2), 0, (0,), 1)], [Run((3,), 2, (0,), 1)]])[1])
+
+
+def test_an_end_is_taken_of_the_last_stage_alone(house: House) -> None:
+    """Another member that knows the call cannot answer in its place."""
+    stepper = stepper_of(house)
+    steps = steps_of()
+    stepper.step(steps[0])
+    forged: list[BaseException | None] = []
+
+    def forging(kind: str, message: Message) -> Message:
+        if kind == "stage" and not forged:
+            call, passed = parse_call(message)
+            forged.append(None)
+            end = end_of(call, passed)
+            link = house.links[house.keys[2], house.lead_key]
+            work = link.request("stage_end", end.fields, end.tensors, seconds=1)
+            house.thread.loop.create_task(work).add_done_callback(lambda task: forged.append(task.exception()))
+        return message
+
+    house.tamper = forging
+    compared(stepper.step(steps[1]), right_of(steps)[1])
+    assert isinstance(forged[1], Refused)
+    assert house.lead.counters.rejected == 1
+
+
+def opened(house: House, session: str, sender: int = 1, pages: int = 4) -> Message:
+    asked = StageOpen(MODEL, session, 0, 3, pages, house.keys[sender])
+    return house.run(house.links[house.keys[sender], house.keys[0]].request(open_kind, asked.fields(), seconds=1))
+
+
+def test_leases_are_bounded_in_number_and_in_bytes(house: House) -> None:
+    host = house.hosts[house.keys[0]]
+    for number in range(limits.stage_leases_node_max):
+        opened(house, f"{number:032x}")
+    with pytest.raises(Refused, match="few leases"):
+        opened(house, f"{99:032x}")
+    opened(house, f"{100:032x}", sender=2)
+    with pytest.raises(Refused, match="bytes of pages"):
+        opened(house, f"{101:032x}", sender=2, pages=limits.stage_lease_pages_max)
+    assert limits.stage_leases_node_max + 1 == host.leases
+
+
+def test_a_lease_ends_when_its_lead_is_silent_or_began_anew(house: House) -> None:
+    host = house.hosts[house.keys[0]]
+    opened(house, "a" * 32)
+    opened(house, "b" * 32, sender=2)
+    house.now = 20.0
+    opened(house, "a" * 32)
+    house.now = 20.0 + limits.stage_lease_seconds - 1
+    house.run(swept(host))
+    assert (host.leases, host.counters.expired) == (1, 1)
+    opened(house, "c" * 32)
+    assert host.leases == 1, "another process of the same lead"
+    with pytest.raises(Refused, match="own lead"):
+        opened(house, "c" * 32, sender=2)
+
+
+async def swept(host: Any) -> None:
+    host.sweep()
+
+
+def test_closing_gives_the_leases_back(house: House) -> None:
+    stepper = stepper_of(house)
+    stepper.step([Run((1, 2), 0, (0,), 1)])
+    assert [host.leases for host in house.hosts.values()] == [1, 1, 0]
+    stepper.close()
+    until = time.monotonic() + 5
+    while any(host.leases for host in house.hosts.values()):
+        assert time.monotonic() < until
+        time.sleep(0.005)
