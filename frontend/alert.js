@@ -42,6 +42,7 @@ export const FAULTS = {
   busy: ["busy", "retry"],
   not_held: ["peer", "retry"],
   expert_unavailable: ["peer", "retry"],
+  stage_unavailable: ["peer", "retry"],
   not_computable: ["overflow", "edit", "settings"],
   internal_error: ["mistake", "retry"],
   fault: ["mistake", "retry"],
