@@ -118,8 +118,8 @@ class Planning:
     async def _gathered(self, model: PayloadId, config: ModelConfig) -> Situation:
         local, dynamic = self.steps.curve(model, "local"), self.steps.curve(model, "dynamic")
         why_not: tuple[tuple[PlanName, str], ...] = (
-            ("static_delegate", "no node of the swarm generates for others yet"),
-            ("pipeline", "no node of the swarm is a stage yet"),
+            ("static_delegate", "not predicted yet: network.plan = static_delegate answers so"),
+            ("pipeline", "not predicted yet: network.plan = pipeline answers so"),
         )
         hosted = None if self.peering is None else self.peering.holdings.find(model)
         if self.peering is None or hosted is None:
