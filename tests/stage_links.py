@@ -88,6 +88,8 @@ class House:
         self.sent: list[tuple[PublicKey, PublicKey, str, Message]] = []
         self.tamper: Callable[[str, Message], Message] = lambda _kind, message: message
         self.now = 0.0
+        self.allow: Callable[[PublicKey, int], bool] = lambda _node, _rows: True
+        self.removed = False  # the model, from every stage
         self.before_layers: Callable[[], object] = lambda: None  # in the compute thread of a stage
         self._kv_bytes = kv_bytes
 
@@ -121,13 +123,14 @@ class House:
         ]
         self.hosts = {
             key: StageHost(
-                lambda manifest, staged=staged: staged if manifest == MODEL else None,
+                lambda manifest, staged=staged: staged if manifest == MODEL and not self.removed else None,
                 lambda node, key=key: self.link_of(key, node),
                 lambda staged, kv, layers, _offer: Waiting(
                     self, EagerLayers(staged.weights, staged.config, kv, layers)
                 ),
                 self._kv_bytes,
                 lambda: self.now,
+                self._allowed,
             )
             for key, staged in zip(self.keys, model, strict=True)
         }
@@ -138,6 +141,9 @@ class House:
         )
         self.handlers: dict[PublicKey, Mapping[str, Any]] = {key: host.handlers for key, host in self.hosts.items()}
         self.handlers[self.lead_key] = {end_kind: self.lead.ended}
+
+    def _allowed(self, node: PublicKey, rows: int) -> bool:
+        return self.allow(node, rows)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """In the loop."""

@@ -186,3 +186,15 @@ def test_an_expert_that_is_not_there_any_more_is_said_so() -> None:
     weights.parts = dict(weights.parts) | {weights.broken: dict(weights.parts[weights.broken])}
     with pytest.raises((BlockCorrupt, NotFound)):
         mixture.answer(layer, [1], [1], hidden[:1])
+
+
+def test_experts_that_were_given_back_compute_no_more() -> None:
+    """Their threads are told to stop: a stretch would leave the numbers of the one before."""
+    config = vector_config()
+    mixture = Others(RandomWeights(config), frozenset()).mixture
+    hidden, layer = torch.randn(2, config.hidden), config.moe_layers[0]
+    mixture.answer(layer, [1], [2], hidden)
+    mixture.close()
+    with pytest.raises(NotFound, match="hosted"):
+        mixture.answer(layer, [1], [2], -hidden)
+    mixture.close()

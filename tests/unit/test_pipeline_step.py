@@ -303,3 +303,26 @@ def test_closing_gives_the_leases_back(house: House) -> None:
     while any(host.leases for host in house.hosts.values()):
         assert time.monotonic() < until
         time.sleep(0.005)
+
+
+def test_calls_count_against_the_leads_rows_and_end_with_the_model(house: House) -> None:
+    """As expert calls do: layers are no way around `network.peer_rows`, nor around a removal."""
+    asked: list[tuple[Any, int]] = []
+    house.allow = lambda node, rows: asked.append((node, rows)) or True
+    stepper = stepper_of(house)
+    stepper.step([Run((1, 2), 0, (0,), 1)])
+    config, first = house.config, house.hosts[house.keys[0]]
+    call, passed = parse_call(next(message for _, _, what, message in house.sent if what == "stage"))
+    moe = len(set(config.moe_layers) & set(range(call.begin, call.end)))
+    assert asked[0] == (house.lead_key, 2 * (1 + moe * config.experts_per_token))
+    again = message_of(replace(call, number=2), passed)
+    house.allow = lambda _node, _rows: False
+    with pytest.raises(Refused, match="rows a minute"):
+        sent_to(house, 0, again)
+    house.allow = lambda _node, _rows: True
+    house.removed = True
+    with pytest.raises(Refused, match="not held"):
+        sent_to(house, 0, again)
+    house.removed = False
+    sent_to(house, 0, again)
+    assert first.counters.refused == 1

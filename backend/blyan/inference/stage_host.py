@@ -111,9 +111,11 @@ class StageHost:
         make: MakeLayers,
         kv_bytes: int,
         monotonic: Monotonic,
+        allow: Callable[[PublicKey, int], bool],
     ) -> None:
-        """`kv_bytes`: for the pages of all leases together."""
+        """`kv_bytes`: for the pages of all leases together. `allow`: whether a lead may have so many rows computed."""
         self._find, self._link, self._make, self._monotonic = find, link, make, monotonic
+        self._allow = allow
         self._kv_bytes = kv_bytes
         self._leases: dict[str, _Lease] = {}
         self._thread = ThreadPoolExecutor(1, "blyan-stage")
@@ -197,6 +199,9 @@ class StageHost:
         if self.queue >= limits.stage_queue_max:
             self.counters.refused += 1
             raise Busy(f"stage calls: expected fewer than {limits.stage_queue_max} waiting, found {self.queue}")
+        if not self._allow(lease.lead, call.count * _rows_of(lease)):
+            self.counters.refused += 1
+            raise Busy("stage calls: expected fewer rows a minute of one lead, found more")
         lease.number, lease.heard = call.number, self._monotonic()
         self.queue += 1
         # begun before the sender is told that it was taken: that is on nobody's way
@@ -211,20 +216,14 @@ class StageHost:
         lease = self._leases.get(call.session)
         if lease is None:
             raise NotHeld("stage call: expected a session with a lease here, found none")
-        asked, config = lease.asked, lease.model.config
+        if self._find(call.model) is None:
+            raise NotHeld(f"model {call.model[:12]}: expected its layers here, found they are not held any more")
+        asked = lease.asked
         if sender != asked.before or call.lead != lease.lead:
             raise Denied("stage call: expected it of the stage before, for the session's lead")
         if call.number != lease.number + 1:
             raise InvalidInput(f"stage call: expected number {lease.number + 1}, found {call.number}")
-        fits = (
-            (call.model, call.begin, call.end) == (asked.model, asked.begin, asked.end)
-            and call.width == config.hidden
-            and tensor_block.dtypes[call.dtype] == lease.model.dtype
-            and all(len(run.pages) * page_positions >= run.start + run.rows for run in call.runs)
-            and all(page < asked.pages for run in call.runs for page in run.pages)
-            and all(run.start + run.rows <= config.context_length for run in call.runs)
-        )
-        if not fits:
+        if not _fits(call, lease):
             raise InvalidInput("stage call: expected the lease's model, layers and pages, and rows of its hidden size")
         return lease
 
@@ -296,3 +295,22 @@ class StageHost:
         del self._leases[lease.asked.session]
         lease.open = False
         self._thread.submit(lease.close)
+
+
+def _rows_of(lease: _Lease) -> int:
+    """What a position takes, in rows of experts; the attention of all layers counts as one."""
+    config = lease.model.config
+    return 1 + len(set(config.moe_layers) & set(lease.layers)) * config.experts_per_token
+
+
+def _fits(call: StageCall, lease: _Lease) -> bool:
+    """Whether a call is about what the lease is."""
+    asked, config = lease.asked, lease.model.config
+    return (
+        (call.model, call.begin, call.end) == (asked.model, asked.begin, asked.end)
+        and call.width == config.hidden
+        and tensor_block.dtypes[call.dtype] == lease.model.dtype
+        and all(len(run.pages) * page_positions >= run.start + run.rows for run in call.runs)
+        and all(page < asked.pages for run in call.runs for page in run.pages)
+        and all(run.start + run.rows <= config.context_length for run in call.runs)
+    )

@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from blyan.model.parts import expert_part
 from blyan.model.stepping import KVPages, nothing
 from blyan.model.weights import ModelWeights
 from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import NotFound
 
 _rows_at_once: Final = 64
 _patience: Final = 2_000  # looks for more before a thread sleeps: tens of microseconds
@@ -36,7 +38,7 @@ def lay_ranges(room: Room, experts: int, parts: Sequence[tuple[int, int, int]], 
 
 
 class FusedMixture:
-    """Experts of one model, laid as they are first asked for. `close` ends its threads. One thread may use it."""
+    """Experts of one model, laid as they are first asked for. `close` ends its threads. One computes at a time."""
 
     def __init__(
         self,
@@ -62,32 +64,40 @@ class FusedMixture:
         )
         self._team.make_room(_rows_at_once, 1)
         self._pace = Pace(threads)
+        self._computing = threading.Lock()  # a team that is told to stop in the midst would leave old numbers
+        self._closed = False
 
     def answer(self, layer: int, experts: Sequence[int], rows: Sequence[int], hidden: Tensor) -> Tensor:
         """What each expert gives for its rows, one expert's after the other's: [n, hidden] to the same shape.
 
-        Faults as `ModelWeights.part`'s.
+        Faults as `ModelWeights.part`'s; `NotFound` once it is closed.
         """
         given = hidden.float().numpy()
         out = np.empty_like(given)
-        while True:
-            for expert in experts:
-                self._team.tables.take(layer, expert)
-            begin = 0
-            for piece in _pieces(experts, rows):
-                end = begin + sum(count for _, count in piece)
-                self._computed(layer, piece, given[begin:end], out[begin:end])
-                begin = end
-            if all(self._team.tables.is_good(layer, expert) for expert in experts):
-                return torch.from_numpy(out).to(self.dtype)
+        with self._computing:
+            if self._closed:
+                raise NotFound("experts: expected them hosted here, found them given back")
+            while True:
+                for expert in experts:
+                    self._team.tables.take(layer, expert)
+                begin = 0
+                for piece in _pieces(experts, rows):
+                    end = begin + sum(count for _, count in piece)
+                    self._computed(layer, piece, given[begin:end], out[begin:end])
+                    begin = end
+                if all(self._team.tables.is_good(layer, expert) for expert in experts):
+                    return torch.from_numpy(out).to(self.dtype)
 
     def has(self, layer: int, expert: int) -> bool:
         """Whether an expert is laid: computing with it opens and hashes nothing, if its file is what it was."""
         return self._team.tables.was_taken(layer, expert)
 
     def close(self) -> None:
-        """End its threads."""
-        self._team.close()
+        """End its threads, after what they compute now. From any thread."""
+        with self._computing:
+            if not self._closed:
+                self._closed = True
+                self._team.close()
 
     def _computed(self, layer: int, piece: Sequence[tuple[int, int]], given: NDArray[Any], out: NDArray[Any]) -> None:
         room, count = self._team.room, len(given)

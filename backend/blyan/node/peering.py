@@ -157,8 +157,9 @@ class Peering:
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, partial(_number, self.holdings))
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
         self.executor = Executor(self._thread, self.roster, self.monotonic, self.entropy, options)
-        around = Around(self._thread, self.links, self.holdings, self.registry, self.monotonic, self.entropy)
-        self.staging = make_staging(network, self.identity, around, self.steppers, self.stage_bytes)
+        self.staging = make_staging(
+            network, self.identity, _around(self, self._thread), self.steppers, self.stage_bytes
+        )
         handlers.update(self.staging.handlers(network.roles))
         self._door = PeerDoor(
             *(self.identity, swarm, self.summary, handlers, self.links.joined),
@@ -302,6 +303,11 @@ def _number(holdings: Holdings, manifest_id: PayloadId, layer: int, expert: int)
     if hosted is None or number is None:
         return None
     return number, hosted.manifest.parts[expert_part(layer, expert)].length
+
+
+def _around(peering: Peering, thread: NetworkThread) -> Around:
+    chance = peering.monotonic, peering.entropy
+    return Around(thread, peering.links, peering.holdings, peering.registry, *chance, peering.host.allowance.take)
 
 
 def _reach_options(network: NetworkConfig) -> ReachOptions:

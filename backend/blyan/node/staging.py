@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -76,6 +77,7 @@ class Around:
     registry: Registry
     monotonic: Monotonic
     entropy: Entropy
+    allow: Callable[[PublicKey, int], bool]  # whether a node may have so many rows computed
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +122,7 @@ def make_staging(
     roster = StageRoster(links, around.holdings, around.registry, monotonic)
     options = LeadOptions(network.exactness, float(network.call_seconds))
     lead = StageLead(around.thread, roster, identity.key.public, identity.boot, monotonic, around.entropy, options)
-    host = StageHost(models.get, links.link, steppers.make_layers, kv_bytes, monotonic)
+    host = StageHost(models.get, links.link, steppers.make_layers, kv_bytes, monotonic, around.allow)
     return Staging(host, lead, steppers, around.holdings, monotonic, models)
 
 
