@@ -90,6 +90,11 @@ class StageLead:
     _shunned: dict[PublicKey, float] = field(default_factory=dict[PublicKey, float])  # until when
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set["asyncio.Task[Any]"])
 
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that are open. From any thread."""
+        return list(self._sessions.values())
+
     # from the compute thread
 
     def open(self, model: PayloadId, config: ModelConfig, dtype: torch.dtype, pages: int) -> Future[Session]:
