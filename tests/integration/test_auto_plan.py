@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from blyan.inference.delegate_host import DelegateHost
 from blyan.inference.leading import LedSteps, sent
+from blyan.inference.planner import Decision
 from blyan.inference.planner_error import PlannerError
 from blyan.inference.prediction import plans
 from blyan.inference.step_times import StepSeen, StepTimes
@@ -102,9 +103,7 @@ def key(member: Member) -> PublicKey:
 
 
 @contextlib.contextmanager
-def measured(
-    patch: pytest.MonkeyPatch, scene: Scene, member: Member, tokens_s: dict[PlanName, float]
-) -> Any:
+def measured(patch: pytest.MonkeyPatch, scene: Scene, member: Member, tokens_s: dict[PlanName, float]) -> Any:
     """As if plans had taken so long for a token; nothing is tried meanwhile, and nothing learned."""
     planning: Planning = member.node.planning
     steps = StepTimes()
@@ -131,7 +130,6 @@ async def test_the_best_plan_answers_token_for_token_as_one_node(
     before, chosen = scene.by(), member.node.planning.chosen[best]
     with measured(monkeypatch, scene, member, times):
         await scene.asked(member)
-        print((await planning_of(scene, member)).decision)
     delegated, staged, called = (now > then for now, then in zip(scene.by(), before, strict=True))
     assert member.node.planning.chosen[best] == chosen + 1
     assert (delegated, staged, called) == tuple(best == each for each in ("static_delegate", "pipeline", "dynamic"))
@@ -142,7 +140,8 @@ async def test_what_cannot_be_delegated_goes_another_way(scene: Scene, monkeypat
     times: dict[PlanName, float] = {"static_delegate": 0.01, "pipeline": 0.1, "dynamic": 1.0}
     before = scene.by()
     with measured(monkeypatch, scene, scene.gateway, times):
-        heard = await ask(scene.gateway.url, PROMPT, **OPTIONS, response_format={"type": "json_object"})
+        options = {**OPTIONS, "ignore_eos": False, "response_format": {"type": "json_object"}}
+        heard = await ask(scene.gateway.url, PROMPT, **options)
     delegated, staged, called = (now > then for now, then in zip(scene.by(), before, strict=True))
     assert (heard.error, delegated, staged, called) == (None, False, True, False)
 
@@ -170,11 +169,6 @@ async def test_a_plan_that_turns_out_impossible_gives_way_to_the_next(
     scene.gateway.node.planning._turned.clear()
 
 
-async def planning_of(scene: Scene, member: Member) -> Any:
-    planning = member.node.planning
-    return await planning.look(scene.manifest, model_of(scene).manifest.config, planning.shape(20, 16, 0))
-
-
 def model_of(scene: Scene) -> LoadedModel:
     return scene.gateway.node.model("random")
 
@@ -190,34 +184,57 @@ async def slowly(
 
 
 async def test_auto_moves_away_from_a_lead_that_became_slow(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what its steps take, of answers that are the same all the time."""
+    """By what its steps take here: experts are called then, and the answers are the same all the time."""
+    planning, delegating = scene.gateway.node.planning, scene.gateway.node.answering.delegating
+    assert delegating is not None, "a node with peers"
+    draws = [0.0]  # at first what was not measured is tried
+    with measured(monkeypatch, scene, scene.gateway, {"dynamic": 0.06}), monkeypatch.context() as patch:
+        patch.setattr("blyan.node.planning._offered", lambda *_: frozenset({"dynamic", "static_delegate"}))
+        patch.setattr(planning, "draw", lambda: draws.pop() if draws else 0.99)
+        patch.setattr(delegating.leads, "timed", planning.steps.add)
+
+        async def chosen() -> PlanName:
+            planning._seen.clear()
+            before = planning.chosen.copy()
+            await scene.asked(scene.gateway)
+            ((plan, _),) = (planning.chosen - before).items()
+            return plan
+
+        assert [await chosen() for _ in range(3)] == ["static_delegate"] * 3
+        patch.setattr(DelegateHost, "_pass_on", slowly)
+        slow = [await chosen()]
+        while slow[-1] == "static_delegate":
+            slow.append(await chosen())
+        assert (slow[-1], len(slow) < 8) == ("dynamic", True), slow
+
+
+async def test_a_stage_that_is_twice_as_slow_gets_fewer_layers(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By trial calls alone, which are made again when calls take longer than they should; evenly before the first."""
+    quick, slow = scene.stages
+    staging, peering = scene.gateway.peering.staging, scene.gateway.peering
+    config = model_of(scene).manifest.config
+
+    async def spans() -> dict[PublicKey, int]:
+        found = peering.ask(lambda: staging.roster.route(scene.manifest, config, frozenset()))
+        return {hop.node: hop.end - hop.begin for hop in await asyncio.wrap_future(found) or ()}
+
+    for member, layer_s in ((quick, 0.02), (slow, 0.04)):
+        compute = member.peering.staging.host._compute
+
+        def slower(lease: Any, call: Any, passed: Any, compute: Any = compute, layer_s: float = layer_s) -> Any:
+            time.sleep(layer_s * (call.end - call.begin))
+            return compute(lease, call, passed)
+
+        monkeypatch.setattr(member.peering.staging.host, "_compute", slower)
+        peering.registry.measurements._peers[key(member)].layers.clear()
+    staging.speeds._failed.clear()
+    assert await spans() == {key(quick): 2, key(slow): 2}
+    times = peering.registry.measurements.layers
+    await until(lambda: all(times(key(each), scene.manifest) for each in scene.stages), "trial calls")
+    assert await spans() == {key(quick): 3, key(slow): 1}
+
+
+async def said(scene: Scene) -> Decision:
     planning = scene.gateway.node.planning
-    monkeypatch.setattr(planning, "_offers", frozenset({"dynamic", "static_delegate"}), raising=False)
-    draws: list[float] = []
-    monkeypatch.setattr(planning, "draw", lambda: draws.pop() if draws else 0.99)
-    seen: list[PlanName] = []
-    await scene.asked(scene.gateway)
-
-    async def chosen() -> PlanName:
-        planning._seen.clear()
-        before = planning.chosen.copy()
-        await scene.asked(scene.gateway)
-        ((plan, _),) = (planning.chosen - before).items()
-        seen.append(plan)
-        return plan
-
-    draws.append(0.0)
-    for _ in range(6):
-        await chosen()
-    monkeypatch.setattr(DelegateHost, "_pass_on", slowly)
-    slow = planning.steps.curve(scene.manifest, "static_delegate", key(scene.lead))
-    print(seen, slow)
-    for _ in range(12):
-        if await chosen() != "static_delegate" and len(seen) > 8:
-            break
-    print(seen)
-    assert seen[-1] != "static_delegate"
-
-
-def hops(scene: Scene) -> Sequence[tuple[int, int]]:
-    return [(each.begin, each.end) for each in scene.gateway.peering.staging.lead.sessions[-1].hops]
+    planning._seen.clear()
+    return (await planning.look(scene.manifest, model_of(scene).manifest.config, planning.shape(20, 16, 0))).decision

@@ -72,7 +72,8 @@ def solved(model: Model, known: Sequence[Known], demand: Demand, between: Betwee
     for among in (quickest, timed) if len(timed) > _nodes_max else (timed,):
         if not among:
             return None
-        nodes = [StageNode(model.own, model.end.held_bytes, _quick, frozenset())]
+        ends = model.end.always_bytes + model.end.expert_bytes  # of which the lead has room for no layer
+        nodes = [StageNode(model.own, ends, _quick, frozenset())]
         nodes += [
             StageNode(each.node, each.room_bytes, Measured.of(each.times, model.costs), each.layers)
             for each in among
