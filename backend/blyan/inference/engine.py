@@ -50,12 +50,10 @@ def page_count(model: LoadedModel, kv_bytes: int) -> int:
 class Engine:
     """Sequences of one model. `kv_bytes` bounds keys and values, which take memory as they are first written."""
 
-    def __init__(
-        self, model: LoadedModel, kv_bytes: int, make_stepper: MakeStepper, noted: NotedExperts, *, staged: bool = False
-    ) -> None:
+    def __init__(self, model: LoadedModel, kv_bytes: int, make_stepper: MakeStepper, noted: NotedExperts) -> None:
         config = model.manifest.config
         self.model = model
-        self.staged = staged  # its pages are counted here and lie on stages
+        self.staged = False  # whether its pages are counted here and lie on stages
         self.kv_bytes, self._noted = kv_bytes, noted
         pages = page_count(model, kv_bytes)
         self.kv = KVPages(config, model.weights.embed().dtype, pages)

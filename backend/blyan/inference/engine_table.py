@@ -199,7 +199,8 @@ class EngineTable:
             return found
         if found is not None:
             self._drop(key)
-        made = self._engines[key] = Engine(model, self.share, self._make_staged, self._noted, staged=True)
+        made = self._engines[key] = Engine(model, self.share, self._make_staged, self._noted)
+        made.staged = True
         return made
 
     def _drop(self, key: _Key) -> None:

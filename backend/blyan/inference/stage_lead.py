@@ -90,11 +90,6 @@ class StageLead:
     _shunned: dict[PublicKey, float] = field(default_factory=dict[PublicKey, float])  # until when
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set["asyncio.Task[Any]"])
 
-    @property
-    def sessions(self) -> list[Session]:
-        """Those that are open. From any thread."""
-        return list(self._sessions.values())
-
     # from the compute thread
 
     def open(self, model: PayloadId, config: ModelConfig, dtype: torch.dtype, pages: int) -> Future[Session]:
@@ -279,3 +274,8 @@ class StageLead:
                 task = asyncio.create_task(give_back(link, session.id))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+
+
+def open_sessions(lead: StageLead) -> list[Session]:
+    """Those of a lead. From any thread."""
+    return list(lead._sessions.values())

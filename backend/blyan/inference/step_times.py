@@ -24,6 +24,7 @@ _Key: TypeAlias = tuple[PayloadId, PlanName, PublicKey | None]  # the node that 
 
 _kept: Final = 32  # steps of a region
 _kept_of_others: Final = 8  # of a node that leads: it may be another's turn before long
+_reads: Final = 4.0
 _odd_share: Final = 8  # of so many steps one at either end is left out of the mean
 
 
@@ -100,12 +101,22 @@ class Curve:
 
 
 def _between(low: _Point, high: _Point, tokens: int) -> Reading:
-    """On the line through two points: a step reads its weights once, and computes for each token."""
-    span = high.tokens - low.tokens
-    share = min(1.0, max(0.0, (tokens - low.tokens) / span)) if span > 0 else 1.0
+    """On the curve through two points on which steps lie (see `_work`)."""
+    span = _work(high.tokens) - _work(low.tokens)
+    share = min(1.0, max(0.0, (_work(tokens) - _work(low.tokens)) / span)) if span > 0 else 1.0
     seconds = (1 - share) * low.seconds + share * high.seconds
     waited = (1 - share) * low.waited_s / low.seconds + share * high.waited_s / high.seconds
     return Reading(seconds, waited * seconds, False)
+
+
+def _work(tokens: float) -> float:
+    """What a step of so many tokens takes, but for a scale and what every step takes.
+
+    Each token is computed with, and the first ones have the more experts read. Of steps of the tiny model and of that
+    of 200 M parameters, between any two sizes from 1 to 512 tokens, this is off by a twentieth in the median and a
+    fifth at most; a line through logarithms of both by up to nine tenths.
+    """
+    return tokens + _reads * math.sqrt(tokens)
 
 
 def _apart(one: float, other: float) -> float:

@@ -120,8 +120,8 @@ class Answering:
         Without any plan, as the node is configured. `until`: when whoever asks waits no longer, by the monotonic clock.
         """
         excluded = self.excluded(model, request)
-        able = [plan for plan in plans if plan not in excluded]
-        chosen: list[PlanName] = able or [self._usual(model, excluded)]
+        able: list[PlanName] = [plan for plan in plans if plan not in excluded]
+        chosen = able or [self._usual(model, excluded)]
         if chosen == ["static_delegate"]:
             chosen.append(own_plan(self.peering, model.manifest_id))
         asked = _Asked(model, request, client, listener, until)

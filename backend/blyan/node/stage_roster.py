@@ -16,7 +16,7 @@ from typing import Final
 
 from blyan.inference.partition import Demand, StagePlan, end_cost, layer_costs
 from blyan.inference.registry import Registry
-from blyan.inference.stage_lead import StageLead
+from blyan.inference.stage_lead import StageLead, open_sessions
 from blyan.inference.stage_probe import StageProbe
 from blyan.inference.stage_session import Session, StageLost
 from blyan.inference.stage_speeds import Known, Model, Route, along, route, solved
@@ -142,12 +142,12 @@ class StageSpeeds:
         while True:
             for hosted in self.models():
                 await self.look(hosted)
-            self._numbers = {each.id: each.number for each in self.lead.sessions}
+            self._numbers = {each.id: each.number for each in open_sessions(self.lead)}
             await asyncio.sleep(_look_seconds)
 
     async def look(self, hosted: Hosted) -> None:
         """Try what is to be tried of one model; leave routes that are much worse than what there is."""
-        sessions = [each for each in self.lead.sessions if each.model == hosted.manifest_id]
+        sessions = [each for each in open_sessions(self.lead) if each.model == hosted.manifest_id]
         drifted = {hop.node for each in sessions if self._drifted(hosted, each) for hop in each.hops}
         for known in self.roster.known(hosted):
             if self._due(known, hosted.manifest_id, known.node in drifted):
