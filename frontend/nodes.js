@@ -29,7 +29,7 @@ const seen = { pointed: null, focused: null };
 const drawn = { report: null, looks: new Map() };
 
 // What the plans should give, asked for again when it is looked at later.
-/** @typedef {{plan: string, tokens_per_s: number | null, first_token_s: number}} Prediction */
+/** @typedef {{plan: "local" | "dynamic" | "static_delegate" | "pipeline", tokens_per_s: number | null, first_token_s: number}} Prediction */
 /** @typedef {{model: string, chosen: string, times: number | null, predictions: Prediction[], error: {tokens_per_s: number | null}}} Plan */
 /** @type {{at: number, said: Plan | null}} */
 const planned = { at: 0, said: null };
@@ -172,12 +172,13 @@ function planView() {
   const { said } = planned;
   const best = said?.predictions.find(({ plan }) => plan === said.chosen);
   if (!said || !best || said.model !== model) return nothing;
-  const { plan, tokens_per_s: rate, first_token_s: first } = best;
+  const { plan: chosen, tokens_per_s: rate, first_token_s: first } = best;
+  const plan = t(`plan.${chosen}`);
   const off = said.error.tokens_per_s; // in the median of the last answers
   const number = (/** @type {number} */ value) => Number(value.toPrecision(2));
   return html`<p class="quiet-text" data-testid="nodes-plan">
     ${rate === null ? t("nodes.unmeasured", { plan }) : t("nodes.plan", { plan, rate: number(rate), first: number(first), off: off === null ? "" : ` (±${number(100 * off)}%)` })}
-    ${plan === "local" && said.times ? t("nodes.alone", { times: number(said.times) }) : nothing}
+    ${chosen === "local" && said.times ? t("nodes.alone", { times: number(said.times) }) : nothing}
   </p>`;
 }
 

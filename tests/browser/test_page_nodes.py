@@ -85,14 +85,14 @@ def test_the_plan_is_said_with_its_speed_and_when_this_node_alone_is_faster(
     open_nodes(page, swarm.gateway.url)
     expect(page.get_by_test_id("nodes-plan")).to_have_count(0)
     unknown = {"plan": "local", "tokens_per_s": None, "first_token_s": None}
-    shown({"chosen": "local", "predictions": [unknown]}, "Plan local: speed not measured yet.")
+    shown({"chosen": "local", "predictions": [unknown]}, "This node answers by itself: speed not measured yet.")
     local = {"plan": "local", "tokens_per_s": 102.4, "first_token_s": 0.0712}
-    rate = "Plan local: 100 tokens/s, the first after 0.071 s."
+    rate = "This node answers by itself: 100 tokens/s, the first after 0.071 s."
     shown({"predictions": [local]}, rate)
     alone = {"times": 3.71, "error": {"tokens_per_s": 0.1234}}
     shown(alone, f"{rate.replace('/s,', '/s (±12%),')} This node alone is 3.7 times as fast as with others.")
     page.evaluate("localStorage.setItem('blyan.lang', 'ko')")
-    korean = "계획 local: 초당 토큰 100개 (±12%), 첫 토큰까지 0.071초."
+    korean = "이 노드가 혼자 답합니다: 초당 토큰 100개 (±12%), 첫 토큰까지 0.071초."
     shown({}, f"{korean} 이 노드 혼자가 다른 노드와 함께할 때보다 3.7배 빠릅니다.", "노드")
     assert faults == []
 

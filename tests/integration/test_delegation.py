@@ -133,7 +133,7 @@ async def test_a_delegated_answer_takes_one_round_trip_where_experts_take_one_ea
     prompt, options, expected = next(each for each in alone if each[0] == SERVED)
     assert_same(expected, await ask(gateway.url, prompt, **options))
     delegated = trips()
-    monkeypatch.setattr(gateway.node.answering, "_asks", False)
+    monkeypatch.setattr(gateway.node.answering, "excluded", lambda *_: frozenset({"static_delegate"}))
     assert_same(expected, await ask(gateway.url, prompt, **options))
     called = trips() - delegated
     print(f"round trips of {len(expected.tokens)} tokens: {delegated} delegated, {called} with experts called")

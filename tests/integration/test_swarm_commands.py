@@ -80,6 +80,8 @@ def test_model_plan_says_how_fast_the_running_node_should_answer(pair: tuple[Swa
     assert re.fullmatch(r"[1-9]\d*\.\d", line.split()[1]), "what is measured changes from one look to the next"
     assert dynamic["tokens_per_s"] > 1
     assert "12 experts from 1 other node" in line
+    assert "plan local: not possible, 12 of 32 experts are not here" in shown
+    assert (said["plan"], said["experts_here"], said["experts"], said["trunk_here"]) == (None, 20, 32, True)
     assert command("model", "plan", MODEL, "--tokens", "0", data_dir=gateway.data_dir).returncode == 2
 
 

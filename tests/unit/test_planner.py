@@ -7,20 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.inference.partition import Stage, StagePlan
-from blyan.inference.planner import (
+from blyan.inference.planner import Decision, choose
+from blyan.inference.planner_error import Came, PlannerError
+from blyan.inference.prediction import (
     CallTimes,
     Correction,
-    Decision,
     Delegate,
     Prediction,
     Shape,
     Situation,
     Spread,
-    choose,
     plans,
     predict,
 )
-from blyan.inference.planner_error import Came, PlannerError
 from blyan.inference.step_times import Curve, StepSeen, StepTimes
 from blyan.model.stepping import PlanName
 from blyan.primitives.ids import PayloadId, PublicKey

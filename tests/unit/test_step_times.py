@@ -36,9 +36,22 @@ def test_what_was_measured_is_said_as_it_was() -> None:
     assert read(found, 100).seconds == pytest.approx(0.1)
 
 
-def test_what_lies_between_two_measured_sizes_is_on_the_line_between_them() -> None:
-    """By logarithms: ten times as long for a hundred times as many, three times as long for ten times as many."""
-    assert read(curve(step(0.01), step(0.1, 100)), 10).seconds == pytest.approx(0.0316, rel=0.01)
+TINY = {1: 2.25, 4: 3.09, 16: 5.52, 32: 7.54, 64: 10.76, 128: 17.79, 256: 32.36, 512: 70.59}
+LARGER = {1: 5.02, 4: 9.87, 16: 23.14, 32: 36.46, 64: 58.19, 128: 100.68, 256: 188.65, 512: 390.64}
+
+
+@pytest.mark.parametrize("seen", [TINY, LARGER], ids=["tiny", "200m"])
+def test_what_lies_between_two_measured_sizes_is_off_by_a_fifth_at_most(seen: dict[int, float]) -> None:
+    """By milliseconds of steps of two models, taken on one core when nothing else ran."""
+    for low, high in ((1, 16), (1, 64), (1, 256), (16, 256), (64, 512), (1, 512)):
+        found = curve(step(seen[low] / 1e3, low), step(seen[high] / 1e3, high))
+        for tokens in (each for each in seen if low < each < high):
+            assert read(found, tokens).seconds == pytest.approx(seen[tokens] / 1e3, rel=0.21)
+
+
+def test_the_first_step_of_a_size_counts_for_no_more_than_those_after_it() -> None:
+    """It is often late: blocks are opened, and code is new to the processor."""
+    assert read(curve(step(0.5, 100), step(0.1, 100), step(0.11, 100)), 100).seconds == pytest.approx(0.11)
 
 
 def test_what_lies_beyond_takes_as_long_a_token_and_is_said_to_be_beyond() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
@@ -23,8 +23,10 @@ from blyan.inference.engine_table import too_long_for_memory
 from blyan.inference.session import Embedded, Event, Failed, GenerationRequest, answer_tokens_max
 from blyan.model.loading import LoadedModel
 from blyan.model.sampling import Sampling
-from blyan.node.answering import UnderWay
+from blyan.model.stepping import PlanName
+from blyan.node.course import Begun, Course
 from blyan.node.node import Node
+from blyan.node.tracing import current_trace
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, Unavailable
 from blyan.wire.fields import naming_parameter
@@ -73,9 +75,9 @@ async def generation(node: Node, model: LoadedModel, request: GenerationRequest)
         answer = answer_tokens_max(model, request)
         most = len(request.prompt) + answer
         async with (
-            _planned(node, model, request, answer, count),
+            _planned(node, model, request, answer, count) as expected,
             within_quotas(node, most, lambda: _computed(count, len(request.prompt))),
-            _submitted(node, partial(node.answering.begin, model, request), count.passed) as events,
+            _submitted(node, partial(_begun, node, model, request, expected), count.passed) as events,
         ):
             yield events
 
@@ -102,23 +104,59 @@ async def embedding(node: Node, model: LoadedModel, tokens: Sequence[int]) -> Em
 class Begin(Protocol):
     """Begins something whose events are passed on."""
 
-    def __call__(self, emit: Emit, *, client: str, listener: LoopListener, until: float) -> UnderWay:
+    def __call__(self, emit: Emit, *, client: str, listener: LoopListener, until: float) -> Begun:
         """What is begun."""
         ...
+
+
+@dataclass(slots=True)
+class _Expected:
+    """The plans for a generation, the best first, and the way that it went."""
+
+    plans: tuple[PlanName, ...] = ()
+    course: Course | None = None
+
+
+def _begun(
+    node: Node,
+    model: LoadedModel,
+    request: GenerationRequest,
+    expected: _Expected,
+    emit: Emit,
+    *,
+    client: str,
+    listener: LoopListener,
+    until: float,
+) -> Course:
+    """Begin it, for its receipt too."""
+    course = node.answering.begin(model, request, expected.plans, emit, client=client, listener=listener, until=until)
+    expected.course = course
+    trace = current_trace()
+    if trace is not None:
+        trace.courses.append(course)
+    return course
 
 
 @asynccontextmanager
 async def _planned(
     node: Node, model: LoadedModel, request: GenerationRequest, answer: int, count: GenerationCount
-) -> AsyncGenerator[None]:
+) -> AsyncGenerator[_Expected]:
     """The plan for a generation, and how well it was predicted. Prompts that are given back are no measure."""
+    expected = _Expected()
     if request.echo or not answer:
-        yield
+        yield expected
         return
-    planning = node.planning
-    shape = planning.shape(len(request.prompt), answer, node.scheduler.depth()[0])
-    planned = await planning.choose(model.manifest_id, model.manifest.config, shape)
-    yield
+    planning, engines = node.planning, node.scheduler.engines
+    standing = (engines.standing(model, request.prompt), engines.standing(model, request.prompt, staged=True))
+    shape = planning.shape(len(request.prompt), answer, sum(node.scheduler.depth()), standing)
+    without = node.answering.excluded(model, request)
+    planned = await planning.choose(model.manifest_id, model.manifest.config, shape, without)
+    expected.plans = planned.decision.order
+    yield expected
+    course = expected.course
+    if course is not None and course.turned:
+        planning.turned(planned, course.plan)
+        return
     if count.outcome in ("stop", "length") and count.first is not None and count.last is not None:
         planning.ended(planned, count.completion_tokens, count.first - count.began, count.last - count.first)
 

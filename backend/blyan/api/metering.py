@@ -22,11 +22,13 @@ from blyan.inference.session import Delta, Event, Finished, GenerationRequest, a
 from blyan.model.loading import LoadedModel
 from blyan.node.charges import Charges, Delivered, Held
 from blyan.node.node import Node
+from blyan.node.tracing import current_trace
 from blyan.payments import quotes
 from blyan.payments.charges import Most, cost_shown, delivery_seconds_max
 from blyan.payments.prices import Bill, Tariff, bill, shown_amount, tariff
 from blyan.primitives.amount import USD
 from blyan.primitives.errors import InvalidInput, Unavailable
+from blyan.primitives.ids import PublicKey
 
 Usage: TypeAlias = Mapping[str, Any]  # `cost` and perhaps `receipt`; empty on a node without accounts
 _end_wait_seconds: Final = 1.0  # for the books, before an error is sent: less than a node that ends waits for it
@@ -191,8 +193,22 @@ class PaidMeter(Meter):
             completion_tokens,
             digest_of("request", salt, self._raw),
             digest_of("output", salt, output),
+            *_computed(),
         )
         return bill(self._held.tariff.price, prompt_tokens, completion_tokens), delivered, salt
+
+
+def _computed() -> tuple[str, Mapping[PublicKey, int | None]]:
+    """By which plan the answers of this request were computed, and by which other nodes; `mixed` if they differ."""
+    trace = current_trace()
+    courses = [] if trace is None else trace.courses
+    others: dict[PublicKey, int | None] = {}
+    for course in courses:
+        for node, count in course.worked().items():
+            known = others.get(node, 0)
+            others[node] = None if count is None or known is None else known + count
+    used = list(dict.fromkeys(course.plan for course in courses))
+    return ("local" if not used else used[0] if len(used) == 1 else "mixed"), others
 
 
 @asynccontextmanager

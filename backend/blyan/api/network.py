@@ -88,7 +88,7 @@ async def plan(request: web.Request) -> web.Response:
     if version is None:
         raise no_such_model(name, node.models)
     calls, made = await _planned(node, version.manifest)
-    shape = node.planning.shape(prompt, answer, node.scheduler.depth()[0])
+    shape = node.planning.shape(prompt, answer, sum(node.scheduler.depth()))
     config = read_manifest(node.ground.store, version.manifest).config
     expected = await node.planning.look(version.manifest, config, shape)
     asked = {at: each.node for each in made.assignments for at in each.calls}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from blyan.inference.planner import plans
+from blyan.inference.prediction import plans
 from blyan.primitives import limits
 from blyan.wire.schema import Schema, fields, flag, hex64, integer, listing, number, one_of, optional, table, text
 

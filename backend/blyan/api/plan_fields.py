@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from blyan.inference.planner import Prediction, plans
 from blyan.inference.planner_error import Errors, PlannerError
+from blyan.inference.prediction import Prediction, plans
 from blyan.node.planning import Planned
 from blyan.primitives import limits
 

@@ -15,6 +15,7 @@ from blyan.cli.node_swarm import node_url
 from blyan.cli.output import Output, byte_size, table
 from blyan.model.footprint import cache_bytes, footprint_of
 from blyan.node.data_directory import lock_holder, open_ground
+from blyan.node.holdings import Holdings, Hosted
 from blyan.node.machine import memory
 from blyan.primitives import limits
 from blyan.primitives.errors import PeerFault, UsageMistake
@@ -47,7 +48,8 @@ def plan(options: argparse.Namespace, output: Output) -> int:
     total, available = memory()
     room = max(0, available - bytes_of.weights) // per_token
     lengths = sorted({min(each, config.context_length) for each in (*_lengths, config.context_length)})
-    fits = room > 0
+    hosted = Holdings(ground.store).look(version.manifest, manifest)
+    here, fits = hosted.trunk and hosted.complete, room > 0
     expected = _expected(options, version.name)
     value = {
         "name": version.name,
@@ -58,7 +60,10 @@ def plan(options: argparse.Namespace, output: Output) -> int:
         "contexts": [{"tokens": each, "bytes": bytes_of.weights + per_token * each} for each in lengths],
         "memory_bytes": total,
         "available_bytes": available,
-        "plan": "local" if fits else None,
+        "plan": "local" if fits and here else None,
+        "trunk_here": hosted.trunk,
+        "experts": hosted.grid.count,
+        "experts_here": len(hosted.here),
         "tokens_that_fit": room,
         **expected,
     }
@@ -69,13 +74,23 @@ def plan(options: argparse.Namespace, output: Output) -> int:
         sizes = [byte_size(bytes_of.weights), byte_size(held), byte_size(bytes_of.weights + held)]
         rows.append([f"{each:,}", *sizes, answer])
     machine = f"this machine: {byte_size(available)} of {byte_size(total)} free"
-    if fits:
+    if not here:
+        verdict = f"plan local: not possible, {_lacking(hosted)}; other nodes take part in every answer"
+    elif fits:
         verdict = f"plan local: everything here, room for {room:,} tokens of conversation in all"
     else:
         verdict = f"plan local: {byte_size(bytes_of.weights - available)} short; the weights are read from disk again"
     read = f"each token reads {byte_size(bytes_of.active)} of weights"
     output.data(value, "\n".join([table(rows), "", machine, read, verdict, "", *_expected_lines(expected)]))
     return 0
+
+
+def _lacking(hosted: Hosted) -> str:
+    """What of a model is not here."""
+    total, here = hosted.grid.count, len(hosted.here)
+    missing = [f"{total - here:,} of {total:,} experts"] if here < total else []
+    missing += [] if hosted.trunk else ["parts of other layers"]
+    return f"{' and '.join(missing)} are not here"
 
 
 def _want_counts(options: argparse.Namespace) -> None:
@@ -118,7 +133,7 @@ def _row(each: dict[str, Any]) -> list[str]:
     notes += [f"not measured: {'; '.join(map(str, lacking))}"] if lacking else []
     notes += [f"assumed: {'; '.join(map(str, assumed))}"] if assumed else []
     if each.get("possible") is True and each.get("offered") is not True:
-        notes.append("not used here")
+        notes.append("not used here: network.plan, or what is here, says otherwise")
     return [
         str(each.get("plan")),
         "-" if rate is None else f"{rate:.1f}",

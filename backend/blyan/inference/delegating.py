@@ -81,6 +81,7 @@ class Delegation:
     until: float  # by then it is of no use
     chosen: list[int] = field(default_factory=list[int])
     used: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])  # by layer and expert
+    led: Counter[PublicKey] = field(default_factory=Counter[PublicKey])  # tokens, by whoever led them
     future: Future[None] | None = None
 
     def cancel(self) -> None:
@@ -223,16 +224,15 @@ class Delegating:
         reader = ChunkReader(order, bounds)
         self.counters.asked += 1
         async with _blaming(self.leads, node), link.stream(kind, order.fields(), order.tensors()) as pieces:
-            last, first = self.monotonic(), True
+            pace = self.leads.follow(node, order.model, len(order.prompt) + len(order.chosen))
             while True:
-                chunk = await self._heard(link, node, pieces, first=first)
+                chunk = await self._heard(link, node, pieces, first=pace.first)
                 if chunk is None:
                     raise MalformedMessage("generation: expected steps up to its end, found fewer")
                 steps = reader.read(chunk)
-                now = self.monotonic()
-                self.leads.stepped(node, now - last, len(steps), first=first)
+                pace.came(len(steps))
                 self.counters.steps += len(steps)
-                last, first = now, False
+                each.led[node] += len(steps)
                 if self._take(each, [received(step) for step in steps]):
                     return
 

@@ -53,6 +53,7 @@ class Engine:
     def __init__(self, model: LoadedModel, kv_bytes: int, make_stepper: MakeStepper, noted: NotedExperts) -> None:
         config = model.manifest.config
         self.model = model
+        self.staged = False  # whether its pages are counted here and lie on stages
         self.kv_bytes, self._noted = kv_bytes, noted
         pages = page_count(model, kv_bytes)
         self.kv = KVPages(config, model.weights.embed().dtype, pages)
@@ -66,7 +67,7 @@ class Engine:
         self.waiting: dict[str, dict[int, Waiting]] = {}  # client → id → what the policy reads, in order of id
         self.drafts_max = 0  # that were welcome in the last step
         self._sequences: dict[int, TokenSequence] = {}
-        self._alike = alike_until(config)
+        self.alike = alike_until(config)
         self._chosen = ChosenExperts(config, pages)
         self._admissions = self._runs = 0
         self._no_scores = np.empty((0, config.vocab_size), np.float32)
@@ -95,7 +96,7 @@ class Engine:
 
     def add(self, number: int, client: str, need: Need, patience: Patience = endless) -> TokenSequence:
         """A new sequence, which waits."""
-        sequence = TokenSequence(number, client, self._alike, patience=patience)
+        sequence = TokenSequence(number, client, self.alike, patience=patience)
         sequence.ask(need)
         self.adopt(sequence)
         return sequence

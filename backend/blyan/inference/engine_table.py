@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from blyan.inference.engine import Engine, MakeStepper, NotedExperts, page_bytes, page_count, unnoted
 from blyan.inference.sequence import pages_for
@@ -17,6 +18,8 @@ from blyan.model.stepping import page_positions
 from blyan.primitives import limits
 from blyan.primitives.errors import ContextLengthExceeded, InvalidInput
 from blyan.storage.mapping import trim_heap
+
+_Key: TypeAlias = tuple[int, bool]  # identity of the weights, which the engine keeps alive; whether stages compute
 
 
 def too_long_for_memory(most: int, tokens: int) -> ContextLengthExceeded:
@@ -65,13 +68,15 @@ class EngineTable:
         make_stepper: MakeStepper,
         offers: Callable[[LoadedModel], bool] = lambda _: True,
         noted: NotedExperts = unnoted,
+        make_staged: MakeStepper | None = None,
     ) -> None:
+        """`make_staged`: who computes a model through stages, beside whoever `make_stepper` makes."""
         self._kv_bytes = kv_bytes
         self._models = models
         self._offers = offers
-        self._make, self._noted = make_stepper, noted
+        self._make, self._noted, self._make_staged = make_stepper, noted, make_staged
         self._reused = 0  # positions, by engines that are no more
-        self._engines: dict[int, Engine] = {}  # by the identity of the weights, which the engine keeps alive
+        self._engines: dict[_Key, Engine] = {}
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(list(self._engines.values()))
@@ -85,19 +90,26 @@ class EngineTable:
         """How long a sequence of this model may be. From any thread."""
         return page_count(model, self.share) * page_positions
 
-    def engine(self, model: LoadedModel, positions: int = 0) -> Engine | None:
+    def standing(self, model: LoadedModel, tokens: Sequence[int], *, staged: bool = False) -> int:
+        """How many tokens at the front of a prompt need not be computed, as things stand. From any thread."""
+        found = self._engines.get((id(model.weights), staged))
+        return 0 if found is None else found.pool.standing(tokens, share=found.alike)
+
+    def engine(self, model: LoadedModel, positions: int = 0, *, staged: bool = False) -> Engine | None:
         """The engine of a model; None as long as others hold the memory that is its share.
 
         While a removed model answers yet, what it leaves is taken, if that holds more than `positions`.
         """
-        found = self._engines.get(id(model.weights))
+        if staged:
+            return self._staged(model)
+        found = self._engines.get((id(model.weights), False))
         share = self.share if found is None else self._target(found)
         if found is not None and (found.kv_bytes == share or not found.idle):
             return found
         if found is not None and found.kv_bytes < share and not self.may_grow(found):
             return found  # what has become its share is still held by a model that was removed and answers yet
         for key, engine in list(self._engines.items()):
-            if engine.idle and (engine.kv_bytes > self.share or engine is found):
+            if engine.idle and not engine.staged and (engine.kv_bytes > self.share or engine is found):
                 self._drop(key)
         if self._held + share > self._kv_bytes:
             self._drop_idle()
@@ -105,7 +117,7 @@ class EngineTable:
         least = max(least_pages(model), pages_for(positions + 1))
         if left < share and not (any(other.limit for other in self) and page_count(model, left) >= least):
             return None
-        made = self._engines[id(model.weights)] = Engine(model, min(left, share), self._make, self._noted)
+        made = self._engines[id(model.weights), False] = Engine(model, min(left, share), self._make, self._noted)
         made.limit = None if found is None else found.limit
         return made
 
@@ -118,6 +130,7 @@ class EngineTable:
             engine
             for engine in self
             if engine.limit is None
+            and not engine.staged
             and not engine.idle
             and not self._offers(engine.model)
             and self.holds_any(engine.model, engine.kv_bytes // 2)
@@ -137,11 +150,11 @@ class EngineTable:
 
     def unload(self, model: LoadedModel) -> None:
         """Give back what a model takes, unless it has something to do: pages, stepper, mapped weights, hot experts."""
-        found = self._engines.get(id(model.weights))
-        if found is not None and not found.idle:
+        keys = [key for key in ((id(model.weights), False), (id(model.weights), True)) if key in self._engines]
+        if not all(self._engines[key].idle for key in keys):
             return
-        if found is not None:
-            self._drop(id(model.weights))
+        for key in keys:
+            self._drop(key)
         model.weights.cool()
         trim_heap()
 
@@ -159,27 +172,43 @@ class EngineTable:
 
     def outgrown(self, engine: Engine) -> bool:
         """Whether an engine holds more than its share, so that it admits nobody and ends."""
-        return engine.kv_bytes > self._target(engine)
+        return not engine.staged and engine.kv_bytes > self._target(engine)
 
     def may_grow(self, engine: Engine) -> bool:
         """Whether an engine that has less than its share would have all of it if it were made again."""
         share = self._target(engine)
-        held = sum(other.kv_bytes for other in self if other is not engine and not other.idle)
+        if engine.staged:
+            return False
+        others = (other for other in self if other is not engine and not other.staged)
+        held = sum(other.kv_bytes for other in others if not other.idle)
         return engine.kv_bytes < share and held + share <= self._kv_bytes
 
     @property
     def _held(self) -> int:
-        return sum(engine.kv_bytes for engine in self._engines.values())
+        return sum(engine.kv_bytes for engine in self._engines.values() if not engine.staged)
 
     def _target(self, engine: Engine) -> int:
         return self.share if engine.limit is None else min(self.share, engine.limit)
 
-    def _drop(self, key: int) -> None:
+    def _staged(self, model: LoadedModel) -> Engine:
+        """The engine of what goes through stages: it takes no memory here, however many pages it counts."""
+        assert self._make_staged is not None, "a node with peers"
+        key = id(model.weights), True
+        found = self._engines.get(key)
+        if found is not None and (found.kv_bytes == self.share or not found.idle):
+            return found
+        if found is not None:
+            self._drop(key)
+        made = self._engines[key] = Engine(model, self.share, self._make_staged, self._noted)
+        made.staged = True
+        return made
+
+    def _drop(self, key: _Key) -> None:
         engine = self._engines.pop(key)
         engine.close()
         self._reused += engine.pool.counters.reused_positions
 
     def _drop_idle(self) -> None:
         for key, engine in list(self._engines.items()):
-            if engine.idle:
+            if engine.idle and not engine.staged:
                 self._drop(key)

@@ -36,7 +36,7 @@ class Housing:
         if end >= most:
             self.fail(job, too_long_for_memory(most, end))
             return
-        engine = self.engines.engine(job.model, end)
+        engine = self.engines.engine(job.model, end, staged=job.staged)
         if engine is None or end >= engine.pool.positions:
             self._homeless[job.number] = job
             return
@@ -89,7 +89,8 @@ class Housing:
     def _lacks(self, engine: Engine) -> bool:
         if engine.outgrown_since is not None or engine.lacks_pages:
             return True
-        return any(job.model.weights is engine.model.weights for job in self._homeless.values())
+        homeless = (job for job in self._homeless.values() if job.staged == engine.staged)
+        return any(job.model.weights is engine.model.weights for job in homeless)
 
     def long_enough(self, engine: Engine) -> bool:
         """Whether what runs in an engine that is to be made anew was given its while."""

@@ -29,6 +29,7 @@ class Job:
     started: Callable[[], None]  # told when it waits no longer: it was admitted, or ended
     came: float
     patience: Patience = endless
+    staged: bool = False  # by stages, where the model's other answers are computed here
     admitted: bool = False
     need: Need = field(default_factory=lambda: Need(0, (0,)))  # its first
     engine: Engine | None = None

@@ -108,6 +108,17 @@ class PagePool:
         self.counters.reused_positions += held.reused
         return held
 
+    def standing(self, tokens: Sequence[int], *, scope: str = "", share: int | None = None) -> int:
+        """How many of the tokens stand already, as `begin` would find them now. A look: any thread may."""
+        most = self.pages if share is None else share // page_positions
+        before: str | int = scope
+        for at in range(min((len(tokens) - 1) // page_positions, most)):
+            page = self._published.get(_key(before, tokens[at * page_positions : (at + 1) * page_positions]))
+            if page is None:
+                return at * page_positions
+            before = page
+        return max(0, min((len(tokens) - 1) // page_positions, most)) * page_positions
+
     def extend(self, held: PagedSequence, positions: int) -> bool:
         """Give the sequence pages for `positions` positions in all; False, and nothing changed, if the pool is full."""
         wanted = -(-positions // page_positions) - len(held.pages)

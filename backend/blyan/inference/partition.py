@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from blyan.model.config import ModelConfig
 from blyan.model.footprint import cache_bytes
@@ -65,13 +65,27 @@ class Speed:
         return max(cost.read_bytes(tokens) / self.bytes_per_s, tokens * cost.operations / self.operations_per_s)
 
 
+class Pace(Protocol):
+    """What layers take at a node."""
+
+    @property
+    def fixed_s(self) -> float:
+        """For each time that it is asked."""
+        ...
+
+    def seconds(self, cost: LayerCost, tokens: int) -> float:
+        """What one layer takes for so many tokens."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StageNode:
     """A node that may be a stage."""
 
     node: PublicKey
     memory_bytes: int  # for weights, keys and values
-    speed: Speed
+    speed: Pace
+    layers: frozenset[int] | None = None  # that it has; None: it could take any
 
 
 class Hop(NamedTuple):
@@ -264,13 +278,14 @@ class _Table:
         hop = self.hop(label.last, place)
         if hop is None:
             return []
-        one, many, fixed = self.one[place], self.many[place], self.nodes[place].speed.fixed_s
+        one, many, held = self.one[place], self.many[place], self.nodes[place].layers
+        fixed = self.nodes[place].speed.fixed_s
         tokens, found = max(0, self.demand.answer - 1), list[tuple[int, _Label]]()
         used, started = label.used | 1 << place, label.weighed + hop[0] + (tokens + 1) * fixed
         free = (most for other, most in enumerate(self.most) if not (used | 1 << self.lead) >> other & 1)
         least = len(one) - 1 - sum(free)  # where it must end at least for the others to hold the rest
         for end in range(at + 1, len(one)):
-            if self.bytes[end] - self.bytes[at] > self.room[place]:
+            if self.bytes[end] - self.bytes[at] > self.room[place] or (held is not None and end - 1 not in held):
                 break
             if end < least:
                 continue

@@ -1,120 +1,21 @@
-"""What each plan should give for a request, from what was measured; which one to take, and why. Pure.
+"""Which plan a request goes by, and why: the shortest answer of those that are predicted, rarely one to be measured.
 
-A prediction rests on measurements alone: steps of this node (`step_times`), calls, round trips and steps of others by
-this node's clock. What was not measured is named, and there are no numbers then; where a smaller thing stands in for
-one that was not measured (a round trip for a call), that is named too. Corrections come from answers that ended
-(`planner_error`).
+Pure. What each plan should give is in `prediction`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from blyan.inference.partition import StagePlan
-from blyan.inference.step_times import Curve
+from blyan.inference.prediction import Correction, Prediction, Shape, Situation, plans, predict
 from blyan.model.stepping import PlanName
-from blyan.primitives.ids import PublicKey
 
-plans: Final[tuple[PlanName, ...]] = ("local", "dynamic", "static_delegate", "pipeline")
-_key_digits: Final = 12
 _tie: Final = 0.05  # local wins against what is faster by no more than this share
-_token_least_s: Final = 1e-6
-_changed: Final = 2.0  # calls that take so many times as long, or as short, are others than before
 _try_share: Final = 0.05  # of answers, by a plan that was never measured
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """One request, and how it is computed."""
-
-    prompt: int  # tokens
-    answer: int  # tokens
-    beside: int = 0  # generations that run here already
-    chunk: int = 512  # tokens of a prompt that go through a step
-    chunk_beside: int = 128  # the same where others write
-
-
-@dataclass(frozen=True, slots=True)
-class CallTimes:
-    """Expert calls of one node, by this node's clock."""
-
-    node: PublicKey
-    fixed_s: float | None  # None: it was never asked
-    row_s: float | None
-    round_trip_s: float | None
-
-    def seconds(self, rows: float) -> tuple[float, bool] | None:
-        """A call of so many rows, and whether it was measured; None where nothing tells of it."""
-        if self.fixed_s is not None and self.row_s is not None:
-            return self.fixed_s + self.row_s * rows, True
-        return None if self.round_trip_s is None else (self.round_trip_s, False)
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Layers whose experts lie alike: how many layers, and what share of each layer's experts each node is asked."""
-
-    layers: int
-    shares: tuple[tuple[int, float], ...]  # place in `Situation.callees`, share of the experts
-
-
-@dataclass(frozen=True, slots=True)
-class Delegate:
-    """A node that could generate alone."""
-
-    node: PublicKey
-    curve: Curve  # of its steps, measured by this node
-    round_trip_s: float | None
-    fetch_s: float | None = 0.0  # until it has what it lacks; None: not measured
-    lacking: int = 0  # experts of the predicted set
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """One model at one moment, as this node sees it."""
-
-    experts_per_token: int
-    missing: int  # experts that are not here
-    nobody: int  # of these, that no node can be asked for
-    local: Curve
-    dynamic: Curve
-    callees: tuple[CallTimes, ...] = ()
-    spreads: tuple[Spread, ...] = ()  # by whom the layers are computed where others are asked
-    delegate: Delegate | None = None  # the best one
-    stages: StagePlan | None = None  # for this shape
-    why_not: tuple[tuple[PlanName, str], ...] = ()  # plans that cannot be at all, beside what stands above
-    offered: frozenset[PlanName] = frozenset({"local", "dynamic"})  # what may answer, by configuration and model
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    """By what measured answers differed from predictions of the same plan and model."""
-
-    rate: float = 1.0
-    first: float = 1.0
-    answers: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What one plan should give. Without numbers where it is not possible, or something was not measured."""
-
-    plan: PlanName
-    possible: bool
-    why: str
-    tokens_per_s: float | None = None  # after the first token
-    first_token_s: float | None = None
-    not_measured: tuple[str, ...] = ()  # what is missing for numbers
-    assumed: tuple[str, ...] = ()  # what numbers rest on beside measurements
-    nodes: tuple[PublicKey, ...] = ()  # others that take part
-
-    def seconds(self, answer: int) -> float | None:
-        """For a whole answer."""
-        if self.tokens_per_s is None or self.first_token_s is None:
-            return None
-        return self.first_token_s + max(0, answer - 1) / self.tokens_per_s
+_again_share: Final = 0.01  # by one that was not measured lately
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,24 +28,11 @@ class Decision:
     tried: bool = False  # taken to be measured, not because it is the best
     than: PlanName | None = None  # the best of the others
     times: float | None = None  # how many times as long its answer takes
+    order: tuple[PlanName, ...] = ()  # in which plans are to be tried: this one, then what may answer instead
 
     def of(self, plan: PlanName) -> Prediction:
         """What a plan should give."""
         return self.predictions[plans.index(plan)]
-
-
-def predict(
-    situation: Situation, shape: Shape, corrections: Sequence[tuple[PlanName, Correction]] = ()
-) -> tuple[Prediction, ...]:
-    """One prediction for each plan, in the order of `plans`."""
-    raw = (
-        _local(situation, shape),
-        _dynamic(situation, shape),
-        _delegated(situation, shape),
-        _pipelined(situation, shape),
-    )
-    known = dict(corrections)
-    return tuple(_corrected(each, known.get(each.plan)) for each in raw)
 
 
 def choose(
@@ -159,6 +47,15 @@ def choose(
     Without any measured plan the first that is possible is taken.
     """
     made = predict(situation, shape, corrections)
+    decision = _decided(situation, shape, made, draw)
+    possible = [each for each in made if each.possible and each.plan in situation.offered]
+    possible.sort(key=lambda each: (each.plan != decision.plan, each.seconds(shape.answer) or math.inf))
+    return replace(decision, order=tuple(each.plan for each in possible))
+
+
+def _decided(
+    situation: Situation, shape: Shape, made: tuple[Prediction, ...], draw: Callable[[], float] | None
+) -> Decision:
     possible = [each for each in made if each.possible and each.plan in situation.offered]
     timed = [(seconds, each) for each in possible if (seconds := each.seconds(shape.answer)) is not None]
     untimed = [each for each in possible if each.not_measured]
@@ -167,8 +64,12 @@ def choose(
     if not timed:
         first = possible[0]
         return Decision(first.plan, made, f"{first.plan}: nothing was measured yet", tried=True)
-    if untimed and draw is not None and draw() < _try_share:
-        return Decision(untimed[0].plan, made, f"{untimed[0].plan}: tried, to be measured", tried=True)
+    stale = [each for _, each in timed if each.plan in situation.stale]
+    drawn = 1.0 if draw is None or not (untimed or stale) else draw()
+    for tried, share in ((untimed, _try_share), (stale, _again_share)):
+        if tried and drawn < share:
+            plan = tried[int(drawn / share * len(tried))].plan
+            return Decision(plan, made, f"{plan}: tried, to be measured", tried=True)
     quickest, best = min(timed, key=lambda each: each[0])
     for seconds, each in timed:
         if each.plan == "local" and seconds <= quickest * (1 + _tie):
@@ -197,192 +98,3 @@ def _faster(ratio: float) -> str:
     if ratio >= 1 + _tie:
         return f"{ratio:.1f} times as fast as" if ratio >= 1.95 else f"{ratio - 1:.0%} faster than"
     return "as fast as" if ratio > 1 - _tie else f"{1 - ratio:.0%} slower than"
-
-
-def _corrected(raw: Prediction, by: Correction | None) -> Prediction:
-    if by is None or raw.tokens_per_s is None or raw.first_token_s is None or not by.answers:
-        return raw
-    return Prediction(
-        raw.plan,
-        raw.possible,
-        raw.why,
-        raw.tokens_per_s * by.rate,
-        raw.first_token_s * by.first,
-        raw.not_measured,
-        raw.assumed,
-        raw.nodes,
-    )
-
-
-@dataclass(slots=True)
-class _Sum:
-    """Seconds of a request's steps, and what they rest on."""
-
-    first_s: float = 0.0
-    token_s: float = 0.0
-    beyond: int = 0  # the most tokens of a step that was not measured
-
-
-def _steps(shape: Shape) -> list[tuple[int, int, int, float]]:
-    """Times, generations, tokens and positions of steps: those that read the prompt, and the last of them."""
-    chunk = max(1, shape.chunk_beside if shape.beside else shape.chunk)
-    whole, rest = divmod(shape.prompt, chunk)
-    size, generations = chunk + shape.beside, shape.beside + 1
-    steps = [(whole, generations, size, (whole - 1) * chunk / 2)] if whole else []
-    return steps + ([(1, generations, rest + shape.beside, float(whole * chunk))] if rest else [])
-
-
-def _written(shape: Shape) -> tuple[int, int, float]:
-    """Generations, tokens and positions of a step that writes, in the middle of the answer."""
-    return shape.beside + 1, shape.beside + 1, shape.prompt + shape.answer / 2
-
-
-def _by_curve(curve: Curve, shape: Shape) -> _Sum | str:
-    """Seconds by steps that were measured as a whole, or which were not."""
-    found = _Sum()
-    for times, generations, tokens, positions in _steps(shape):
-        read = curve.step(generations, tokens, positions)
-        if read is None:
-            return _steps_of(generations, tokens)
-        found.first_s += times * read.seconds
-        found.beyond = max(found.beyond, tokens if read.beyond else 0)
-    generations, tokens, positions = _written(shape)
-    written = curve.step(generations, tokens, positions)
-    if written is None:
-        return _steps_of(generations, tokens)
-    found.token_s = written.seconds
-    return found
-
-
-def _steps_of(generations: int, tokens: int) -> str:
-    beside = f" of {generations} generations" if generations > 1 else ""
-    return f"steps of {tokens} {'token' if tokens == 1 else 'tokens'}{beside}"
-
-
-def _assumed(found: _Sum, whose: str = "") -> tuple[str, ...]:
-    return (f"steps{whose} of {found.beyond} tokens take as long a token as smaller ones",) if found.beyond else ()
-
-
-def _local(situation: Situation, shape: Shape) -> Prediction:
-    if situation.missing:
-        return Prediction("local", False, f"{situation.missing} experts are not here")
-    found = _by_curve(situation.local, shape)
-    if isinstance(found, str):
-        return Prediction("local", True, "every expert is here", not_measured=(found,))
-    return Prediction("local", True, "every expert is here", 1 / found.token_s, found.first_s, (), _assumed(found))
-
-
-def _dynamic(situation: Situation, shape: Shape) -> Prediction:
-    """This node's own share of a step, and for each layer the slowest of the nodes that it probably asks."""
-    if situation.nobody:
-        return Prediction("dynamic", False, f"{situation.nobody} experts are neither here nor at a node that answers")
-    nodes = tuple(each.node for each in situation.callees)
-    if not nodes:
-        return Prediction("dynamic", False, "no other node that answers holds an expert")
-    why = f"{situation.missing or 'all'} experts from {len(nodes)} other {'node' if len(nodes) == 1 else 'nodes'}"
-    unknown = [f"round trip to {_name(each.node)}" for each in situation.callees if each.seconds(1) is None]
-    curve, assumed = situation.dynamic, list[str]()
-    if not curve.points and not situation.missing:
-        curve = situation.local
-        assumed.append("the experts' share of a step here is as nothing: the rate is at most this")
-        why = f"at best, {why}"
-    found = _own(curve, shape)
-    if isinstance(found, str):
-        unknown.append(f"{found} with other nodes")
-    if unknown or isinstance(found, str):
-        return Prediction("dynamic", True, why, not_measured=tuple(unknown), nodes=nodes)
-    for each in situation.callees:
-        taken = each.seconds(1)
-        if taken is not None and not taken[1]:
-            assumed.append(f"calls of {_name(each.node)} take a round trip")
-    if not situation.dynamic.points:
-        found.token_s = 0.0  # what this node would still compute itself was not measured: none of it is counted
-        found.first_s = 0.0
-    for times, generations, tokens, positions in _steps(shape):
-        found.first_s += times * _waited(situation, generations, tokens, positions)
-    found.token_s += _waited(situation, *_written(shape))
-    rate = 1 / max(found.token_s, _token_least_s)
-    return Prediction("dynamic", True, why, rate, found.first_s, (), (*assumed, *_assumed(found)), nodes)
-
-
-def _own(curve: Curve, shape: Shape) -> _Sum | str:
-    """Seconds in which this node computes, or which steps were not measured."""
-    found = _Sum()
-    for times, generations, tokens, positions in (*_steps(shape), (0, *_written(shape))):
-        read = curve.step(generations, tokens, positions)
-        if read is None:
-            return _steps_of(generations, tokens)
-        found.first_s += times * read.own_s
-        found.beyond = max(found.beyond, tokens if read.beyond else 0)
-        found.token_s = read.own_s  # the last is the one that writes
-    return found
-
-
-def _waited(situation: Situation, generations: int, tokens: int, positions: float) -> float:
-    """Seconds that a step waits for other nodes: what such steps waited lately, if that is what calls take now.
-
-    Calls of late were mostly of single tokens and tell little of long ones; steps do, but not of nodes that came, went
-    or changed since.
-    """
-    called = _called(situation, tokens)
-    small, now = situation.dynamic.step(1, 1, positions), _called(situation, 1)
-    seen = situation.dynamic.step(generations, tokens, positions)
-    if seen is None or small is None:
-        return called
-    if small.waited_s / _changed <= now <= small.waited_s * _changed:
-        return seen.waited_s
-    return max(called, seen.waited_s + now - small.waited_s)
-
-
-def _called(situation: Situation, tokens: int) -> float:
-    """Seconds that calls of a step of so many tokens take: in each layer the slowest node that is asked."""
-    rows = tokens * situation.experts_per_token
-    total = 0.0
-    for spread in situation.spreads:
-        asked: list[tuple[float, float]] = []  # seconds, with what chance
-        for place, share in spread.shares:
-            chance = 1 - (1 - min(1.0, share)) ** rows
-            taken = situation.callees[place].seconds(rows * share / chance) if chance else None
-            if taken is not None:
-                asked.append((taken[0], chance))
-        slower = 1.0  # the chance that none of the slower ones is asked
-        for seconds, chance in sorted(asked, reverse=True):
-            total += spread.layers * seconds * chance * slower
-            slower *= 1 - chance
-    return total
-
-
-def _delegated(situation: Situation, shape: Shape) -> Prediction:
-    """A node that generates alone: its steps, and one round trip before the first token."""
-    plan: PlanName = "static_delegate"
-    said = dict(situation.why_not).get(plan)
-    if situation.delegate is None or said is not None:
-        return Prediction(plan, False, said or "no other node can generate alone")
-    delegate = situation.delegate
-    name, nodes = _name(delegate.node), (delegate.node,)
-    why = f"{name} generates" + (f", {delegate.lacking} experts fetched or called" if delegate.lacking else " alone")
-    found = _by_curve(delegate.curve, shape)
-    unknown = [f"{found} by {name}"] if isinstance(found, str) else []
-    if delegate.round_trip_s is None:
-        unknown.append(f"round trip to {name}")
-    if delegate.fetch_s is None:
-        unknown.append(f"bytes a second from {name}")
-    if isinstance(found, str) or delegate.round_trip_s is None or delegate.fetch_s is None:
-        return Prediction(plan, True, why, not_measured=tuple(unknown), nodes=nodes)
-    first = found.first_s + delegate.round_trip_s + delegate.fetch_s
-    return Prediction(plan, True, why, 1 / found.token_s, first, (), _assumed(found, f" by {name}"), nodes)
-
-
-def _pipelined(situation: Situation, _shape: Shape) -> Prediction:
-    plan: PlanName = "pipeline"
-    said = dict(situation.why_not).get(plan)
-    if situation.stages is None or said is not None:
-        return Prediction(plan, False, said or "no route of stages holds every layer")
-    stages = situation.stages
-    cuts = ", ".join(f"{each.begin} to {each.end - 1} on {_name(each.node)}" for each in stages.stages)
-    nodes = tuple(dict.fromkeys(each.node for each in stages.stages))
-    return Prediction(plan, True, f"layers {cuts}", 1 / stages.token_s, stages.prompt_s, nodes=nodes)
-
-
-def _name(node: PublicKey) -> str:
-    return node[:_key_digits]

@@ -1,7 +1,8 @@
 """How far predictions were from what came: one number a plan, and by what the next predictions are corrected. Pure.
 
 An error is |predicted - measured| / measured, of predictions as they were given: corrected by earlier answers. The
-correction of a plan and model is the median of measured over uncorrected of the last answers, once there are a few.
+correction of a plan and model is the median of measured over uncorrected of the last answers, once there are a few;
+for the first token the line through them, for something beside steps (waiting, words on their way) takes time too.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final, NamedTuple
 
-from blyan.inference.planner import Correction, Prediction, plans
+from blyan.inference.prediction import Correction, Prediction, plans
 from blyan.model.stepping import PlanName
 from blyan.primitives import limits
 from blyan.primitives.ids import PayloadId
 
 _answers_min: Final = 3  # before anything is corrected
 _ratios: Final = 16  # of which the median is taken
+_apart: Final = 1.5  # times, by which two predictions differ that tell of a slope
 _ratio_max: Final = 16.0  # beyond it something else is wrong than a prediction
 
 
@@ -26,6 +28,14 @@ class Came(NamedTuple):
 
     tokens_per_s: float  # after the first token
     first_token_s: float
+
+
+class _Ratio(NamedTuple):
+    """What an answer gave beside what was predicted without correction."""
+
+    rate: float  # measured by predicted
+    predicted_s: float  # until the first token
+    measured_s: float
 
 
 class Errors(NamedTuple):
@@ -41,8 +51,8 @@ class PlannerError:
     """Of one node: its event loop's, but `errors` may be read in any thread."""
 
     _errors: dict[PlanName, deque[Came]] = field(default_factory=dict["PlanName", "deque[Came]"])
-    _ratios: dict[tuple[PayloadId, PlanName], deque[Came]] = field(
-        default_factory=dict["tuple[PayloadId, PlanName]", "deque[Came]"]
+    _ratios: dict[tuple[PayloadId, PlanName], deque[_Ratio]] = field(
+        default_factory=dict["tuple[PayloadId, PlanName]", "deque[_Ratio]"]
     )
 
     def note(self, model: PayloadId, predicted: Prediction, used: Correction, came: Came) -> None:
@@ -52,8 +62,9 @@ class PlannerError:
             return
         errors = self._errors.setdefault(predicted.plan, deque(maxlen=limits.planner_errors_kept))
         errors.append(Came(abs(rate / came.tokens_per_s - 1), abs(first / came.first_token_s - 1)))
-        ratios = self._ratios.pop((model, predicted.plan), None) or deque[Came](maxlen=_ratios)
-        ratios.append(Came(came.tokens_per_s / (rate / used.rate), came.first_token_s / (first / used.first)))
+        ratios = self._ratios.pop((model, predicted.plan), None) or deque[_Ratio](maxlen=_ratios)
+        steps_s = max(first - used.late_s, 1e-6) / used.first
+        ratios.append(_Ratio(came.tokens_per_s / (rate / used.rate), steps_s, came.first_token_s))
         self._ratios[model, predicted.plan] = ratios
         if len(self._ratios) > limits.models_timed_max:
             del self._ratios[next(iter(self._ratios))]
@@ -63,9 +74,8 @@ class PlannerError:
         ratios = self._ratios.get((model, plan), ())
         if len(ratios) < _answers_min:
             return Correction()
-        rate = median(each.tokens_per_s for each in ratios)
-        first = median(each.first_token_s for each in ratios)
-        return Correction(_bounded(rate), _bounded(first), len(ratios))
+        first, late = _line([(each.predicted_s, each.measured_s) for each in ratios])
+        return Correction(_bounded(median(each.rate for each in ratios)), _bounded(first), len(ratios), late)
 
     def corrections(self, model: PayloadId) -> tuple[tuple[PlanName, Correction], ...]:
         """Of all plans for a model."""
@@ -80,6 +90,25 @@ class PlannerError:
         return Errors(
             len(found), median(each.tokens_per_s for each in found), median(each.first_token_s for each in found)
         )
+
+
+def _line(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    """Slope and beginning of the line through most points (Theil 1950, Sen 1968); what comes late does not come early.
+
+    Answers whose predictions lie close together tell of a ratio alone.
+    """
+    ratio = median(measured / predicted for predicted, measured in pairs)
+    slopes = [
+        (after - before) / (there - here)
+        for number, (here, before) in enumerate(pairs)
+        for there, after in pairs[number + 1 :]
+        if max(here, there) > _apart * min(here, there)
+    ]
+    if len(slopes) < len(pairs):
+        return ratio, 0.0
+    slope = _bounded(median(slopes))
+    late = median(measured - slope * predicted for predicted, measured in pairs)
+    return (slope, late) if late > 0 else (ratio, 0.0)
 
 
 def _bounded(ratio: float) -> float:

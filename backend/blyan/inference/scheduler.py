@@ -56,6 +56,7 @@ class Setting:
     rules: Rules
     make_stepper: MakeStepper
     noted: NotedExperts = unnoted
+    make_staged: MakeStepper | None = None  # who computes through stages what asks for it
 
 
 class Scheduler:
@@ -71,7 +72,9 @@ class Scheduler:
         watch: Watch | None = None,
         timed: Timed = untimed,
     ) -> None:
-        self.engines = EngineTable(setting.kv_bytes, models, setting.make_stepper, offers, setting.noted)
+        self.engines = EngineTable(
+            *(setting.kv_bytes, models, setting.make_stepper, offers, setting.noted, setting.make_staged)
+        )
         self._batching = Batching(self.engines, setting.rules, monotonic, watch or Unwatched(), timed)
         self.drafts_max = setting.rules.drafts_max
         self._monotonic = monotonic
@@ -95,10 +98,12 @@ class Scheduler:
         client: str = "",
         listener: Listener | None = None,
         until: float = math.inf,
+        staged: bool = False,
     ) -> Ticket:
         """Queue a generation; `QueueFull` if too many of this client wait already, `Overloaded` if too many do.
 
         `until`: when whoever asks waits no longer, by the monotonic clock; what it cancels is not waited for either.
+        `staged`: through stages, whoever computes the model otherwise.
         """
         with self._wake:
             if self._closing:
@@ -116,6 +121,7 @@ class Scheduler:
                 lambda: self._started(ticket),
                 self._monotonic(),
                 Patience(until),
+                staged,
             )
             ticket = Ticket(job, self._let_go)
             if not self._waiting:

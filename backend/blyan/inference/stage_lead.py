@@ -274,3 +274,8 @@ class StageLead:
                 task = asyncio.create_task(give_back(link, session.id))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+
+
+def open_sessions(lead: StageLead) -> list[Session]:
+    """Those of a lead. From any thread."""
+    return list(lead._sessions.values())

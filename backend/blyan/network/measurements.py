@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from blyan.primitives import limits
 from blyan.primitives.ids import PayloadId, PublicKey
 
 Failure: TypeAlias = Literal["timeout", "lost", "refused", "corrupt", "not_held"]
@@ -49,6 +50,21 @@ class Measured:
         if self.fixed_s is None or self.row_s is None:
             return None
         return self.fixed_s + self.row_s * rows
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTimes:
+    """What a peer took for layers of one model, by the last trial calls."""
+
+    call_s: float  # of each call, round trip aside
+    layer_s: float  # for a layer of one row
+    row_s: float  # for each row more of a layer
+    bytes_per_s: float  # of hidden states there and back; infinite where that was too quick to tell
+    at: float  # when it was measured
+
+    def seconds(self, layers: int, rows: int) -> float:
+        """What a call should take, round trip aside."""
+        return self.call_s + layers * (self.layer_s + self.row_s * (rows - 1))
 
 
 @dataclass(slots=True)
@@ -92,6 +108,7 @@ class _Peer:
     calls: int = 0
     rows: int = 0
     waiting: int = 0
+    layers: dict[PayloadId, LayerTimes] = field(default_factory=dict[PayloadId, LayerTimes])
     failures: dict[Failure, int] = field(default_factory=dict[Failure, int])
     last: float | None = None
     last_call: float | None = None
@@ -162,6 +179,19 @@ class Measurements:
         if not bits >> number & 1:
             peer.used[manifest] = bits | 1 << number
             peer.used_bytes += size
+
+    def layers_timed(self, node: PublicKey, model: PayloadId, times: LayerTimes) -> None:
+        """Layers of a model were tried at it: earlier trials count no more."""
+        peer = self._peer(node)
+        peer.layers.pop(model, None)
+        peer.layers[model] = times
+        if len(peer.layers) > limits.models_timed_max:
+            del peer.layers[next(iter(peer.layers))]
+
+    def layers(self, node: PublicKey, model: PayloadId) -> LayerTimes | None:
+        """What layers of a model took at it, if that was ever measured."""
+        peer = self._peers.get(node)
+        return None if peer is None else peer.layers.get(model)
 
     def failed(self, node: PublicKey, kind: Failure, now: float) -> None:
         """Something that was asked of it failed in this way."""

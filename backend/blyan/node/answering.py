@@ -1,56 +1,70 @@
-"""How an answer is computed: the one place where that is decided, and what a node needs for each way.
+"""How an answer is computed: the one place where that is carried out, and what a node needs for each way.
 
-By this node's own scheduler, which asks for experts where they are, or by another node that generates alone. Requests
-come here from every dialect; orders of other nodes go to the scheduler at once.
+By this node's own scheduler, which asks for experts where they are; by another node that generates alone; or by stages
+that have the layers. Requests come here from every dialect; orders of other nodes go to the scheduler at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
 
 from blyan.inference.delegate_host import DelegateHost
-from blyan.inference.delegating import Delegating, DelegationOptions, delegable
+from blyan.inference.delegating import Delegating, Delegation, DelegationOptions, delegable
+from blyan.inference.delegation import choose
 from blyan.inference.delivery import Emit, Listener
 from blyan.inference.expert_set import CoUsage
 from blyan.inference.leading import Lead
 from blyan.inference.leads import Leads
+from blyan.inference.prediction import Delegate
 from blyan.inference.scheduler import Scheduler
 from blyan.inference.session import GenerationRequest, answer_tokens_max, run
 from blyan.inference.snapshot import ExpertGrid
+from blyan.inference.step_times import Curve, Timed, untimed
+from blyan.model.config import ModelConfig
 from blyan.model.loading import LoadedModel
+from blyan.model.stepping import PlanName
 from blyan.network.streams import Streaming
+from blyan.node.course import Begun, Course
 from blyan.node.peering import Peering
 from blyan.primitives import limits
-from blyan.primitives.ids import PayloadId
+from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire import generation
 
-Way: TypeAlias = Literal["own", "static_delegate"]
+_nobody: Final[Mapping[PublicKey, int | None]] = {}
 
 
-class UnderWay(Protocol):
-    """Something that was begun."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, as whoever computes it needs it."""
 
-    def cancel(self) -> None:
-        """Stop it. Events of before may still come."""
-        ...
+    model: LoadedModel
+    request: GenerationRequest
+    client: str
+    listener: Listener
+    until: float
 
 
 class Answering:
     """Construct before the node has links. `begin` from any thread."""
 
     def __init__(
-        self, scheduler: Scheduler, peering: Peering | None, loaded: Callable[[], Sequence[LoadedModel]]
+        self,
+        scheduler: Scheduler,
+        peering: Peering | None,
+        loaded: Callable[[], Sequence[LoadedModel]],
+        timed: Timed = untimed,
     ) -> None:
-        self._scheduler = scheduler
+        """`timed` is told of steps that other nodes led."""
+        self.scheduler, self.peering = scheduler, peering
         self._usage: dict[PayloadId, CoUsage] = {}
-        self._asks = False  # others, for whole answers
         self.host: DelegateHost | None = None  # where this node has peers, as the next
         self.delegating: Delegating | None = None
         if peering is None:
             return
-        network = peering.config.network
         lead = Lead(scheduler, lambda: scheduler.drafts_max)
 
         def find(manifest: PayloadId) -> LoadedModel | None:
@@ -58,53 +72,142 @@ class Answering:
 
         self.host = DelegateHost(lead, find, peering.host.allowance.take, peering.holdings.wish)
         peering.links.dialler.handlers[generation.kind] = Streaming(self.host.give)
-        self._asks = network.plan == "static_delegate"
-
-        def size(manifest: PayloadId, number: int) -> int:
-            hosted = peering.holdings.find(manifest)
-            return 0 if hosted is None or number >= hosted.grid.count else hosted.block(number).length
+        peering.summary.led = lambda: sum(scheduler.depth())
 
         self.delegating = Delegating(
             peering.executor.thread,
-            Leads(peering.registry, peering.links, peering.monotonic, peering.draw),
+            Leads(peering.registry, peering.links, peering.monotonic, peering.draw, timed),
             lead,
-            self._usage_of,
-            size,
+            lambda model: self._usage_of(model.manifest_id, model.manifest.config),
+            self._size,
             peering.monotonic,
             peering.entropy,
-            DelegationOptions(step_seconds=network.call_seconds + 5.0),
+            DelegationOptions(step_seconds=peering.config.network.call_seconds + 5.0),
         )
 
-    def way(self, model: LoadedModel, request: GenerationRequest) -> Way:
-        """How this answer is computed: the plan that is configured, where the request can go by it."""
-        possible = self._asks and delegable(request, answer_tokens_max(model, request))
-        return "static_delegate" if possible else "own"
+    def delegate(self, manifest: PayloadId, config: ModelConfig) -> Delegate | None:
+        """The node that would be asked for an answer now. For the network's loop."""
+        if self.delegating is None:
+            return None
+        candidates = self.delegating.leads.candidates(manifest)
+        predicted = self._usage_of(manifest, config).predict(()) if candidates else None
+        ranked = () if predicted is None else choose(candidates, predicted, partial(self._size, manifest))
+        if not ranked:
+            return None
+        first = next(each for each in candidates if each.node == ranked[0].node)
+        return Delegate(
+            first.node, Curve(), first.rtt_s, lacking=len(ranked[0].lacking), beside=first.under_way + first.queue
+        )
+
+    def excluded(self, model: LoadedModel, request: GenerationRequest) -> frozenset[PlanName]:
+        """Plans that a request excludes: what follows a grammar, or tells of its prompt, is not delegated."""
+        fits = self.delegating is not None and delegable(request, answer_tokens_max(model, request))
+        return frozenset() if fits else frozenset({"static_delegate"})
 
     def begin(
         self,
         model: LoadedModel,
         request: GenerationRequest,
+        plans: Sequence[PlanName],
         emit: Emit,
         *,
         client: str,
         listener: Listener,
         until: float = math.inf,
-    ) -> UnderWay:
-        """Events of one generation, until `cancel`; the faults of a full queue, here or on the way.
+    ) -> Course:
+        """Events of one generation by the first of these plans that can, until `cancel`; the faults of a full queue.
 
-        `until`: when whoever asks waits no longer, by the monotonic clock.
+        Without any plan, as the node is configured. `until`: when whoever asks waits no longer, by the monotonic clock.
         """
-        if self.delegating is not None and self.way(model, request) == "static_delegate":
-            return self.delegating.begin(model, request, emit, client=client, listener=listener)
-        work = run(model, request, self._scheduler.drafts_max)
-        return self._scheduler.submit(model, work, emit, client=client, listener=listener, until=until)
+        excluded = self.excluded(model, request)
+        able: list[PlanName] = [plan for plan in plans if plan not in excluded]
+        chosen = able or [self._usual(model, excluded)]
+        if chosen == ["static_delegate"]:
+            chosen.append(own_plan(self.peering, model.manifest_id))
+        asked = _Asked(model, request, client, listener, until)
+        course = Course(lambda plan: self._way(plan, asked), chosen, emit)
+        course.begin()
+        return course
 
-    def _usage_of(self, model: LoadedModel) -> CoUsage:
-        found = self._usage.get(model.manifest_id)
+    def _usual(self, model: LoadedModel, excluded: frozenset[PlanName]) -> PlanName:
+        configured = "auto" if self.peering is None else self.peering.config.network.plan
+        if configured == "static_delegate" and "static_delegate" not in excluded:
+            return "static_delegate"
+        return own_plan(self.peering, model.manifest_id)
+
+    def _way(self, plan: PlanName, asked: _Asked) -> _Own | _Delegated:
+        return _Delegated(self, asked) if plan == "static_delegate" else _Own(self, asked, plan)
+
+    def _size(self, manifest: PayloadId, number: int) -> int:
+        """Bytes of a model's expert."""
+        hosted = None if self.peering is None else self.peering.holdings.find(manifest)
+        return 0 if hosted is None or number >= hosted.grid.count else hosted.block(number).length
+
+    def _usage_of(self, manifest: PayloadId, config: ModelConfig) -> CoUsage:
+        found = self._usage.get(manifest)
         if found is None:
-            config = model.manifest.config
             found = CoUsage(ExpertGrid(tuple(config.moe_layers), config.experts), config.experts_per_token)
             while len(self._usage) >= limits.held_models_max:
                 del self._usage[next(iter(self._usage))]
-            self._usage[model.manifest_id] = found
+            self._usage[manifest] = found
         return found
+
+
+@dataclass(slots=True)
+class _Own:
+    """Through this node's scheduler: with what is here, with experts elsewhere, or through stages."""
+
+    answering: Answering
+    asked: _Asked
+    plan: PlanName
+
+    def begin(self, emit: Emit) -> Begun:
+        """Queue it."""
+        asked, scheduler, peering = self.asked, self.answering.scheduler, self.answering.peering
+        staged = self.plan == "pipeline" and peering is not None and peering.config.network.plan != "pipeline"
+        work = run(asked.model, asked.request, scheduler.drafts_max)
+        return scheduler.submit(
+            asked.model,
+            work,
+            emit,
+            client=asked.client,
+            listener=asked.listener,
+            until=asked.until,
+            staged=staged,
+        )
+
+    def worked(self) -> Mapping[PublicKey, int | None]:
+        """The stages of now."""
+        peering = self.answering.peering
+        if self.plan != "pipeline" or peering is None:
+            return _nobody
+        return dict.fromkeys(peering.staging.stages(self.asked.model.manifest_id))
+
+
+@dataclass(slots=True)
+class _Delegated:
+    """By another node, and the next one where that is lost."""
+
+    answering: Answering
+    asked: _Asked
+    begun: Delegation | None = field(default=None)
+
+    def begin(self, emit: Emit) -> Begun:
+        """Ask for it."""
+        asked, delegating = self.asked, self.answering.delegating
+        assert delegating is not None, "a node with peers"
+        self.begun = delegating.begin(asked.model, asked.request, emit, client=asked.client, listener=asked.listener)
+        return self.begun
+
+    def worked(self) -> Mapping[PublicKey, int | None]:
+        """Those that led it, this node too where none was left."""
+        return _nobody if self.begun is None else dict(self.begun.led)
+
+
+def own_plan(peering: Peering | None, manifest: PayloadId) -> PlanName:
+    """By which plan this node's scheduler computes a model where nobody says otherwise."""
+    configured = "local" if peering is None else peering.config.network.plan
+    if configured == "pipeline" or configured == "local" or configured == "dynamic":
+        return configured
+    hosted = None if peering is None else peering.holdings.find_used(manifest)
+    return "local" if hosted is None or hosted.complete else "dynamic"

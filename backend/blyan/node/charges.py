@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from blyan.inference import receipt as receipts
@@ -32,9 +32,10 @@ from blyan.node.writer import WritableGround
 from blyan.payments import charges
 from blyan.payments.charges import Most
 from blyan.payments.prices import Bill, Tariff
+from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, UnixSeconds
 from blyan.primitives.errors import Fault, InternalError, NotFound, Unavailable
-from blyan.primitives.ids import PayloadId
+from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.primitives.keys import Key
 
 Result = TypeVar("Result")
@@ -64,6 +65,8 @@ class Delivered:
     completion_tokens: int
     request: str  # digests, see inference/receipt
     output: str
+    plan: str = "local"
+    others: Mapping[PublicKey, int | None] = field(default_factory=dict["PublicKey", "int | None"])  # tokens; None: all
 
 
 class Charges:
@@ -195,8 +198,8 @@ class Charges:
             output=delivered.output,
             prompt_tokens=delivered.prompt_tokens,
             completion_tokens=delivered.completion_tokens,
-            plan="local",
-            nodes=(Work(self._key.public, delivered.prompt_tokens, delivered.completion_tokens),),
+            plan=delivered.plan,
+            nodes=_worked(self._key.public, delivered),
             price=price,
             charged=cost.paid,
             account=held.payer,
@@ -262,6 +265,16 @@ class Charges:
         reason = None if task.cancelled() else task.exception()
         if reason is not None and not isinstance(reason, Fault):
             _log.error("a charge failed: %s", InternalError.code, exc_info=reason)
+
+
+def _worked(own: PublicKey, delivered: Delivered) -> tuple[Work, ...]:
+    """What each node computed of an answer; what nobody else did this one did."""
+    prompt, answer = delivered.prompt_tokens, delivered.completion_tokens
+    others = list(delivered.others.items())[: limits.receipt_nodes_max - 1]
+    left = max(0, answer - sum(count or 0 for _, count in others))
+    work = [Work(node, prompt, answer if count is None else min(count, answer)) for node, count in others]
+    whole = delivered.plan == "static_delegate" and not left and bool(work)
+    return tuple(work if whole else [Work(own, prompt, left), *work])
 
 
 def open_charges(

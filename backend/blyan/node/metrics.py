@@ -17,7 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from blyan import __version__
-from blyan.inference.planner import plans
+from blyan.inference.prediction import plans
 from blyan.inference.scheduler import Scheduler
 from blyan.node.network_metrics import delegation_families, network_families
 from blyan.node.tally import Tally

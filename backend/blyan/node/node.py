@@ -97,14 +97,16 @@ class Node:
         self.planning = Planning(self.peering, config.inference.rules, sources.monotonic, sources.draw)
         choose = partial(_stepper, self, self._steppers)
         self.scheduler = Scheduler(
-            Setting(self._kv_bytes, config.inference.rules, choose, partial(_noted, self)),
+            Setting(self._kv_bytes, config.inference.rules, choose, partial(_noted, self), partial(_staged, self)),
             sources.monotonic,
             models=lambda: len(self._loaded),
             offers=lambda model: self.models.get(model.name) is model,
             watch=self.metrics,
             timed=self.planning.steps.add,
         )
-        self.answering = Answering(self.scheduler, self.peering, lambda: self._loaded)
+        steps = self.planning.steps
+        self.answering = Answering(self.scheduler, self.peering, lambda: self._loaded, steps.add)
+        self.planning.delegate = self.answering.delegate
         self.kept = KeptModels(sources.now, self.scheduler.unload)
         self.uploads = Uploads(ground.folder, ground.store, sources.now)
         self._closing = threading.Event()
@@ -274,6 +276,12 @@ def _stepper(node: Node, steppers: SteppersInTurn, model: LoadedModel, kv: KVPag
     if peering is not None and node.config.network.plan == "pipeline":
         return peering.staging.stepper(model, kv)
     return steppers.make(model, kv, offer, None if peering is None else peering.elsewhere(model))
+
+
+def _staged(node: Node, model: LoadedModel, kv: KVPages, _offer: Offer) -> Stepper:
+    """Who computes what goes through stages, of a model that is otherwise computed here."""
+    assert node.peering is not None, "a node with peers"
+    return node.peering.staging.stepper(model, kv)
 
 
 def _noted(node: Node, model: LoadedModel, chosen: NDArray[np.int32]) -> None:

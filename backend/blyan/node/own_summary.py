@@ -31,6 +31,7 @@ class OwnSummary:
     monotonic: Monotonic
     where: Callable[[], tuple[str, ...]] = lambda: ()  # peers reach it
     draining: bool = False
+    led: Callable[[], int] = lambda: 0  # generations that are computed here, for whomever
     _sequence: int = 0
     _said: tuple[object, ...] = ()
     _signed: Summary | None = None
@@ -42,7 +43,8 @@ class OwnSummary:
 
     def __call__(self) -> Summary:
         """The summary of now."""
-        said = (self.monotonic() // _fresh_seconds, self.holdings.version, self.draining, self.urls)
+        led = self.led().bit_length()  # anew when it has doubled or halved
+        said = (self.monotonic() // _fresh_seconds, self.holdings.version, self.draining, self.urls, led)
         if self._signed is None or self._said != said:
             self._sequence += 1
             self._said = said
@@ -64,7 +66,7 @@ class OwnSummary:
                 self.urls,
                 self.roles,
                 self.draining,
-                self.host.queue,
+                self.host.queue + self.led(),
                 self.host.busy,
                 dict(fits),
             )

@@ -326,6 +326,8 @@ def _wanted_work(peering: Peering) -> Iterator[tuple[str, Callable[[], Coroutine
     """What runs as the configuration says."""
     if "stage" in peering.config.network.roles:
         yield "leases", peering.staging.host.run
+    if "gateway" in peering.config.network.roles and peering.config.network.plan in ("auto", "pipeline"):
+        yield "speeds of stages", peering.staging.speeds.run
     if "expert" in peering.config.network.roles:
         yield "use of experts", peering.demand.run
     if peering.redis is not None:

@@ -9,25 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from blyan.inference.planner import (
-    CallTimes,
-    Correction,
-    Decision,
-    Shape,
-    Situation,
-    Spread,
-    choose,
-    predict,
-)
+from blyan.inference.planner import Decision, choose
 from blyan.inference.planner_error import Came, PlannerError
 from blyan.inference.policy import Rules
+from blyan.inference.prediction import CallTimes, Correction, Delegate, Shape, Situation, Spread, plans, predict
 from blyan.inference.snapshot import Holders, RegistrySnapshot
+from blyan.inference.stage_lead import open_sessions
+from blyan.inference.stage_speeds import Route
 from blyan.inference.step_times import StepTimes
 from blyan.model.config import ModelConfig
 from blyan.model.stepping import PlanName
@@ -40,6 +34,12 @@ from blyan.primitives.ids import PayloadId, PublicKey
 
 _kept_s: Final = 0.25  # what is gathered of a model
 _tokens_min: Final = 4  # of an answer that tells of a rate
+_stale_s: Final = 60.0  # after which a plan that was not used is tried again now and then
+_turned_s: Final = 5.0  # for which a plan that turned out impossible is not chosen
+
+
+def _nobody(_model: PayloadId, _config: ModelConfig) -> None:
+    """No other node leads."""
 
 
 class Planned(NamedTuple):
@@ -52,6 +52,14 @@ class Planned(NamedTuple):
     decision: Decision
 
 
+class _Seen(NamedTuple):
+    """What was gathered of a model, whatever is asked of it."""
+
+    until: float
+    situation: Situation
+    route: Route | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Planning:
     """One node's. For its event loop, but for `steps`."""
@@ -60,35 +68,49 @@ class Planning:
     rules: Rules
     monotonic: Monotonic
     draw: Callable[[], float]  # in [0, 1)
+    delegate: Callable[[PayloadId, ModelConfig], Delegate | None] = _nobody  # the best one, in the network's loop
     steps: StepTimes = field(default_factory=StepTimes)
     errors: PlannerError = field(default_factory=PlannerError)
     chosen: Counter[PlanName] = field(default_factory=Counter["PlanName"])
-    _seen: dict[PayloadId, tuple[float, Situation]] = field(
-        default_factory=dict["PayloadId", "tuple[float, Situation]"]
-    )
+    _seen: dict[PayloadId, _Seen] = field(default_factory=dict["PayloadId", "_Seen"])
+    _used: dict[tuple[PayloadId, PlanName], float] = field(default_factory=dict["tuple[PayloadId, PlanName]", float])
+    _turned: dict[tuple[PayloadId, PlanName], float] = field(default_factory=dict["tuple[PayloadId, PlanName]", float])
 
-    def shape(self, prompt: int, answer: int, beside: int) -> Shape:
-        """A request as this node computes it, beside so many generations."""
+    def shape(self, prompt: int, answer: int, beside: int, standing: tuple[int, int] = (0, 0)) -> Shape:
+        """A request as this node computes it, beside so many generations; of its prompt so much stands already."""
         rules = self.rules
-        return Shape(
-            max(1, prompt), max(1, answer), beside, rules.step_tokens, min(rules.prompt_tokens, rules.step_tokens)
-        )
+        chunks = rules.step_tokens, min(rules.prompt_tokens, rules.step_tokens)
+        return Shape(max(1, prompt), max(1, answer), beside, *chunks, *standing)
 
-    async def situation(self, model: PayloadId, config: ModelConfig) -> Situation:
-        """What is known of a model now, or was a moment ago."""
+    async def situation(self, model: PayloadId, config: ModelConfig, shape: Shape) -> Situation:
+        """What is known of a model now, or was a moment ago, for one request."""
         now = self.monotonic()
-        until, found = self._seen.get(model, (0.0, None))
-        if found is None or now >= until:
-            found = await self._gathered(model, config)
+        seen = self._seen.get(model)
+        if seen is None or now >= seen.until:
+            seen = await self._gathered(model, config)
             self._seen.pop(model, None)
-            self._seen[model] = now + _kept_s, found
+            self._seen[model] = seen
             if len(self._seen) > limits.models_timed_max:
                 del self._seen[next(iter(self._seen))]
-        return found
+        stages = None if seen.route is None else seen.route.takes(shape.prompt, shape.answer, shape.chunk)
+        turned = [plan for plan in plans if now < self._turned.get((model, plan), 0.0)]
+        stale = [plan for plan in plans if now - self._used.setdefault((model, plan), now) > _stale_s]
+        return replace(
+            seen.situation,
+            stages=stages,
+            stale=frozenset(stale),
+            why_not=(*seen.situation.why_not, *((plan, "it was impossible a moment ago") for plan in turned)),
+        )
 
-    async def choose(self, model: PayloadId, config: ModelConfig, shape: Shape) -> Planned:
-        """The plan for one request, with what all of them should give. Counted; `ended` tells what came of it."""
-        situation, corrections = await self.situation(model, config), self.errors.corrections(model)
+    async def choose(
+        self, model: PayloadId, config: ModelConfig, shape: Shape, without: frozenset[PlanName] = frozenset()
+    ) -> Planned:
+        """The plan for one request, with what all of them should give. Counted; `ended` tells what came of it.
+
+        `without`: plans that the request excludes.
+        """
+        found, corrections = await self.situation(model, config, shape), self.errors.corrections(model)
+        situation = replace(found, offered=found.offered - without)
         decision = choose(situation, shape, corrections, self.draw)
         if decision.plan is not None:
             self.chosen[decision.plan] += 1
@@ -96,8 +118,14 @@ class Planning:
 
     async def look(self, model: PayloadId, config: ModelConfig, shape: Shape) -> Planned:
         """The same for people: nothing is tried, nothing counted."""
-        situation, corrections = await self.situation(model, config), self.errors.corrections(model)
+        situation, corrections = await self.situation(model, config, shape), self.errors.corrections(model)
         return Planned(model, situation, shape, corrections, choose(situation, shape, corrections))
+
+    def turned(self, planned: Planned, used: PlanName) -> None:
+        """An answer went another way than was decided, for what was decided turned out impossible."""
+        decided = planned.decision.plan
+        if decided is not None and decided != used:
+            self._turned[planned.model, decided] = self.monotonic() + _turned_s
 
     def ended(self, planned: Planned, tokens: int, first_s: float, rest_s: float) -> None:
         """An answer of so many tokens ended well: seconds until the first, and until the last after it.
@@ -105,34 +133,37 @@ class Planning:
         What was predicted is taken for an answer of that length: nobody knew it before.
         """
         plan = planned.decision.plan
-        if plan is None or tokens < _tokens_min or rest_s <= 0:
+        if plan is None:
             return
-        shape = Shape(
-            planned.shape.prompt, tokens, planned.shape.beside, planned.shape.chunk, planned.shape.chunk_beside
-        )
-        predicted = predict(planned.situation, shape, planned.corrections)
+        self._used[planned.model, plan] = self.monotonic()
+        for kept in (self._used, self._turned):
+            while len(kept) > len(plans) * limits.models_timed_max:
+                del kept[next(iter(kept))]
+        if tokens < _tokens_min or rest_s <= 0:
+            return
+        predicted = predict(planned.situation, replace(planned.shape, answer=tokens), planned.corrections)
         used = dict(planned.corrections).get(plan, Correction())
         came = Came((tokens - 1) / rest_s, first_s)
         self.errors.note(planned.model, next(each for each in predicted if each.plan == plan), used, came)
 
-    async def _gathered(self, model: PayloadId, config: ModelConfig) -> Situation:
+    async def _gathered(self, model: PayloadId, config: ModelConfig) -> _Seen:
+        until = self.monotonic() + _kept_s
         local, dynamic = self.steps.curve(model, "local"), self.steps.curve(model, "dynamic")
-        why_not: tuple[tuple[PlanName, str], ...] = (
-            ("static_delegate", "not predicted yet: network.plan = static_delegate answers so"),
-            ("pipeline", "not predicted yet: network.plan = pipeline answers so"),
-        )
         hosted = None if self.peering is None else self.peering.holdings.find(model)
         if self.peering is None or hosted is None:
-            return Situation(config.experts_per_token, 0, 0, local, dynamic, why_not=why_not, offered=_only_local)
+            return _Seen(until, Situation(config.experts_per_token, 0, 0, local, dynamic, offered=_only_local))
         peering, configured = self.peering, self.peering.config.network.plan
         if hosted.complete and configured == "auto" and not local.points:
             local = dynamic  # all is here, of a model that may be given up in part: nobody is asked
         here = np.zeros(hosted.grid.count, dtype=np.bool_)
         here[list(hosted.here)] = True
-        snapshot = await asyncio.wrap_future(peering.ask(lambda: peering.registry.snapshot(peering.monotonic())))
-        spreads, keys, nobody = _spread(snapshot, model, hosted, here)
+        around = await asyncio.wrap_future(peering.ask(partial(_around, peering, hosted, self.delegate)))
+        spreads, keys, nobody = _spread(around.snapshot, model, hosted, here)
         measured = await asyncio.wrap_future(peering.ask(partial(_measured, peering, keys)))
-        return Situation(
+        delegate = around.delegate
+        if delegate is not None:
+            delegate = replace(delegate, curve=self.steps.curve(model, "static_delegate", delegate.node))
+        situation = Situation(
             config.experts_per_token,
             int((~here).sum()),
             nobody,
@@ -140,20 +171,40 @@ class Planning:
             dynamic,
             tuple(CallTimes(key, measured[key].fixed_s, measured[key].row_s, measured[key].rtt_s) for key in keys),
             spreads,
-            why_not=why_not,
+            delegate,
+            hosted.trunk,
+            () if around.route is None else around.route.stages,
+            piped=self.steps.curve(model, "pipeline"),
             offered=_offered(configured, hosted.complete),
         )
+        return _Seen(until, situation, around.route)
+
+
+class _Around(NamedTuple):
+    """What the network's loop knows."""
+
+    snapshot: RegistrySnapshot
+    delegate: Delegate | None
+    route: Route | None
+
+
+def _around(peering: Peering, hosted: Hosted, delegate: Callable[[PayloadId, ModelConfig], Delegate | None]) -> _Around:
+    staging, manifest = peering.staging, hosted.manifest
+    return _Around(
+        peering.registry.snapshot(peering.monotonic()),
+        delegate(hosted.manifest_id, manifest.config),
+        staging.roster.now(hosted, open_sessions(staging.lead)),
+    )
 
 
 _only_local: Final[frozenset[PlanName]] = frozenset({"local"})
-_only_dynamic: Final[frozenset[PlanName]] = frozenset({"dynamic"})
 
 
 def _offered(configured: str, complete: bool) -> frozenset[PlanName]:
-    """What may answer: the configured plan alone, else the one that `Peering.stepper` computes with what is here."""
-    if configured in ("local", "dynamic"):
-        return _only_local if configured == "local" else _only_dynamic
-    return _only_local if complete else _only_dynamic
+    """What may answer: the configured plan alone, else all; by itself this node computes with what is here."""
+    if configured != "auto":
+        return frozenset(plan for plan in plans if plan == configured)
+    return frozenset({"local" if complete else "dynamic", "static_delegate", "pipeline"})
 
 
 def _measured(peering: Peering, nodes: Sequence[PublicKey]) -> Mapping[PublicKey, Measured]:

@@ -10,10 +10,9 @@ from functools import partial
 from blyan.inference.pipeline_step import Led, PipelineStepper
 from blyan.inference.registry import Registry
 from blyan.inference.stage_host import StageHost
-from blyan.inference.stage_lead import LeadOptions, StageLead
-from blyan.inference.stage_route import Candidate, even_split
+from blyan.inference.stage_lead import LeadOptions, StageLead, open_sessions
+from blyan.inference.stage_probe import StageProbe
 from blyan.inference.steppers import SteppersInTurn
-from blyan.model.config import ModelConfig
 from blyan.model.loading import LoadedModel
 from blyan.model.manifest import Manifest
 from blyan.model.stage_step import StagedModel
@@ -25,46 +24,14 @@ from blyan.network.links import Links
 from blyan.network.thread import NetworkThread
 from blyan.node.holdings import Holdings, Hosted
 from blyan.node.network_config import NetworkConfig
+from blyan.node.stage_roster import StageRoster, StageSpeeds
 from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage import tensor_block
-from blyan.wire.peer import Holding
-from blyan.wire.stage_call import Hop, end_kind
+from blyan.wire.framing import Message
+from blyan.wire.stage_call import end_kind
 
-_round_trip_seconds = 0.05  # where none was measured
-
-
-@dataclass(frozen=True, slots=True)
-class StageRoster:
-    """Implements `stage_lead.StageNodes` over links and what their nodes say."""
-
-    links: Links
-    holdings: Holdings
-    registry: Registry
-    monotonic: Monotonic
-
-    def route(self, model: PayloadId, config: ModelConfig, without: frozenset[PublicKey]) -> tuple[Hop, ...] | None:
-        """Linked nodes that are stages and hold layers of the model, in an even split."""
-        hosted = self.holdings.find(model)
-        if hosted is None:
-            return None
-        found: list[Candidate] = []
-        for summary in self.links.table.live(self.monotonic()):
-            held = summary.holdings.get(model)
-            if held is None or "stage" not in summary.roles or summary.draining or summary.node in without:
-                continue
-            if self.links.link(summary.node) is not None:
-                found.append(Candidate(summary.node, whole_layers(hosted, held, config)))
-        return even_split(config.layers, found)
-
-    def link(self, node: PublicKey) -> Link | None:
-        """An open link to a node."""
-        return self.links.link(node)
-
-    def round_trip(self, node: PublicKey) -> float:
-        """Seconds of a ping."""
-        measured = self.registry.measurements.of(node)
-        return measured.rtt_p95_s or measured.rtt_s or _round_trip_seconds
+_patience_seconds = 2.0  # for stages to be found, where an answer may go another way
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +57,13 @@ class Staging:
     holdings: Holdings
     monotonic: Monotonic
     models: dict[PayloadId, StagedModel]
+    roster: StageRoster
+    speeds: StageSpeeds
+    patience: float  # seconds in which stages are found
 
     def handlers(self, roles: tuple[str, ...]) -> dict[str, Handler]:
         """What links answer for it."""
-        found: dict[str, Handler] = {end_kind: self.lead.ended}
+        found: dict[str, Handler] = {end_kind: self._ended}
         return found | self.host.handlers if "stage" in roles else found
 
     def host_model(self, manifest_id: PayloadId, manifest: Manifest, weights: ModelWeights) -> None:
@@ -108,9 +78,17 @@ class Staging:
 
     def stepper(self, model: LoadedModel, kv: KVPages) -> PipelineStepper:
         """Who computes a model that this node leads; its own pages are only counted."""
-        led = Led(model.manifest_id, model.manifest.config, model.weights, kv.pages, self.lead.options.call_seconds)
+        led = Led(model.manifest_id, model.manifest.config, model.weights, kv.pages, self.patience)
         make_head = partial(self.steppers.make_head, model, kv)
         return PipelineStepper(led, self.lead, make_head, self.monotonic, time.sleep)
+
+    def stages(self, manifest_id: PayloadId) -> tuple[PublicKey, ...]:
+        """Who computes the layers of a model now. From any thread."""
+        hops = (hop for each in open_sessions(self.lead) if each.model == manifest_id for hop in each.hops)
+        return tuple(dict.fromkeys(hop.node for hop in hops))
+
+    async def _ended(self, link: Link, message: Message) -> Message:
+        return Message({}, ()) if self.speeds.probe.ended(link, message) else await self.lead.ended(link, message)
 
 
 def make_staging(
@@ -119,20 +97,17 @@ def make_staging(
     """`kv_bytes`: for keys and values of leads whose layers are computed here."""
     models: dict[PayloadId, StagedModel] = {}
     links, monotonic = around.links, around.monotonic
-    roster = StageRoster(links, around.holdings, around.registry, monotonic)
+    own, chance = identity.key.public, (monotonic, around.entropy)
+    roster = StageRoster(own, links, around.holdings, around.registry, monotonic)
     options = LeadOptions(network.exactness, float(network.call_seconds))
-    lead = StageLead(around.thread, roster, identity.key.public, identity.boot, monotonic, around.entropy, options)
+    lead = StageLead(around.thread, roster, own, identity.boot, *chance, options)
+    probe = StageProbe(roster, own, identity.boot, *chance, network.exactness)
+
+    def led() -> list[Hosted]:
+        return [hosted for hosted in around.holdings.models() if hosted.trunk]
+
+    speeds = StageSpeeds(roster, probe, lead, led)
+    patience = float(network.call_seconds)
+    patience = min(patience, _patience_seconds) if network.plan == "auto" else patience
     host = StageHost(models.get, links.link, steppers.make_layers, kv_bytes, monotonic, around.allow)
-    return Staging(host, lead, steppers, around.holdings, monotonic, models)
-
-
-def whole_layers(hosted: Hosted, held: Holding, config: ModelConfig) -> frozenset[int]:
-    """The layers of which a node says that it has all."""
-    count = hosted.grid.experts
-    first = {layer: place * count for place, layer in enumerate(hosted.grid.layers)}
-    return frozenset(
-        layer
-        for layer in range(config.layers)
-        if held.has_layer(layer)
-        and (layer not in first or all(held.has(first[layer] + expert) for expert in range(count)))
-    )
+    return Staging(host, lead, steppers, around.holdings, monotonic, models, roster, speeds, patience)

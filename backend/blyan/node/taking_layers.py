@@ -10,7 +10,7 @@ from blyan.inference.stage_route import layers_to_hold
 from blyan.model.manifest import BlockReference
 from blyan.node.holdings import Hosted, blocks_of_layer
 from blyan.node.peering import Peering
-from blyan.node.staging import whole_layers
+from blyan.node.stage_roster import whole_layers
 from blyan.node.swarm_blobs import SwarmBlobs, linked_nodes
 
 _everything: Final = 1 << 62  # bytes: no budget

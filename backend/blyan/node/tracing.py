@@ -7,11 +7,27 @@ for a request run in a copy of its context, so their log lines carry the id too.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from blyan.primitives.ids import PublicKey
 
 _well_formed: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Computed(Protocol):
+    """One answer, by whom it was computed."""
+
+    @property
+    def plan(self) -> str:
+        """How the work was divided."""
+        ...
+
+    def worked(self) -> Mapping[PublicKey, int | None]:
+        """Other nodes that computed it, and how many of its tokens; None: all."""
+        ...
 
 
 @dataclass(slots=True)
@@ -23,6 +39,7 @@ class Trace:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     outcome: str = ""  # how its last generation ended
+    courses: list[Computed] = field(default_factory=list["Computed"])  # how each was computed
 
 
 _current: Final[ContextVar[Trace | None]] = ContextVar("blyan_trace", default=None)

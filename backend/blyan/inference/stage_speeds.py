@@ -1,0 +1,144 @@
+"""The route of a pipeline from what trial calls and pings measured of stages: `partition`, fed. Pure.
+
+Where no stage was measured yet the layers are split evenly. Of stages that were measured and those that were not the
+measured are asked, if they hold all layers together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+from blyan.inference.partition import Demand, Hop, LayerCost, Speed, Stage, StageNode, StagePlan, partition
+from blyan.inference.stage_route import Candidate, even_split
+from blyan.network.measurements import LayerTimes
+from blyan.primitives import limits
+from blyan.primitives.ids import PublicKey
+from blyan.wire.stage_call import Hop as Span
+
+_nodes_max: Final = 6  # among which the solver looks, the quickest: more would hold up the network's loop
+_piece_rows: Final = 64  # of a step that is cut into pieces, as the lead cuts it
+_unlimited: Final = 1 << 62
+_quick: Final = Speed(math.inf, math.inf)
+
+Between: TypeAlias = Mapping[tuple[PublicKey, PublicKey], float]  # seconds from one stage to another, one way
+
+
+class Known(NamedTuple):
+    """A node that may be a stage, and what was measured of it."""
+
+    node: PublicKey
+    layers: frozenset[int]  # that it has
+    times: LayerTimes | None
+    round_trip_s: float
+    bytes_per_s: float = math.inf
+    room_bytes: int = _unlimited  # for layers with their keys and values, as far as it refused more
+
+
+class Model(NamedTuple):
+    """What is to be computed."""
+
+    costs: Sequence[LayerCost]
+    end: LayerCost
+    own: PublicKey  # who leads
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A node's speed by trial calls: of one row by the bytes that it reads, of each further one by its operations."""
+
+    fixed_s: float
+    byte_s: float
+    operation_s: float
+
+    @classmethod
+    def of(cls, times: LayerTimes, costs: Sequence[LayerCost]) -> Measured:
+        """From what layers took, on average over those of the model."""
+        read = sum(cost.read_bytes(1) for cost in costs)
+        operations = sum(cost.operations for cost in costs)
+        return cls(times.call_s, len(costs) * times.layer_s / read, len(costs) * times.row_s / max(1, operations))
+
+    def seconds(self, cost: LayerCost, tokens: int) -> float:
+        """What one layer takes for so many tokens."""
+        return cost.read_bytes(1) * self.byte_s + (tokens - 1) * cost.operations * self.operation_s
+
+
+def solved(model: Model, known: Sequence[Known], demand: Demand, between: Between) -> StagePlan | None:
+    """The best route over stages that were measured; None where they do not hold all layers."""
+    timed = [each for each in known if each.times is not None]
+    quickest = sorted(timed, key=lambda each: _alone(each, len(model.costs)))[:_nodes_max]
+    for among in (quickest, timed) if len(timed) > _nodes_max else (timed,):
+        if not among:
+            return None
+        ends = model.end.always_bytes + model.end.expert_bytes  # of which the lead has room for no layer
+        nodes = [StageNode(model.own, ends, _quick, frozenset())]
+        nodes += [
+            StageNode(each.node, each.room_bytes, Measured.of(each.times, model.costs), each.layers)
+            for each in among
+            if each.times is not None
+        ]
+        found = partition(model.costs, model.end, nodes, _links(among, between), demand, lead=0)
+        if found is not None:
+            return found
+    return None
+
+
+def route(model: Model, known: Sequence[Known], demand: Demand, between: Between) -> tuple[Span, ...] | None:
+    """Which nodes take which layers; None where nobody has some of them."""
+    found = solved(model, known, demand, between)
+    if found is not None:
+        return tuple(Span(stage.node, stage.begin, stage.end) for stage in found.stages)
+    return even_split(len(model.costs), [Candidate(each.node, each.layers) for each in known])
+
+
+def along(
+    model: Model, known: Sequence[Known], spans: Sequence[Span], demand: Demand, between: Between
+) -> StagePlan | None:
+    """What a route that is given should take; None where one of its stages was not measured."""
+    by_node = {each.node: each for each in known}
+    if any(span.node not in by_node or by_node[span.node].times is None for span in spans):
+        return None
+    fixed = [by_node[span.node]._replace(layers=frozenset(range(span.begin, span.end))) for span in spans]
+    return solved(model, fixed, demand, between)
+
+
+class Route(NamedTuple):
+    """Stages that are asked, or would be, and all that tells how long they take: a value."""
+
+    model: Model
+    known: Sequence[Known]
+    spans: tuple[Span, ...]
+    between: Between
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """As a plan has them."""
+        return tuple(Stage(span.node, span.begin, span.end) for span in self.spans)
+
+    def takes(self, prompt: int, answer: int, chunk: int) -> StagePlan | None:
+        """What a request should take, whose prompt is computed in such chunks; None where a stage was not measured."""
+        rows = min(prompt, chunk)
+        pieces = 1 if len(self.spans) < 2 else max(1, min(limits.stage_pieces_max, rows // _piece_rows))
+        demand = Demand(prompt, answer, -(-rows // pieces), prompt + answer)
+        return along(self.model, self.known, self.spans, demand, self.between)
+
+
+def _alone(each: Known, layers: int) -> float:
+    assert each.times is not None, "measured"
+    return each.times.seconds(layers, 1) + each.round_trip_s
+
+
+def _links(known: Sequence[Known], between: Between) -> dict[tuple[int, int], Hop]:
+    """Of the lead, which is place 0, and of each stage with each: what was not measured lies between its bounds."""
+    links: dict[tuple[int, int], Hop] = {}
+    for place, each in enumerate(known, 1):
+        links[0, place] = links[place, 0] = Hop(each.round_trip_s / 2, each.bytes_per_s)
+        for other, there in enumerate(known, 1):
+            if other == place:
+                continue
+            least, most = abs(each.round_trip_s - there.round_trip_s) / 2, (each.round_trip_s + there.round_trip_s) / 2
+            seconds = between.get((each.node, there.node), (least + most) / 2)
+            links[place, other] = Hop(min(most, max(least, seconds)), min(each.bytes_per_s, there.bytes_per_s))
+    return links
