@@ -24,6 +24,7 @@ from blyan.learning.genesis.subjects import skills, wording_of
 exam_seed: Final = 20_261_122
 _tries_max: Final = 10_000
 _fresh_share: Final = 0.5  # of questions whose subject is held out; all of the others
+_letters_min: Final = 3  # of a word that can be held out
 _conversations: Final = ("plus", "minus", "name", "number", "upper", "reverse", "after")
 
 
@@ -146,9 +147,9 @@ def _conversation(draws: Draws, kind: str, language: int) -> Item | None:
         return _last(before, draws.pick(exam_wordings.sequels[kind][language]), value, rule, language)
     if kind in {"upper", "reverse"}:
         first = word_problem(draws, "reverse" if kind == "upper" else "upper")
-        if not is_held_out(first):
-            return None
         word = first.slots["word"][0]
+        if not held_out(kind, word) or len(word) < _letters_min:
+            return None
         expected = word.upper() if kind == "upper" else word[::-1]
         wording = draws.pick(exam_wordings.familiar[first.kind][language])
         before = [user(filled(wording, first, language)), assistant(spoken(first.answer[language]))]
@@ -159,14 +160,14 @@ def _conversation(draws: Draws, kind: str, language: int) -> Item | None:
     wording = draws.pick(exam_wordings.familiar["addition"][language])
     before = [user(filled(wording, first, language)), assistant(first.answer[language])]
     total, change = int(first.expected[0]), 1 + draws.below(99)
-    if kind == "minus" and change > total:
-        return None
     if kind == "after":
         second = addition2(draws)
         if not is_held_out(second):
             return None
         wording = draws.pick(exam_wordings.familiar["addition"][language])
         return _last(before, filled(wording, second, language), second.expected[language], "number", language)
+    if not held_out_sequel(total, change, plus=kind == "plus") or (kind == "minus" and change > total):
+        return None
     result = total + change if kind == "plus" else total - change
     question = resolve(draws.pick(exam_wordings.sequels[kind][language]).format(c=change))
     return _last(before, question, str(result), "number", language)
@@ -174,6 +175,12 @@ def _conversation(draws: Draws, kind: str, language: int) -> Item | None:
 
 def _last(before: list[Message], question: str, expected: str, rule: str, language: int) -> Item:
     return Item("conversations", languages[language], (*before, user(question)), expected, rule)
+
+
+def held_out_sequel(total: int, change: int, *, plus: bool) -> bool:
+    """Whether no lesson goes on from this result by this number."""
+    low, high = sorted((total, change))
+    return held_out("addition2", f"{low}+{high}") if plus else held_out("subtraction2", f"{total}-{change}")
 
 
 def acknowledged(kind: str, value: str) -> tuple[str, str]:

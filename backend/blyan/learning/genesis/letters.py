@@ -6,7 +6,6 @@ of several letters hides is then in plain sight.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from blyan.learning.draws import Draws
@@ -71,9 +70,9 @@ def invented_word(draws: Draws) -> str:
     return word[:10]
 
 
-def word_problem(draws: Draws, kind: str, pool: Sequence[str] = words) -> Problem:
-    """One of `word_kinds`, about a word of `pool` or an invented one, half each; below three letters all are taught."""
-    word = draws.pick(pool) if draws.chance(0.5) else invented_word(draws)
+def word_problem(draws: Draws, kind: str, word: str = "") -> Problem:
+    """One of `word_kinds` about this word, or else a listed or an invented one; below three letters all are taught."""
+    word = word or (draws.pick(words) if draws.chance(0.5) else invented_word(draws))
     slots: dict[str, Both] = {"word": same(word)}
     spelled = " ".join(word)
     match kind:
