@@ -27,6 +27,10 @@ class Draws:
         """True with this probability."""
         return next(self._stream) < probability
 
+    def fraction(self) -> float:
+        """A number from 0 to below 1."""
+        return next(self._stream)
+
     def below(self, bound: int) -> int:
         """An integer from 0 to bound - 1."""
         return int(next(self._stream) * bound)
