@@ -1,10 +1,10 @@
-"""The planner: what it says before a request against what the request gives, on one node and with experts elsewhere.
+"""The planner: what it says before a request against what the request gives, by each of the four plans.
 
 Back of the envelope. A step takes what it took lately, give or take a tenth on a machine that does nothing else; the
-experts elsewhere cost a token one call in each layer, whose time is measured with each call. A prompt's steps are of
-sizes that were not all seen before: between two that were, by the line through them. So the rate should be off by a
-tenth or so, the time to the first token by more. A target of a quarter, in the median, is what a choice between plans
-needs: they differ by factors.
+experts elsewhere cost a token one call in each layer, whose time is measured with each call; a node that generates
+alone, or stages that have the layers, are measured as they answer. A prompt's steps are of sizes that were not all seen
+before: between two that were, by the curve through them. So the rate should be off by a tenth or so, the time to the
+first token by more. A target of a quarter, in the median, is what a choice between plans needs: they differ by factors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness import SMOKE, Page, percentile
 from reference_models import Reference, reference
 
 from forked import Nursery
-from swarm_nodes import Swarm, SwarmNode, everything, nothing, part_of_checkpoint
+from swarm_nodes import Swarm, SwarmNode, everything, nothing, of_layers, part_of_checkpoint, wait_for
 
 MODEL = "smoke" if SMOKE else "tiny"
 SHAPES: Final = ((8, 12), (24, 8)) if SMOKE else ((16, 64), (60, 24), (200, 48), (700, 32), (30, 120))
@@ -68,6 +68,8 @@ class Bench:
     model: Reference
     total: Off = field(default_factory=Off)
     seeds: Iterator[int] = field(default_factory=lambda: iter(range(1 << 30)))
+    runner: asyncio.Runner = field(default_factory=asyncio.Runner)
+    opened: tuple[str, aiohttp.ClientSession] | None = None
 
     @property
     def name(self) -> str:
@@ -78,7 +80,7 @@ class Bench:
         """Predict, ask, compare; a line of the page."""
         for prompt, answer in WARM:
             self.asked(url, prompt, answer)
-        off, unknown = Off(), 0
+        off, unknown = Off(), list[str]()
         for _ in range(rounds):
             for prompt, answer in SHAPES:
                 said = planned(url, self.name, prompt, answer)
@@ -86,16 +88,29 @@ class Bench:
                 assert said["chosen"] == plan, said["said"]
                 first, rest = self.asked(url, prompt, answer)
                 if predicted["seconds"] is None:
-                    unknown += 1
+                    unknown += predicted["not_measured"]
                     continue
                 off.add(predicted, first, rest, answer)
                 self.total.add(predicted, first, rest, answer)
-        more = f"; {unknown} not predicted: not measured" if unknown else ""
-        self.page.row(what, off.said() + more, TARGET)
+        more = f"; not measured: {', '.join(sorted(set(unknown)))}" if unknown else ""
+        self.page.row(what, (off.said() if off.whole else "no answer was predicted") + more, TARGET)
 
     def asked(self, url: str, prompt: int, answer: int) -> tuple[float, float]:
-        """Seconds until the first token of an answer, and from there to the last."""
-        return asyncio.run(answered(url, self.name, self.model.prompt(prompt, next(self.seeds)), answer))
+        """Seconds until the first token of an answer, and from there to the last, over a connection that is open."""
+        body = {"model": self.name, "prompt": self.model.prompt(prompt, next(self.seeds)), "max_tokens": answer}
+        return self.runner.run(answered(self.session(url), body, answer))
+
+    def session(self, url: str) -> aiohttp.ClientSession:
+        """Of a node: a connection to it is opened once."""
+        if self.opened is None or self.opened[0] != url:
+            self.close()
+            self.opened = url, self.runner.run(connected(url))
+        return self.opened[1]
+
+    def close(self) -> None:
+        """The connection that is open."""
+        if self.opened is not None:
+            self.runner.run(self.opened[1].close())
 
 
 def planned(url: str, model: str, prompt: int, answer: int) -> Any:
@@ -105,48 +120,70 @@ def planned(url: str, model: str, prompt: int, answer: int) -> Any:
         return json.load(said)
 
 
-async def answered(url: str, model: str, prompt: list[int], answer: int) -> tuple[float, float]:
+async def connected(url: str) -> aiohttp.ClientSession:
+    """A session of the loop that is running."""
+    return aiohttp.ClientSession(url)
+
+
+async def answered(session: aiohttp.ClientSession, body: dict[str, Any], answer: int) -> tuple[float, float]:
     """See `Bench.asked`."""
-    body = {"model": model, "prompt": prompt, "max_tokens": answer, "temperature": 0, "ignore_eos": True}
-    body |= {"stream": True, "return_token_ids": True}
+    body = {**body, "temperature": 0, "ignore_eos": True, "stream": True, "return_token_ids": True}
     times: list[float] = []
     count = 0
-    async with aiohttp.ClientSession(url) as session:
-        began = time.perf_counter()
-        async with session.post("/v1/completions", json=body) as response:
-            assert response.status == 200, await response.text()
-            async for line in response.content:
-                if line.startswith(b"data: {"):
-                    new = sum(len(each.get("token_ids") or []) for each in json.loads(line[6:])["choices"])
-                    if new:
-                        times.append(time.perf_counter())
-                        count += new
+    began = time.perf_counter()
+    async with session.post("/v1/completions", json=body) as response:
+        assert response.status == 200, await response.text()
+        async for line in response.content:
+            if line.startswith(b"data: {"):
+                new = sum(len(each.get("token_ids") or []) for each in json.loads(line[6:])["choices"])
+                if new:
+                    times.append(time.perf_counter())
+                    count += new
     assert count == answer
     return times[0] - began, times[-1] - times[0]
+
+
+def elsewhere(bench: Bench, root: Path, plan: str, what: str, others: dict[str, str]) -> None:
+    """One plan with other nodes, at each round trip; `others` are folders with their roles."""
+    with Nursery() as nursery:
+        gateway = SwarmNode(root / "gateway", nursery, plan=plan)
+        nodes = [SwarmNode(root / name, nursery, roles=role) for name, role in others.items()]
+        with Swarm(gateway, nodes) as swarm:
+            keys = {node.key[:12] for node in nodes}
+            wait_for(lambda: all(keys - {node.key[:12]} <= node.linked() for node in nodes), "nodes to be linked")
+            for round_trip in TRIPS:
+                for proxy in swarm.proxies:
+                    proxy.delay(round_trip)
+                where = f"round trip {round_trip * 1e3:.0f} ms" if round_trip else "loopback"
+                rounds = 1 if round_trip > 0.02 else ROUNDS  # a token may take four of them
+                bench.measure(gateway.url, plan, f"{MODEL}, {what}, {where}", rounds)
+            error = planned(gateway.url, bench.name, 16, 16)["error"]
+    own = f"tokens/s {error['tokens_per_s']:.1%}, first token {error['first_token_s']:.1%}"
+    bench.page.row(f"{plan}, by the node's own count, warm-up included", f"{own} ({error['answers']} answers)")
 
 
 def main() -> None:
     bench = Bench(Page("planner", "The planner", BOUND), reference(MODEL, ("fp32",)))
     folder, name = bench.model.folder / "fp32", bench.name
-    with tempfile.TemporaryDirectory() as scratch, Nursery() as nursery:
+    with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         part_of_checkpoint(root / "gateway", folder, name, nothing, True)
         part_of_checkpoint(root / "expert", folder, name, everything, False)
+        part_of_checkpoint(root / "lead", folder, name, everything, True)
+        layers = bench.model.manifest("fp32").config.layers
+        halves = range(layers // 2), range(layers // 2, layers)
+        for number, half in enumerate(halves):
+            part_of_checkpoint(root / f"stage{number}", folder, name, of_layers(half), half)
         with node_up(bench.model.data_dir, BLYAN_COMPUTE__THREADS="1") as whole:
             bench.measure(whole.url, "local", f"{MODEL}, everything here")
-        gateway, expert = SwarmNode(root / "gateway", nursery), SwarmNode(root / "expert", nursery)
-        with Swarm(gateway, [expert]) as swarm:
-            for round_trip in TRIPS:
-                swarm.proxies[0].delay(round_trip)
-                where = f"round trip {round_trip * 1e3:.0f} ms" if round_trip else "loopback"
-                rounds = 1 if round_trip > 0.02 else ROUNDS  # a token takes four of them
-                bench.measure(gateway.url, "dynamic", f"{MODEL}, all experts on another node, {where}", rounds)
-            error = planned(gateway.url, name, 16, 16)["error"]
+        elsewhere(bench, root, "dynamic", "all experts on another node", {"expert": "expert"})
+        elsewhere(bench, root, "static_delegate", "another node generates", {"lead": "expert"})
+        elsewhere(bench, root, "pipeline", "half of the layers on each of two", {"stage0": "stage", "stage1": "stage"})
+    bench.close()
     bench.page.row("all together", bench.total.said(), TARGET)
-    own = f"tokens/s {error['tokens_per_s']:.1%}, first token {error['first_token_s']:.1%}"
-    bench.page.row("by the node's own count, warm-up included", f"{own} ({error['answers']} answers)")
     if not SMOKE:
-        assert percentile(bench.total.whole, 0.5) <= 0.25, "predictions are off by a quarter at most, in the median"
+        for what, off in (("whole answers", bench.total.whole), ("first tokens", bench.total.first)):
+            assert percentile(off, 0.5) <= 0.25, f"{what} are off by a quarter at most, in the median"
     bench.page.write()
 
 

@@ -201,3 +201,13 @@ def test_counters_say_what_reuse_was_worth() -> None:
     found = pool.counters
     assert (found.begun, found.hits, found.asked_positions) == (2, 1, 2 * len(PROMPT))
     assert (found.reused_positions, found.evictions) == (3 * size, 0)
+
+
+def test_a_look_says_what_a_sequence_would_find_and_holds_nothing() -> None:
+    pool = PagePool(8)
+    computed(pool, PROMPT)
+    before = (pool.free, pool.counters.begun)
+    for tokens in (PROMPT, (*PROMPT, 9), PROMPT[:size], PROMPT[: 2 * size], (7, *PROMPT), ()):
+        assert pool.standing(tokens) == (reused(pool, tokens) if tokens else 0)
+    assert pool.standing(PROMPT, share=size) == size
+    assert (pool.free, pool.counters.begun - 5) == before

@@ -174,6 +174,62 @@ def test_a_plan_that_was_never_measured_is_tried_now_and_then() -> None:
     assert (nothing.plan, nothing.tried) == ("local", True)
 
 
+def test_a_plan_that_was_not_measured_lately_is_tried_seldom() -> None:
+    """Once in a hundred answers, whatever it gave then."""
+    stale = everything(delegate=Delegate(FAR, curve(0.1, 1.0), 0.02), stale=frozenset({"static_delegate"}))
+    chosen = [choose(stale, SHAPE, (), lambda at=at: at).plan for at in (0.0, 0.009, 0.011, 0.04)]
+    assert chosen == ["static_delegate", "static_delegate", "local", "local"]
+
+
+def test_what_may_answer_instead_is_in_the_order_of_its_speed() -> None:
+    """What is not offered or not possible is left out; what was not measured comes last."""
+    made = choose(everything(), SHAPE)
+    assert made.order == ("static_delegate", "local", "pipeline")
+    assert choose(everything(offered=frozenset({"pipeline", "local"})), SHAPE).order == ("local", "pipeline")
+    unknown = everything(delegate=Delegate(FAR, Curve(), 0.02))
+    assert choose(unknown, SHAPE).order == ("local", "pipeline", "static_delegate")
+    turned = everything(why_not=(("static_delegate", "it was impossible a moment ago"),))
+    assert choose(turned, SHAPE).order == ("local", "pipeline")
+    assert choose(everything(trunk=False), SHAPE).order == ("static_delegate", "pipeline")
+
+
+def test_generations_that_a_node_leads_already_make_its_steps_longer() -> None:
+    """By steps beside others where such were measured, else by a quarter for each."""
+    beside = everything(delegate=Delegate(FAR, curve(0.005, 0.05), 0.0, beside=2))
+    found = one(predict(beside, SHAPE), "static_delegate")
+    assert found.tokens_per_s == pytest.approx(1 / (0.005 * 1.5))
+    assert found.assumed == ("each of 2 generations beside takes a quarter of a step",)
+    times = StepTimes()
+    for tokens, taken in ((3, 0.006), (66, 0.07)):
+        times.add(MODEL, StepSeen("static_delegate", taken, 0.0, 3, tokens, 100), node=FAR)
+    seen = Delegate(FAR, times.curve(MODEL, "static_delegate", FAR), 0.0, beside=2)
+    found = one(predict(everything(delegate=seen), SHAPE), "static_delegate")
+    assert (found.tokens_per_s, found.first_token_s) == (pytest.approx(1 / 0.006), pytest.approx(0.07))
+
+
+def test_steps_through_stages_count_more_than_trial_calls() -> None:
+    tried = one(predict(everything(), SHAPE), "pipeline")
+    assert (tried.tokens_per_s, tried.assumed) == (50, ("answers take what trial calls of each stage add up to",))
+    seen = one(predict(everything(piped=curve(0.04, 0.2)), SHAPE), "pipeline")
+    assert (seen.tokens_per_s, seen.first_token_s, seen.assumed) == (pytest.approx(25), pytest.approx(0.2), ())
+    route = (Stage(FAR, 0, 2),)
+    unknown = one(predict(everything(stages=None, route=route), SHAPE), "pipeline")
+    assert (unknown.possible, unknown.not_measured) == (True, ("steps of 64 tokens through stages",))
+
+
+def test_what_stands_of_a_prompt_is_not_computed_again() -> None:
+    """Each plan by what stands where it computes."""
+    whole, half = Shape(128, 2, chunk=64), Shape(128, 2, chunk=64, reused=64)
+    before, after = (
+        predict(everything(piped=curve(0.01, 0.1)), whole),
+        predict(everything(piped=curve(0.01, 0.1)), half),
+    )
+    assert one(before, "local").first_token_s == pytest.approx(2 * (one(after, "local").first_token_s or 0))
+    assert one(before, "pipeline") == one(after, "pipeline")
+    staged = predict(everything(piped=curve(0.01, 0.1)), Shape(128, 2, chunk=64, reused_staged=128))
+    assert (one(staged, "pipeline").first_token_s or 1) < 0.02
+
+
 seconds = st.floats(1e-5, 10)
 
 
@@ -183,9 +239,8 @@ def test_what_is_taken_is_never_much_slower_than_anything_offered(
     times: tuple[float, ...], prompt: int, answer: int
 ) -> None:
     delegate = Delegate(FAR, curve(times[2], times[3]), 0.01)
-    situation = everything(
-        local=curve(times[0], times[1]), delegate=delegate, stages=StagePlan(NEAR, (), times[4], times[5])
-    )
+    stages = StagePlan(NEAR, (Stage(NEAR, 0, 2),), times[4], times[5])
+    situation = everything(local=curve(times[0], times[1]), delegate=delegate, stages=stages)
     shape = Shape(prompt, answer)
     made = choose(situation, shape)
     assert made.plan is not None
@@ -217,6 +272,20 @@ def test_errors_are_said_and_what_is_wrong_each_time_is_corrected() -> None:
     assert errors.errors("local").tokens_per_s == pytest.approx(0, abs=1e-9)
     assert errors.errors("dynamic") == (0, None, None)
     assert errors.correction(PayloadId("b" * 64), "local") == Correction()
+
+
+def test_what_takes_time_beside_steps_is_added_and_not_multiplied() -> None:
+    """Prompts of all lengths come 20 ms later than their steps: much of a short one, and little of a long one."""
+    errors = PlannerError()
+    for prompt in (64, 640, 64, 320, 1_280, 128):
+        shape = Shape(prompt, 11, chunk=64)
+        steps = one(predict(alone(), shape), "local").first_token_s
+        corrections = errors.corrections(MODEL)
+        predicted = one(predict(alone(), shape, corrections), "local")
+        assert steps is not None
+        errors.note(MODEL, predicted, dict(corrections)["local"], Came(100, steps + 0.02))
+    found = errors.correction(MODEL, "local")
+    assert (found.first, found.late_s) == (pytest.approx(1), pytest.approx(0.02))
 
 
 def test_nothing_is_noted_of_what_was_not_predicted() -> None:

@@ -193,12 +193,12 @@ class PaidMeter(Meter):
             completion_tokens,
             digest_of("request", salt, self._raw),
             digest_of("output", salt, output),
-            *_computed(),
+            *computed(),
         )
         return bill(self._held.tariff.price, prompt_tokens, completion_tokens), delivered, salt
 
 
-def _computed() -> tuple[str, Mapping[PublicKey, int | None]]:
+def computed() -> tuple[str, Mapping[PublicKey, int | None]]:
     """By which plan the answers of this request were computed, and by which other nodes; `mixed` if they differ."""
     trace = current_trace()
     courses = [] if trace is None else trace.courses

@@ -234,6 +234,7 @@ class Delegating:
                 self.counters.steps += len(steps)
                 each.led[node] += len(steps)
                 if self._take(each, [received(step) for step in steps]):
+                    pace.over()
                     return
 
     def _learn(self, each: Delegation, step: Step) -> None:

@@ -56,6 +56,12 @@ class Pace:
         self._steps += steps
         self._seconds += seconds
         if self._steps >= _steps_seen:
+            self.over()
+
+    def over(self) -> None:
+        """Nothing more comes, or enough came for a mean."""
+        if self._steps:
+            beside = self.leads.beside(self.node)
             self._tell(self._seconds / self._steps, beside, 1 + beside, float(self.positions))
             self._steps, self._seconds = 0, 0.0
 

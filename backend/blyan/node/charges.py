@@ -199,7 +199,7 @@ class Charges:
             prompt_tokens=delivered.prompt_tokens,
             completion_tokens=delivered.completion_tokens,
             plan=delivered.plan,
-            nodes=_worked(self._key.public, delivered),
+            nodes=worked(self._key.public, delivered),
             price=price,
             charged=cost.paid,
             account=held.payer,
@@ -267,7 +267,7 @@ class Charges:
             _log.error("a charge failed: %s", InternalError.code, exc_info=reason)
 
 
-def _worked(own: PublicKey, delivered: Delivered) -> tuple[Work, ...]:
+def worked(own: PublicKey, delivered: Delivered) -> tuple[Work, ...]:
     """What each node computed of an answer; what nobody else did this one did."""
     prompt, answer = delivered.prompt_tokens, delivered.completion_tokens
     others = list(delivered.others.items())[: limits.receipt_nodes_max - 1]

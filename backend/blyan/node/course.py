@@ -53,15 +53,17 @@ class Course:
     def begin(self) -> None:
         """By the first plan that takes it; the fault of the last where none does."""
         while True:
-            self.plan = self.plans[self.turned]
+            turn, self.plan = self.turned, self.plans[self.turned]
             self._now = self.way(self.plan)
             try:
-                self._begun = self._now.begin(self._passed)
+                begun = self._now.begin(self._passed)
             except Unavailable:
                 if self.turned + 1 == len(self.plans):
                     raise
                 self.turned += 1
             else:
+                if turn == self.turned:  # else it failed at once, and another was begun
+                    self._begun = begun
                 return
 
     def cancel(self) -> None:
