@@ -105,7 +105,7 @@ class House:
             host.close()
 
     async def _closed(self) -> None:
-        for session in list(self.lead._sessions.values()):
+        for session in list(self.lead.sessions.values()):
             await self.lead._close(session)
 
     async def _furnish(self) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +21,6 @@ from blyan.inference.leading import LedSteps, sent
 from blyan.inference.planner import Decision
 from blyan.inference.planner_error import PlannerError
 from blyan.inference.prediction import plans
-from blyan.inference.stage_lead import open_sessions
 from blyan.inference.step_times import StepSeen, StepTimes
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import PlanName
@@ -154,7 +154,7 @@ async def test_a_plan_that_turns_out_impossible_gives_way_to_the_next(
     for stage in scene.stages:
         monkeypatch.setattr(stage.peering.staging.host, "_kv_bytes", 0)
         stage.peering.staging.host._leases.clear()
-    for session in open_sessions(scene.gateway.peering.staging.lead):
+    for session in list(scene.gateway.peering.staging.lead.sessions.values()):
         await asyncio.wrap_future(scene.gateway.peering.staging.lead.close(session))
     monkeypatch.setattr(scene.gateway.peering.staging, "patience", 0.2)
     scene.gateway.node.scheduler.unload(scene.gateway.node.model("random"))
@@ -209,6 +209,12 @@ async def test_auto_moves_away_from_a_lead_that_became_slow(scene: Scene, monkey
         assert (slow[-1], len(slow) < 8) == ("dynamic", True), slow
 
 
+def slower(compute: Any, layer_s: dict[PublicKey, float], node: PublicKey, lease: Any, call: Any, passed: Any) -> Any:
+    """What a stage computes, so much later for each layer."""
+    time.sleep(layer_s[node] * (call.end - call.begin))
+    return compute(lease, call, passed)
+
+
 async def test_a_stage_that_is_twice_as_slow_gets_fewer_layers(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """By trial calls alone, which are made again when calls take longer than they should; evenly before the first."""
     quick, slow = scene.stages
@@ -219,20 +225,27 @@ async def test_a_stage_that_is_twice_as_slow_gets_fewer_layers(scene: Scene, mon
         found = peering.ask(lambda: staging.roster.route(scene.manifest, config, frozenset()))
         return {hop.node: hop.end - hop.begin for hop in await asyncio.wrap_future(found) or ()}
 
-    for member, layer_s in ((quick, 0.02), (slow, 0.04)):
+    layer_s = {key(quick): 0.01, key(slow): 0.02}
+    for member in scene.stages:
         compute = member.peering.staging.host._compute
 
-        def slower(lease: Any, call: Any, passed: Any, compute: Any = compute, layer_s: float = layer_s) -> Any:
-            time.sleep(layer_s * (call.end - call.begin))
-            return compute(lease, call, passed)
-
-        monkeypatch.setattr(member.peering.staging.host, "_compute", slower)
+        monkeypatch.setattr(member.peering.staging.host, "_compute", partial(slower, compute, layer_s, key(member)))
         peering.registry.measurements._peers[key(member)].layers.clear()
     staging.speeds._failed.clear()
     assert await spans() == {key(quick): 2, key(slow): 2}
     times = peering.registry.measurements.layers
     await until(lambda: all(times(key(each), scene.manifest) for each in scene.stages), "trial calls")
     assert await spans() == {key(quick): 3, key(slow): 1}
+    with measured(monkeypatch, scene, scene.gateway, {plan: 1.0 - 0.9 * (plan == "pipeline") for plan in plans}):
+        await scene.asked(scene.gateway)
+        layer_s[key(quick)], layer_s[key(slow)] = 0.06, 0.005  # the other way round: another route takes less now
+        monkeypatch.setattr("blyan.node.stage_roster._drift_seconds", 0.0)
+        await scene.asked(scene.gateway)
+        recomputed = scene.gateway.node.scheduler.counters.recomputed
+        await until(lambda: staging.roster.preferred.get(scene.manifest) == ((key(slow), 0, 4),), "another route")
+        await scene.asked(scene.gateway)
+        assert [each.hops for each in staging.lead.sessions.values()] == [((key(slow), 0, 4),)]
+        assert scene.gateway.node.scheduler.counters.recomputed <= recomputed + 1
 
 
 async def said(scene: Scene) -> Decision:

@@ -158,6 +158,9 @@ async def test_a_caller_who_leaves_ends_it_at_the_lead(swarm: tuple[Member, Memb
         assert got.status == 200, await got.text()
         await got.content.readline()
         await until(lambda: host(lead).under_way == 1, "it under way")
+        link = gateway.peering.links.link(lead.peering.identity.key.public)
+        assert link is not None
+        await until(lambda: link.peer.queue == 1, "others to be told")
     await until(lambda: host(lead).under_way == 0, "it ended", 3)
     await until(lambda: lead.node.scheduler.depth() == (0, 0), "its pages free", 3)
     assert host(lead).counters.left == left + 1

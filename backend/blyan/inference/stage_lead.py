@@ -86,7 +86,7 @@ class StageLead:
     entropy: Entropy
     options: LeadOptions = field(default_factory=LeadOptions)
     counters: LeadCounters = field(default_factory=LeadCounters)
-    _sessions: dict[str, Session] = field(default_factory=dict[str, Session])
+    sessions: dict[str, Session] = field(default_factory=dict[str, Session])
     _shunned: dict[PublicKey, float] = field(default_factory=dict[PublicKey, float])  # until when
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set["asyncio.Task[Any]"])
 
@@ -129,7 +129,7 @@ class StageLead:
     async def ended(self, link: Link, message: Message) -> Message:
         """What the last stage gave, or why a stage gave nothing."""
         name, number = end_names(message.fields)
-        session = self._sessions.get(name)
+        session = self.sessions.get(name)
         answer = None if session is None else session.waiting.get(number)
         if session is None or answer is None or answer.done():
             return Message({}, ())  # too late: nobody waits for it
@@ -168,7 +168,7 @@ class StageLead:
                 raise StageLost(f"stage {hop.node[:12]}: {reason.message}", frozenset((hop.node,)))
             if isinstance(reason, BaseException):
                 raise reason
-        self._sessions[name] = session
+        self.sessions[name] = session
         session.keeping = asyncio.create_task(self._kept(session, pages))
         self.counters.sessions += 1
         return session
@@ -264,7 +264,7 @@ class StageLead:
 
     async def _close(self, session: Session) -> None:
         """Who cannot be told finds out by the lease's end."""
-        self._sessions.pop(session.id, None)
+        self.sessions.pop(session.id, None)
         session.end(StageLost("session: expected it open, found it closed"))
         if session.keeping is not None:
             session.keeping.cancel()
@@ -274,8 +274,3 @@ class StageLead:
                 task = asyncio.create_task(give_back(link, session.id))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-
-
-def open_sessions(lead: StageLead) -> list[Session]:
-    """Those of a lead. From any thread."""
-    return list(lead._sessions.values())

@@ -16,7 +16,7 @@ from typing import Final
 
 from blyan.inference.partition import Demand, StagePlan, end_cost, layer_costs
 from blyan.inference.registry import Registry
-from blyan.inference.stage_lead import StageLead, open_sessions
+from blyan.inference.stage_lead import StageLead
 from blyan.inference.stage_probe import StageProbe
 from blyan.inference.stage_session import Session, StageLost
 from blyan.inference.stage_speeds import Known, Model, Route, along, route, solved
@@ -40,6 +40,7 @@ _failed_seconds: Final = 10.0  # the same of one that did not answer
 _drift: Final = 1.5  # times as long, or as short, as calls should take: then stages are tried again
 _drift_seconds: Final = 5.0  # but not at once after they were
 _better: Final = 0.8  # of the seconds of an answer: so much makes another route worth computing again
+_none: Final = frozenset[int]()
 _usual: Final = Demand(512, 128, 128, 1024)  # by which routes are chosen: nobody knows what will be asked
 
 
@@ -55,6 +56,13 @@ class StageRoster:
     between: dict[tuple[PublicKey, PublicKey], float] = field(
         default_factory=dict["tuple[PublicKey, PublicKey]", float]
     )
+    preferred: dict[PayloadId, tuple[Hop, ...]] = field(default_factory=dict["PayloadId", "tuple[Hop, ...]"])
+    _held: dict[tuple[PublicKey, PayloadId], tuple[Holding, frozenset[int]]] = field(
+        default_factory=dict["tuple[PublicKey, PayloadId]", "tuple[Holding, frozenset[int]]"]
+    )
+    _routes: dict[PayloadId, tuple[float, tuple[Hop, ...] | None]] = field(
+        default_factory=dict["PayloadId", "tuple[float, tuple[Hop, ...] | None]"]
+    )
 
     def route(
         self,
@@ -67,6 +75,9 @@ class StageRoster:
         if hosted is None:
             return None
         known = [each for each in self.known(hosted) if each.node not in without]
+        preferred, layers = self.preferred.get(model, ()), {each.node: each.layers for each in known}
+        if preferred and all(layers.get(hop.node, _none).issuperset(range(hop.begin, hop.end)) for hop in preferred):
+            return preferred
         return route(self.model(hosted), known, _usual, self.between)
 
     def link(self, node: PublicKey) -> Link | None:
@@ -85,7 +96,7 @@ class StageRoster:
             node, held = summary.node, summary.holdings.get(hosted.manifest_id)
             if held is None or "stage" not in summary.roles or summary.draining or self.links.link(node) is None:
                 continue
-            layers = whole_layers(hosted, held, hosted.manifest.config)
+            layers = self._whole(hosted, node, held)
             times, rtt = self.registry.measurements.layers(node, hosted.manifest_id), self._rtt(node)
             if layers:
                 rate = math.inf if times is None else times.bytes_per_s
@@ -103,13 +114,18 @@ class StageRoster:
     def now(self, hosted: Hosted, sessions: Sequence[Session]) -> Route | None:
         """The route of the session that is open for a model, else the one that would be."""
         found = next((each.hops for each in sessions if each.model == hosted.manifest_id and each.lost is None), None)
-        known = self.known(hosted)
-        spans = found or route(self.model(hosted), known, _usual, self.between)
+        known, now = self.known(hosted), self.monotonic()
+        until, spans = self._routes.get(hosted.manifest_id, (0.0, None))
+        if found is not None:
+            spans = found
+        elif now >= until or not {hop.node for hop in spans or ()} <= {each.node for each in known}:
+            spans = route(self.model(hosted), known, _usual, self.between)
+            self._routes[hosted.manifest_id] = now + _look_seconds, spans
         return None if spans is None else Route(self.model(hosted), tuple(known), spans, dict(self.between))
 
-    def best(self, hosted: Hosted, demand: Demand) -> StagePlan | None:
-        """The best of all routes."""
-        return solved(self.model(hosted), self.known(hosted), demand, self.between)
+    async def best(self, hosted: Hosted, demand: Demand) -> StagePlan | None:
+        """The best of all routes, which may take a while to find."""
+        return await asyncio.to_thread(solved, self.model(hosted), self.known(hosted), demand, dict(self.between))
 
     def passed(self, here: PublicKey, there: PublicKey, later: float) -> None:
         """The way from one stage to another took so many seconds more than was expected, or less."""
@@ -118,6 +134,16 @@ class StageRoster:
         self.between[here, there] = min(most, max(0.0, before + later))
         if len(self.between) > limits.nodes_known_max:
             del self.between[next(iter(self.between))]
+
+    def _whole(self, hosted: Hosted, node: PublicKey, held: Holding) -> frozenset[int]:
+        """The layers that a node says to have; counted anew when it says something else."""
+        known, layers = self._held.get((node, hosted.manifest_id), (None, frozenset[int]()))
+        if known != held:
+            layers = whole_layers(hosted, held, hosted.manifest.config)
+            self._held[node, hosted.manifest_id] = held, layers
+            if len(self._held) > limits.nodes_known_max:
+                del self._held[next(iter(self._held))]
+        return layers
 
     def _rtt(self, node: PublicKey) -> float:
         measured = self.registry.measurements.of(node).rtt_s
@@ -142,12 +168,12 @@ class StageSpeeds:
         while True:
             for hosted in self.models():
                 await self.look(hosted)
-            self._numbers = {each.id: each.number for each in open_sessions(self.lead)}
+            self._numbers = {each.id: each.number for each in list(self.lead.sessions.values())}
             await asyncio.sleep(_look_seconds)
 
     async def look(self, hosted: Hosted) -> None:
         """Try what is to be tried of one model; leave routes that are much worse than what there is."""
-        sessions = [each for each in open_sessions(self.lead) if each.model == hosted.manifest_id]
+        sessions = [each for each in list(self.lead.sessions.values()) if each.model == hosted.manifest_id]
         drifted = {hop.node for each in sessions if self._drifted(hosted, each) for hop in each.hops}
         for known in self.roster.known(hosted):
             if self._due(known, hosted.manifest_id, known.node in drifted):
@@ -155,7 +181,7 @@ class StageSpeeds:
         for session in sessions:
             idle = self._numbers.get(session.id) == session.number  # no call since the last look
             if idle and not session.waiting and session.lost is None:
-                self._reconsider(hosted, session)
+                await self._reconsider(hosted, session)
 
     def _due(self, known: Known, model: PayloadId, drifted: bool) -> bool:
         now = self.roster.monotonic()
@@ -194,12 +220,16 @@ class StageSpeeds:
             expected = self.roster.expected(hosted, session.hops, one)
         return expected is not None and not 1 / _drift < session.fixed / expected.token_s < _drift
 
-    def _reconsider(self, hosted: Hosted, session: Session) -> None:
+    async def _reconsider(self, hosted: Hosted, session: Session) -> None:
         """Nothing is under way, and another route takes much less: the next step opens it."""
-        now, best = self.roster.expected(hosted, session.hops, _usual), self.roster.best(hosted, _usual)
+        now, best = self.roster.expected(hosted, session.hops, _usual), await self.roster.best(hosted, _usual)
+        if self._numbers.get(session.id) != session.number or session.waiting:
+            return
         if best is None or (now is not None and best.seconds(_usual.answer) > _better * now.seconds(_usual.answer)):
             return
-        if tuple(Hop(stage.node, stage.begin, stage.end) for stage in best.stages) != session.hops:
+        spans = tuple(Hop(stage.node, stage.begin, stage.end) for stage in best.stages)
+        if spans != session.hops:
+            self.roster.preferred[hosted.manifest_id] = spans
             session.end(StageLost("pipeline: another route takes less time"))
 
 

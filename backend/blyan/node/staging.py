@@ -10,7 +10,7 @@ from functools import partial
 from blyan.inference.pipeline_step import Led, PipelineStepper
 from blyan.inference.registry import Registry
 from blyan.inference.stage_host import StageHost
-from blyan.inference.stage_lead import LeadOptions, StageLead, open_sessions
+from blyan.inference.stage_lead import LeadOptions, StageLead
 from blyan.inference.stage_probe import StageProbe
 from blyan.inference.steppers import SteppersInTurn
 from blyan.model.loading import LoadedModel
@@ -84,7 +84,7 @@ class Staging:
 
     def stages(self, manifest_id: PayloadId) -> tuple[PublicKey, ...]:
         """Who computes the layers of a model now. From any thread."""
-        hops = (hop for each in open_sessions(self.lead) if each.model == manifest_id for hop in each.hops)
+        hops = (hop for each in list(self.lead.sessions.values()) if each.model == manifest_id for hop in each.hops)
         return tuple(dict.fromkeys(hop.node for hop in hops))
 
     async def _ended(self, link: Link, message: Message) -> Message:
