@@ -191,6 +191,7 @@ async def test_auto_moves_away_from_a_lead_that_became_slow(scene: Scene, monkey
     draws = [0.0]  # at first what was not measured is tried
     with measured(monkeypatch, scene, scene.gateway, {"dynamic": 0.06}), monkeypatch.context() as patch:
         patch.setattr("blyan.node.planning._offered", lambda *_: frozenset({"dynamic", "static_delegate"}))
+        patch.setattr("blyan.node.planning._settled", 0)
         patch.setattr(planning, "draw", lambda: draws.pop() if draws else 0.99)
         patch.setattr(delegating.leads, "timed", planning.steps.add)
 

@@ -33,6 +33,7 @@ from blyan.primitives.ids import PayloadId, PublicKey
 
 _kept_s: Final = 0.25  # what is gathered of a model
 _tokens_min: Final = 4  # of an answer that tells of a rate
+_settled: Final = 8  # answers that were measured, before another plan is tried
 _stale_s: Final = 60.0  # after which a plan that was not used is tried again now and then
 _turned_s: Final = 5.0  # for which a plan that turned out impossible is not chosen
 
@@ -110,7 +111,8 @@ class Planning:
         """
         found, corrections = await self.situation(model, config, shape), self.errors.corrections(model)
         situation = replace(found, offered=found.offered - without)
-        decision = choose(situation, shape, corrections, self.draw)
+        settled = any(by.answers >= _settled for _, by in corrections)  # before that nothing could be compared
+        decision = choose(situation, shape, corrections, self.draw if settled else None)
         if decision.plan is not None:
             self.chosen[decision.plan] += 1
         return Planned(model, situation, shape, corrections, decision)
