@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import aiohttp
+import jsonschema
 import pytest
 import pytest_asyncio
 
+from blyan.api import network_schemas
 from blyan.inference.delegate_host import DelegateHost
 from blyan.inference.leading import LedSteps, sent
 from blyan.inference.planner import Decision
@@ -134,6 +137,30 @@ async def test_the_best_plan_answers_token_for_token_as_one_node(
     delegated, staged, called = (now > then for now, then in zip(scene.by(), before, strict=True))
     assert member.node.planning.chosen[best] == chosen + 1
     assert (delegated, staged, called) == tuple(best == each for each in ("static_delegate", "pipeline", "dynamic"))
+
+
+async def test_all_four_plans_are_said_with_numbers_or_why_not(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when this node alone is faster."""
+    times: dict[PlanName, float] = {"local": 0.01, "static_delegate": 0.02, "pipeline": 0.04, "dynamic": 0.08}
+    said: list[dict[str, Any]] = []
+    async with aiohttp.ClientSession() as session:
+        for member in (scene.gateway, scene.whole):
+            with measured(monkeypatch, scene, member, times):
+                async with session.get(f"{member.url}/network/plan?model=random") as answer:
+                    said.append(await answer.json())
+    for each in said:
+        jsonschema.validate(each, network_schemas.plan)
+    parted, whole = ({each["plan"]: each for each in one["predictions"]} for one in said)
+    assert [parted[plan]["possible"] for plan in plans] == [False, True, True, True]
+    assert (parted["local"]["why"], said[0]["chosen"]) == ("32 experts are not here", "static_delegate")
+    rates = [parted[plan]["tokens_per_s"] for plan in plans[1:]]
+    assert rates[1:] == [pytest.approx(50), pytest.approx(25)]
+    assert 0 < rates[0] <= 12.6, "as much as calls wait for is not known to be faster"
+    assert [whole[plan]["offered"] for plan in plans] == [True, False, True, True]
+    assert (said[1]["chosen"], said[1]["said"]) == (
+        "local",
+        "local: 100.0 tokens/s, 2.0 times as fast as static_delegate",
+    )
 
 
 async def test_what_cannot_be_delegated_goes_another_way(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
