@@ -152,7 +152,8 @@ async def test_all_four_plans_are_said_with_numbers_or_why_not(scene: Scene, mon
         jsonschema.validate(each, network_schemas.plan)
     parted, whole = ({each["plan"]: each for each in one["predictions"]} for one in said)
     assert [parted[plan]["possible"] for plan in plans] == [False, True, True, True]
-    assert (parted["local"]["why"], said[0]["chosen"]) == ("32 experts are not here", "static_delegate")
+    assert parted["local"]["why"].endswith(" experts are not here")
+    assert said[0]["chosen"] == "static_delegate"
     rates = [parted[plan]["tokens_per_s"] for plan in plans[1:]]
     assert rates[1:] == [pytest.approx(50), pytest.approx(25)]
     assert 0 < rates[0] <= 12.6, "as much as calls wait for is not known to be faster"
