@@ -45,11 +45,11 @@ class Spread:
         pairs = slice(int(self.starts[part]), int(self.starts[part + 1]))
         own = self.nodes[pairs] == node
         rows = float(self.rows[pairs][own].sum())
-        others = ~own
-        if not others.any():
-            return np.inf if rows else 0.0
         if not rows:
             return 0.0
+        others = ~own
+        if not others.any():
+            return np.inf
         seconds, where = self.seconds[pairs][others], self.nodes[pairs][others]
         dearer = max(0.0, float((self.prices[where] * seconds).min()) - float(self.costs[part]))
         # how many rows others take as their price rises by its own size
