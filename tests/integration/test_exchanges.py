@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -64,7 +63,7 @@ async def test_unused_experts_give_way_to_hot_ones_while_answers_are_right(swarm
         left = next(sums)
         heard = await ask(swarm.gateway.url, f"What is {left} plus 30?", stream=False)
         assert heard.text == f"{left} + 30 = {left + 30}"
-        fewest = min(fewest, min((await held(swarm)).values()))
+        fewest = min(fewest, *(await held(swarm)).values())
         seen = [await moves(node) for node in swarm.experts]
         if any(move["move"] == "took" for each in seen for move in each):
             break  # which of the nodes may let go first is their keys' lot

@@ -51,7 +51,6 @@ class Machine:
     holds: set[int] = field(default_factory=set)
     moves: MoveBudget = field(default_factory=lambda: MoveBudget(0.0))
     alive: bool = True
-    speeds: dict[int, float] | None = None  # of what it holds, as long as nothing changes
 
     @property
     def budget(self) -> int:
@@ -83,6 +82,7 @@ class Swarm:
         self.minutes, self.fetched, self.exchanged = 0.0, 0, 0
         self.told: ExpertDemand | None = None  # what is used, as of this round
         self.shares: dict[int, float] = {}
+        self.known: Demand[int] | None = None
         kinds = self.rng.choices(tuple(KINDS), SHARES, k=nodes)
         scale = room * self.rules.floor * grid.count / sum(parts for kind in kinds for _, parts, _ in KINDS[kind])
         self.machines = [
@@ -140,9 +140,10 @@ class Swarm:
         """See `Carried`; the tokens are not counted."""
         chosen = self.traffic.tokens(tokens)
         self._hear()
+        speed = self._speeds()
         places = {each.key: at for at, each in enumerate(self.alive)}
         where = [np.array([places[key] for key in held], np.int64) for held in self.holders.values()]
-        fast = [np.array([self._speeds(self.by_key[key])[part] for key in held]) for part, held in self.holders.items()]
+        fast = [np.array([speed[key][part] for key in held]) for part, held in self.holders.items()]
         seconds = [1 / each for each in fast]
         work, lost, nodes = np.zeros(len(places)), np.zeros(tokens, bool), 0
         for token in range(tokens):
@@ -226,29 +227,35 @@ class Swarm:
         """What all nodes know of the use of experts until the next round."""
         self.told = demand_of(self.use, self.minutes * 60)
         self.shares = dict(enumerate(self.use.shares(self.minutes * 60).tolist()))
-        for each in self.machines:
-            each.speeds = None
+        self.known = self._demand()
 
     def _demand(self) -> Demand[int] | None:
+        """What holds beyond the rules: calls go where they are done soonest, and a node keeps near what is called."""
         if self.told is None:
             return None
-        fast = {each.key: self._speeds(each) for each in self.alive}
-        return demand_for(
-            {part: part for part in self.sizes}, self.told.shares, (self.told.partners, self.told.company), fast
-        )
+        held = {each.key: (each.tiers, dict.fromkeys(each.holds, SIZE)) for each in self.alive}
+        together = (self.told.partners, self.told.company)
+        self.known = demand_for({part: part for part in self.sizes}, self.told.shares, together, held, self.known)
+        return self.known
 
-    def _speeds(self, each: Machine) -> dict[int, float]:
-        """Of a node's parts, each in the tier in which its use puts it."""
-        if each.speeds is None:
-            each.speeds = speeds(each.tiers, dict.fromkeys(sorted(each.holds), SIZE), self.shares)
-        return each.speeds
+    def _speeds(self) -> dict[PublicKey, dict[int, float]]:
+        """Of each node's parts, each in the tier in which its calls put it."""
+        for _ in range(3):
+            known = self._demand()
+        assert known is not None
+        return {
+            each.key: speeds(
+                each.tiers, dict.fromkeys(each.holds, SIZE), {part: known.heat(each.key, part) for part in each.holds}
+            )
+            for each in self.alive
+        }
 
     def _hold(self, each: Machine, new: set[int]) -> None:
         for part in each.holds - new:
             self.holders[part].discard(each.key)
         for part in new - each.holds:
             self.holders[part].add(each.key)
-        each.holds, each.speeds = new, None
+        each.holds = new
 
 
 def _tiers(kind: str, scale: float, most: int) -> tuple[Tier, ...]:

@@ -37,12 +37,12 @@ def demand(
     partners, company = np.zeros((8, 1), np.int64), np.zeros((8, 1))
     for part, found in (together or {}).items():
         ((partners[part, 0], company[part, 0]),) = found.items()
-    fast = {node(1): dict.fromkeys(mine, 2.0), **{node(at): {} for at in (2, 3, 4)}}
-    for part, held in (holders or EVERYBODY).items():
-        for each in held:
-            fast[each][part] = others
-    index = {part: part for part in range(8)}
-    made = demand_for(index, np.array([traffic.get(part, 0.0) for part in range(8)]), (partners, company), fast)
+    where = (holders or EVERYBODY).items()
+    held = {node(at): {part: 10 for part, having in where if node(at) in having} for at in (2, 3, 4)}
+    nodes = {node(1): ((Tier("memory", 1_000, 2.0),), dict.fromkeys(mine, 10))}
+    nodes |= {each: ((Tier("memory", 1_000, others),), sizes) for each, sizes in held.items()}
+    rates = np.array([traffic.get(part, 0.0) for part in range(8)])
+    made = demand_for({part: part for part in range(8)}, rates, (partners, company), nodes)
     assert made is not None
     return made
 
@@ -125,6 +125,19 @@ def test_the_most_used_lie_in_the_fastest_tier() -> None:
     assert speeds((FAST, SLOW), dict.fromkeys(traffic, 10), traffic) == {0: 1.0, 1: 10.0, 2: 1.0, 3: 10.0, 4: 1.0}
 
 
+def test_a_node_keeps_near_what_is_called_there_and_not_what_others_are_asked_for() -> None:
+    """Part 0 is used most, and a faster node has it too: its calls go there, so the place here is for part 1."""
+    tiers, fast = (Tier("memory", 10, 2.0), Tier("disk", 10, 0.2)), (Tier("GPU", 10, 90.0),)
+    nodes = {node(1): (tiers, {0: 10, 1: 10}), node(2): (fast, {0: 10})}
+    known, none = None, (np.zeros((2, 1), np.int64), np.zeros((2, 1)))
+    for _ in range(3):
+        known = demand_for({0: 0, 1: 1}, np.array([9.0, 5.0]), none, nodes, known)
+    assert known is not None
+    assert known.rows[node(2)][0] == pytest.approx(9.0, rel=0.1)
+    assert known.heat(node(1), 1) > known.heat(node(1), 0)
+    assert known.spread.loads[0] == pytest.approx(2.5, rel=0.1), "computed from memory"
+
+
 def test_moves_fill_up_with_time_and_are_not_hoarded() -> None:
     moves = MoveBudget(12.0).now(0.0)
     assert moves.now(300.0).left == 1.0
@@ -140,7 +153,7 @@ def pairs(*held: tuple[int, int, float]) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def test_work_spreads_nearly_as_the_smallest_greatest_load_has_it() -> None:
-    """Part 0 may go to a node of speed 1 or 3, part 1 to the fast one alone: 3 and 3 is least, and a row costs alike."""
+    """Part 0 may go to a node of speed 1 or 3, part 1 to the fast one alone: loads of 3 and 3 are least."""
     found = spread(*pairs((0, 0, 1.0), (0, 1, 3.0), (1, 1, 3.0)), np.array([8.0, 4.0]), 2)
     assert found.loads.max() < 3.3
     assert found.rows.sum() == pytest.approx(12.0)

@@ -28,6 +28,8 @@ Part = TypeVar("Part", int, str)
 
 _rendezvous = blake3(derive_key_context="blyan v1 placement")
 _kept_min: Final = 2  # others that must hold what is given up
+_rarer: Final = 8.0  # times as likely is what one node less holds: those that fill up at once do not take the same
+_rate_heat: Final = 0.01  # of what is called nowhere near, beside the calls that come
 
 
 def rendezvous(node: PublicKey, part: int | str) -> int:
@@ -47,7 +49,7 @@ class PlacementRules:
     gain_times: float = 1.25  # what is given up
     message_rows: float = 0.5  # rows that cost as much as one message does beside its rows
     lost_at_once: float = 0.1  # of the nodes, that may be
-    lost_rows: float = 30.0  # rows that cost as much as one that nobody can compute
+    lost_rows: float = 10.0  # rows that cost as much as one that nobody can compute
 
     def __post_init__(self) -> None:
         assert self.floor > 0 and self.moves_max > 0, "something is held and moved"
@@ -74,26 +76,50 @@ class Demand(Generic[Part]):
     nodes: Mapping[PublicKey, int]  # all that are known, the one that asks included
     spread: Spread
 
+    rows: Mapping[PublicKey, Mapping[Part, float]]  # a second, that each is expected to compute of what it holds
+
     def rate(self, part: Part) -> float:
         """Rows a second of one part."""
         at = self.index.get(part)
         return 0.0 if at is None else float(self.traffic[at])
+
+    def heat(self, node: PublicKey, part: Part) -> float:
+        """By which it finds its tier there: calls that come to that node. All of them for a part that is new there."""
+        rate = self.rate(part)
+        return self.rows.get(node, {}).get(part, rate) + _rate_heat * rate
 
 
 def demand_for(
     index: Mapping[Part, int],
     traffic: NDArray[np.float64],
     together: tuple[NDArray[np.int64], NDArray[np.float64]],
-    speeds: Mapping[PublicKey, Mapping[Part, float]],
+    nodes: Mapping[PublicKey, tuple[Sequence[Tier], Mapping[Part, int]]],
+    before: Demand[Part] | None = None,
 ) -> Demand[Part] | None:
-    """From what all nodes are known to hold, with the rows a second that each computes of it; None without traffic."""
+    """From the memory of all nodes and the bytes of each part that they are known to hold; None without traffic.
+
+    `before`: what was found a while ago. A node keeps in its fastest memory what is called there most, which is what
+    then goes there: so it comes to rest over some looks, as the nodes themselves do.
+    """
     if not traffic.any():
         return None
-    nodes = {node: at for at, node in enumerate(speeds)}
-    pairs = [(index[part], nodes[node], speed) for node, held in speeds.items() for part, speed in held.items()]
-    parts, where, fast = (np.array(column) for column in zip(*pairs, strict=True)) if pairs else (np.zeros(0),) * 3
-    found = spread(parts.astype(np.int64), where.astype(np.int64), fast.astype(np.float64), traffic, len(nodes))
-    return Demand(index, traffic, *together, nodes, found)
+    places = {node: at for at, node in enumerate(nodes)}
+    pairs: list[tuple[Part, PublicKey, float]] = []
+    for node, (tiers, sizes) in nodes.items():
+        rates = {part: float(traffic[index[part]]) for part in sizes}
+        heat = rates if before is None else {part: before.heat(node, part) for part in sizes}
+        pairs.extend((part, node, speed) for part, speed in speeds(tiers, sizes, heat).items())
+    found = spread(
+        np.array([index[part] for part, _, _ in pairs], np.int64),
+        np.array([places[node] for _, node, _ in pairs], np.int64),
+        np.array([speed for _, _, speed in pairs], np.float64),
+        traffic,
+        len(nodes),
+    )
+    rows: dict[PublicKey, dict[Part, float]] = {node: {} for node in nodes}
+    for (part, node, _), each in zip(pairs, found.rows.tolist(), strict=True):
+        rows[node][part] = each
+    return Demand(index, traffic, *together, places, found, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +258,8 @@ class _Worth(Generic[Part]):
         self._row = float((demand.traffic * demand.spread.costs).sum()) / total  # what one costs on average
         self.enough = rules.gain_min * self._row * total / len(demand.traffic)
         # from which heat (traffic for each byte) on a part would lie in each tier
-        heat = sorted(((demand.rate(part) / shelf.sizes[part], shelf.sizes[part]) for part in known), reverse=True)
+        sizes = shelf.sizes
+        heat = sorted(((demand.heat(shelf.me, part) / sizes[part], sizes[part]) for part in known), reverse=True)
         filled = np.cumsum([size for _, size in heat])
         ends = np.cumsum([tier.bytes for tier in shelf.tiers])
         self._bounds = [heat[at][0] if (at := int(np.searchsorted(filled, end))) < len(heat) else 0.0 for end in ends]
@@ -292,13 +319,13 @@ def _by_need(
     yield from first
     demand = shelf.demand
     worth = _Worth(shelf, demand, {*held, *first}, rules)
-    mean = (sum(map(shelf.others, shelf.sizes)) + len(held)) / max(1, len(shelf.sizes))
+    least = min(map(shelf.others, wanted), default=0)
     queue: list[tuple[float, int, Part]] = []  # lot, rank, part
     parts = {at: part for part, at in demand.index.items()}
 
     def put(part: Part) -> None:
         others, rank = shelf.others(part), shelf.rank(shelf.me, part)
-        weight = max(mean + 1 - others, 0.05) * (16 if others < rules.floor else 1)
+        weight = _rarer ** (least - others)
         weight *= worth.company(part) if part in demand.index else 1.0
         heapq.heappush(queue, (_lot(rank, weight), rank, part))
 

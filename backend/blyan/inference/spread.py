@@ -20,12 +20,13 @@ _quick, _slow = 20, 20  # rounds with large steps, and with small ones
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spread:
-    """Over pairs of a part and a node that holds it, sorted by part."""
+    """Over pairs of a part and a node that holds it."""
 
     nodes: NDArray[np.int64]  # [pairs]
     seconds: NDArray[np.float64]  # [pairs] that a row takes there
     rows: NDArray[np.float64]  # [pairs] a second that go there
-    starts: NDArray[np.int64]  # [parts + 1] where the pairs of each part begin
+    order: NDArray[np.int64]  # [pairs] by part
+    starts: NDArray[np.int64]  # [parts + 1] where in `order` the pairs of each part begin
     loads: NDArray[np.float64]  # [nodes] seconds of work a second
     prices: NDArray[np.float64]  # [nodes] of a second of each
     costs: NDArray[np.float64]  # [parts] of a row, on average
@@ -42,7 +43,7 @@ class Spread:
 
     def loss(self, node: int, part: int) -> float:
         """What it would cost to have a part at a node no more, of which another one has it."""
-        pairs = slice(int(self.starts[part]), int(self.starts[part + 1]))
+        pairs = self.order[int(self.starts[part]) : int(self.starts[part + 1])]
         own = self.nodes[pairs] == node
         rows = float(self.rows[pairs][own].sum())
         if not rows:
@@ -66,9 +67,8 @@ def spread(
 ) -> Spread:
     """Pairs of a part and a node that holds it, with rows a second; `traffic` [parts] rows a second; so many nodes."""
     order = np.argsort(parts, kind="stable")
-    parts, nodes, seconds = parts[order], nodes[order], 1.0 / speeds[order]
-    starts = np.searchsorted(parts, np.arange(len(traffic) + 1))
-    shares, asked = speeds[order].astype(np.float64), traffic[parts]
+    starts = np.searchsorted(parts[order], np.arange(len(traffic) + 1))
+    seconds, shares, asked = 1.0 / speeds, speeds.astype(np.float64), traffic[parts]
     price = loads = np.zeros(count)
     mean = 1.0
     for step in (*(0.5,) * _quick, *(0.25,) * _slow, 0.0):
@@ -79,4 +79,4 @@ def spread(
         if step:
             shares = shares * (price[nodes] * seconds) ** -step
     costs = np.bincount(parts, shares * price[nodes] * seconds, len(traffic))
-    return Spread(nodes, seconds, asked * shares, starts, loads, price, costs, mean)
+    return Spread(nodes, seconds, asked * shares, order, starts, loads, price, costs, mean)

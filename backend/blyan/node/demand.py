@@ -21,7 +21,7 @@ from blyan.inference.expert_demand import ExpertDemand, demand_of, kind, message
 from blyan.inference.expert_host import ExpertHost
 from blyan.inference.expert_use import ExpertUse
 from blyan.inference.moves import MoveLog
-from blyan.inference.placement import Tier, demand_for, speeds
+from blyan.inference.placement import Tier, demand_for
 from blyan.inference.snapshot import ExpertGrid
 from blyan.model.config import ModelConfig
 from blyan.model.expert_memory import ExpertMemory
@@ -68,6 +68,7 @@ class Demands:
     _making: threading.Lock = field(default_factory=threading.Lock)
     _told: dict[tuple[PublicKey, PayloadId], _Told] = field(default_factory=dict["tuple[PublicKey, PayloadId]", _Told])
     _made: tuple[float, placement.Demand[str] | None] | None = None
+    _before: placement.Demand[str] | None = None
 
     def note(self, manifest: PayloadId, chosen: NDArray[np.int32]) -> None:
         """The experts [moe layers, n, top k] of positions that were computed for an answer of this node."""
@@ -161,7 +162,7 @@ class Demands:
             told = self._of(manifest, hosted)
             found.append(_numbered(told, first) if told is not None else _unused(first, count))
         made = self._made_of(index, found, models, holders) if found else None
-        self._made = (self.monotonic(), made)
+        self._made, self._before = (self.monotonic(), made), made
         return made
 
     def forget(self) -> None:
@@ -176,15 +177,14 @@ class Demands:
         holders: Mapping[PublicKey, Mapping[PayloadId, Sequence[int]]],
     ) -> placement.Demand[str] | None:
         traffic = np.concatenate([each.rate * each.shares for each in found])
-        rates = dict(zip(index, traffic.tolist(), strict=True))
-        fast: dict[PublicKey, Mapping[str, float]] = {}
+        nodes: dict[PublicKey, tuple[tuple[Tier, ...], dict[str, int]]] = {}
         for node, held in holders.items():
             sizes = {f"{manifest}/{n}": models[manifest].block(n).length for manifest, ns in held.items() for n in ns}
-            fast[node] = speeds(self._tiers_at(node) or self.tiers(sum(sizes.values())), sizes, rates)
+            nodes[node] = self._tiers_at(node) or self.tiers(sum(sizes.values())), sizes
         few = max(each.partners.shape[1] for each in found)
         partners = np.concatenate([_wide(each.partners, few) for each in found])
         company = np.concatenate([_wide(each.company, few) for each in found])
-        return demand_for(index, traffic, (partners, company), fast)
+        return demand_for(index, traffic, (partners, company), nodes, self._before)
 
     def _of(self, manifest: PayloadId, hosted: Hosted) -> ExpertDemand | None:
         """What this node uses of a model, and those who told."""
