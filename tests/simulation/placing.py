@@ -12,19 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from blyan.inference.demand import Demand, Tier, demand_for, speeds
 from blyan.inference.expert_demand import ExpertDemand, demand_of
 from blyan.inference.expert_use import ExpertUse
-from blyan.inference.placement import (
-    Demand,
-    MoveBudget,
-    Placement,
-    PlacementRules,
-    Shelf,
-    Tier,
-    choose,
-    demand_for,
-    speeds,
-)
+from blyan.inference.placement import MoveBudget, Placement, PlacementRules, Shelf, choose
 from blyan.inference.snapshot import ExpertGrid
 from blyan.primitives.ids import PublicKey
 from simulation.demand import Traffic
@@ -33,6 +24,7 @@ from swarms import node
 Rule = Literal["worth", "rarest", "greedy", "random"]
 SIZE = 10
 ROUND_MINUTES, SLOTS = 5.0, 20  # what moves in a slot is seen in the next
+SLOTS_A_MINUTE = 4  # nodes tell each other of use so often
 KINDS = {  # parts in each tier, before they are scaled to the room that there is
     "laptop": (("memory", 6, 1.0), ("disk", 6, 0.2)),
     "desktop": (("memory", 16, 2.0), ("disk", 16, 0.3)),
@@ -122,7 +114,9 @@ class Swarm:
         self.rng.shuffle(turns)
         self._hear()
         for slot in range(SLOTS):
-            known = self._demand() if self.rule in ("worth", "greedy") else None
+            if self.rule == "worth" and slot % SLOTS_A_MINUTE == 0:
+                self._demand()
+            known = self.known if self.rule == "worth" else None
             self.minutes += ROUND_MINUTES / SLOTS
             made = {each: self._chosen(each, known) for each in turns[slot::SLOTS]}
             for each, placed in made.items():

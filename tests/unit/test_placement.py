@@ -5,17 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from blyan.inference.placement import (
-    Demand,
-    MoveBudget,
-    PlacementRules,
-    Shelf,
-    Tier,
-    choose,
-    demand_for,
-    in_tiers,
-    speeds,
-)
+from blyan.inference.demand import Demand, Tier, demand_for, in_tiers, speeds
+from blyan.inference.placement import MoveBudget, PlacementRules, Shelf, choose
 from blyan.inference.spread import spread
 from blyan.primitives.ids import PublicKey
 from swarms import node

@@ -14,22 +14,19 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from blyan.inference.demand import Demand, Part, Tier, rate_heat
 from blyan.inference.moves import Why
-from blyan.inference.spread import Spread, spread
 from blyan.primitives.ids import PublicKey
-
-Part = TypeVar("Part", int, str)
 
 _rendezvous = blake3(derive_key_context="blyan v1 placement")
 _kept_min: Final = 2  # others that must hold what is given up
 _rarer: Final = 8.0  # times as likely is what one node less holds: those that fill up at once do not take the same
-_rate_heat: Final = 0.01  # of what is called nowhere near, beside the calls that come
 
 
 def rendezvous(node: PublicKey, part: int | str) -> int:
@@ -54,72 +51,6 @@ class PlacementRules:
     def __post_init__(self) -> None:
         assert self.floor > 0 and self.moves_max > 0, "something is held and moved"
         assert self.gain_min > 0 and self.gain_times > 1, "an exchange back is never worth it"
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """Room of one kind of memory of a node."""
-
-    name: str  # GPU, memory, disk
-    bytes: int
-    speed: float  # rows computed a second with experts from there, in any one unit
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Demand(Generic[Part]):
-    """What parts are used for, as far as is known, and who could compute it how fast."""
-
-    index: Mapping[Part, int]  # of each part in the arrays
-    traffic: NDArray[np.float64]  # [parts] rows a second
-    partners: NDArray[np.int64]  # [parts, few] used by the same tokens
-    company: NDArray[np.float64]  # [parts, few] how often a token that uses the part uses that one too, 0 to 1
-    nodes: Mapping[PublicKey, int]  # all that are known, the one that asks included
-    spread: Spread
-
-    rows: Mapping[PublicKey, Mapping[Part, float]]  # a second, that each is expected to compute of what it holds
-
-    def rate(self, part: Part) -> float:
-        """Rows a second of one part."""
-        at = self.index.get(part)
-        return 0.0 if at is None else float(self.traffic[at])
-
-    def heat(self, node: PublicKey, part: Part) -> float:
-        """By which it finds its tier there: calls that come to that node. All of them for a part that is new there."""
-        rate = self.rate(part)
-        return self.rows.get(node, {}).get(part, rate) + _rate_heat * rate
-
-
-def demand_for(
-    index: Mapping[Part, int],
-    traffic: NDArray[np.float64],
-    together: tuple[NDArray[np.int64], NDArray[np.float64]],
-    nodes: Mapping[PublicKey, tuple[Sequence[Tier], Mapping[Part, int]]],
-    before: Demand[Part] | None = None,
-) -> Demand[Part] | None:
-    """From the memory of all nodes and the bytes of each part that they are known to hold; None without traffic.
-
-    `before`: what was found a while ago. A node keeps in its fastest memory what is called there most, which is what
-    then goes there: so it comes to rest over some looks, as the nodes themselves do.
-    """
-    if not traffic.any():
-        return None
-    places = {node: at for at, node in enumerate(nodes)}
-    pairs: list[tuple[Part, PublicKey, float]] = []
-    for node, (tiers, sizes) in nodes.items():
-        rates = {part: float(traffic[index[part]]) for part in sizes}
-        heat = rates if before is None else {part: before.heat(node, part) for part in sizes}
-        pairs.extend((part, node, speed) for part, speed in speeds(tiers, sizes, heat).items())
-    found = spread(
-        np.array([index[part] for part, _, _ in pairs], np.int64),
-        np.array([places[node] for _, node, _ in pairs], np.int64),
-        np.array([speed for _, _, speed in pairs], np.float64),
-        traffic,
-        len(nodes),
-    )
-    rows: dict[PublicKey, dict[Part, float]] = {node: {} for node in nodes}
-    for (part, node, _), each in zip(pairs, found.rows.tolist(), strict=True):
-        rows[node][part] = each
-    return Demand(index, traffic, *together, places, found, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +128,7 @@ def choose(
     drop = _shed(shelf, held, -free) if free < 0 else []
     free += sum(sizes[part] for part in drop)
     wanted = sizes.keys() - held - set(drop)
-    least = min((sizes[part] for part in wanted), default=0)
+    least = min(sizes.values(), default=0)
     fetch: list[Part] = []
     for part in _by_need(shelf, wanted, held, rules, draw()) if wanted and least <= free else ():
         if sizes[part] <= free:
@@ -205,9 +136,10 @@ def choose(
             free -= sizes[part]
         if len(fetch) == rules.moves_max or free < least:
             break
+    lacking = _below(shelf, rules.floor)
     why: dict[Part, Why] = dict.fromkeys(drop, "memory")
-    why.update({part: "rare" if shelf.others(part) < rules.floor else "room" for part in fetch})
-    rare = [part for part in wanted - set(fetch) if shelf.others(part) < rules.floor]
+    why.update({part: "rare" if part in lacking else "room" for part in fetch})
+    rare = list(wanted & lacking - set(fetch))
     expected = sum(rules.floor - shelf.others(part) for part in rare) / max(1, shelf.live)
     moves = min(int(expected) + (draw() < expected % 1.0), rules.moves_max - len(fetch))
     if moves > 0:
@@ -218,28 +150,6 @@ def choose(
     if exchanges > 0 and not rare and not fetch and not drop and shelf.demand is not None:
         return _improved(shelf, shelf.demand, held, free, rules)
     return Placement(tuple(drop), tuple(fetch), why)
-
-
-def in_tiers(tiers: Sequence[Tier], sizes: Mapping[Part, int], traffic: Mapping[Part, float]) -> dict[Part, Tier]:
-    """Where each of a node's parts belongs: those most used for each byte in the fastest tier that has room.
-
-    Parts for which there is no room are left out.
-    """
-    left = [tier.bytes for tier in tiers]
-    found: dict[Part, Tier] = {}
-    for part in sorted(sizes, key=lambda part: -traffic.get(part, 0.0) / sizes[part]):
-        for place, tier in enumerate(tiers):
-            if sizes[part] <= left[place]:
-                left[place] -= sizes[part]
-                found[part] = tier
-                break
-    return found
-
-
-def speeds(tiers: Sequence[Tier], sizes: Mapping[Part, int], traffic: Mapping[Part, float]) -> dict[Part, float]:
-    """Rows a second that a node computes of each of its parts; a part without room counts as in the last tier."""
-    placed = in_tiers(tiers, sizes, traffic)
-    return {part: placed.get(part, tiers[-1]).speed for part in sizes}
 
 
 class _Worth(Generic[Part]):
@@ -266,24 +176,30 @@ class _Worth(Generic[Part]):
 
     def of_new(self, parts: Sequence[Part]) -> NDArray[np.float64]:
         """Of parts that are not here."""
-        demand, sizes = self._demand, self._shelf.sizes
-        at = np.array([demand.index[part] for part in parts])
-        heat = demand.traffic[at] / np.array([sizes[part] for part in parts])
+        demand = self._demand
+        at, others = self._numbers(parts)
+        sizes = np.fromiter(map(self._shelf.sizes.__getitem__, parts), np.int64, len(parts))
+        heat = (1 + rate_heat) * demand.traffic[at] / sizes
         speed = np.full(len(at), self._shelf.tiers[-1].speed if self._shelf.tiers else 1.0)
         for tier, bound in zip(reversed(self._shelf.tiers), reversed(self._bounds), strict=True):
             speed[heat >= bound] = tier.speed
         every = np.ones(len(demand.traffic))
         every[at] = speed
         gain = demand.spread.gain(self._me, demand.traffic, every)[at]
-        others = np.array([self._shelf.others(part) for part in parts])
         return gain * self._in_company(at) + self._safety(at, others)
 
     def of_held(self, parts: Sequence[Part]) -> NDArray[np.float64]:
         """Of parts that are here and at others."""
-        at = np.array([self._demand.index[part] for part in parts])
-        lost = np.array([self._demand.spread.loss(self._me, int(each)) for each in at])
-        others = np.array([self._shelf.others(part) for part in parts])
+        at, others = self._numbers(parts)
+        lost = np.array([self._demand.spread.loss(self._me, each) for each in at.tolist()])
         return lost * self._in_company(at) + self._safety(at, others)
+
+    def _numbers(self, parts: Sequence[Part]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places in the arrays of the demand, and how many others hold each."""
+        holders = self._shelf.holders
+        counts = [len(holders.get(part, ())) for part in parts]
+        at = np.fromiter(map(self._demand.index.__getitem__, parts), np.int64, len(parts))
+        return at, np.array(counts, np.int64)
 
     def take(self, part: Part) -> None:
         """From now on as if it were here, for the company of others."""
@@ -313,7 +229,7 @@ def _by_need(
     if shelf.demand is None:
         yield from shelf.by_rarity(wanted)
         return
-    rare = [part for part in wanted if shelf.others(part) < rules.floor]
+    rare = list(_below(shelf, rules.floor).intersection(wanted))
     few = 4 * sum(rules.floor - shelf.others(part) for part in rare) / max(1, shelf.live)
     first = list(islice(shelf.by_rarity(rare), int(few) + (lot < few % 1.0)))
     yield from first
@@ -345,6 +261,11 @@ def _by_need(
         for at in demand.partners[demand.index[part]].tolist():  # which are worth more now
             if parts[at] in wanted and parts[at] not in done:
                 put(parts[at])
+
+
+def _below(shelf: Shelf[Part], floor: int) -> set[Part]:
+    """What fewer others hold."""
+    return {part for part in shelf.sizes if len(shelf.holders.get(part, ())) < floor}
 
 
 def _lot(rank: int, weight: float) -> float:

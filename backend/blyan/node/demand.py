@@ -16,12 +16,11 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from blyan.inference import placement
+from blyan.inference.demand import Demand, Tier, demand_for
 from blyan.inference.expert_demand import ExpertDemand, demand_of, kind, message_of, parse_demand, together
 from blyan.inference.expert_host import ExpertHost
 from blyan.inference.expert_use import ExpertUse
 from blyan.inference.moves import MoveLog
-from blyan.inference.placement import Tier, demand_for
 from blyan.inference.snapshot import ExpertGrid
 from blyan.model.config import ModelConfig
 from blyan.model.expert_memory import ExpertMemory
@@ -67,8 +66,8 @@ class Demands:
     _uses: dict[PayloadId, ExpertUse] = field(default_factory=dict[PayloadId, ExpertUse])
     _making: threading.Lock = field(default_factory=threading.Lock)
     _told: dict[tuple[PublicKey, PayloadId], _Told] = field(default_factory=dict["tuple[PublicKey, PayloadId]", _Told])
-    _made: tuple[float, placement.Demand[str] | None] | None = None
-    _before: placement.Demand[str] | None = None
+    _made: tuple[float, Demand[str] | None] | None = None
+    _before: Demand[str] | None = None
 
     def note(self, manifest: PayloadId, chosen: NDArray[np.int32]) -> None:
         """The experts [moe layers, n, top k] of positions that were computed for an answer of this node."""
@@ -146,7 +145,7 @@ class Demands:
 
     def now(
         self, models: Mapping[PayloadId, Hosted], holders: Mapping[PublicKey, Mapping[PayloadId, Sequence[int]]]
-    ) -> placement.Demand[str] | None:
+    ) -> Demand[str] | None:
         """Of all these models, with parts named MANIFEST/NUMBER; `holders`: all nodes, this one included.
 
         None while too little is known. Takes a while for large models: not for the network's loop, and made anew only
@@ -175,7 +174,7 @@ class Demands:
         found: Sequence[ExpertDemand],
         models: Mapping[PayloadId, Hosted],
         holders: Mapping[PublicKey, Mapping[PayloadId, Sequence[int]]],
-    ) -> placement.Demand[str] | None:
+    ) -> Demand[str] | None:
         traffic = np.concatenate([each.rate * each.shares for each in found])
         nodes: dict[PublicKey, tuple[tuple[Tier, ...], dict[str, int]]] = {}
         for node, held in holders.items():
