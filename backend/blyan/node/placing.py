@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from blyan.inference.demand import Demand
 from blyan.inference.moves import Direction, Move, Why
 from blyan.inference.placement import MoveBudget, Shelf, choose
 from blyan.node.holdings import Hosted, read_held
@@ -33,6 +34,7 @@ class Placing:
     peering: Peering
     blobs: SwarmBlobs
     _budget: MoveBudget = field(init=False)
+    _expected: Demand[str] | None = None  # of which memory was told
     _kept_said: bool = False  # that more is held than should be
 
     def __post_init__(self) -> None:
@@ -46,6 +48,7 @@ class Placing:
         models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
         mine = [(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
         shelf = await _with_demand(peering, self._shelf(models), models)
+        self._expect(shelf, models)
         held = await asyncio.to_thread(read_held, peering.config.data_dir)
         room = _everything if (budget := peering.config.network.memory_bytes) is None else budget
         self._budget = self._budget.now(peering.monotonic())
@@ -63,6 +66,15 @@ class Placing:
         wished = self._wished(models, shelf, room)
         why: Mapping[str, Why] = made.why if not wished else dict.fromkeys(wished, "wished")
         await self._fetch(models, shelf, wished or made.fetch, why)
+
+    def _expect(self, shelf: Shelf[str], models: Mapping[PayloadId, Hosted]) -> None:
+        """Whose experts' memory is limited keeps there what the swarm is expected to ask of it."""
+        demand, memory = shelf.demand, self.peering.memory
+        if demand is None or memory is None or demand is self._expected:
+            return
+        self._expected = demand
+        rows = demand.rows.get(shelf.me, {})
+        memory.expect({models[(at := _of_key(key))[0]].block(at[1]).payload: each for key, each in rows.items()})
 
     def _wished(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], room: int) -> list[str]:
         """What orders of answers that this node leads would have here, as far as there is room for it."""
