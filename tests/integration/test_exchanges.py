@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
+import jsonschema
 import pytest
 
+from blyan.api import network_schemas
 from blyan.node import builtin
 from nodes import json_of
 from swarm_nodes import Swarm, SwarmNode, ask, every, everything, part_of_builtin
@@ -21,6 +23,7 @@ from swarm_nodes import Swarm, SwarmNode, ask, every, everything, part_of_builti
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 FAST = {"use_seconds": "1", "moves_per_hour": "3600"}
+TIERS = {"inference__expert_memory": "8MiB", "metrics__listen": "127.0.0.1:0"}  # a third of what each holds
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
         ("two", every(4, 2, 3, 0), False),
     ):
         part_of_builtin(root / name, keep, trunk)
-    experts = [SwarmNode(root / name, **FAST) for name in ("one", "two")]
+    experts = [SwarmNode(root / name, **FAST, **TIERS) for name in ("one", "two")]
     with Swarm(SwarmNode(root / "gateway", plan="dynamic"), experts, direct=True) as made:
         yield made
 
@@ -54,7 +57,9 @@ async def held(swarm: Swarm) -> dict[tuple[int, int], int]:
 
 
 async def moves(node: SwarmNode) -> list[dict[str, Any]]:
-    return (await json_at(node, "/network/moves"))["moves"]
+    said = await json_at(node, "/network/moves")
+    jsonschema.validate(said, network_schemas.moves)
+    return said["moves"]
 
 
 async def test_unused_experts_give_way_to_hot_ones_while_answers_are_right(swarm: Swarm) -> None:
@@ -75,6 +80,29 @@ async def test_unused_experts_give_way_to_hot_ones_while_answers_are_right(swarm
     taken = [move["rows_per_s"] for move in worth if move["move"] == "took"]
     assert max(given) < min(taken), "what came is used more than what went"
     assert all(move["others"] >= 2 for move in worth if move["move"] == "gave")
+
+
+async def test_most_of_what_is_expected_of_a_node_comes_into_its_memory(swarm: Swarm) -> None:
+    """Of three times as many experts as fit; a node that is asked nothing has nothing there."""
+    for number in range(40):
+        await ask(swarm.gateway.url, f"What is {number} plus 7?", stream=False)
+        tiers = [expected(node) for node in swarm.experts]
+        if all(each["hot"] > 0.5 * sum(each.values()) > 0 for each in tiers):
+            return
+    raise AssertionError(f"expected most of it hot, found {tiers}")
+
+
+def expected(node: SwarmNode) -> dict[str, float]:
+    """Rows a second by tier, of the metrics."""
+    samples = node.metrics()
+    return {tier: samples.get(f'blyan_expert_expected_rows{{tier="{tier}"}}', 0.0) for tier in ("hot", "warm", "cold")}
+
+
+async def test_moves_that_are_not_there_are_not_found(swarm: Swarm) -> None:
+    for path, status in (("?model=nothing", 404), ("?latest=0", 400), ("?latest=9999", 400), ("?latest=x", 400)):
+        async with aiohttp.ClientSession(swarm.gateway.url) as session:
+            assert (await session.get("/network/moves" + path)).status == status
+    assert await moves(swarm.gateway) == [], "it takes and gives nothing"
 
 
 def test_the_trace_of_several_nodes_says_who_held_what_when_and_why(swarm: Swarm) -> None:
