@@ -73,6 +73,14 @@ def test_the_last_copies_are_not_given_up_for_anything() -> None:
     assert choose(alone, [0, 1], 20, lambda: 0.99, PlacementRules(floor=2), exchanges=4).drop == ()
 
 
+def test_what_is_to_be_kept_is_given_up_for_nothing() -> None:
+    """Neither for what is hot, nor for what is rare, nor as memory shrank."""
+    hot, holders = demand(EVEN | {7: 50.0}), {**EVERYBODY, 3: []}
+    for known, having, budget in ((hot, EVERYBODY, 20), (hot, holders, 20), (None, EVERYBODY, 10)):
+        own = Shelf(node(1), 4, SIZES, having, last, known, (FAST, SLOW), kept=(0, 1))
+        assert choose(own, [0, 1], budget, lambda: 0.0, exchanges=4).drop == ()
+
+
 def test_of_equally_hot_parts_the_one_whose_partner_is_here_is_taken() -> None:
     known = demand(EVEN | {0: 20.0, 6: 18.0, 7: 18.0}, {7: {0: 1.0}, 6: {5: 1.0}})
     rules = PlacementRules(message_rows=8.0)
@@ -87,7 +95,7 @@ def test_of_two_parts_used_alike_the_one_that_fewer_hold_is_safer_here() -> None
 
 
 def test_who_is_fast_takes_what_who_is_slow_would_not() -> None:
-    known = demand(EVEN | {7: 12.0}, others=10.0)
+    known = demand(EVEN | {7: 24.0}, others=10.0)
     rules = PlacementRules(lost_rows=0.0)
     slow = choose(shelf(known, (Tier("disk", 20, 0.2),)), [0, 1], 20, lambda: 0.5, rules, exchanges=1)
     fast = choose(shelf(known, (Tier("GPU", 20, 50.0),)), [0, 1], 20, lambda: 0.5, rules, exchanges=1)

@@ -71,7 +71,9 @@ def demand_for(
     pairs: list[tuple[Part, PublicKey, float]] = []
     rate: list[float] = traffic.tolist()
     for node, (tiers, sizes) in nodes.items():
-        came = {} if before is None else before.rows.get(node, {})
+        came: Mapping[Part, float] = (
+            dict[Part, float]() if before is None else before.rows.get(node, dict[Part, float]())
+        )
         rates = {part: rate[index[part]] for part in sizes}
         heat = {part: came.get(part, each) + rate_heat * each for part, each in rates.items()}
         pairs.extend((part, node, speed) for part, speed in speeds(tiers, sizes, heat).items())

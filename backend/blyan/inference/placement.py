@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final, Generic
 
 import numpy as np
@@ -26,7 +27,7 @@ from blyan.primitives.ids import PublicKey
 
 _rendezvous = blake3(derive_key_context="blyan v1 placement")
 _kept_min: Final = 2  # others that must hold what is given up
-_rarer: Final = 8.0  # times as likely is what one node less holds: those that fill up at once do not take the same
+_rarer: Final = 4.0  # times as likely is what one node less holds: those that fill up at once do not take the same
 
 
 def rendezvous(node: PublicKey, part: int | str) -> int:
@@ -42,8 +43,9 @@ class PlacementRules:
 
     floor: int = 2  # replicas of each part, this node's own included
     moves_max: int = 64  # fetched in one round; what has been fetched is told before the next
-    gain_min: float = 0.05  # of what a part's rows cost on average, that an exchange must gain
-    gain_times: float = 1.25  # what is given up
+    gain_min: float = 0.1  # of what a part's rows cost on average, that an exchange must gain
+    gain_times: float = 1.5  # what is given up
+    takers: float = 2.0  # nodes that take a part at once, of all for which that gains enough
     message_rows: float = 0.5  # rows that cost as much as one message does beside its rows
     lost_at_once: float = 0.1  # of the nodes, that may be
     lost_rows: float = 10.0  # rows that cost as much as one that nobody can compute
@@ -82,6 +84,7 @@ class Shelf(Generic[Part]):
     rank: Callable[[PublicKey, Part], int] = rendezvous
     demand: Demand[Part] | None = None
     tiers: Sequence[Tier] = ()  # of this node, the fastest first; empty: of one kind
+    kept: Collection[object] = ()  # parts that are never given up
 
     def others(self, part: Part) -> int:
         """How many other nodes hold it."""
@@ -148,7 +151,7 @@ def choose(
         drop += given
         fetch += taken
     if exchanges > 0 and not rare and not fetch and not drop and shelf.demand is not None:
-        return _improved(shelf, shelf.demand, held, free, rules)
+        return _improved(shelf, shelf.demand, held, free, rules, draw())
     return Placement(tuple(drop), tuple(fetch), why)
 
 
@@ -170,9 +173,9 @@ class _Worth(Generic[Part]):
         # from which heat (traffic for each byte) on a part would lie in each tier
         sizes = shelf.sizes
         heat = sorted(((demand.heat(shelf.me, part) / sizes[part], sizes[part]) for part in known), reverse=True)
-        filled = np.cumsum([size for _, size in heat])
-        ends = np.cumsum([tier.bytes for tier in shelf.tiers])
-        self._bounds = [heat[at][0] if (at := int(np.searchsorted(filled, end))) < len(heat) else 0.0 for end in ends]
+        filled = list(accumulate(size for _, size in heat))
+        places = [bisect_left(filled, end) for end in accumulate(tier.bytes for tier in shelf.tiers)]
+        self._bounds = [heat[at][0] if at < len(heat) else 0.0 for at in places]
 
     def of_new(self, parts: Sequence[Part]) -> NDArray[np.float64]:
         """Of parts that are not here."""
@@ -274,9 +277,12 @@ def _lot(rank: int, weight: float) -> float:
 
 
 def _improved(
-    shelf: Shelf[Part], demand: Demand[Part], held: Collection[Part], free: int, rules: PlacementRules
+    shelf: Shelf[Part], demand: Demand[Part], held: Collection[Part], free: int, rules: PlacementRules, lot: float
 ) -> Placement[Part]:
-    """The exchange that gains most; what is taken is drawn by lot among what gains much, so that nodes differ."""
+    """One exchange that gains enough, by lot among all that would: so that nodes differ.
+
+    All nodes see the same, so each moves with the probability that makes as many of them move as there are such parts.
+    """
     spare = [part for part in _spare(shelf, held, rules) if part in demand.index]
     others = [part for part in shelf.sizes if part not in held and part in demand.index]
     if not spare or not others:
@@ -285,9 +291,9 @@ def _improved(
     losses, gains = worth.of_held(spare), worth.of_new(others)
     least = int(losses.argmin())
     given, room = spare[least], free + shelf.sizes[spare[least]]
-    much = max(float(gains.max()) / 2, rules.gain_times * float(losses[least]) + worth.enough)
+    much = rules.gain_times * float(losses[least]) + worth.enough
     near = [at for at in np.flatnonzero(gains > much).tolist() if shelf.sizes[others[at]] <= room]
-    if not near:
+    if not near or lot * shelf.live >= rules.takers * len(near):
         return Placement((), (), {})
     taken = others[min(near, key=lambda at: _lot(shelf.rank(shelf.me, others[at]), float(gains[at])))]
     return Placement((given,), (taken,), {given: "worth", taken: "worth"}, 1)
@@ -296,7 +302,9 @@ def _improved(
 def _shed(shelf: Shelf[Part], held: set[Part], lacking: int) -> list[Part]:
     """The budget shrank: what most others have is taken out of `held`, until so many bytes are free."""
     drop: list[Part] = []
-    for part in sorted(held, key=lambda part: (-shelf.others(part), -shelf.rank(shelf.me, part))):
+    for part in sorted(
+        held.difference(shelf.kept), key=lambda part: (-shelf.others(part), -shelf.rank(shelf.me, part))
+    ):
         if lacking <= 0:
             break
         drop.append(part)
@@ -329,7 +337,7 @@ def _spare(shelf: Shelf[Part], held: Collection[Part], rules: PlacementRules) ->
     """What this node may give up, the most common last: enough others have it who may not, as they rank better."""
     enough = max(_kept_min, rules.floor)
     found: list[Part] = []
-    for part in held:
+    for part in set(held).difference(shelf.kept):
         if shelf.others(part) >= enough:  # else there is nothing to rank
             own = shelf.rank(shelf.me, part)
             if sum(shelf.rank(node, part) < own for node in shelf.holders[part]) >= enough:

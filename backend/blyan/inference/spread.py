@@ -72,11 +72,16 @@ def spread(
     price = loads = np.zeros(count)
     mean = 1.0
     for step in (*(0.5,) * _quick, *(0.25,) * _slow, 0.0):
-        shares = np.maximum(shares / np.maximum(np.bincount(parts, shares, len(traffic)), 1e-300)[parts], 1e-9)
-        loads = np.bincount(nodes, asked * shares * seconds, count)
+        shares = np.maximum(shares / np.maximum(_sums(parts, shares, len(traffic)), 1e-300)[parts], 1e-9)
+        loads = _sums(nodes, asked * shares * seconds, count)
         mean = max(float(loads.mean()), 1e-12)
         price = (loads / mean) ** _power + _idle
         if step:
             shares = shares * (price[nodes] * seconds) ** -step
-    costs = np.bincount(parts, shares * price[nodes] * seconds, len(traffic))
+    costs = _sums(parts, shares * price[nodes] * seconds, len(traffic))
     return Spread(nodes, seconds, asked * shares, order, starts, loads, price, costs, mean)
+
+
+def _sums(at: NDArray[np.int64], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """[count] the values at each place, together."""
+    return np.asarray(np.bincount(at, values, count), np.float64)

@@ -35,6 +35,7 @@ class Placing:
     blobs: SwarmBlobs
     _budget: MoveBudget = field(init=False)
     _expected: Demand[str] | None = None  # of which memory was told
+    _tried: Demand[str] | None = None  # for which an exchange was looked for
     _kept_said: bool = False  # that more is held than should be
 
     def __post_init__(self) -> None:
@@ -46,17 +47,19 @@ class Placing:
         """Give up and fetch what helps the swarm most, as much as fits; `Fault`s of fetching."""
         peering = self.peering
         models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
-        mine = [(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
-        shelf = await _with_demand(peering, self._shelf(models), models)
-        self._expect(shelf, models)
+        mine = [_key(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
         held = await asyncio.to_thread(read_held, peering.config.data_dir)
+        own = frozenset(each for each in mine if _of_key(each)[0] not in held)  # a model of this node's own
+        shelf = replace(await _with_demand(peering, self._shelf(models), models), kept=own)
+        self._expect(shelf, models)
         room = _everything if (budget := peering.config.network.memory_bytes) is None else budget
         self._budget = self._budget.now(peering.monotonic())
-        exchanges = 0 if budget is None else int(self._budget.left)
-        made = choose(shelf, [_key(*each) for each in mine], room, peering.draw, exchanges=exchanges)
+        tried, self._tried = shelf.demand is self._tried, shelf.demand  # once for what is known: others see it too
+        exchanges = 0 if budget is None or tried else int(self._budget.left)
+        made = await asyncio.to_thread(choose, shelf, mine, room, peering.draw, exchanges=exchanges)
         self._budget = self._budget.spent(made.exchanges)
-        # never a model of this node's own, nor the only one that there is, or may be as others give up theirs
-        dropped = [each for each in made.drop if shelf.others(each) >= _others_min and _of_key(each)[0] in held]
+        # never the only one that there is, or may be as others give up theirs
+        dropped = [each for each in made.drop if shelf.others(each) >= _others_min]
         if dropped:
             await self._give_up(models, [_of_key(each) for each in dropped])
             self._note("gave", shelf, dropped, made.why)
