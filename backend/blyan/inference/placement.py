@@ -27,7 +27,7 @@ from blyan.primitives.ids import PublicKey
 
 _rendezvous = blake3(derive_key_context="blyan v1 placement")
 _kept_min: Final = 2  # others that must hold what is given up
-_rarer: Final = 4.0  # times as likely is what one node less holds: those that fill up at once do not take the same
+_rarer: Final = 8.0  # times as likely is what one node less holds: those that fill up at once do not take the same
 
 
 def rendezvous(node: PublicKey, part: int | str) -> int:
