@@ -52,7 +52,7 @@ READS = {
     "account statement": ["a"],
 }
 # What reads from a running node.
-ASKS = {"chat": ["12 + 34"], "node status": [], "node peers": []}
+ASKS = {"chat": ["12 + 34"], "node status": [], "node peers": [], "node moves": []}
 # What makes, changes or serves something, or prints a script or lines of JSON. Some of them know --json too.
 WRITES = frozenset(
     "up,init,serve,model import,model export,model copy,model remove,model create,model pull,blob pin,blob unpin,"

@@ -232,4 +232,7 @@ async def test_a_node_without_a_peer_port_says_so(tmp_path: Path) -> None:
         planned = await json_at(client, f"/network/plan?model={MODEL}")
         jsonschema.validate(planned, network_schemas.plan)
         assert (planned["type"], {each["by"] for each in planned["experts"]}) == ("local", {"here"})
+        moved = await json_at(client, "/network/moves")
+        jsonschema.validate(moved, network_schemas.moves)
+        assert (moved["node"], moved["role"], moved["moves"]) == (None, False, [])
         assert (await client.post("/network/drain", json={"draining": True})).status == 404

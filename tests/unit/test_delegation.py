@@ -12,7 +12,8 @@ import pytest
 from blyan.inference.decoding import Steps, decode
 from blyan.inference.delegation import Candidate, choose
 from blyan.inference.drafting import Drafter
-from blyan.inference.expert_set import CoUsage, ExpertSet
+from blyan.inference.expert_set import ExpertSet, predict
+from blyan.inference.expert_use import ExpertUse, half_life_s
 from blyan.inference.needs import Answer, Need
 from blyan.inference.snapshot import ExpertGrid, Rank
 from blyan.model.choosing import Choice, Step
@@ -134,7 +135,7 @@ def test_who_is_unreachable_or_was_tried_is_not_asked() -> None:
 
 
 def test_where_nothing_was_seen_every_expert_may_be_used() -> None:
-    predicted = CoUsage(GRID, 2).predict((1, 2, 3))
+    predicted = predict(ExpertUse(GRID, 2), (1, 2, 3), 0.0)
     assert predicted.weights == pytest.approx(np.full((2, 4), 0.5), abs=1e-6)
     assert predicted.numbers == tuple(range(8))
 
@@ -146,40 +147,39 @@ def used(*experts: tuple[int, int], positions: int = 1) -> tuple[tuple[int, int,
 
 def test_a_prompt_predicts_the_experts_that_its_tokens_used_and_those_that_follow_them() -> None:
     """Token 7 goes by expert 0 and then 3, token 8 by 1 and then 2."""
-    usage = CoUsage(GRID, 1)
+    usage = ExpertUse(GRID, 1)
     for _ in range(200):
-        usage.saw_token(7, used((0, 3)))
-        usage.saw_token(8, used((1, 2)))
-    assert usage.predict((7, 7, 7)).numbers == (0, 4 + 3)
-    assert usage.predict((8,)).numbers == (1, 4 + 2)
-    assert set(usage.predict((7, 8)).numbers) == {0, 1, 4 + 2, 4 + 3}
+        usage.saw_token(7, used((0, 3)), 0.0)
+        usage.saw_token(8, used((1, 2)), 0.0)
+    assert predict(usage, (7, 7, 7), 0.0).numbers == (0, 4 + 3)
+    assert predict(usage, (8,), 0.0).numbers == (1, 4 + 2)
+    assert set(predict(usage, (7, 8), 0.0).numbers) == {0, 1, 4 + 2, 4 + 3}
 
 
 def test_what_was_used_lately_counts_more_than_what_was_once() -> None:
-    usage = CoUsage(GRID, 1)
-    usage.saw_prompt(used((0, 0), positions=1000), 1000)
-    for _ in range(300):
-        usage.saw_prompt(used((2, 1), positions=1000), 1000)
-    assert usage.predict(()).numbers == (2, 4 + 1)
+    usage = ExpertUse(GRID, 1)
+    usage.saw_prompt(used((0, 0), positions=1000), 1000, 0.0)
+    usage.saw_prompt(used((2, 1), positions=1000), 1000, 8 * half_life_s)
+    assert predict(usage, (), 8 * half_life_s).numbers == (2, 4 + 1)
 
 
 def test_what_an_answer_itself_used_counts_most() -> None:
-    usage = CoUsage(GRID, 1)
-    usage.saw_prompt(used((0, 0), positions=500), 500)
-    predicted = usage.predict((), seen=used((3, 2), positions=9))
+    usage = ExpertUse(GRID, 1)
+    usage.saw_prompt(used((0, 0), positions=500), 500, 0.0)
+    predicted = predict(usage, (), 0.0, seen=used((3, 2), positions=9))
     assert predicted.weight(3) > predicted.weight(0)
     assert predicted.weights.sum(axis=1) == pytest.approx([1.0, 1.0])
 
 
 def test_usage_is_bounded_and_takes_nothing_that_the_model_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "usage_tokens_max", 3)
-    monkeypatch.setattr(limits, "usage_cells_max", 10)
-    usage = CoUsage(GRID, 1)
+    monkeypatch.setattr(limits, "use_pairs_max", 10)
+    usage = ExpertUse(GRID, 1)
     for token in range(10):
-        usage.saw_token(token, (*used((token % 4, 1)), (1, 9, 1), (1, -1, 1), (2, 0, 1)))
+        usage.saw_token(token, (*used((token % 4, 1)), (1, 9, 1), (1, -1, 1), (2, 0, 1)), 0.0)
     assert list(usage._firsts) == [7, 8, 9]
-    assert not usage._pairs.size
-    assert usage.predict((9,)).weights.sum(axis=1) == pytest.approx([1.0, 1.0])
+    assert not usage._followers.size
+    assert predict(usage, (9,), 0.0).weights.sum(axis=1) == pytest.approx([1.0, 1.0])
 
 
 def test_bitmaps_are_read_as_they_are_written() -> None:

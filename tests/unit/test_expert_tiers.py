@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blyan.model.expert_memory import ExpertMemory
 from blyan.model.expert_tiers import ExpertTiers
 from blyan.primitives.ids import PayloadId
 
@@ -147,3 +148,32 @@ def test_tiers_are_within_their_bytes_and_say_all_who_leave(
         assert {each for each in EXPERTS[:20] if tiers.tier(each) == "warm"} == warm
         assert tiers.bytes_in("hot") == sum(sizes[each] for each in hot) <= hot_max
         assert tiers.bytes_in("warm") == sum(sizes[each] for each in warm) <= warm_max
+
+
+def test_what_is_expected_to_be_used_most_is_hot_from_its_first_use() -> None:
+    """The swarm asks for the third two times of three: those that came first, and were used once, make room."""
+    tiers = ExpertTiers(2 * SIZE, 0, 1_000)
+    for key in EXPERTS[:2]:
+        tiers.use(key, SIZE)
+    tiers.expect({EXPERTS[0]: 0.001, EXPERTS[1]: 0.3, EXPERTS[2]: 0.699})
+    placed = tiers.use(EXPERTS[2], SIZE)
+    assert (placed.now, placed.cooled) == ("hot", (EXPERTS[0],))
+
+
+def test_what_is_expected_and_not_used_gives_way_to_what_is() -> None:
+    tiers = ExpertTiers(SIZE, 0, 100)
+    tiers.expect({EXPERTS[0]: 1.0, EXPERTS[1]: 0.0})
+    assert tiers.use(EXPERTS[0], SIZE).now == "hot"
+    assert [tiers.use(EXPERTS[1], SIZE).now for _ in range(100)][-1] == "hot"
+
+
+def test_memory_says_what_is_expected_of_each_tier() -> None:
+    memory = ExpertMemory(SIZE, lambda: 0.0)
+    memory.expect({EXPERTS[0]: 9.0, EXPERTS[1]: 2.0})
+    for key in EXPERTS[:2]:
+        with memory.using(key, SIZE):
+            pass
+    assert memory.usage().expected == {"hot": 9.0, "warm": 2.0, "cold": 0.0}
+    memory.expect({})
+    assert sum(memory.usage().expected.values()) == 0
+    memory.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from blyan.inference.expert_demand import ExpertDemand, demand_of, message_of, parse_demand, together
 from blyan.inference.expert_use import ExpertUse, half_life_s
@@ -17,10 +18,15 @@ GRID = ExpertGrid((1, 3), 4)
 
 def used(times: int = 100) -> ExpertUse:
     """Layer 1 uses 0 with 1 always; layer 3 uses 2 with 3 three times of four, else 0 with 1."""
-    use = ExpertUse(GRID)
+    use = ExpertUse(GRID, 2)
     for number in range(times):
-        use.note_token({1: (0, 1), 3: (2, 3) if number % 4 else (0, 1)}, 0.0)
+        use.note(token((0, 1), (2, 3) if number % 4 else (0, 1)), 0.0)
     return use
+
+
+def token(*chosen: tuple[int, int]) -> NDArray[np.int32]:
+    """The experts of one position, layer by layer."""
+    return np.array([[each] for each in chosen], np.int32)
 
 
 def test_shares_are_uses_for_each_token_by_layer_and_expert() -> None:
@@ -39,15 +45,45 @@ def test_pairs_are_how_often_one_is_used_with_another() -> None:
 def test_what_was_used_an_hour_ago_counts_half() -> None:
     use = used()
     for _ in range(100):
-        use.note_token({1: (2, 3), 3: (2, 3)}, half_life_s)
+        use.note(token((2, 3), (2, 3)), half_life_s)
     assert use.positions(half_life_s) == pytest.approx(150)
     assert use.shares(half_life_s)[:4] == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3])
+
+
+def test_what_follows_an_expert_in_the_next_layer_is_counted() -> None:
+    followers = used().followers(0, 0.0)
+    assert followers is not None
+    assert followers[0].tolist() == followers[1].tolist()
+    assert followers[0] / followers[0].sum() == pytest.approx([1 / 8, 1 / 8, 3 / 8, 3 / 8], abs=0.05)
+    assert used().followers(1, 0.0) is None
+
+
+def test_what_others_computed_for_this_node_counts_for_predictions_and_is_not_told_again() -> None:
+    use = ExpertUse(GRID, 2)
+    for _ in range(100):
+        use.saw_token(5, [(1, 0, 1), (1, 1, 1), (3, 2, 1), (3, 3, 1)], 0.0)
+    use.saw_prompt([(1, 2, 100), (3, 2, 100)], 100, 0.0)
+    assert use.positions(0.0) == 200
+    assert use.shares(0.0).tolist() == [0.5, 0.5, 0.5, 0, 0, 0, 1, 0.5]
+    assert use.pairs(3, 0.0)[3].tolist() == [0, 0, 1, 0]
+    assert demand_of(use, 0.0) is None
+
+
+def test_counts_keep_their_worth_through_a_long_life() -> None:
+    """Twice as much as is counted in one unit."""
+    use = used()
+    for hour in range(1, 60):
+        use.note(token((2, 3), (0, 1)), hour * half_life_s)
+    end = 59 * half_life_s
+    assert use.positions(end) == pytest.approx(2, abs=1e-6)
+    assert use.shares(end) == pytest.approx([0, 0, 1, 1, 1, 1, 0, 0], abs=1e-6)
+    assert use.pairs(1, end)[2].tolist() == pytest.approx([0, 0, 0, 1])
 
 
 def test_many_positions_at_once_count_as_one_by_one() -> None:
     rng = np.random.default_rng(1)
     chosen = np.stack([[rng.permutation(4)[:2] for _ in range(1_000)] for _ in GRID.layers]).astype(np.int32)
-    one, many = ExpertUse(GRID), ExpertUse(GRID)
+    one, many = ExpertUse(GRID, 2), ExpertUse(GRID, 2)
     many.note(chosen, 0.0)
     for at in range(1_000):
         one.note(chosen[:, at : at + 1], 0.0)

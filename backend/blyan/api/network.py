@@ -1,4 +1,4 @@
-"""`GET /network/nodes|plan`, `POST /network/drain`: this node among others, in numbers that it measured itself."""
+"""`GET /network/nodes|plan|moves`, `POST /network/drain`: this node among others, as it measured them itself."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from blyan.api.errors import json_response
 from blyan.api.operators import node_to_change
 from blyan.api.plan_fields import plan_fields
 from blyan.api.state import node_of
+from blyan.inference.moves import Move, whys
 from blyan.inference.plan import CallSpec, ExpertPlan
 from blyan.model.manifest import read_manifest
 from blyan.node.catalogue import no_such_model
 from blyan.node.node import Node
+from blyan.node.peering import Peering
 from blyan.node.swarm_state import ModelState, PeerState, StreamState, SwarmState, plan_now, swarm_state
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, NotFound
@@ -116,10 +118,53 @@ async def plan(request: web.Request) -> web.Response:
     )
 
 
-def _count(request: web.Request, name: str, default: int) -> int:
-    """A number of tokens in the query."""
+async def moves(request: web.Request) -> web.Response:
+    """Which experts this node fetched and gave up lately, and why."""
+    node, name = node_of(request), request.query.get("model")
+    most = _count(request, "latest", limits.moves_shown, limits.moves_kept_max)
+    wanted = None if name is None else node.ground.chains.state.current(canonical_name(name))
+    if name is not None and wanted is None:
+        raise no_such_model(name, node.models)
+    if node.peering is None:
+        return json_response({"node": None, "role": False, "moves": [], "since_start": []})
+    peering = node.peering
+    log, names = peering.demand.moves, _names(node)
+    found, counts = await asyncio.wrap_future(
+        peering.ask(lambda: (log.latest(most, None if wanted is None else wanted.manifest), dict(log.counts)))
+    )
+    return json_response(
+        {
+            "node": peering.identity.key.public,
+            "role": "expert" in peering.config.network.roles,
+            "moves": [_move(peering, each, names) for each in found],
+            "since_start": [
+                {"move": direction, "why": why, "experts": count} for (direction, why), count in sorted(counts.items())
+            ],
+        }
+    )
+
+
+def _move(peering: Peering, move: Move, names: Mapping[PayloadId, str]) -> dict[str, Any]:
+    hosted = peering.holdings.find(move.manifest)
+    layer, expert = (None, None) if hosted is None else hosted.place(move.number)
+    return {
+        "at": move.at,
+        "move": move.direction,
+        "model": names.get(move.manifest),
+        "manifest": move.manifest,
+        "number": move.number,
+        "layer": layer,
+        "expert": expert,
+        "why": move.why,
+        "text": whys[move.why],
+        "others": move.others,
+        "rows_per_s": round(move.rate, 6),
+    }
+
+
+def _count(request: web.Request, name: str, default: int, most: int = limits.plan_tokens_max) -> int:
+    """A number in the query."""
     said = request.query.get(name, str(default))
-    most = limits.plan_tokens_max
     if not (said.isascii() and said.isdigit() and len(said) < 10 and 1 <= int(said) <= most):
         raise InvalidInput(f"{name}: expected 1 to {most}, found {brief(said)}")
     return int(said)

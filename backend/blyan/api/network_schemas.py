@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from blyan.inference.moves import directions, whys
 from blyan.inference.prediction import plans
 from blyan.primitives import limits
 from blyan.wire.schema import Schema, fields, flag, hex64, integer, listing, number, one_of, optional, table, text
@@ -125,6 +126,28 @@ plan_query: Final[dict[str, Schema]] = {
     "tokens": integer(1, limits.plan_tokens_max),
 }
 plan: Final = fields(_plan, required=tuple(_plan))
+_move: Final[dict[str, Schema]] = {
+    "at": _count,
+    "move": one_of(*directions),
+    "model": _name,
+    "manifest": hex64,
+    "number": _count,
+    "layer": optional(_count),
+    "expert": optional(_count),
+    "why": one_of(*whys),
+    "text": text(1),
+    "others": _count,
+    "rows_per_s": number(0),
+}
+_moved: Final[dict[str, Schema]] = {"move": one_of(*directions), "why": one_of(*whys), "experts": _count}
+_moves: Final[dict[str, Schema]] = {
+    "node": optional(hex64),
+    "role": flag,
+    "moves": listing(fields(_move, required=tuple(_move)), 0, limits.moves_kept_max),
+    "since_start": listing(fields(_moved, required=tuple(_moved)), 0, len(directions) * len(whys)),
+}
+moves_query: Final[dict[str, Schema]] = {"model": text(), "latest": integer(1, limits.moves_kept_max)}
+moves: Final = fields(_moves, required=tuple(_moves))
 drain_request: Final = fields({"draining": flag}, required=("draining",))
 drained: Final = fields(
     {"draining": flag, "under_way": _count, "alone": _count}, required=("draining", "under_way", "alone")

@@ -121,6 +121,14 @@ _network: Final = (
         errors=(404,),
         group="network",
     ),
+    get(
+        "/network/moves",
+        network.moves,
+        json_of(network_schemas.moves),
+        query=network_schemas.moves_query,
+        errors=(404,),
+        group="network",
+    ),
     Route(
         "POST",
         "/network/drain",

@@ -1,10 +1,11 @@
-"""`blyan node invite|peers|drain`: the swarm that the node here is in."""
+"""`blyan node invite|peers|moves|drain`: the swarm that the node here is in."""
 
 from __future__ import annotations
 
 import argparse
 import time
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from blyan.cli.node_client import asked
 from blyan.cli.output import Output, duration, table
@@ -13,6 +14,7 @@ from blyan.node.data_directory import lock, lock_holder
 from blyan.node.peer_addresses import announced
 from blyan.node.schema import want_present
 from blyan.node.swarm_secret import read_swarm, swarm_of, write_swarm
+from blyan.primitives import limits
 from blyan.primitives.clock import system_entropy, system_monotonic
 from blyan.primitives.errors import InvalidInput, NotFound, PeerFault, Unavailable, UsageMistake
 from blyan.wire.fields import as_dict, as_list
@@ -35,6 +37,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, readable: argpa
     peers.add_argument("--node", metavar="URL", help="default: the node of the data directory")
     peers.add_argument("--key-file", metavar="FILE", help="with an operator's API key, to see addresses")
     peers.set_defaults(run=_peers)
+    moves = commands.add_parser("moves", parents=parents, help="which experts came and went, when, and why")
+    moves.add_argument("--node", metavar="URL", action="append", help="several times for several nodes in one trace")
+    moves.add_argument("--model", metavar="NAME", help="of one model; default: of all")
+    moves.add_argument("--latest", metavar="N", type=int, default=limits.moves_shown, help="of each node (%(default)s)")
+    moves.set_defaults(run=_moves)
     drain = commands.add_parser("drain", parents=parents, help="be asked by peers only for what nobody else has")
     drain.add_argument("--undo", action="store_true", help="be asked as before")
     drain.add_argument("--key-file", metavar="FILE", help="with an operator's API key, for a node with accounts")
@@ -123,6 +130,41 @@ def _peers(options: argparse.Namespace, output: Output) -> int:
     output.note(f"news of nodes: {way_of_news(found)}")
     output.data(found, text)
     return 0
+
+
+def _moves(options: argparse.Namespace, output: Output) -> int:
+    query = {"latest": options.latest} | ({} if options.model is None else {"model": options.model})
+    urls = [node_url(argparse.Namespace(node=each, data_dir=options.data_dir)) for each in options.node or [None]]
+    found = [asked(url, "/network/moves?" + urlencode(query)) for url in urls]
+    if not any(said.get("node") for said in found):
+        raise NotFound(f"node {urls[0]}: expected one with a peer port, found one without", hint=_no_port)
+    trace = [
+        {"node": said.get("node"), **move}
+        for said in found
+        for move in map(as_dict, as_list(said.get("moves")) or [])
+        if move is not None
+    ]
+    trace.sort(key=lambda move: int(move.get("at") or 0))
+    for url, said in zip(urls, found, strict=True):
+        if not said.get("role"):
+            output.note(f"{url} holds no experts for others: network.roles without expert")
+    lines = [_trace_line(move) for move in trace]
+    head = ["UTC", "NODE", "MOVE", "EXPERT", "OTHERS", "ROWS/S", "WHY"]
+    output.data({"nodes": found, "trace": trace}, table([head, *lines]) if lines else "no expert came or went")
+    return 0
+
+
+def _trace_line(move: dict[str, Any]) -> list[str]:
+    name = move.get("model") or str(move.get("manifest"))[:12]
+    return [
+        time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(int(move.get("at") or 0))),
+        str(move.get("node"))[:12],
+        str(move.get("move")),
+        f"{name} layer {move.get('layer')} expert {move.get('expert')}",
+        str(move.get("others")),
+        f"{float(move.get('rows_per_s') or 0):.3g}",
+        str(move.get("text")),
+    ]
 
 
 def way_of_news(network: dict[str, Any]) -> str:

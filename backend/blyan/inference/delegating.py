@@ -19,7 +19,8 @@ from typing import Final
 
 from blyan.inference.delegation import choose
 from blyan.inference.delivery import Emit, Listener
-from blyan.inference.expert_set import CoUsage
+from blyan.inference.expert_set import predict
+from blyan.inference.expert_use import ExpertUse
 from blyan.inference.leading import Lead, fields_of, received
 from blyan.inference.leads import Leads
 from blyan.inference.reader import Reader
@@ -77,7 +78,7 @@ class Delegation:
     emit: Emit
     listener: Listener
     client: str
-    usage: CoUsage
+    usage: ExpertUse
     until: float  # by then it is of no use
     chosen: list[int] = field(default_factory=list[int])
     used: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])  # by layer and expert
@@ -105,7 +106,7 @@ class Delegating:
     thread: NetworkThread
     leads: Leads
     own: Lead
-    usage: Callable[[LoadedModel], CoUsage]
+    usage: Callable[[LoadedModel], ExpertUse]
     size: Callable[[PayloadId, int], int]  # bytes of a model's expert, by its number
     monotonic: Monotonic
     entropy: Entropy
@@ -132,7 +133,7 @@ class Delegating:
             eos=tuple(sorted(eos_of(model, request))),
             top=request.top,
             told=request.told,
-            routed=request.routed or usage.positions < _young,
+            routed=request.routed or usage.positions(self.monotonic()) < _young,
             drafts=limits.draft_tokens_max,
         )
         until = self.monotonic() + limits.request_seconds_max
@@ -181,7 +182,8 @@ class Delegating:
         tried: set[PublicKey] = set()
         manifest = each.model.manifest_id
         while len(tried) < limits.leads_tried_max:
-            predicted = each.usage.predict(each.request.prompt, [(*place, count) for place, count in each.used.items()])
+            seen = [(*place, count) for place, count in each.used.items()]
+            predicted = predict(each.usage, each.request.prompt, self.monotonic(), seen)
             candidates = self.leads.candidates(manifest)
             ranked = choose(candidates, predicted, lambda number: self.size(manifest, number), tried)
             if not ranked:
@@ -242,9 +244,9 @@ class Delegating:
         if not step.experts:
             return
         if each.chosen:
-            each.usage.saw_token(each.chosen[-1], step.experts)
+            each.usage.saw_token(each.chosen[-1], step.experts, self.monotonic())
         else:
-            each.usage.saw_prompt(step.experts, len(each.request.prompt))
+            each.usage.saw_prompt(step.experts, len(each.request.prompt), self.monotonic())
         for layer, expert, count in step.experts:
             each.used[layer, expert] += count
 

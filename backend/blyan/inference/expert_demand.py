@@ -39,7 +39,7 @@ class ExpertDemand:
 
 def demand_of(use: ExpertUse, now: float) -> ExpertDemand | None:
     """What this node's own answers use; None as long as that is too little to go by."""
-    positions = use.positions(now)
+    positions = use.computed(now)  # what others computed for this node they tell of themselves
     if positions < _positions_min:
         return None
     grid, few = use.grid, min(limits.use_partners_max, use.grid.experts - 1)

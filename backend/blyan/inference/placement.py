@@ -1,8 +1,8 @@
 """Which experts a node should hold: all a few times, hot ones more often, used together kept together; few moves. Pure.
 
 Every node decides alone from what it has heard. Below the floor the rarest come first. Beyond it an expert is worth to
-a node the traffic that its replica would take over for each byte (so replicas follow traffic, as d'Hondt shares seats),
-and more where those are that are used with it, as one message carries them all. Rendezvous hashing (Thaler and
+a node what it would save the swarm there (`spread`), more where those are that are used with it, as one message carries
+them all, and more the fewer others hold it, as several nodes may be lost at once. Rendezvous hashing (Thaler and
 Ravishankar 1998), weighted by worth (Efraimidis and Spirakis 2006), makes nodes that start together differ in what they
 fetch, and agree on who of many holders may let go: the best ranked ones keep it, so that all of them can act at once.
 """
@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Final, Generic, TypeVar
+from itertools import accumulate, islice
+from typing import Final, Generic
 
+import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 
+from blyan.inference.demand import Demand, Part, Tier, rate_heat
+from blyan.inference.moves import Why
 from blyan.primitives.ids import PublicKey
-
-Part = TypeVar("Part", int, str)
 
 _rendezvous = blake3(derive_key_context="blyan v1 placement")
 _kept_min: Final = 2  # others that must hold what is given up
+_rarer: Final = 8.0  # times as likely is what one node less holds: those that fill up at once do not take the same
 
 
 def rendezvous(node: PublicKey, part: int | str) -> int:
@@ -39,33 +43,16 @@ class PlacementRules:
 
     floor: int = 2  # replicas of each part, this node's own included
     moves_max: int = 64  # fetched in one round; what has been fetched is told before the next
-    gain_min: float = 0.25  # of a part's mean traffic, that an exchange must gain
+    gain_min: float = 0.1  # of what a part's rows cost on average, that an exchange must gain
+    gain_times: float = 1.5  # what is given up
+    takers: float = 2.0  # nodes that take a part at once, of all for which that gains enough
     message_rows: float = 0.5  # rows that cost as much as one message does beside its rows
+    lost_at_once: float = 0.1  # of the nodes, that may be
+    lost_rows: float = 10.0  # rows that cost as much as one that nobody can compute
 
     def __post_init__(self) -> None:
         assert self.floor > 0 and self.moves_max > 0, "something is held and moved"
-        assert self.gain_min > 0, "an exchange back is never worth it"
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """Room of one kind of memory of a node."""
-
-    name: str  # GPU, memory, disk
-    bytes: int
-    speed: float  # rows computed a second with experts from there, in any one unit
-
-
-@dataclass(frozen=True, slots=True)
-class Demand(Generic[Part]):
-    """What parts are used for, as far as is known, and what there is for that."""
-
-    traffic: Mapping[Part, float]  # rows a second
-    together: Mapping[Part, Mapping[Part, float]]  # part → others → how often a token uses these too, 0 to 1
-    capacity: Mapping[Part, float]  # of all holders, this node included, as `capacities` says
-
-
-nothing_known: Final[Demand[Any]] = Demand({}, {}, {})
+        assert self.gain_min > 0 and self.gain_times > 1, "an exchange back is never worth it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +82,9 @@ class Shelf(Generic[Part]):
     sizes: Mapping[Part, int]  # bytes
     holders: Mapping[Part, Collection[PublicKey]]  # other live nodes
     rank: Callable[[PublicKey, Part], int] = rendezvous
-    demand: Demand[Part] = nothing_known
+    demand: Demand[Part] | None = None
     tiers: Sequence[Tier] = ()  # of this node, the fastest first; empty: of one kind
+    kept: Collection[object] = ()  # parts that are never given up
 
     def others(self, part: Part) -> int:
         """How many other nodes hold it."""
@@ -117,6 +105,7 @@ class Placement(Generic[Part]):
 
     drop: tuple[Part, ...]
     fetch: tuple[Part, ...]
+    why: Mapping[Part, Why]  # of each of both
     exchanges: int = 0  # of what is fetched: for its worth alone
 
 
@@ -132,7 +121,8 @@ def choose(
 
     Room that is free is filled. A full node makes room for what is below the floor, by giving up what enough others
     have, and only with the probability that makes about so many nodes move as are needed. Where nothing is below the
-    floor, up to `exchanges` parts are given up for others that are worth much more.
+    floor and `exchanges` are left, one part is given up for another that is worth much more: what comes of that is to
+    be seen before the next.
     """
     rules = rules or PlacementRules()
     sizes = shelf.sizes
@@ -141,150 +131,144 @@ def choose(
     drop = _shed(shelf, held, -free) if free < 0 else []
     free += sum(sizes[part] for part in drop)
     wanted = sizes.keys() - held - set(drop)
-    least = min((sizes[part] for part in wanted), default=0)
+    least = min(sizes.values(), default=0)
     fetch: list[Part] = []
-    for part in _by_need(shelf, wanted, held, rules) if wanted and least <= free else ():
+    for part in _by_need(shelf, wanted, held, rules, draw()) if wanted and least <= free else ():
         if sizes[part] <= free:
             fetch.append(part)
             free -= sizes[part]
         if len(fetch) == rules.moves_max or free < least:
             break
-    rare = [part for part in wanted - set(fetch) if shelf.others(part) < rules.floor]
+    lacking = _below(shelf, rules.floor)
+    why: dict[Part, Why] = dict.fromkeys(drop, "memory")
+    why.update({part: "rare" if part in lacking else "room" for part in fetch})
+    rare = list(wanted & lacking - set(fetch))
     expected = sum(rules.floor - shelf.others(part) for part in rare) / max(1, shelf.live)
     moves = min(int(expected) + (draw() < expected % 1.0), rules.moves_max - len(fetch))
     if moves > 0:
         given, taken = _exchange(shelf, held, rare, moves, free, rules)
+        why.update(dict.fromkeys([*given, *taken], "rare"))
         drop += given
         fetch += taken
-    if exchanges > 0 and not rare and not fetch and not drop and shelf.demand.traffic:
-        return _improved(shelf, held, free, exchanges, rules)
-    return Placement(tuple(drop), tuple(fetch))
-
-
-def in_tiers(tiers: Sequence[Tier], sizes: Mapping[Part, int], traffic: Mapping[Part, float]) -> dict[Part, Tier]:
-    """Where each of a node's parts belongs: those most used for each byte in the fastest tier that has room.
-
-    Parts for which there is no room are left out.
-    """
-    left = [tier.bytes for tier in tiers]
-    found: dict[Part, Tier] = {}
-    for part in sorted(sizes, key=lambda part: -traffic.get(part, 0.0) / sizes[part]):
-        for place, tier in enumerate(tiers):
-            if sizes[part] <= left[place]:
-                left[place] -= sizes[part]
-                found[part] = tier
-                break
-    return found
-
-
-def capacities(tiers: Sequence[Tier], sizes: Mapping[Part, int], traffic: Mapping[Part, float]) -> dict[Part, float]:
-    """What a node that holds these parts can do with each: the speed of its tier, by its share of the tier's bytes."""
-    return {part: _capacity(tier, sizes[part]) for part, tier in in_tiers(tiers, sizes, traffic).items()}
-
-
-def _capacity(tier: Tier, size: int) -> float:
-    return tier.speed * size / max(tier.bytes, size)
+    if exchanges > 0 and not rare and not fetch and not drop and shelf.demand is not None:
+        return _improved(shelf, shelf.demand, held, free, rules, draw())
+    return Placement(tuple(drop), tuple(fetch), why)
 
 
 class _Worth(Generic[Part]):
-    """What parts are worth to the swarm at this node: traffic × logarithm of capacity, summed over parts, is maximal.
+    """What parts are worth to the swarm at this node, in what a row costs.
 
-    That shares capacity as traffic is (Kelly, Maulloo and Tan 1998), so hot parts get replicas and fast tiers; every
-    exchange that raises the sum brings all nodes nearer to rest. Where partners of a part are it is worth a bit more.
+    What comes pushes others to slower tiers; that is left out, for what is given up makes room there.
     """
 
-    def __init__(self, shelf: Shelf[Part], held: Collection[Part], rules: PlacementRules) -> None:
-        self._shelf, self._rules, self._demand = shelf, rules, shelf.demand
-        self._tiers = shelf.tiers or (Tier("memory", sum(map(shelf.sizes.__getitem__, held)) or 1, 1.0),)
-        self._mean = sum(shelf.demand.traffic.values()) / max(1, len(shelf.demand.traffic))
-        self.held = set(held)
-        self._place()
+    def __init__(self, shelf: Shelf[Part], demand: Demand[Part], held: Collection[Part], rules: PlacementRules) -> None:
+        self._shelf, self._demand, self._rules = shelf, demand, rules
+        self._me = demand.nodes[shelf.me]
+        known = [part for part in held if part in demand.index]
+        self._here = np.zeros(len(demand.traffic), np.bool_)
+        self._here[[demand.index[part] for part in known]] = True
+        total = float(demand.traffic.sum())
+        self._row = float((demand.traffic * demand.spread.costs).sum()) / total  # what one costs on average
+        self.enough = rules.gain_min * self._row * total / len(demand.traffic)
+        # from which heat (traffic for each byte) on a part would lie in each tier
+        sizes = shelf.sizes
+        heat = sorted(((demand.heat(shelf.me, part) / sizes[part], sizes[part]) for part in known), reverse=True)
+        filled = list(accumulate(size for _, size in heat))
+        places = [bisect_left(filled, end) for end in accumulate(tier.bytes for tier in shelf.tiers)]
+        self._bounds = [heat[at][0] if at < len(heat) else 0.0 for at in places]
 
-    def of_new(self, part: Part) -> float:
-        """Of one that is not here, less what it displaces in its tier."""
-        traffic = self._demand.traffic.get(part, 0.0)
-        heat = self._heat(part)
-        place = next((at for at, bound in enumerate(self._bounds) if heat >= bound), len(self._tiers) - 1)
-        own, there = _capacity(self._tiers[place], self._shelf.sizes[part]), self._demand.capacity.get(part, 0.0)
-        gain = traffic * math.log1p(own / there) if there else traffic
-        return gain + self._company(part, traffic * own / (there + own)) - self._entry[place]
+    def of_new(self, parts: Sequence[Part]) -> NDArray[np.float64]:
+        """Of parts that are not here."""
+        demand = self._demand
+        at, others = self._numbers(parts)
+        sizes = np.fromiter(map(self._shelf.sizes.__getitem__, parts), np.int64, len(parts))
+        heat = (1 + rate_heat) * demand.traffic[at] / sizes
+        speed = np.full(len(at), self._shelf.tiers[-1].speed if self._shelf.tiers else 1.0)
+        for tier, bound in zip(reversed(self._shelf.tiers), reversed(self._bounds), strict=True):
+            speed[heat >= bound] = tier.speed
+        every = np.ones(len(demand.traffic))
+        every[at] = speed
+        gain = demand.spread.gain(self._me, demand.traffic, every)[at]
+        return gain * self._in_company(at) + self._safety(at, others)
 
-    def of_held(self, part: Part) -> float:
-        """Of one that is here, as if it lay in the last tier: of what is displaced, that is told of what comes."""
-        traffic, there = self._demand.traffic.get(part, 0.0), self._demand.capacity.get(part, 0.0)
-        own = self._own.get(part, 0.0)
-        if own >= there * (1 - 1e-9):
-            return math.inf if traffic else 0.0
-        last = min(own, _capacity(self._tiers[-1], self._shelf.sizes[part]))
-        return traffic * math.log(there / (there - last)) + self._company(part, traffic * own / there)
+    def of_held(self, parts: Sequence[Part]) -> NDArray[np.float64]:
+        """Of parts that are here and at others."""
+        at, others = self._numbers(parts)
+        lost = np.array([self._demand.spread.loss(self._me, each) for each in at.tolist()])
+        return lost * self._in_company(at) + self._safety(at, others)
 
-    def exchange(self, given: Part, taken: Part) -> None:
-        """From now on as if that were done."""
-        self.held.discard(given)
-        self.held.add(taken)
-        self._place()
+    def _numbers(self, parts: Sequence[Part]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places in the arrays of the demand, and how many others hold each."""
+        holders = self._shelf.holders
+        counts = [len(holders.get(part, ())) for part in parts]
+        at = np.fromiter(map(self._demand.index.__getitem__, parts), np.int64, len(parts))
+        return at, np.array(counts, np.int64)
 
-    def is_enough(self, gain: float) -> bool:
-        """Whether a difference of worths is worth a move."""
-        return gain > self._rules.gain_min * self._mean
+    def take(self, part: Part) -> None:
+        """From now on as if it were here, for the company of others."""
+        self._here[self._demand.index[part]] = True
 
-    def _place(self) -> None:
-        sizes, traffic = self._shelf.sizes, self._demand.traffic
-        placed = in_tiers(self._tiers, {part: sizes[part] for part in self.held}, traffic)
-        self._own = {part: _capacity(tier, sizes[part]) for part, tier in placed.items()}
-        # heat (traffic a byte) from which a part would lie in each tier, and what is lost as others make room there
-        count = len(self._tiers)
-        self._bounds, self._entry = [0.0] * count, [0.0] * count
-        for place in reversed(range(count - 1)):
-            tier, below = self._tiers[place], self._tiers[place + 1]
-            inside = [part for part, of in placed.items() if of is tier]
-            if not inside or tier.bytes - sum(sizes[part] for part in inside) >= max(sizes[part] for part in inside):
-                continue
-            coldest = min(inside, key=self._heat)
-            self._bounds[place] = self._heat(coldest)
-            there, fall = self._demand.capacity.get(coldest, 0.0), _capacity(tier, sizes[coldest])
-            fall -= _capacity(below, sizes[coldest])
-            lost = traffic.get(coldest, 0.0) * math.log(there / (there - fall)) if there > fall > 0 else 0.0
-            self._entry[place] = self._entry[place + 1] + lost
+    def company(self, part: Part) -> float:
+        """How much more a part is worth for what is here with it."""
+        return float(self._in_company(np.array([self._demand.index[part]]))[0])
 
-    def _company(self, part: Part, traffic: float) -> float:
-        partners = self._demand.together.get(part)
-        company = sum(share for other, share in partners.items() if other in self.held) if partners else 0.0
-        return self._rules.message_rows * traffic * company / (1 + company)
+    def _in_company(self, at: NDArray[np.int64]) -> NDArray[np.float64]:
+        company = (self._here[self._demand.partners[at]] * self._demand.company[at]).sum(axis=1)
+        return 1 + self._rules.message_rows * company / (1 + company)
 
-    def _heat(self, part: Part) -> float:
-        return self._demand.traffic.get(part, 0.0) / self._shelf.sizes[part]
+    def _safety(self, at: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What is expected to be lost less, if many nodes are lost at once."""
+        rules = self._rules
+        return self._demand.traffic[at] * (self._row * rules.lost_rows * rules.lost_at_once**others)
 
 
 def _by_need(
-    shelf: Shelf[Part], wanted: Collection[Part], held: Collection[Part], rules: PlacementRules
+    shelf: Shelf[Part], wanted: Collection[Part], held: Collection[Part], rules: PlacementRules, lot: float
 ) -> Iterator[Part]:
-    """What to fill free room with, the most needed first: below the floor the rarest, then by lot and worth."""
-    if not shelf.demand.traffic:
+    """What to fill free room with. Below the floor first, as far as not all who have room would take the same.
+
+    Then by lot, the more likely the fewer hold it, below the floor most, and those in whose company it is used.
+    """
+    if shelf.demand is None:
         yield from shelf.by_rarity(wanted)
         return
-    worth = _Worth(shelf, held, rules)
-    least = max((worth.of_new(part) for part in wanted), default=0.0) / 100  # a weight of nothing would be no lot
-    queue: list[tuple[int, float, int, Part]] = []  # class, lot, rank, part
+    rare = list(_below(shelf, rules.floor).intersection(wanted))
+    few = 4 * sum(rules.floor - shelf.others(part) for part in rare) / max(1, shelf.live)
+    first = list(islice(shelf.by_rarity(rare), int(few) + (lot < few % 1.0)))
+    yield from first
+    demand = shelf.demand
+    worth = _Worth(shelf, demand, {*held, *first}, rules)
+    least = min(map(shelf.others, wanted), default=0)
+    queue: list[tuple[float, int, Part]] = []  # lot, rank, part
+    parts = {at: part for part, at in demand.index.items()}
 
     def put(part: Part) -> None:
         others, rank = shelf.others(part), shelf.rank(shelf.me, part)
-        weight = max(worth.of_new(part), least) or 1.0
-        heapq.heappush(queue, (min(others, rules.floor), _lot(rank, weight), rank, part))
+        weight = _rarer ** (least - others)
+        weight *= worth.company(part) if part in demand.index else 1.0
+        heapq.heappush(queue, (_lot(rank, weight), rank, part))
 
+    done: set[Part] = set(first)
     for part in wanted:
-        put(part)
-    done: set[Part] = set()
+        if part not in done:
+            put(part)
     while queue:
         part = heapq.heappop(queue)[-1]
         if part in done:
             continue
         done.add(part)
         yield part
-        worth.held.add(part)
-        for other in shelf.demand.together.get(part, ()):  # which are worth more now
-            if other in wanted and other not in done:
-                put(other)
+        if part not in demand.index:
+            continue
+        worth.take(part)
+        for at in demand.partners[demand.index[part]].tolist():  # which are worth more now
+            if parts[at] in wanted and parts[at] not in done:
+                put(parts[at])
+
+
+def _below(shelf: Shelf[Part], floor: int) -> set[Part]:
+    """What fewer others hold."""
+    return {part for part in shelf.sizes if len(shelf.holders.get(part, ())) < floor}
 
 
 def _lot(rank: int, weight: float) -> float:
@@ -293,38 +277,34 @@ def _lot(rank: int, weight: float) -> float:
 
 
 def _improved(
-    shelf: Shelf[Part], held: Collection[Part], free: int, exchanges: int, rules: PlacementRules
+    shelf: Shelf[Part], demand: Demand[Part], held: Collection[Part], free: int, rules: PlacementRules, lot: float
 ) -> Placement[Part]:
-    """The exchanges that gain most; what is taken is drawn by lot among what gains much, so that nodes differ."""
-    worth = _Worth(shelf, held, rules)
-    spare = sorted(_spare(shelf, held, rules), key=worth.of_held, reverse=True)  # the least worth last
-    values: dict[Part, float] = {part: worth.of_new(part) for part in shelf.sizes.keys() - set(held)}
-    drop: list[Part] = []
-    fetch: list[Part] = []
-    while spare and values and len(fetch) < exchanges:
-        given = spare.pop()
-        room, least = free + shelf.sizes[given], worth.of_held(given)
-        much = max(values.values()) / 2
-        near = [
-            part
-            for part, value in values.items()
-            if value > much and shelf.sizes[part] <= room and worth.is_enough(value - least)
-        ]
-        if not near:
-            break
-        taken = min(near, key=lambda part: _lot(shelf.rank(shelf.me, part), values[part]))
-        drop.append(given)
-        fetch.append(taken)
-        free = room - shelf.sizes[taken]
-        worth.exchange(given, taken)
-        values = {part: worth.of_new(part) for part in values if part != taken}
-    return Placement(tuple(drop), tuple(fetch), len(fetch))
+    """One exchange that gains enough, by lot among all that would: so that nodes differ.
+
+    All nodes see the same, so each moves with the probability that makes as many of them move as there are such parts.
+    """
+    spare = [part for part in _spare(shelf, held, rules) if part in demand.index]
+    others = [part for part in shelf.sizes if part not in held and part in demand.index]
+    if not spare or not others:
+        return Placement((), (), {})
+    worth = _Worth(shelf, demand, held, rules)
+    losses, gains = worth.of_held(spare), worth.of_new(others)
+    least = int(losses.argmin())
+    given, room = spare[least], free + shelf.sizes[spare[least]]
+    much = rules.gain_times * float(losses[least]) + worth.enough
+    near = [at for at in np.flatnonzero(gains > much).tolist() if shelf.sizes[others[at]] <= room]
+    if not near or lot * shelf.live >= rules.takers * len(near):
+        return Placement((), (), {})
+    taken = others[min(near, key=lambda at: _lot(shelf.rank(shelf.me, others[at]), float(gains[at])))]
+    return Placement((given,), (taken,), {given: "worth", taken: "worth"}, 1)
 
 
 def _shed(shelf: Shelf[Part], held: set[Part], lacking: int) -> list[Part]:
     """The budget shrank: what most others have is taken out of `held`, until so many bytes are free."""
     drop: list[Part] = []
-    for part in sorted(held, key=lambda part: (-shelf.others(part), -shelf.rank(shelf.me, part))):
+    for part in sorted(
+        held.difference(shelf.kept), key=lambda part: (-shelf.others(part), -shelf.rank(shelf.me, part))
+    ):
         if lacking <= 0:
             break
         drop.append(part)
@@ -357,7 +337,7 @@ def _spare(shelf: Shelf[Part], held: Collection[Part], rules: PlacementRules) ->
     """What this node may give up, the most common last: enough others have it who may not, as they rank better."""
     enough = max(_kept_min, rules.floor)
     found: list[Part] = []
-    for part in held:
+    for part in set(held).difference(shelf.kept):
         if shelf.others(part) >= enough:  # else there is nothing to rank
             own = shelf.rank(shelf.me, part)
             if sum(shelf.rank(node, part) < own for node in shelf.holders[part]) >= enough:

@@ -45,6 +45,7 @@ class ExpertUsage:
     wait_seconds: float  # in which calls had nothing to compute with
     calls: Mapping[Tier, int]  # by where the call found its expert
     left: Mapping[Tier, int]  # times that an expert left a tier for a colder one
+    expected: Mapping[Tier, float]  # rows a second that are expected of the experts in each, 0 where nothing is known
 
 
 @dataclass(eq=False, slots=True)
@@ -76,6 +77,7 @@ class ExpertMemory:
         self._warm: dict[PayloadId, WarmExpert] = {}  # those of the warm tier that were mapped by now
         self._busy: dict[PayloadId, int] = {}  # calls under way
         self._calls, self._left = _none(), _none()
+        self._expected: Mapping[PayloadId, float] = {}
         self._owners: WeakKeyDictionary[object, Mapping[PayloadId, int]] = WeakKeyDictionary()
         # of all owners that there were when these were made
         self._owned: set[PayloadId] = set()
@@ -86,6 +88,13 @@ class ExpertMemory:
         with self._lock:
             self._owners[owner] = sizes
             self._take_stock()
+
+    def expect(self, rows: Mapping[PayloadId, float]) -> None:
+        """Rows a second that each expert here is expected to be asked for: the most used come into memory first."""
+        total = sum(rows.values())
+        with self._lock:
+            self._expected = dict(rows)
+            self._tiers.expect({payload: each / total for payload, each in rows.items()} if total else {})
 
     @property
     def everything_fits(self) -> bool:
@@ -163,6 +172,9 @@ class ExpertMemory:
             hot, warm = self._tiers.bytes_in("hot"), self._tiers.bytes_in("warm")
             counts = self._tiers.count_in("hot"), self._tiers.count_in("warm")
             calls, left = dict(self._calls), dict(self._left)
+            expected = dict.fromkeys(tiers, 0.0)
+            for payload, rows in self._expected.items():
+                expected[self._tiers.tier(payload)] += rows
         ring = self.ring
         return ExpertUsage(
             self.budget,
@@ -175,6 +187,7 @@ class ExpertMemory:
             ring.wait_seconds,
             calls,
             left,
+            expected,
         )
 
     def close(self) -> None:

@@ -7,12 +7,14 @@ Every use adds one to an expert's score, and scores halve every `half_life` uses
 expert becomes hot at its first use. Where there is none, it takes the place of the coldest hot ones only if it saves
 more reading than they do by a quarter, so that experts used alike do not keep throwing each other out. An expert used
 once in a long while stays cold: it becomes warm at its second use within about a half-life, by the same comparison.
+What is known beforehand of the share of all uses that an expert will have is a score that it begins with.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -23,6 +25,7 @@ Tier: TypeAlias = Literal["hot", "warm", "cold"]
 tiers: Final[tuple[Tier, ...]] = ("hot", "warm", "cold")
 _margin: Final = 1.25  # by how much a newcomer must save more than what it replaces
 _warm_from: Final = 1.5  # decayed uses: more than one of them
+_believed: Final = 0.5  # of what is said beforehand
 _rescale_at: Final = 1e100
 
 
@@ -48,6 +51,17 @@ class ExpertTiers:
     def set_half_life(self, uses: int) -> None:
         """After how many uses of any expert a use counts half."""
         self._growth = 2.0 ** (1.0 / uses)
+        self._score_of_all = uses / math.log(2)  # of an expert that has all uses, in the end
+
+    def expect(self, shares: Mapping[PayloadId, float]) -> None:
+        """So large a share of all uses each is said to have: its score is at least half of what that comes to.
+
+        Nothing is placed anew before it is used, and what is used more than it was said loses nothing.
+        """
+        for key, share in shares.items():
+            said = _believed * share * self._score_of_all * self._use
+            if said > self._scores.get(key, 0.0):
+                self._scores[key] = said
 
     def use(self, key: PayloadId, size: int, busy: Collection[PayloadId] = ()) -> Placement:
         """Count one use of the expert `key` of `size` bytes and place it; those that are `busy` stay where they are."""

@@ -16,13 +16,12 @@ from blyan.inference.delegate_host import DelegateHost
 from blyan.inference.delegating import Delegating, Delegation, DelegationOptions, delegable
 from blyan.inference.delegation import choose
 from blyan.inference.delivery import Emit, Listener
-from blyan.inference.expert_set import CoUsage
+from blyan.inference.expert_set import predict
 from blyan.inference.leading import Lead
 from blyan.inference.leads import Leads
 from blyan.inference.prediction import Delegate
 from blyan.inference.scheduler import Scheduler
 from blyan.inference.session import GenerationRequest, answer_tokens_max, run
-from blyan.inference.snapshot import ExpertGrid
 from blyan.inference.step_times import Curve, Timed, untimed
 from blyan.model.config import ModelConfig
 from blyan.model.loading import LoadedModel
@@ -30,7 +29,6 @@ from blyan.model.stepping import PlanName
 from blyan.network.streams import Streaming
 from blyan.node.course import Begun, Course
 from blyan.node.peering import Peering
-from blyan.primitives import limits
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire import generation
 
@@ -60,7 +58,6 @@ class Answering:
     ) -> None:
         """`timed` is told of steps that other nodes led."""
         self.scheduler, self.peering = scheduler, peering
-        self._usage: dict[PayloadId, CoUsage] = {}
         self.host: DelegateHost | None = None  # where this node has peers, as the next
         self.delegating: Delegating | None = None
         if peering is None:
@@ -78,7 +75,7 @@ class Answering:
             peering.executor.thread,
             Leads(peering.registry, peering.links, peering.monotonic, peering.draw, timed),
             lead,
-            lambda model: self._usage_of(model.manifest_id, model.manifest.config),
+            lambda model: peering.demand.of(model.manifest_id, model.manifest.config),
             self._size,
             peering.monotonic,
             peering.entropy,
@@ -89,8 +86,9 @@ class Answering:
         """The node that would be asked for an answer now. For the network's loop."""
         if self.delegating is None:
             return None
-        candidates = self.delegating.leads.candidates(manifest)
-        predicted = self._usage_of(manifest, config).predict(()) if candidates else None
+        assert self.peering is not None, "who asks others has peers"
+        candidates, now = self.delegating.leads.candidates(manifest), self.peering.monotonic()
+        predicted = predict(self.peering.demand.of(manifest, config), (), now) if candidates else None
         ranked = () if predicted is None else choose(candidates, predicted, partial(self._size, manifest))
         if not ranked:
             return None
@@ -142,15 +140,6 @@ class Answering:
         """Bytes of a model's expert."""
         hosted = None if self.peering is None else self.peering.holdings.find(manifest)
         return 0 if hosted is None or number >= hosted.grid.count else hosted.block(number).length
-
-    def _usage_of(self, manifest: PayloadId, config: ModelConfig) -> CoUsage:
-        found = self._usage.get(manifest)
-        if found is None:
-            found = CoUsage(ExpertGrid(tuple(config.moe_layers), config.experts), config.experts_per_token)
-            while len(self._usage) >= limits.held_models_max:
-                del self._usage[next(iter(self._usage))]
-            self._usage[manifest] = found
-        return found
 
 
 @dataclass(slots=True)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blyan.inference import placement
+from blyan.inference.demand import Demand, Tier, demand_for
 from blyan.inference.expert_demand import ExpertDemand, demand_of, kind, message_of, parse_demand, together
 from blyan.inference.expert_host import ExpertHost
 from blyan.inference.expert_use import ExpertUse
-from blyan.inference.placement import Tier, capacities
+from blyan.inference.moves import MoveLog
+from blyan.inference.snapshot import ExpertGrid
+from blyan.model.config import ModelConfig
 from blyan.model.expert_memory import ExpertMemory
 from blyan.network.link import Link
 from blyan.network.links import Links
@@ -31,10 +34,9 @@ from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message
 
 _log = logging.getLogger(__name__)
-_every_seconds: Final = 60.0
-_fresh_seconds: Final = 10.0
+_fresh_parts: Final = 6  # of the time between two rounds of questions, for which what was found is used
 _ask_seconds: Final = 10.0
-_lives_seconds: Final = 300.0
+_lives_times: Final = 5  # the time between two rounds, for which an answer counts
 _speed_unmeasured: Final = 1_000.0  # rows a second
 _speed_max: Final = 1e9
 _rows_min: Final = 256  # from which a speed is one
@@ -59,9 +61,13 @@ class Demands:
     draw: Callable[[], float]
     budget: int | None  # bytes of experts that are held for others
     memory: ExpertMemory | None
+    every: float  # seconds between two rounds of questions
+    moves: MoveLog = field(default_factory=MoveLog)  # what this node did about it
     _uses: dict[PayloadId, ExpertUse] = field(default_factory=dict[PayloadId, ExpertUse])
+    _making: threading.Lock = field(default_factory=threading.Lock)
     _told: dict[tuple[PublicKey, PayloadId], _Told] = field(default_factory=dict["tuple[PublicKey, PayloadId]", _Told])
-    _made: tuple[float, placement.Demand[str]] | None = None
+    _made: tuple[float, Demand[str] | None] | None = None
+    _before: Demand[str] | None = None
 
     def note(self, manifest: PayloadId, chosen: NDArray[np.int32]) -> None:
         """The experts [moe layers, n, top k] of positions that were computed for an answer of this node."""
@@ -70,8 +76,20 @@ class Demands:
             hosted = self.holdings.find(manifest)
             if hosted is None:
                 return
-            use = self._uses[manifest] = ExpertUse(hosted.grid)
+            use = self.of(manifest, hosted.manifest.config)
         use.note(chosen, self.monotonic())
+
+    def of(self, manifest: PayloadId, config: ModelConfig) -> ExpertUse:
+        """What was used of a model for this node's own answers, wherever it was computed. Any thread."""
+        with self._making:
+            found = self._uses.get(manifest)
+            if found is None:
+                grid = ExpertGrid(tuple(config.moe_layers), config.experts)
+                found = ExpertUse(grid, config.experts_per_token)
+                while len(self._uses) >= limits.held_models_max:
+                    del self._uses[next(iter(self._uses))]
+                self._uses[manifest] = found
+            return found
 
     def use(self, manifest: PayloadId) -> ExpertUse | None:
         """What this node's own answers used of a model, None where there were none."""
@@ -90,12 +108,12 @@ class Demands:
         """Ask all linked nodes again and again, until it is cancelled."""
         while True:
             await self.ask()
-            await asyncio.sleep(_every_seconds * (0.75 + 0.5 * self.draw()))
+            await asyncio.sleep(self.every * (0.75 + 0.5 * self.draw()))
 
     async def ask(self) -> None:
         """Ask those that are linked now."""
         links, now = self.links(), self.monotonic()
-        self._told = {key: told for key, told in self._told.items() if now - told.at < _lives_seconds}
+        self._told = {key: told for key, told in self._told.items() if now - told.at < _lives_times * self.every}
         for hosted in self.holdings.models():
             for node in list(links.open):
                 link = links.link(node)
@@ -127,33 +145,45 @@ class Demands:
 
     def now(
         self, models: Mapping[PayloadId, Hosted], holders: Mapping[PublicKey, Mapping[PayloadId, Sequence[int]]]
-    ) -> placement.Demand[str]:
+    ) -> Demand[str] | None:
         """Of all these models, with parts named MANIFEST/NUMBER; `holders`: all nodes, this one included.
 
-        Takes a while for large models: not for the network's loop, and made anew only after some seconds.
+        None while too little is known. Takes a while for large models: not for the network's loop, and made anew only
+        after some seconds, or `forget`.
         """
-        if self._made is not None and self.monotonic() < self._made[0] + _fresh_seconds:
+        if self._made is not None and self.monotonic() < self._made[0] + self.every / _fresh_parts:
             return self._made[1]
-        traffic: dict[str, float] = {}
-        partners: dict[str, Mapping[str, float]] = {}
+        index: dict[str, int] = {}
+        found: list[ExpertDemand] = []
         for manifest, hosted in models.items():
-            found = self._of(manifest, hosted)
-            if found is None:
-                continue
-            for number, share in enumerate(found.shares.tolist()):
-                traffic[f"{manifest}/{number}"] = found.rate * share
-            for number, company in enumerate(zip(found.partners.tolist(), found.company.tolist(), strict=True)):
-                pairs = zip(*company, strict=True)
-                partners[f"{manifest}/{number}"] = {f"{manifest}/{other}": share for other, share in pairs if share > 0}
-        capacity: dict[str, float] = {}
-        for node, held in holders.items() if traffic else ():
-            sizes = {f"{manifest}/{n}": models[manifest].block(n).length for manifest, ns in held.items() for n in ns}
-            tiers = self._tiers_at(node) or self.tiers(sum(sizes.values()))
-            for part, own in capacities(tiers, sizes, traffic).items():
-                capacity[part] = capacity.get(part, 0.0) + own
-        made = placement.Demand(traffic, partners, capacity) if traffic else placement.nothing_known
-        self._made = (self.monotonic(), made)
+            first, count = len(index), hosted.grid.count
+            index.update({f"{manifest}/{number}": first + number for number in range(count)})
+            told = self._of(manifest, hosted)
+            found.append(_numbered(told, first) if told is not None else _unused(first, count))
+        made = self._made_of(index, found, models, holders) if found else None
+        self._made, self._before = (self.monotonic(), made), made
         return made
+
+    def forget(self) -> None:
+        """What was found before: something has changed."""
+        self._made = None
+
+    def _made_of(
+        self,
+        index: Mapping[str, int],
+        found: Sequence[ExpertDemand],
+        models: Mapping[PayloadId, Hosted],
+        holders: Mapping[PublicKey, Mapping[PayloadId, Sequence[int]]],
+    ) -> Demand[str] | None:
+        traffic = np.concatenate([each.rate * each.shares for each in found])
+        nodes: dict[PublicKey, tuple[tuple[Tier, ...], dict[str, int]]] = {}
+        for node, held in holders.items():
+            sizes = {f"{manifest}/{n}": models[manifest].block(n).length for manifest, ns in held.items() for n in ns}
+            nodes[node] = self._tiers_at(node) or self.tiers(sum(sizes.values())), sizes
+        few = max(each.partners.shape[1] for each in found)
+        partners = np.concatenate([_wide(each.partners, few) for each in found])
+        company = np.concatenate([_wide(each.company, few) for each in found])
+        return demand_for(index, traffic, (partners, company), nodes, self._before)
 
     def _of(self, manifest: PayloadId, hosted: Hosted) -> ExpertDemand | None:
         """What this node uses of a model, and those who told."""
@@ -193,3 +223,19 @@ def _tiers_of(message: Message) -> tuple[Tier, ...]:
             raise MalformedMessage("use: expected bytes and rows a second of each tier, found something else")
         found.append(Tier(str(len(found)), size, float(speed)))
     return tuple(found)
+
+
+def _numbered(demand: ExpertDemand, first: int) -> ExpertDemand:
+    """With partners by their numbers among all models'."""
+    return replace(demand, partners=demand.partners + first)
+
+
+def _unused(first: int, count: int) -> ExpertDemand:
+    """Of a model that nobody told of."""
+    return ExpertDemand(0.0, np.zeros(count), np.full((count, 1), first), np.zeros((count, 1)))
+
+
+def _wide(array: NDArray[Any], few: int) -> NDArray[Any]:
+    """[n, less] → [n, few]: what is added is part 0, in no company."""
+    lacking = few - array.shape[1]
+    return array if not lacking else np.concatenate([array, np.zeros((len(array), lacking), array.dtype)], axis=1)

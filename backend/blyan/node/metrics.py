@@ -245,6 +245,10 @@ def _expert_memory(node: Node) -> Iterator[Metric]:
             left.add_metric((tier,), usage.left[tier])
     yield calls
     yield left
+    expected = GaugeMetricFamily("blyan_expert_expected_rows", "Expected a second of experts here.", labels=("tier",))
+    for tier, rows in usage.expected.items():
+        expected.add_metric((tier,), rows)
+    yield expected
     yield CounterMetricFamily("blyan_expert_read_bytes_total", "Bytes of experts read.", value=usage.bytes_read)
     yield CounterMetricFamily(
         "blyan_expert_wait_seconds_total", "In which calls waited for bytes.", value=usage.wait_seconds

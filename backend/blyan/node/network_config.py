@@ -35,6 +35,7 @@ class NetworkConfig:
     through_relays: bool = False  # this node's peer port cannot be reached: the nodes that it joins make it reachable
     mdns: bool = False  # announce the peer port on the local network, and try who is announced there
     moves_per_hour: int = 12  # experts given up for others that are worth more; what keeps them from being lost is free
+    use_seconds: int = 60  # between two times that nodes are asked which experts they use
     redis: str = ""  # by which nodes of the swarm hear of each other, gossip being rare then; empty: by gossip alone
     fetch_rate: str = ""  # bytes a second at which blocks are fetched, such as 50MiB; empty: without limit
 
@@ -55,6 +56,8 @@ class NetworkConfig:
         if not 0 <= self.moves_per_hour <= limits.moves_per_hour_max:
             most = limits.moves_per_hour_max
             raise InvalidInput(f"network.moves_per_hour: expected 0 to {most}, found {self.moves_per_hour}")
+        if not 1 <= self.use_seconds <= limits.use_seconds_max:
+            raise InvalidInput(f"network.use_seconds: expected 1 to {limits.use_seconds_max}, found {self.use_seconds}")
         if len(self.join) > limits.peers_max or len(self.announce) > limits.summary_urls_max:
             raise InvalidInput("network: expected fewer addresses to join or announce, found more")
         for url in self.announce:

@@ -71,6 +71,10 @@ def _of_this_node(state: SwarmState) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "blyan_peer_port_refused_total", "Callers of the peer port that proved nothing.", value=state.turned_away
     )
+    moves = CounterMetricFamily("blyan_expert_moves_total", "Experts that came and went.", labels=("move", "why"))
+    for (direction, why), count in sorted(state.moves.items()):
+        moves.add_metric((direction, why), count)
+    yield moves
     tunnels = GaugeMetricFamily("blyan_tunnels", "Ways through relays.", labels=("side",))
     tunnels.add_metric(("end",), state.tunnels)
     tunnels.add_metric(("relay",), state.relayed)

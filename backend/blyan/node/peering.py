@@ -317,9 +317,11 @@ def _reach_options(network: NetworkConfig) -> ReachOptions:
 
 
 def _demands(peering: Peering) -> Demands:
-    budget = peering.config.network.memory_bytes
-    links, memory = lambda: peering.links, peering.memory
-    return Demands(peering.holdings, peering.host, links, peering.monotonic, peering.draw, budget, memory)
+    network, links, memory = peering.config.network, lambda: peering.links, peering.memory
+    every = float(network.use_seconds)
+    return Demands(
+        peering.holdings, peering.host, links, peering.monotonic, peering.draw, network.memory_bytes, memory, every
+    )
 
 
 def _wanted_work(peering: Peering) -> Iterator[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:

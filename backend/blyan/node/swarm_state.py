@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from blyan.inference.executor import ExecutorCounters
 from blyan.inference.expert_host import HostCounters
+from blyan.inference.moves import Direction, Why
 from blyan.inference.plan import CallSpec, ExpertPlan, plan_experts
 from blyan.inference.reasons import Reason, explain
 from blyan.inference.registry import Standing
@@ -91,6 +92,7 @@ class SwarmState:
     peers: tuple[PeerState, ...]
     models: tuple[ModelState, ...]
     unreached: tuple[tuple[str, str], ...]  # addresses that were configured: URL and why there is no link
+    moves: Mapping[tuple[Direction, Why], int]  # experts that came and went since the start
     redis: StreamState | None  # None where none is configured: news comes by gossip
 
 
@@ -117,6 +119,7 @@ def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_sho
         tuple(_peer(peering, each, total, now, reasons) for each in others[:most]),
         tuple(_model(peering, each, now) for each in peering.holdings.models()),
         tuple((url, why) for url, _ in peering.config.network.joins if (why := links.why_not(url))),
+        dict(peering.demand.moves.counts),
         None if redis is None else StreamState(redis.up, redis.why_not, replace(redis.counters)),
     )
 

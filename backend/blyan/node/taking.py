@@ -10,31 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-from blyan.inference.placement import MoveBudget, Shelf, choose
 from blyan.model.manifest import Manifest, parse_manifest
 from blyan.model.weights import ModelWeights
 from blyan.network.sources import SourceBook
 from blyan.node.holdings import HeldModel, Hosted, change_held, is_expert, read_held
 from blyan.node.peering import Peering
+from blyan.node.placing import Placing
 from blyan.node.publish import is_wanted
 from blyan.node.swarm_blobs import SwarmBlobs, fetch_manifest, linked_nodes
 from blyan.node.taking_layers import take_layers
 from blyan.node.versions import OldVersions, is_whole, replaced, told_trunks
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, IntegrityFault, InvalidInput, NotFound, Unavailable
-from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.primitives.ids import PayloadId
 
 _log = logging.getLogger(__name__)
 _look_seconds: Final = 1.0
-_batch_bytes: Final = 256 * limits.MIB  # of blocks that are fetched before they are said
 _wait_max: Final = 60.0
-_everything: Final = 1 << 62  # bytes: no budget
-_others_min: Final = 2  # who hold what is given up
 
 Publish = Callable[[Manifest], None]
 
@@ -47,16 +44,13 @@ class Taking:
     publish: Publish
     book: SourceBook
     _blobs: SwarmBlobs = field(init=False)
-    _moves: MoveBudget = field(init=False)
-    _kept_said: bool = False  # that more is held than should be
+    _placing: Placing = field(init=False)
     old: OldVersions = field(default_factory=lambda: OldVersions(limits.old_version_seconds))
     _waits: dict[PayloadId, tuple[float, float]] = field(default_factory=dict[PayloadId, "tuple[float, float]"])
 
     def __post_init__(self) -> None:
-        # some saved up by lot: nodes that start together do not exchange together
-        peering = self.peering
-        self._blobs = SwarmBlobs(peering, self.book)
-        self._moves = MoveBudget(peering.config.network.moves_per_hour, peering.draw(), peering.monotonic())
+        self._blobs = SwarmBlobs(self.peering, self.book)
+        self._placing = Placing(self.peering, self._blobs)
 
     async def run(self) -> None:
         """Look for what is to be taken, again and again."""
@@ -75,7 +69,7 @@ class Taking:
                     _log.warning("model %s is not taken whole yet: %s", manifest_id[:12], reason)
                     self._waits[manifest_id] = (now + pause, min(_wait_max, 2 * pause))
             layers = partial(take_layers, self.peering, self._blobs)
-            for role, place in (("expert", self._place), ("stage", layers)):
+            for role, place in (("expert", self._placing.place), ("stage", layers)):
                 if role in self.peering.config.network.roles:
                     await _tried(role, place)
 
@@ -128,56 +122,6 @@ class Taking:
         weights = ModelWeights(manifest, store, self.peering.memory)
         return await asyncio.to_thread(self.peering.host_model, manifest_id, manifest, weights)
 
-    async def _place(self) -> None:
-        """Give up and fetch what helps the swarm most, as much as fits; in batches that are said as they come."""
-        peering = self.peering
-        models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
-        mine = [(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
-        shelf = await _with_demand(peering, self._shelf(models), models)
-        held = await asyncio.to_thread(read_held, peering.config.data_dir)
-        room = _everything if (budget := peering.config.network.memory_bytes) is None else budget
-        self._moves = self._moves.now(peering.monotonic())
-        exchanges = 0 if budget is None else int(self._moves.left)
-        made = choose(shelf, [_key(*each) for each in mine], room, peering.draw, exchanges=exchanges)
-        self._moves = self._moves.spent(made.exchanges)
-        if made.exchanges:
-            _log.info("%s experts are exchanged for others that the swarm uses more", made.exchanges)
-        # never a model of this node's own, nor the only one that there is, or may be as others give up theirs
-        dropped = [each for each in made.drop if shelf.others(each) >= _others_min and _of_key(each)[0] in held]
-        if dropped:
-            await self._give_up(models, [_of_key(each) for each in dropped])
-        elif made.drop and not self._kept_said:
-            self._kept_said = True
-            _log.warning("experts that nobody else holds take more than network.memory; they are kept")
-        await self._fetch_experts(models, self._wished(models, shelf, room) or map(_of_key, made.fetch))
-
-    def _wished(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], room: int) -> list[tuple[PayloadId, int]]:
-        """What orders of answers that this node leads would have here, as far as there is room for it."""
-        free = room - sum(models[each].block(number).length for each in models for number in models[each].here)
-        found: list[tuple[PayloadId, int]] = []
-        for manifest_id, number in self.peering.holdings.wishes():
-            size = shelf.sizes.get(_key(manifest_id, number))
-            if size is not None and size <= free:
-                free -= size
-                found.append((manifest_id, number))
-        return found
-
-    async def _fetch_experts(self, models: Mapping[PayloadId, Hosted], wanted: Iterable[tuple[PayloadId, int]]) -> None:
-        """In order, as many as make a batch: what has come is said before the next look."""
-        batches: dict[PayloadId, list[int]] = {}
-        size = 0
-        for manifest_id, number in dict.fromkeys(wanted):
-            batches.setdefault(manifest_id, []).append(number)
-            size += models[manifest_id].block(number).length
-            if size > _batch_bytes:
-                break
-        for manifest_id, numbers in batches.items():
-            hosted = models[manifest_id]
-            try:
-                await self._blobs.fetch(hosted, [hosted.block(number) for number in numbers])
-            finally:
-                await self._look_again(manifest_id)
-
     async def _look_again(self, manifest_id: PayloadId) -> None:
         """In a thread: every block's file is looked at."""
         await asyncio.to_thread(self.peering.look_again, manifest_id)
@@ -215,54 +159,9 @@ class Taking:
         kept = {payload for hosted in peering.holdings.models() for payload in hosted.payloads}
         await asyncio.to_thread(peering.ground.store.give_up, old.payloads - kept - {manifest_id})
 
-    def _shelf(self, models: Mapping[PayloadId, Hosted]) -> Shelf[str]:
-        """The experts that somebody has, and who."""
-        linked = linked_nodes(self.peering)
-        sizes: dict[str, int] = {}
-        holders: dict[str, list[PublicKey]] = {}
-        for manifest_id, hosted in models.items():
-            said = [(each.node, held) for each in linked if (held := each.holdings.get(manifest_id)) is not None]
-            for number, _ in hosted.experts():
-                having = [node for node, held in said if held.has(number)]
-                if having or number in hosted.here:
-                    key = _key(manifest_id, number)
-                    sizes[key] = hosted.block(number).length
-                    holders[key] = having
-        return Shelf(self.peering.identity.key.public, len(linked) + 1, sizes, holders)
-
-    async def _give_up(self, models: Mapping[PayloadId, Hosted], dropped: Sequence[tuple[PayloadId, int]]) -> None:
-        """Say first that they are held no more, and then remove them, but what another expert here shares."""
-        for manifest_id, number in dropped:
-            self.peering.holdings.gave(manifest_id, number)
-        await self.peering.links.tell()
-        kept = {hosted.block(number).payload for hosted in models.values() for number in hosted.here}
-        gone = {models[manifest_id].block(number).payload for manifest_id, number in dropped} - kept
-        await asyncio.to_thread(self.peering.ground.store.give_up, gone)
-
 
 async def _tried(role: str, place: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         await place()
     except (Fault, OSError) as reason:
         _log.warning("not everything is taken yet for the role %s: %s", role, reason)
-
-
-async def _with_demand(peering: Peering, shelf: Shelf[str], models: Mapping[PayloadId, Hosted]) -> Shelf[str]:
-    """The same with what is known of the use of experts, and what this node's memory is like."""
-    mine = {manifest_id: sorted(hosted.here) for manifest_id, hosted in models.items()}
-    where: dict[PublicKey, dict[PayloadId, list[int]]] = {shelf.me: mine}
-    for manifest_id, number, having in ((*_of_key(key), having) for key, having in shelf.holders.items()):
-        for node in having:
-            where.setdefault(node, {}).setdefault(manifest_id, []).append(number)
-    held = sum(shelf.sizes[_key(manifest_id, each)] for manifest_id, numbers in mine.items() for each in numbers)
-    demand = await asyncio.to_thread(peering.demand.now, models, where)
-    return replace(shelf, demand=demand, tiers=peering.demand.tiers(held))
-
-
-def _key(manifest_id: PayloadId, number: int) -> str:
-    return f"{manifest_id}/{number}"
-
-
-def _of_key(key: str) -> tuple[PayloadId, int]:
-    manifest_id, _, number = key.partition("/")
-    return PayloadId(manifest_id), int(number)
