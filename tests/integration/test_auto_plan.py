@@ -20,7 +20,6 @@ from blyan.inference.leading import LedSteps, sent
 from blyan.inference.planner import Decision
 from blyan.inference.planner_error import PlannerError
 from blyan.inference.prediction import plans
-from blyan.inference.stage_lead import open_sessions
 from blyan.inference.step_times import StepSeen, StepTimes
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import PlanName
@@ -154,7 +153,7 @@ async def test_a_plan_that_turns_out_impossible_gives_way_to_the_next(
     for stage in scene.stages:
         monkeypatch.setattr(stage.peering.staging.host, "_kv_bytes", 0)
         stage.peering.staging.host._leases.clear()
-    for session in open_sessions(scene.gateway.peering.staging.lead):
+    for session in scene.gateway.peering.staging.lead.sessions:
         await asyncio.wrap_future(scene.gateway.peering.staging.lead.close(session))
     monkeypatch.setattr(scene.gateway.peering.staging, "patience", 0.2)
     scene.gateway.node.scheduler.unload(scene.gateway.node.model("random"))

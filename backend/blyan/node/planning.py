@@ -20,7 +20,6 @@ from blyan.inference.planner_error import Came, PlannerError
 from blyan.inference.policy import Rules
 from blyan.inference.prediction import CallTimes, Correction, Delegate, Shape, Situation, Spread, plans, predict
 from blyan.inference.snapshot import Holders, RegistrySnapshot
-from blyan.inference.stage_lead import open_sessions
 from blyan.inference.stage_speeds import Route
 from blyan.inference.step_times import StepTimes
 from blyan.model.config import ModelConfig
@@ -193,7 +192,7 @@ def _around(peering: Peering, hosted: Hosted, delegate: Callable[[PayloadId, Mod
     return _Around(
         peering.registry.snapshot(peering.monotonic()),
         delegate(hosted.manifest_id, manifest.config),
-        staging.roster.now(hosted, open_sessions(staging.lead)),
+        staging.roster.now(hosted, staging.lead.sessions),
     )
 
 
