@@ -151,8 +151,8 @@ async def test_a_plan_that_turns_out_impossible_gives_way_to_the_next(
 ) -> None:
     """Stages without memory, and a lead that has none of the model any more: experts are called then."""
     for stage in scene.stages:
-        monkeypatch.setattr(stage.peering.staging.host, "_kv_bytes", 0)
-        stage.peering.staging.host._leases.clear()
+        monkeypatch.setattr(stage.peering.staging.host.leases, "kv_bytes", 0)
+        stage.peering.staging.host.leases._held.clear()
     for session in scene.gateway.peering.staging.lead.sessions:
         await asyncio.wrap_future(scene.gateway.peering.staging.lead.close(session))
     monkeypatch.setattr(scene.gateway.peering.staging, "patience", 0.2)
