@@ -150,7 +150,7 @@ async def test_guesses_are_verified_in_one_trip(scene: Scene) -> None:
     print(f"{seen.accepted} of {seen.drafted} guesses were right")
     assert guessed.tokens == plain.tokens == (await scene.expected("ababab", **options)).tokens
     assert without >= 2 * 120
-    assert with_guesses <= 0.6 * without
+    assert with_guesses < 0.3 * without
 
 
 async def test_stages_take_the_layers_that_the_swarm_lacks(root: Path, tmp_path: Path) -> None:
