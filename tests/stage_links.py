@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from blyan.inference.layers_in_turn import LayersInTurn
+from blyan.inference.pipeline_step import Led, PipelineStepper
+from blyan.inference.stage_calls import LeadOptions
 from blyan.inference.stage_host import StageHost
-from blyan.inference.stage_lead import LeadOptions, StageLead
+from blyan.inference.stage_lead import StageLead
 from blyan.inference.stage_route import Candidate, even_split
 from blyan.model.config import ModelConfig
-from blyan.model.stage_step import EagerLayers, StagedModel
-from blyan.model.stepping import Stretch
+from blyan.model.eager_step import EagerStepper
+from blyan.model.stage_step import EagerHead, EagerLayers, OfferLayers, StagedModel
+from blyan.model.stepping import KVPages, Run, RunResult, Stretch
 from blyan.model.weights import ModelWeights
 from blyan.network.link import Link, frame_of
 from blyan.network.questions import LinkLost, NoAnswer, Refused
@@ -41,25 +50,39 @@ class FakeLink:
         self._house, self._own, self._other = house, own, other
         self.peer = FakePeer(other)
         self.closed = asyncio.Event()
+        self.since = 0.0
 
     async def request(
         self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = (), *, seconds: float
     ) -> Message:
         """As `Link.request`."""
-        house = self._house
-        if self.closed.is_set():
-            raise LinkLost(f"peer {self._other[:12]}: gone")
-        if self._other in house.silent:
+        if self._gone_or_silent():
             await asyncio.sleep(seconds)
             raise NoAnswer(f"peer {self._other[:12]}: silent")
-        message = house.tamper(kind, decode(frame_of({**fields, "kind": kind}, tensors)))
-        if kind == "ping":
-            return Message({}, ())
-        house.sent.append((self._own, self._other, kind, message))
         try:
-            return await house.handlers[self._other][kind](cast(Link, house.links[self._other, self._own]), message)
+            return await self._answered(kind, fields, tensors)
         except Fault as reason:
             raise Refused(self._other, reason.code, reason.message, dict(reason.detail)) from None
+
+    async def tell(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()) -> None:
+        """As `Link.tell`."""
+        if not self._gone_or_silent():
+            self._house.begin(self._told(kind, fields, tensors))
+
+    def _gone_or_silent(self) -> bool:
+        if self.closed.is_set():
+            raise LinkLost(f"peer {self._other[:12]}: gone")
+        return self._other in self._house.silent
+
+    async def _told(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor]) -> None:
+        with contextlib.suppress(Fault):
+            await self._answered(kind, fields, tensors)
+
+    async def _answered(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor]) -> Message:
+        house = self._house
+        message = house.tamper(kind, decode(frame_of({**fields, "kind": kind}, tensors)))
+        house.sent.append((self._own, self._other, kind, message))
+        return await house.handlers[self._other][kind](cast(Link, house.links[self._other, self._own]), message)
 
 
 class Waiting:
@@ -78,7 +101,15 @@ class Waiting:
 class House:
     """A lead `L` and stages `a`, `b`, … that hold these layers of one random model. A context: its loop is a thread."""
 
-    def __init__(self, config: ModelConfig, weights: RandomWeights, *spans: range, kv_bytes: int = 1 << 26) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: RandomWeights,
+        *spans: range,
+        kv_bytes: int = 1 << 26,
+        lead: range = range(0),
+    ) -> None:
+        """`lead`: the layers that it holds itself."""
         self.config, self.weights = config, weights
         self.lead_key = PublicKey("f" * 64)
         self.keys = [PublicKey(f"{number:x}" * 64) for number in range(len(spans))]
@@ -92,6 +123,8 @@ class House:
         self.removed = False  # the model, from every stage
         self.before_layers: Callable[[], object] = lambda: None  # in the compute thread of a stage
         self._kv_bytes = kv_bytes
+        self._lead = Candidate(self.lead_key, frozenset(lead))
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> House:
         self.thread = NetworkThread()
@@ -104,8 +137,14 @@ class House:
         for host in self.hosts.values():
             host.close()
 
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """In the loop, from it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _closed(self) -> None:
-        for session in list(self.lead.sessions.values()):
+        for session in self.lead.sessions:
             await self.lead._close(session)
 
     async def _furnish(self) -> None:
@@ -175,7 +214,7 @@ class House:
     def route(self, model: PayloadId, config: ModelConfig, without: frozenset[PublicKey]) -> tuple[Hop, ...] | None:
         """By what the stages hold."""
         there = [key for key in self.keys if key not in without | self.gone]
-        return even_split(config.layers, [Candidate(key, frozenset(self.spans[key])) for key in there])
+        return even_split(config.layers, [Candidate(key, frozenset(self.spans[key])) for key in there], self._lead)
 
     def link(self, node: PublicKey) -> Link | None:
         """An open link of the lead's."""
@@ -184,3 +223,46 @@ class House:
     def round_trip(self, _node: PublicKey) -> float:
         """None."""
         return 0.0
+
+
+# What leads compute through stages, and what it is held to
+
+
+def plain_layers(model: StagedModel, kv: KVPages, layers: range, _offer: OfferLayers) -> EagerLayers:
+    """Layers as every node computes them at first."""
+    return EagerLayers(model.weights, model.config, kv, layers)
+
+
+def stepper_of(house: House, pages: int = 8, seconds: float = 1.0) -> PipelineStepper:
+    """That of the lead."""
+    config, weights = house.config, house.weights
+    model = StagedModel("random", config, cast(ModelWeights, weights), torch.float32, lambda _: True)
+    here = partial(LayersInTurn, plain_layers, model, KVPages(config, torch.float32, pages))
+    led = Led(MODEL, config, weights, pages, seconds, here)
+    return PipelineStepper(led, house.lead, lambda _: EagerHead(weights, config), time.monotonic, time.sleep)
+
+
+def steps_of(prompt: int = 40, vocab: int = 211) -> list[list[Run]]:
+    """Two sequences: prompts, then a token beside a draft of three."""
+    tokens = torch.randint(0, vocab, (200,), generator=torch.Generator().manual_seed(1)).tolist()
+    return [
+        [Run(tuple(tokens[:prompt]), 0, (5, 1, 2, 3), 1, hidden=True), Run(tuple(tokens[100:110]), 0, (4,), 0)],
+        [Run((tokens[prompt],), prompt, (5, 1, 2, 3), 1), Run(tuple(tokens[110:114]), 10, (4,), 4)],
+    ]
+
+
+def right_of(house: House, steps: Sequence[list[Run]]) -> list[list[RunResult]]:
+    """What one node gives that computes all layers itself."""
+    plain = EagerStepper(house.weights, house.config, KVPages(house.config, torch.float32, 8))
+    return [plain.step(runs) for runs in steps]
+
+
+def compared(found: Sequence[Any], right: Sequence[Any], tolerance: float = 0.0) -> None:
+    """Scores, chosen experts and hidden states are the same."""
+    for one, other in zip(right, found, strict=True):
+        assert isinstance(other, RunResult)
+        assert np.abs(one.scores - other.scores).max(initial=0) <= tolerance
+        assert (one.chosen == other.chosen).all()
+        assert (one.hidden is None) == (other.hidden is None)
+        if one.hidden is not None and other.hidden is not None:
+            assert torch.allclose(one.hidden, other.hidden, atol=tolerance, rtol=0)

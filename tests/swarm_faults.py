@@ -1,10 +1,14 @@
-"""What befalls expert nodes of a swarm of processes, and how all is well again."""
+"""What befalls nodes of a swarm of processes, whom it should befall, and how all is well again."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from collections.abc import Sequence
+from pathlib import Path
 
-from swarm_nodes import Swarm
+from nodes import install_builtin, serving
+from swarm_nodes import Heard, Swarm, ask
 
 
 def kill(swarm: Swarm, number: int) -> None:
@@ -53,3 +57,28 @@ def restored(swarm: Swarm) -> None:
         else:
             node.start()
     swarm.gateway.wait_linked(swarm.experts)
+
+
+def passed(swarm: Swarm) -> list[int]:
+    """Bytes that went to and from each node."""
+    return [sum(way.passed for way in proxy.both) for proxy in swarm.proxies]
+
+
+def asked_most(swarm: Swarm, before: Sequence[int], count: int = 1) -> list[int]:
+    """The nodes that most went to and came from since then, the busiest first."""
+    since = [now - then for now, then in zip(passed(swarm), before, strict=True)]
+    return sorted(range(len(since)), key=since.__getitem__, reverse=True)[:count]
+
+
+def answers_alone(folder: Path, prompts: Sequence[str], tokens: int) -> dict[str, Heard]:
+    """What one node that holds the whole built-in model answers, so many tokens each."""
+    install_builtin(folder)
+
+    async def answers() -> dict[str, Heard]:
+        async with serving(folder) as client:
+            url = str(client.make_url("/")).rstrip("/")
+            return {prompt: await ask(url, prompt, ignore_eos=True, max_tokens=tokens) for prompt in prompts}
+
+    found = asyncio.run(answers())
+    assert all(len(each.tokens) == tokens for each in found.values())
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,15 @@ class Member:
 
 
 @contextlib.asynccontextmanager
-async def serving_member(data_dir: Path, **network: object) -> AsyncIterator[tuple[Member, str]]:
-    """A node with a peer port, and its URL. `network` is its section of the configuration."""
-    sections = {"network": {"listen": "127.0.0.1:0", "memory": room(data_dir), **network}, "compute": {"threads": 1}}
+async def serving_member(
+    data_dir: Path, inference: Mapping[str, object] | None = None, **network: object
+) -> AsyncIterator[tuple[Member, str]]:
+    """A node with a peer port, and its URL. `network` and `inference` are sections of its configuration."""
+    sections: dict[str, dict[str, object]] = {
+        "network": {"listen": "127.0.0.1:0", "memory": room(data_dir), **network},
+        "compute": {"threads": 1},
+        "inference": dict(inference or {}),
+    }
     config = read_config(data_dir, sections, {})
     with opened(config, now=system_seconds, entropy=system_entropy, new=True) as ground:
         node = Node(config, ground, SOURCES)

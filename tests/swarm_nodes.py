@@ -61,7 +61,7 @@ def every(of: int, *which: int) -> Keep:
     return lambda layer, expert: (expert + layer) % of in which
 
 
-def part_of_builtin(data_dir: Path, keep: Keep, trunk: bool) -> PayloadId:
+def part_of_builtin(data_dir: Path, keep: Keep, trunk: bool | range) -> PayloadId:
     """A data directory of a node of the swarm with some experts of the built-in model, and its trunk or not."""
     with _ground(data_dir) as ground:
         manifest = builtin.install(ground).model.manifest
@@ -214,6 +214,13 @@ class Swarm:
         with ThreadPoolExecutor(len(self.experts) + 1) as pool:
             list(pool.map(RunningNode.stop, [self.gateway, *self.experts]))
         self._stack.close()
+
+
+def linked_among(nodes: Sequence[SwarmNode]) -> None:
+    """Wait until those that run have a link to each other."""
+    keys = {node.key[:12] for node in nodes if node.running}
+    there = [node for node in nodes if node.running]
+    wait_for(lambda: all(keys - {each.key[:12]} <= each.linked() for each in there), "nodes linked to each other")
 
 
 def wait_for(what: Callable[[], object], said: str, seconds: float = 20) -> None:

@@ -32,7 +32,7 @@ from harness import SMOKE, Page, milliseconds, percentile
 from reference_models import Reference, reference
 
 from forked import Nursery
-from swarm_nodes import Swarm, SwarmNode, nothing, of_layers, part_of_checkpoint, wait_for
+from swarm_nodes import Swarm, SwarmNode, linked_among, nothing, of_layers, part_of_checkpoint
 
 MODEL = "smoke" if SMOKE else "tiny"
 TOKENS = 24 if SMOKE else 128
@@ -76,14 +76,8 @@ def swarm_of(root: Path, count: int, **settings: str) -> Iterator[Swarm]:
         gateway = SwarmNode(root / "gateway", nursery, plan="pipeline", **settings)
         stages = [SwarmNode(root / f"stage{number}", nursery, roles="stage") for number in range(count)]
         with Swarm(gateway, stages) as swarm:
-            linked(stages)
+            linked_among(stages)
             yield swarm
-
-
-def linked(stages: list[SwarmNode]) -> None:
-    keys = {stage.key[:12] for stage in stages if stage.running}
-    there = [stage for stage in stages if stage.running]
-    wait_for(lambda: all(keys - {each.key[:12]} <= each.linked() for each in there), "stages linked to each other")
 
 
 def jitted(swarm: Swarm, ask: Callable[[], object]) -> None:
@@ -275,7 +269,7 @@ def restore(swarm: Swarm, place: int) -> None:
     else:
         node.start()
     swarm.gateway.wait_linked(swarm.experts)
-    linked(list(swarm.experts))
+    linked_among(swarm.experts)
 
 
 if __name__ == "__main__":

@@ -180,9 +180,9 @@ async def test_a_plan_that_turns_out_impossible_gives_way_to_the_next(
 ) -> None:
     """Stages without memory, and a lead that has none of the model any more: experts are called then."""
     for stage in scene.stages:
-        monkeypatch.setattr(stage.peering.staging.host, "_kv_bytes", 0)
-        stage.peering.staging.host._leases.clear()
-    for session in list(scene.gateway.peering.staging.lead.sessions.values()):
+        monkeypatch.setattr(stage.peering.staging.host.leases, "kv_bytes", 0)
+        stage.peering.staging.host.leases._held.clear()
+    for session in scene.gateway.peering.staging.lead.sessions:
         await asyncio.wrap_future(scene.gateway.peering.staging.lead.close(session))
     monkeypatch.setattr(scene.gateway.peering.staging, "patience", 0.2)
     scene.gateway.node.scheduler.unload(scene.gateway.node.model("random"))
@@ -273,7 +273,7 @@ async def test_a_stage_that_is_twice_as_slow_gets_fewer_layers(scene: Scene, mon
         recomputed = scene.gateway.node.scheduler.counters.recomputed
         await until(lambda: staging.roster.preferred.get(scene.manifest) == ((key(slow), 0, 4),), "another route")
         await scene.asked(scene.gateway)
-        assert [each.hops for each in staging.lead.sessions.values()] == [((key(slow), 0, 4),)]
+        assert [each.hops for each in staging.lead.sessions] == [((key(slow), 0, 4),)]
         assert scene.gateway.node.scheduler.counters.recomputed <= recomputed + 1
 
 

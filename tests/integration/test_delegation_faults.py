@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from forked import Nursery
-from nodes import install_builtin, serving
-from swarm_faults import kill, restored, stop, swallow
+from swarm_faults import asked_most, kill, passed, stop, swallow
 from swarm_nodes import Heard, Swarm, SwarmNode, ask, everything, nothing, part_of_builtin
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("whole_again")]
 
 PROMPT = "What is 12 plus 30?"
 TOKENS = 60
@@ -32,26 +31,6 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
             yield made
 
 
-@pytest.fixture(autouse=True)
-def whole_again(swarm: Swarm) -> Iterator[None]:
-    """After each test every node runs and every link is up."""
-    yield
-    restored(swarm)
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> Heard:
-    """What one node that holds everything answers to `PROMPT`."""
-    folder = tmp_path_factory.mktemp("whole")
-    install_builtin(folder)
-
-    async def answer() -> Heard:
-        async with serving(folder) as client:
-            return await ask(str(client.make_url("/")).rstrip("/"), PROMPT, ignore_eos=True, max_tokens=TOKENS)
-
-    return asyncio.run(answer())
-
-
 @pytest.mark.parametrize("fault", [kill, stop, swallow], ids=lambda fault: fault.__name__)
 async def test_an_answer_survives_its_lead(swarm: Swarm, expected: Heard, fault: Callable[[Swarm, int], None]) -> None:
     """Killed, stopped or black-holed after twenty tokens; the other lead goes on."""
@@ -60,14 +39,12 @@ async def test_an_answer_survives_its_lead(swarm: Swarm, expected: Heard, fault:
 
     def strike() -> None:
         """At the node that most came from."""
-        came = [proxy.down.passed - was for proxy, was in zip(swarm.proxies, before, strict=True)]
-        struck.append(came.index(max(came)))
-        assert came[struck[0]] > 2 * min(came)
+        struck.extend(asked_most(swarm, before))
         fault(swarm, struck[0])
 
     both = (ask(swarm.gateway.url, PROMPT, max_tokens=16) for _ in swarm.experts)
     await asyncio.gather(*both)  # one each: neither reads its experts for the first time
-    before[:] = [proxy.down.passed for proxy in swarm.proxies]
+    before[:] = passed(swarm)
     found = await ask(swarm.gateway.url, PROMPT, at={20: strike}, ignore_eos=True, max_tokens=TOKENS)
     assert struck
     assert found.error is None

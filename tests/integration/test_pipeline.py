@@ -1,75 +1,163 @@
-"""Layers on other nodes: a gateway that holds none of them answers through stages what one node answers alone."""
+"""Layers on other nodes: gateways that hold none of them answer through stages what one node answers alone."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from blyan.node.holdings import blocks_of_layer
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
-from forked import Nursery
 from nodes import import_into, serving
 from swarm_in_process import Member, in_one_process, serving_member, until
-from swarm_nodes import (
-    Heard,
-    Swarm,
-    SwarmNode,
-    ask,
-    everything,
-    nothing,
-    of_layers,
-    part_of_checkpoint,
-    wait_for,
-)
+from swarm_nodes import Heard, ask, everything, nothing, of_layers, part_of_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 20}
 SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "seed": 7, "max_tokens": 20}
 PLAIN = {"expert_memory": "0B"}
+LETTERS = random.Random(1)
+LONG = "".join(LETTERS.choice("abcdefghij ") for _ in range(1_100))  # a token each
+SPANS = (range(2), range(2, 4))
 
 
-@contextlib.asynccontextmanager
-async def pipeline(root: Path, *spans: range, **network: object) -> AsyncIterator[tuple[Member, list[Member]]]:
-    """A gateway with what is of no layer, and stages with these layers, of the checkpoint in `root`/hf."""
-    part_of_checkpoint(root / "gateway", root / "hf", "random", nothing, True)
-    stages: list[Path] = []
-    for number, span in enumerate(spans):
-        stages.append(root / f"stage{number}")
-        part_of_checkpoint(stages[-1], root / "hf", "random", of_layers(span), span)
-    async with in_one_process(root / "gateway", stages, "stage", plan="pipeline", **network) as (gateway, members):
-        yield gateway, members
+@dataclass(frozen=True)
+class Scene:
+    """Gateways without layers, the two stages that they ask, and one node that has everything."""
+
+    gateways: dict[str, Member]
+    stages: list[Member]
+    whole: str
+
+    async def expected(self, prompt: str, **options: object) -> Heard:
+        return await ask(self.whole, prompt, model="random", ignore_eos=True, **options)
+
+    async def found(self, gateway: str, prompt: str, **options: object) -> Heard:
+        return await ask(self.gateways[gateway].url, prompt, model="random", ignore_eos=True, **options)
+
+    def counted(self, gateway: str) -> tuple[int, int]:
+        """Calls and positions that the stages computed for a gateway so far, its trials aside."""
+        peers = self.gateways[gateway].peering.staging.lead.counters.peers.values()
+        return sum(each.calls for each in peers), sum(each.rows for each in peers)
 
 
-async def test_two_stages_answer_token_for_token_as_one_node(tmp_path: Path) -> None:
-    save_random_checkpoint(tmp_path / "hf", family="mixtral", vocab_size=260, scale=3.0)
-    save_byte_tokenizer(tmp_path / "hf")
-    import_into(tmp_path / "whole", tmp_path / "hf", "random")
-    async with (
-        pipeline(tmp_path, range(2), range(2, 4)) as (gateway, stages),
-        serving(tmp_path / "whole", inference=PLAIN) as client,
-    ):
-        whole = str(client.make_url("/")).rstrip("/")
-        for options in (GREEDY, SAMPLED):
-            expected = await ask(whole, "Say something", model="random", ignore_eos=True, **options)
-            assert len(set(expected.tokens)) >= 8, "a model that repeats itself would show little"
-            found = await ask(gateway.url, "Say something", model="random", ignore_eos=True, **options)
-            assert (found.error, expected.tokens) == (None, found.tokens)
-        assert all(stage.peering.staging.host.counters.calls for stage in stages)
+GATEWAYS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "small": {"kv_memory": "1.1MiB", "step_tokens": 48, "prompt_tokens": 32},
+    "guessing": {"draft_tokens": 8},
+}
 
 
-async def test_stages_take_the_layers_that_the_swarm_lacks(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, and data directories with parts of it."""
+    root = tmp_path_factory.mktemp("pipeline")
+    save_random_checkpoint(root / "hf", family="mixtral", vocab_size=260, scale=3.0, max_position_embeddings=2048)
+    save_byte_tokenizer(root / "hf")
+    import_into(root / "whole", root / "hf", "random")
+    for name in (*GATEWAYS, "delegating"):
+        part_of_checkpoint(root / name, root / "hf", "random", nothing, True)
+    for number, span in enumerate(SPANS):
+        part_of_checkpoint(root / f"stage{number}", root / "hf", "random", of_layers(span), span)
+    return root
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scene(root: Path) -> AsyncIterator[Scene]:
+    async with contextlib.AsyncExitStack() as stack:
+        gateways: dict[str, Member] = {}
+        for name, inference in GATEWAYS.items():
+            member = serving_member(root / name, inference=inference, plan="pipeline")
+            gateways[name], _ = await stack.enter_async_context(member)
+        join = tuple(each.join_url for each in gateways.values())
+        stages = [
+            (await stack.enter_async_context(serving_member(root / f"stage{number}", join=join, roles=("stage",))))[0]
+            for number in range(len(SPANS))
+        ]
+        keys = {stage.peering.identity.key.public for stage in stages}
+        await until(lambda: all(keys <= each.links for each in gateways.values()), "gateways linked to stages")
+        await until(lambda: all(keys - {each.peering.identity.key.public} <= each.links for each in stages), "stages")
+        delegating = serving_member(root / "delegating", join=(gateways["plain"].join_url,), plan="static_delegate")
+        gateways["delegating"], _ = await stack.enter_async_context(delegating)
+        lead = gateways["plain"].peering.identity.key.public
+        await until(lambda: lead in gateways["delegating"].links, "a link to the lead")
+        client = await stack.enter_async_context(serving(root / "whole", inference=PLAIN))
+        yield Scene(gateways, stages, str(client.make_url("/")).rstrip("/"))
+
+
+async def test_two_stages_answer_token_for_token_as_one_node(scene: Scene) -> None:
+    for options in (GREEDY, SAMPLED):
+        expected = await scene.expected("Say something", **options)
+        assert len(set(expected.tokens)) >= 8, "a model that repeats itself would show little"
+        found = await scene.found("plain", "Say something", **options)
+        assert (found.error, expected.tokens) == (None, found.tokens)
+    assert all(stage.peering.staging.host.counters.calls for stage in scene.stages)
+
+
+async def test_a_node_that_is_asked_for_a_whole_answer_leads_its_own_pipeline(scene: Scene) -> None:
+    gateway = scene.gateways["delegating"]
+    asks, began = gateway.node.answering.delegating, scene.counted("plain")[0]
+    assert asks is not None
+    for options in (GREEDY, SAMPLED):
+        expected = await scene.expected("Say something", **options)
+        assert expected.tokens == (await scene.found("delegating", "Say something", **options)).tokens
+    assert (asks.counters.asked, asks.counters.own) == (2, 0)
+    assert scene.counted("plain")[0] - began >= 2 * 2 * 20
+    assert gateway.peering.executor.counters.messages == 0
+
+
+async def test_what_a_prompt_has_in_common_with_an_earlier_one_is_not_computed_again_by_the_stages(
+    scene: Scene,
+) -> None:
+    """More than a thousand tokens, in pieces; then the same with another end: the stages hold the rest yet."""
+    before = scene.counted("plain")[1]
+    expected = await scene.expected(LONG + "?", **GREEDY)
+    assert expected.tokens == (await scene.found("plain", LONG + "?", **GREEDY)).tokens
+    first = scene.counted("plain")[1] - before
+    assert first >= 2 * len(LONG)
+    expected = await scene.expected(LONG + "!", **GREEDY)
+    assert expected.tokens == (await scene.found("plain", LONG + "!", **GREEDY)).tokens
+    second = scene.counted("plain")[1] - before - first
+    assert second < 2 * (32 + 16 + 20), "a page, the template's end and the answer, at each of two stages"
+
+
+async def test_those_who_give_their_pages_back_are_computed_again_through_the_stages(scene: Scene) -> None:
+    """With pages for one and a half of two, prompts in pieces, one and the other as if each were alone."""
+    prompts = [LONG[:250], LONG[300:550]]
+    options = {"temperature": 0.0, "max_tokens": 110}
+    expected = await asyncio.gather(*(scene.expected(prompt, **options) for prompt in prompts))
+    found = await asyncio.gather(*(scene.found("small", prompt, **options) for prompt in prompts))
+    assert [each.tokens for each in found] == [each.tokens for each in expected]
+    assert scene.gateways["small"].node.scheduler.counters.preemptions > 0
+
+
+async def test_guesses_are_verified_in_one_trip(scene: Scene) -> None:
+    """An answer that repeats itself: the same tokens for fewer calls of each stage."""
+    options = {"temperature": 0.0, "max_tokens": 120, "logit_bias": {"97": 100}}
+    before = scene.counted("plain")[0], scene.counted("guessing")[0]
+    plain = await scene.found("plain", "ababab", **options)
+    guessed = await scene.found("guessing", "ababab", **options)
+    without, with_guesses = scene.counted("plain")[0] - before[0], scene.counted("guessing")[0] - before[1]
+    kinds, seen = len(set(plain.tokens)), scene.gateways["guessing"].node.scheduler.counters
+    print(f"calls for {len(plain.tokens)} tokens of {kinds} kinds: {without} without guesses, {with_guesses} with them")
+    print(f"{seen.accepted} of {seen.drafted} guesses were right")
+    assert guessed.tokens == plain.tokens == (await scene.expected("ababab", **options)).tokens
+    assert without >= 2 * 120
+    assert with_guesses < 0.3 * without
+
+
+async def test_stages_take_the_layers_that_the_swarm_lacks(root: Path, tmp_path: Path) -> None:
     """Two empty nodes with room for half of the layers each, beside one that has all and is no stage."""
-    save_random_checkpoint(tmp_path / "hf", family="mixtral", vocab_size=260, scale=3.0)
-    save_byte_tokenizer(tmp_path / "hf")
-    part_of_checkpoint(tmp_path / "gateway", tmp_path / "hf", "random", everything, True)
-    manifest = part_of_checkpoint(tmp_path / "stage0", tmp_path / "hf", "random", nothing, False)
-    part_of_checkpoint(tmp_path / "stage1", tmp_path / "hf", "random", nothing, False)
+    part_of_checkpoint(tmp_path / "gateway", root / "hf", "random", everything, True)
+    manifest = part_of_checkpoint(tmp_path / "stage0", root / "hf", "random", nothing, False)
+    part_of_checkpoint(tmp_path / "stage1", root / "hf", "random", nothing, False)
     folders = [tmp_path / "stage0", tmp_path / "stage1"]
     async with in_one_process(tmp_path / "gateway", [], plan="pipeline") as (gateway, _):
         hosted = gateway.peering.holdings.find(manifest)
@@ -86,53 +174,5 @@ async def test_stages_take_the_layers_that_the_swarm_lacks(tmp_path: Path) -> No
                 )
             heard = await ask(gateway.url, "Say something", model="random", ignore_eos=True, **GREEDY)
             assert (heard.error, len(heard.tokens)) == (None, 20)
-
-
-@pytest.fixture(scope="module")
-def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
-    """Processes: a gateway without layers and four stages that hold all of them, of which two are asked."""
-    root = tmp_path_factory.mktemp("stages")
-    save_random_checkpoint(root / "hf", family="mixtral", vocab_size=260, scale=3.0)
-    save_byte_tokenizer(root / "hf")
-    part_of_checkpoint(root / "gateway", root / "hf", "random", nothing, True)
-    for number in range(4):
-        part_of_checkpoint(root / f"stage{number}", root / "hf", "random", everything, range(4))
-    with Nursery() as nursery:
-        stages = [SwarmNode(root / f"stage{number}", nursery, roles="stage") for number in range(4)]
-        with Swarm(SwarmNode(root / "gateway", nursery, plan="pipeline"), stages) as made:
-            keys = {stage.key[:12] for stage in stages}
-            wait_for(lambda: all(keys - {each.key[:12]} <= each.linked() for each in stages), "stages to be linked")
-            yield made
-
-
-def said(swarm: Swarm, at: dict[int, Callable[[], object]] | None = None) -> Heard:
-    asked = ask(swarm.gateway.url, "Say something", at=at, model="random", ignore_eos=True, seed=3, max_tokens=60)
-    return asyncio.run(asked)
-
-
-@pytest.mark.long
-def test_an_answer_survives_stages_that_are_stopped_killed_and_cut_off(swarm: Swarm) -> None:
-    """One after the other, each time one that is asked; the benchmark holds the pause to a second."""
-    said(swarm)
-    calm = said(swarm)
-    assert len(set(calm.tokens)) >= 8
-    down: set[int] = set()
-    for how in ("stopped", "killed", "cut off"):
-        before = [proxy.up.passed for proxy in swarm.proxies]
-        said(swarm)
-        passed = [proxy.up.passed - then for proxy, then in zip(swarm.proxies, before, strict=True)]
-        place = max(set(range(4)) - down, key=passed.__getitem__)
-        down.add(place)
-        node = swarm.experts[place]
-        falls: dict[str, Callable[[], object]] = {
-            "stopped": lambda node=node: node.send(signal.SIGSTOP),
-            "killed": node.kill,
-            "cut off": swarm.proxies[place].black_hole,
-        }
-        found = said(swarm, {20: falls[how]})
-        assert (found.error, calm.tokens) == (None, found.tokens), how
-        print(f"{how}: {found.pause:.2f} s")
-        assert found.pause < 5, how
-    for place in down:
-        if swarm.experts[place].running:
-            swarm.experts[place].send(signal.SIGCONT)
+            asked = {name for name, _ in gateway.peering.staging.lead.counters.peers.items()}
+            assert len(asked) == 1, "the gateway computes the first half itself"

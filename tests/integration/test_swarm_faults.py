@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 import aiohttp
 import pytest
 
-from nodes import install_builtin, serving
-from swarm_faults import FAULTS, kill, restored, stop, swallow, throttle
+from swarm_faults import FAULTS, kill, stop, swallow, throttle
 from swarm_nodes import Heard, Swarm, SwarmNode, ask, every, nothing, part_of_builtin, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("whole_again")]
 
 ALONE = (3, 1)  # layer and expert that node 3 alone holds
 PROMPT = "What is 12 plus 30?"
@@ -43,28 +42,6 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
     gateway = SwarmNode(root / "gateway", call_seconds=str(CALL_SECONDS))
     with Swarm(gateway, [SwarmNode(root / f"expert{number}") for number in range(4)]) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def whole_again(swarm: Swarm) -> Iterator[None]:
-    """After each test every node runs and every link is up."""
-    yield
-    restored(swarm)
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> Heard:
-    """What one node that holds everything answers to `PROMPT`."""
-    folder = tmp_path_factory.mktemp("whole")
-    install_builtin(folder)
-
-    async def answer() -> Heard:
-        async with serving(folder) as client:
-            return await ask(str(client.make_url("/")).rstrip("/"), PROMPT, ignore_eos=True, max_tokens=TOKENS)
-
-    found = asyncio.run(answer())
-    assert len(found.tokens) == TOKENS
-    return found
 
 
 async def long_answer(swarm: Swarm, *at: tuple[int, Callable[[], object]]) -> Heard:

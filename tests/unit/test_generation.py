@@ -74,7 +74,6 @@ BAD_FIELDS: dict[str, Any] = {
     "ms": [0, -1, 10**9, 0.5],
     "nonce": ["", "0f" * 13, None],
     "sampling": [None, [], {}, {"temperature": 1.0}],
-    "stages": [{}, [], {"nodes": []}, False],
 }
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from blyan.inference.pipeline_step import Led, PipelineStepper
+from blyan.inference.pipeline_step import PipelineStepper
 from blyan.model.eager_step import EagerStepper
-from blyan.model.stage_step import EagerHead
-from blyan.model.stepping import KVPages, PagesLost, Run, RunResult
+from blyan.model.stepping import KVPages, PagesLost, Run
 from blyan.network.questions import Refused
 from blyan.primitives import limits
 from blyan.primitives.errors import StageUnavailable
@@ -23,7 +21,7 @@ from blyan.wire.framing import Message, WireTensor
 from blyan.wire.stage_call import Hop, Passed, StageOpen, end_of, message_of, open_kind, parse_call
 from blyan.wire.stage_call import kind as stage_kind
 from random_models import RandomWeights, small_config
-from stage_links import MODEL, House
+from stage_links import MODEL, House, compared, right_of, stepper_of, steps_of
 
 CONFIG = small_config()
 WEIGHTS = RandomWeights(CONFIG)
@@ -37,41 +35,12 @@ def house() -> Iterator[House]:
         yield made
 
 
-def stepper_of(house: House, pages: int = 8, seconds: float = 1.0) -> PipelineStepper:
-    led = Led(MODEL, CONFIG, WEIGHTS, pages, seconds)
-    return PipelineStepper(led, house.lead, lambda _: EagerHead(WEIGHTS, CONFIG), time.monotonic, time.sleep)
-
-
-def steps_of(prompt: int = 40) -> list[list[Run]]:
-    """Two sequences: prompts, then a token beside a draft of three."""
-    tokens = torch.randint(0, CONFIG.vocab_size, (200,), generator=torch.Generator().manual_seed(1)).tolist()
-    return [
-        [Run(tuple(tokens[:prompt]), 0, (5, 1, 2, 3), 1, hidden=True), Run(tuple(tokens[100:110]), 0, (4,), 0)],
-        [Run((tokens[prompt],), prompt, (5, 1, 2, 3), 1), Run(tuple(tokens[110:114]), 10, (4,), 4)],
-    ]
-
-
-def compared(found: Sequence[Any], right: Sequence[Any], tolerance: float = 0.0) -> None:
-    for one, other in zip(right, found, strict=True):
-        assert isinstance(other, RunResult)
-        assert np.abs(one.scores - other.scores).max(initial=0) <= tolerance
-        assert (one.chosen == other.chosen).all()
-        assert (one.hidden is None) == (other.hidden is None)
-        if one.hidden is not None and other.hidden is not None:
-            assert torch.allclose(one.hidden, other.hidden, atol=tolerance, rtol=0)
-
-
-def right_of(steps: list[list[Run]]) -> list[list[RunResult]]:
-    plain = EagerStepper(WEIGHTS, CONFIG, KVPages(CONFIG, torch.float32, 8))
-    return [plain.step(runs) for runs in steps]
-
-
 @pytest.mark.parametrize("spans", [(WHOLE,), (range(1), range(1, 3)), (range(1), range(1, 2), range(2, 3))])
 def test_stages_change_no_bit(spans: tuple[range, ...]) -> None:
     steps = steps_of()
     with House(CONFIG, WEIGHTS, *spans) as house:
         stepper = stepper_of(house)
-        for runs, right in zip(steps, right_of(steps), strict=True):
+        for runs, right in zip(steps, right_of(house, steps), strict=True):
             compared(stepper.step(runs), right)
         stepper.close()
         assert all(host.counters.calls == 2 for host in house.hosts.values())
@@ -116,7 +85,7 @@ def lost_in(stepper: PipelineStepper, runs: list[Run]) -> None:
 @pytest.mark.parametrize("how", ["gone", "silent"])
 def test_a_lost_stage_is_replaced_and_its_pages_are_said_to_be_lost(house: House, how: str) -> None:
     steps = steps_of()
-    right = right_of(steps)
+    right = right_of(house, steps)
     stepper = stepper_of(house)
     compared(stepper.step(steps[0]), right[0])
     second = house.keys[1]
@@ -173,7 +142,7 @@ def tampering(house: House, which: str, how: str) -> None:
 @pytest.mark.parametrize("which", ["stage", "stage_end"])
 def test_what_was_changed_on_its_way_is_never_computed_with(house: House, which: str, how: str) -> None:
     steps = steps_of()
-    right = right_of(steps)
+    right = right_of(house, steps)
     stepper = stepper_of(house)
     stepper.step(steps[0])
     tampering(house, which, how)
@@ -232,7 +201,9 @@ def test_a_call_that_does_not_fit_the_lease_is_refused_and_the_next_is_taken(
     size = bad.count * bad.width * (2 if bad.dtype == "F16" else 4)
     with pytest.raises(Refused, match=why):
         sent_to(house, 0, message_of(bad, Passed(bytes(size), b"")))
-    compared(stepper.step([Run((3,), 2, (0,), 1)]), right_of([[Run((1, 2), 0, (0,), 1)], [Run((3,), 2, (0,), 1)]])[1])
+    compared(
+        stepper.step([Run((3,), 2, (0,), 1)]), right_of(house, [[Run((1, 2), 0, (0,), 1)], [Run((3,), 2, (0,), 1)]])[1]
+    )
 
 
 def test_an_end_is_taken_of_the_last_stage_alone(house: House) -> None:
@@ -253,7 +224,7 @@ def test_an_end_is_taken_of_the_last_stage_alone(house: House) -> None:
         return message
 
     house.tamper = forging
-    compared(stepper.step(steps[1]), right_of(steps)[1])
+    compared(stepper.step(steps[1]), right_of(house, steps)[1])
     assert isinstance(forged[1], Refused)
     assert house.lead.counters.rejected == 1
 
@@ -272,7 +243,7 @@ def test_leases_are_bounded_in_number_and_in_bytes(house: House) -> None:
     opened(house, f"{100:032x}", sender=2)
     with pytest.raises(Refused, match="bytes of pages"):
         opened(house, f"{101:032x}", sender=2, pages=limits.stage_lease_pages_max)
-    assert limits.stage_leases_node_max + 1 == host.leases
+    assert limits.stage_leases_node_max + 1 == len(host.leases)
 
 
 def test_a_lease_ends_when_its_lead_is_silent_or_began_anew(house: House) -> None:
@@ -283,24 +254,24 @@ def test_a_lease_ends_when_its_lead_is_silent_or_began_anew(house: House) -> Non
     opened(house, "a" * 32)
     house.now = 20.0 + limits.stage_lease_seconds - 1
     house.run(swept(host))
-    assert (host.leases, host.counters.expired) == (1, 1)
+    assert (len(host.leases), host.leases.expired) == (1, 1)
     opened(house, "c" * 32)
-    assert host.leases == 1, "another process of the same lead"
+    assert len(host.leases) == 1, "another process of the same lead"
     with pytest.raises(Refused, match="own lead"):
         opened(house, "c" * 32, sender=2)
 
 
 async def swept(host: Any) -> None:
-    host.sweep()
+    host.leases.sweep()
 
 
 def test_closing_gives_the_leases_back(house: House) -> None:
     stepper = stepper_of(house)
     stepper.step([Run((1, 2), 0, (0,), 1)])
-    assert [host.leases for host in house.hosts.values()] == [1, 1, 0]
+    assert [len(host.leases) for host in house.hosts.values()] == [1, 1, 0]
     stepper.close()
     until = time.monotonic() + 5
-    while any(host.leases for host in house.hosts.values()):
+    while any(len(host.leases) for host in house.hosts.values()):
         assert time.monotonic() < until
         time.sleep(0.005)
 

@@ -23,6 +23,21 @@ def test_what_nodes_hold_decides_and_a_gap_is_no_pipeline() -> None:
     assert even_split(6, []) is None
 
 
+def test_the_lead_takes_an_even_share_of_the_first_layers_itself() -> None:
+    lead = Candidate(C, ALL)
+    assert even_split(6, [Candidate(A, ALL), Candidate(B, ALL)], lead) == ((C, 0, 3), (A, 3, 6))
+    assert even_split(6, [], lead) == ((C, 0, 6),)
+    assert even_split(6, [Candidate(A, ALL)], Candidate(C, frozenset({0}))) == ((C, 0, 1), (A, 1, 6))
+
+
+def test_the_lead_takes_more_or_less_where_nobody_else_can() -> None:
+    last, most = Candidate(A, frozenset({5})), Candidate(A, frozenset(range(1, 6)))
+    assert even_split(6, [last], Candidate(C, ALL)) == ((C, 0, 5), (A, 5, 6))
+    assert even_split(6, [last], Candidate(C, frozenset({3, 4, 5}))) is None
+    assert even_split(6, [most], Candidate(C, frozenset({0, 1, 2, 3}))) == ((C, 0, 3), (A, 3, 6))
+    assert even_split(6, [Candidate(A, ALL)], Candidate(C, frozenset({3, 4, 5}))) == ((A, 0, 6),)
+
+
 def test_nodes_that_come_one_after_the_other_cover_all_layers() -> None:
     """Whatever is drawn."""
     for draw in (0.0, 0.3, 0.6, 0.99):

@@ -219,3 +219,16 @@ async def test_a_pair_of_sockets_passes_frames_and_its_end() -> None:
     assert (await pair.one.receive()).type != aiohttp.WSMsgType.BINARY
     with pytest.raises(ConnectionError):
         await pair.one.send_bytes(b"y")
+
+
+async def test_what_is_told_gets_no_answer_nor_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[Any] = []
+    async with linked(Giver()) as (asker, _):
+        take = asker._take
+        monkeypatch.setattr(asker, "_take", lambda message, size: (came.append(message.fields), take(message, size)))
+        await asker.tell("echo", {"x": 1})
+        await asker.tell("unknown", {})
+        assert (await asker.request("echo", {"x": 2}, seconds=5)).fields["x"] == 2
+    assert [each.get("x") for each in came] == [2]
+    with pytest.raises(LinkLost):
+        await asker.tell("echo", {})

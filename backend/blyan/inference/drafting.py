@@ -54,7 +54,8 @@ class Drafter:
         for length in range(_longest, _shortest - 1, -1):
             at = self._ends.get(tuple(tokens[-length:]))
             if at is not None and len(tokens) > length:
-                return tuple(tokens[at : at + min(room, self._most)])
+                count, since = min(room, self._most), len(tokens) - at
+                return tuple(tokens[at + place % since] for place in range(count))  # as a loop, if it is a short one
         return ()
 
     def _index(self) -> None:

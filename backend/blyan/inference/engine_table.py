@@ -36,13 +36,17 @@ def least_pages(model: LoadedModel) -> int:
     return pages_for(min(limits.sequence_tokens_min, model.manifest.config.context_length) + 1)
 
 
-def want_memory(kv_bytes: int, models: Sequence[LoadedModel]) -> None:
-    """`InvalidInput` if a model's share of `kv_bytes` holds no sequence of 256 tokens (or of the model's context)."""
+def want_memory(kv_bytes: int, models: Sequence[LoadedModel], lent: int = 0) -> None:
+    """`InvalidInput` if a model's share of `kv_bytes` holds no sequence of 256 tokens (or of the model's context).
+
+    `lent`: what others get of the memory that is configured.
+    """
     wants = {model.name: len(models) * page_bytes(model) * least_pages(model) for model in models}
     name, most = max(wants.items(), key=lambda each: each[1], default=("", 0))
     if kv_bytes < most:
+        most = -(-most * (kv_bytes + lent) // kv_bytes)
         raise InvalidInput(
-            f"inference.kv_memory: expected at least {most} bytes, found {kv_bytes}",
+            f"inference.kv_memory: expected at least {most} bytes, found {kv_bytes + lent}",
             hint=f"{name} needs that for {limits.sequence_tokens_min} tokens, with the same share for each of "
             f"{len(models)} models: set {-(-most // limits.MIB)}MiB or more",
         )

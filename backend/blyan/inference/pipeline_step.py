@@ -1,8 +1,9 @@
 """The stepper of a lead: embeddings and scores are computed in this process, the layers by stages elsewhere.
 
-A step is cut into pieces that follow each other through the stages, so that one computes while another does. The pages
-of the lead's pool are the stages' pages; they hold nothing else. When a stage is lost others take its place, and what
-was under way is computed again from its tokens (`stepping.PagesLost`).
+The first layers may be computed here too, where they are, without a hop. A step is cut into pieces that follow each
+other through the stages, so that one computes while another does. The pages of the lead's pool are the stages' pages.
+When a stage is lost others take its place, and what was under way is computed again from its tokens
+(`stepping.PagesLost`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -17,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blyan.inference.stage_session import Session, StageLost
+from blyan.inference.layers_in_turn import LayersInTurn
+from blyan.inference.stage_session import Passage, Session, StageLost
 from blyan.model.attention import rms_norm
 from blyan.model.config import ModelConfig
 from blyan.model.stage_step import Head
@@ -43,8 +46,14 @@ class Lead(Protocol):
         """Leases at the stages of a route."""
         ...
 
-    def begin(self, session: Session, hidden: Tensor, runs: Sequence[Stretch]) -> Future[tuple[Tensor, NDArray[Any]]]:
-        """Send hidden states through all layers."""
+    def begin(
+        self, session: Session, hidden: Tensor, runs: Sequence[Stretch], chosen: NDArray[Any] | None = None
+    ) -> Passage:
+        """Send hidden states through the layers of all stages; `chosen`: the experts of the layers before them."""
+        ...
+
+    def finish(self, session: Session, passage: Passage) -> tuple[Tensor, NDArray[Any]]:
+        """Wait for what comes out, and the experts chosen in all layers. Raises `StageLost`."""
         ...
 
     def close(self, session: Session) -> Future[None]:
@@ -61,6 +70,10 @@ class Led:
     weights: TrunkWeights
     pages: int  # of the lead's pool
     seconds: float  # in which stages must be found
+    layers: Callable[[range], LayersInTurn]  # those that are computed here
+
+
+Outcome: TypeAlias = Callable[[], tuple[Tensor, NDArray[Any]]]  # waits for what comes out
 
 
 class _Part:
@@ -86,6 +99,7 @@ class PipelineStepper:
         self._opened = False  # whether there ever was a session
         self._tries = 0
         self._lacking: float | None = None  # since when no stages are found
+        self._own: LayersInTurn | None = None
         self._offered: Callable[[], Head] | None = None
         self._head = make_head(self.offer)
 
@@ -96,36 +110,45 @@ class PipelineStepper:
     @torch.inference_mode()
     def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult | RunFault]:
         """One result per run, in order. `PagesLost` where stages were replaced, `StageUnavailable` where none are."""
-        ready()
         if self._offered is not None:
             make, self._offered = self._offered, None
             self._head.close()
             self._head = make()
+        if self._session is None or self._session.lost is not None:
+            ready()  # whoever is there to be found may take a while
         session = self._connected()
-        pieces = _cut(runs, len(session.hops))
-        embed = self._led.weights.embed()
-        begun: list[Future[tuple[Tensor, NDArray[Any]]]] = []
-        for piece in pieces:
-            tokens = [token for part in piece for token in runs[part.index].tokens[part.begin : part.end]]
-            stretches = [_stretch(runs[part.index], part) for part in piece]
-            begun.append(self._lead.begin(session, embed[torch.tensor(tokens)], stretches))
+        pieces = _cut(runs, len(session.hops) + bool(session.own))
         try:
+            begun = [self._begun(session, runs, piece) for piece in pieces]
+            ready()  # once all is on its way: what remains is to wait, and then to score
             results = self._gathered(runs, pieces, begun)
         except StageLost as reason:
             self._replace(reason)
             raise PagesLost(reason.message) from None
-        finally:
-            for each in begun:
-                each.cancel()
         self._tries = 0
         return results
+
+    def _begun(self, session: Session, runs: Sequence[Run], piece: Sequence[_Part]) -> Outcome:
+        """Compute what is computed here, and send it on."""
+        tokens = [token for part in piece for token in runs[part.index].tokens[part.begin : part.end]]
+        stretches = [_stretch(runs[part.index], part) for part in piece]
+        hidden = self._led.weights.embed()[torch.tensor(tokens)]
+        chosen: NDArray[Any] | None = None
+        if self._own is not None:
+            hidden, chosen = self._own.current().through(hidden, stretches)
+        if not session.hops:
+            assert chosen is not None, "all layers are here"
+            return partial(_given, hidden, chosen)
+        return partial(self._lead.finish, session, self._lead.begin(session, hidden, stretches, chosen))
 
     def close(self) -> None:
         """Give the leases back."""
         if self._session is not None:
             self._lead.close(self._session)
             self._session = None
-        self._offered = None
+        if self._own is not None:
+            self._own.close()
+        self._own = self._offered = None
         self._head.close()
 
     def _connected(self) -> Session:
@@ -135,10 +158,11 @@ class PipelineStepper:
             self._replace(reason)
             raise PagesLost(reason.message)
         if self._session is None:
-            self._session = self._found()
+            self._take(self._found())
             if self._opened:  # an earlier one ended, and nobody was found at once
                 raise PagesLost("pipeline: stages were found again")
             self._opened = True
+        assert self._session is not None, "taken"
         return self._session
 
     def _found(self) -> Session:
@@ -168,21 +192,30 @@ class PipelineStepper:
         if self._tries > _tries_max:
             self._tries = 0
             raise StageUnavailable(f"pipeline: expected stages that last for a step, found: {reason.message}")
-        self._session = self._found()
+        self._take(self._found())
+
+    def _take(self, session: Session) -> None:
+        """Compute by a session from now on."""
+        self._session = session
+        if self._own is not None and self._own.layers != session.own:
+            self._own.close()
+            self._own = None
+        if self._own is None and session.own:
+            self._own = self._led.layers(session.own)
 
     def _gathered(
         self,
         runs: Sequence[Run],
         pieces: Sequence[Sequence[_Part]],
-        begun: Sequence[Future[tuple[Tensor, NDArray[Any]]]],
+        begun: Sequence[Outcome],
     ) -> list[RunResult | RunFault]:
         """Scores are computed while later pieces are under way."""
         scores: list[list[NDArray[np.float32]]] = [[] for _ in runs]
         chosen: list[list[NDArray[Any]]] = [[] for _ in runs]
         states: list[list[Tensor]] = [[] for _ in runs]
         faults: dict[int, Fault] = {}
-        for piece, future in zip(pieces, begun, strict=True):
-            hidden, experts = self._waited_for(future)
+        for piece, outcome in zip(pieces, begun, strict=True):
+            hidden, experts = self._waited_for(outcome)
             first = 0
             for part in piece:
                 run, end = runs[part.index], first + part.end - part.begin
@@ -208,15 +241,19 @@ class PipelineStepper:
             for index in range(len(runs))
         ]
 
-    def _waited_for(self, given: Future[tuple[Tensor, NDArray[Any]]]) -> tuple[Tensor, NDArray[Any]]:
+    def _waited_for(self, outcome: Outcome) -> tuple[Tensor, NDArray[Any]]:
         began = self._monotonic()
         try:
-            return given.result()
+            return outcome()
         finally:
             self.waited_s += self._monotonic() - began
 
     def _normed(self, hidden: Tensor) -> Tensor:
         return rms_norm(hidden, self._led.weights.head()["norm.weight"], self._led.config.rms_eps)
+
+
+def _given(hidden: Tensor, chosen: NDArray[Any]) -> tuple[Tensor, NDArray[Any]]:
+    return hidden, chosen
 
 
 def _joined(scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

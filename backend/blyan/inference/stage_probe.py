@@ -74,12 +74,12 @@ class StageProbe:
 
     async def times(self, model: PayloadId, config: ModelConfig, dtype: torch.dtype, hop: Hop) -> LayerTimes:
         """What layers of a hop take; `PeerFault` and its kind, `Fault` of what is malformed, if it does not answer."""
-        one, many = await self._tried(Session(self._name(), model, config, dtype, (hop,)))
+        one, many = await self._tried(Session(self._name(), model, config, dtype, range(0), (hop,)))
         count, rows = hop.end - hop.begin, _many - 1
         if count == 1:  # what is the layer's own cannot be told from the call's
             return LayerTimes(0.0, one, (many - one) / rows, math.inf, self.monotonic())
         last = Hop(hop.node, hop.end - 1, hop.end)
-        alone, alone_many = await self._tried(Session(self._name(), model, config, dtype, (last,)))
+        alone, alone_many = await self._tried(Session(self._name(), model, config, dtype, range(0), (last,)))
         layer = max(0.0, one - alone) / (count - 1)
         row = max(0.0, many - alone_many - (one - alone)) / ((count - 1) * rows)
         sent = (alone_many - alone) / rows - row  # seconds in which a row went there and back
@@ -139,7 +139,7 @@ class StageProbe:
         began = self.monotonic()
         try:
             async with asyncio.timeout(_call_seconds):
-                await link.request(kind, message.fields, message.tensors, seconds=_call_seconds)
+                await link.tell(kind, message.fields, message.tensors)
                 end = await answer
         except TimeoutError:
             raise NoAnswer(f"stage {hop.node[:12]}: expected an answer in {_call_seconds:g} s, found none") from None

@@ -20,23 +20,39 @@ class Candidate(NamedTuple):
     layers: frozenset[int]
 
 
-def even_split(layers: int, nodes: Sequence[Candidate]) -> tuple[Hop, ...] | None:
-    """Stages that cover all layers in order; None where that cannot be."""
-    for count in [*range(2, len(nodes) + 1), 1]:
-        for most in (layers // max(1, count) + 1, layers):  # an even share if that goes, else as much as is held
-            found = _covered(layers, nodes, count, most)
+def even_split(layers: int, nodes: Sequence[Candidate], lead: Candidate | None = None) -> tuple[Hop, ...] | None:
+    """Stages that cover all layers in order; None where that cannot be.
+
+    What the lead holds of the first layers it computes itself, an even share of them if others take the rest.
+    """
+    held = 0 if lead is None else _reach(lead.layers, 0, layers)
+    even = min(held, -(-layers // 2)) if nodes else held
+    for own in [*range(even, held + 1), *range(even - 1, -1, -1)]:
+        rest = _split(own, layers, nodes)
+        if rest is not None:
+            return (*((Hop(lead.node, 0, own),) if lead is not None and own else ()), *rest)
+    return None
+
+
+def _split(begin: int, layers: int, nodes: Sequence[Candidate]) -> tuple[Hop, ...] | None:
+    """Stages from a layer on: the fewest, but two where nobody has computed before."""
+    if begin == layers:
+        return () if begin else None
+    least = 1 if begin else 2
+    for count in [*range(least, len(nodes) + 1), *range(1, least)]:
+        for most in ((layers - begin) // max(1, count) + 1, layers):  # an even share, else as much as is held
+            found = _covered(begin, layers, nodes, count, most)
             if found is not None:
                 return found
     return None
 
 
-def _covered(layers: int, nodes: Sequence[Candidate], count: int, most: int) -> tuple[Hop, ...] | None:
+def _covered(begin: int, layers: int, nodes: Sequence[Candidate], count: int, most: int) -> tuple[Hop, ...] | None:
     left = list(nodes)
     hops: list[Hop] = []
-    begin = 0
     while begin < layers and len(hops) < count and left:
         share = max(-(-(layers - begin) // (count - len(hops))), 0 if most < layers else most)
-        lengths = {each.node: _reach(each.layers, begin, begin + share) - begin for each in left}
+        lengths = {each.node: _reach(each.layers, begin, min(layers, begin + share)) - begin for each in left}
         best = min(left, key=lambda each: (-lengths[each.node], len(each.layers), each.node))
         if not lengths[best.node]:
             return None

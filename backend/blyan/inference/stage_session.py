@@ -1,13 +1,13 @@
-"""One session of a pipeline: its stages, what is waited for, how long calls take, and its leases.
+"""One session of a pipeline: its stages, what is waited for, how long calls take, its leases, and who is stuck.
 
-For the network's loop.
+For the network's loop, but for what says otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -22,11 +22,24 @@ from blyan.network.questions import LinkLost, NoAnswer, Refused
 from blyan.primitives.errors import MalformedMessage
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import Hop, StageCall, StageOpen, close_kind, open_kind, read_end
+from blyan.wire.stage_call import (
+    Hop,
+    Progress,
+    StageCall,
+    StageOpen,
+    close_kind,
+    look_kind,
+    open_kind,
+    parse_progress,
+    read_end,
+)
 
 _pong_seconds: Final = 0.25  # that a stage which is alive needs at most for saying so
 _pong_factor: Final = 4.0  # or so many times its round trip
-_open_seconds: Final = 2.0
+_open_seconds: Final = 0.6  # that a lease takes at most
+_open_factor: Final = 8.0  # or so many times the round trip
+_close_seconds: Final = 2.0
+_stuck_milliseconds: Final = 200  # after which what was passed on should have come
 _few_rows: Final = 8
 _weight: Final = 0.2  # of the newest measurement
 
@@ -44,7 +57,10 @@ class StageNodes(Protocol):
     """What the lead needs to know of others."""
 
     def route(self, model: PayloadId, config: ModelConfig, without: frozenset[PublicKey]) -> tuple[Hop, ...] | None:
-        """Which nodes take which layers, all of them in order; None where some have nobody."""
+        """Which nodes take which layers, all of them in order; None where some have nobody.
+
+        The lead itself may take the first ones.
+        """
         ...
 
     def link(self, node: PublicKey) -> Link | None:
@@ -57,6 +73,25 @@ class StageNodes(Protocol):
 
 
 @dataclass(slots=True, eq=False)
+class Passage:
+    """One call on its way through the stages. `came` may be waited for in another thread."""
+
+    call: StageCall
+    began: float
+    came: Future[Message] = field(default_factory=Future[Message])
+    timer: asyncio.TimerHandle | None = None
+
+    def settle(self, outcome: Message | StageLost) -> None:
+        """What came of it."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if isinstance(outcome, StageLost):
+            self.came.set_exception(outcome)
+        else:
+            self.came.set_result(outcome)
+
+
+@dataclass(slots=True, eq=False)
 class Session:
     """Leases at the stages of one route, for one engine of the lead."""
 
@@ -64,34 +99,49 @@ class Session:
     model: PayloadId
     config: ModelConfig
     dtype: torch.dtype
-    hops: tuple[Hop, ...]
+    own: range  # layers that the lead computes itself, the first ones
+    hops: tuple[Hop, ...]  # of others
     lost: StageLost | None = None
     number: int = 0  # of the last call; the compute thread's
     fixed: float | None = None  # seconds of a call of few rows
     row: float = 0.0  # of each row more
     rows: int = 0  # under way
     keeping: asyncio.Task[None] | None = None
-    waiting: dict[int, asyncio.Future[Message]] = field(default_factory=dict[int, "asyncio.Future[Message]"])
+    looking: bool = False
+    waiting: dict[int, Passage] = field(default_factory=dict[int, Passage])
 
     def expected(self) -> float:
         """Seconds that what is under way should take."""
         return 1.0 if self.fixed is None else self.fixed + self.row * self.rows
 
-    def took(self, rows: int, seconds: float) -> None:
+    def add(self, passage: Passage) -> None:
+        """One more call is under way."""
+        self.waiting[passage.call.number] = passage
+        self.rows += passage.call.count
+
+    def take(self, number: int, message: Message, now: float) -> None:
+        """What the last stage gave for a call; nothing if nobody waits for it."""
+        passage = self.waiting.pop(number, None)
+        if passage is not None:
+            self.rows -= passage.call.count
+            self._took(passage.call.count, now - passage.began)
+            passage.settle(message)
+
+    def end(self, reason: StageLost) -> None:
+        """Everybody who waits is told."""
+        if self.lost is None:
+            self.lost = reason
+        waiting, self.waiting, self.rows = self.waiting, {}, 0
+        for passage in waiting.values():
+            passage.settle(reason)
+
+    def _took(self, rows: int, seconds: float) -> None:
         """A call of so many rows took so long, those that were before it included."""
         if rows <= _few_rows or self.fixed is None:
             self.fixed = seconds if self.fixed is None else self.fixed + _weight * (seconds - self.fixed)
             return
         row = max(0.0, seconds - self.fixed) / rows
         self.row = row if not self.row else self.row + _weight * (row - self.row)
-
-    def end(self, reason: StageLost) -> None:
-        """Everybody who waits is told."""
-        if self.lost is None:
-            self.lost = reason
-        for answer in self.waiting.values():
-            if not answer.done():
-                answer.set_exception(reason)
 
 
 def leases(nodes: StageNodes, own: PublicKey, session: Session, pages: int) -> list[Coroutine[Any, Any, None]]:
@@ -107,30 +157,52 @@ async def _asked(nodes: StageNodes, node: PublicKey, asked: StageOpen) -> None:
     link = nodes.link(node)
     if link is None:
         raise LinkLost(f"peer {node[:12]}: expected a link, found none")
-    await link.request(open_kind, asked.fields(), seconds=_open_seconds)
+    seconds = max(_open_seconds, _open_factor * nodes.round_trip(node))
+    await link.request(open_kind, asked.fields(), seconds=seconds)
 
 
-async def give_back(link: Link, session: str) -> None:
-    """Tell a stage that its lease is of no use any more."""
-    with contextlib.suppress(LinkLost, NoAnswer, Refused):
-        await link.request(close_kind, {"session": session}, seconds=_open_seconds)
-
-
-async def is_alive(nodes: StageNodes, node: PublicKey) -> bool:
-    """Whether a node answers at once."""
-    link = nodes.link(node)
-    if link is None:
-        return False
+async def give_back(link: Link, session: str) -> bool:
+    """Tell a stage that its lease is of no use any more; whether it heard that."""
     try:
-        seconds = max(_pong_seconds, _pong_factor * nodes.round_trip(node))
-        await link.request("ping", {}, seconds=seconds)
-    except (LinkLost, NoAnswer, Refused):
+        await link.request(close_kind, {"session": session}, seconds=_close_seconds)
+    except (LinkLost, NoAnswer):
         return False
+    except Refused:
+        pass  # it has none
     return True
 
 
+async def look(nodes: StageNodes, session: Session, node: PublicKey) -> Progress | None:
+    """How far a stage is; None for one that says nothing. `StageLost` if it has no lease any more."""
+    link = nodes.link(node)
+    if link is None:
+        return None
+    try:
+        seconds = max(_pong_seconds, _pong_factor * nodes.round_trip(node))
+        found = await link.request(look_kind, {"session": session.id}, seconds=seconds)
+        return parse_progress(found.fields)
+    except Refused as reason:
+        raise StageLost(f"stage {node[:12]}: {reason.message}") from None
+    except (LinkLost, NoAnswer, MalformedMessage):
+        return None
+
+
+def stuck(hops: Sequence[Hop], seen: Mapping[PublicKey, Progress], number: int) -> PublicKey | None:
+    """The stage that a call was passed on to and did not come to; None while somebody may be computing it."""
+    before: Progress | None = None  # the lead, which sent it long ago
+    for hop in hops:
+        here = seen[hop.node]
+        if here.taken < number:
+            late = before is None or before.milliseconds >= _stuck_milliseconds
+            return hop.node if late else None
+        if here.passed < number:
+            return None
+        before = here
+    return hops[-1].node if before is not None and before.milliseconds >= _stuck_milliseconds else None
+
+
 def result_of(session: Session, call: StageCall, message: Message) -> tuple[Tensor, NDArray[Any]]:
-    """Hidden states and chosen experts of an end; `MalformedMessage` unless it is this call's."""
+    """Hidden states and chosen experts of an end; `MalformedMessage` unless it is this call's. From any thread."""
     config = session.config
     shape = (len(config.moe_layers), call.count, config.experts_per_token)
     passed = read_end(call, message)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeAlias
 
 import aiohttp
 
-from blyan.network.questions import LinkLost, Question, Questions, refusal
+from blyan.network.questions import CalledOff, LinkLost, Question, Questions, refusal
 from blyan.network.streams import Inlet, Streaming, Streams, refuse
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
@@ -68,8 +68,8 @@ class Link:
         self._handlers = handlers
         self._monotonic = monotonic
         self._questions = Questions()
+        self._called_off = CalledOff(self._say)
         self._answering: dict[asyncio.Task[None], int] = {}  # → the number of its request
-        self._leaving: set[asyncio.Task[None]] = set()  # that tell the peer what is not wanted any more
         self._bytes = 0  # of the requests that are being answered
         self.since = self.heard  # when it came up
         self._newest = -1  # number of the peer's last request: numbers rise, so none is answered twice
@@ -105,7 +105,7 @@ class Link:
         """Nobody waits for the answer any more; one that did not come yet need not be made."""
         self._questions.forget(question)
         if not question.is_settled:
-            self._call_off(question.number)
+            self._called_off.add(question.number)
 
     async def request(
         self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = (), *, seconds: float
@@ -118,6 +118,12 @@ class Link:
             return question.answer()
         finally:
             self.forget(question)
+
+    async def tell(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()) -> None:
+        """A request that wants no answer, not even a refusal. `LinkLost` if it cannot be sent."""
+        if not self.open:
+            raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found it closed")
+        await self._send(frame_of({**fields, "kind": kind, "id": self._questions.number(), "quiet": True}, tensors))
 
     @asynccontextmanager
     async def stream(
@@ -134,7 +140,7 @@ class Link:
             yield inlet
         finally:
             if self._streams.leave(inlet):
-                self._call_off(number)
+                self._called_off.add(number)
 
     async def run(self) -> None:
         """Read until it ends, and then tell all who wait."""
@@ -154,7 +160,8 @@ class Link:
             self.closed.set()
             self._questions.end(LinkLost(f"peer {self.peer.node[:12]}: expected an answer, found it {why}"))
             self._streams.end(LinkLost(f"peer {self.peer.node[:12]}: expected more of a stream, found it {why}"))
-            for task in [*self._answering, *self._leaving]:
+            self._called_off.close()
+            for task in list(self._answering):
                 task.cancel()
             await self._socket.close()
 
@@ -169,19 +176,8 @@ class Link:
         except (ConnectionError, aiohttp.ClientError, RuntimeError) as reason:  # RuntimeError: it is closing
             raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found {reason}") from None
 
-    def _call_off(self, number: int) -> None:
-        """Nobody waits for this answer any more: the peer need not make it. Who leaves does not wait for that."""
-        if self.open and len(self._leaving) < limits.link_waiting_max:
-            leaving = asyncio.create_task(self._leave(number))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
-
     async def _say(self, fields: Mapping[str, Any], tensors: Sequence[WireTensor]) -> None:
         await self._send(frame_of(fields, tensors))
-
-    async def _leave(self, number: int) -> None:
-        with suppress(LinkLost):
-            await self._say({"to": number, "cancel": True}, ())
 
     async def _room(self, size: int) -> None:
         """Wait until there is room for one more request: what is not read holds the peer up, not this node's memory."""
@@ -229,6 +225,8 @@ class Link:
 
     async def _answer(self, number: int, handler: Handler | None, kind: str, message: Message) -> None:
         frame = await _answer_frame(self, number, handler or self._unknown, kind, message)
+        if message.fields.get("quiet") is True:
+            return
         try:
             await self._send(frame)
         except LinkLost:

@@ -6,13 +6,14 @@ An answer wakes who waits for it in one turn of the loop; no task stands between
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from blyan.primitives import limits
 from blyan.primitives.errors import MalformedMessage, PeerFault
 from blyan.wire.fields import as_dict
-from blyan.wire.framing import Message
+from blyan.wire.framing import Message, WireTensor
 
 _code_chars_max: Final = 64
 _message_chars_max: Final = 400
@@ -134,3 +135,29 @@ class Questions:
         waiting, self._waiting = self._waiting, {}
         for question in waiting.values():
             question.settle(reason)
+
+
+class CalledOff:
+    """Tells the peer which answers are not wanted any more, so that it need not make them; nobody waits for that."""
+
+    def __init__(self, say: Callable[[Mapping[str, Any], Sequence[WireTensor]], Awaitable[None]]) -> None:
+        self._say = say
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def add(self, number: int) -> None:
+        """This one's; nothing is said on a link that has ended, or where too much is to be said."""
+        if not self._closed and len(self._tasks) < limits.link_waiting_max:
+            task = asyncio.create_task(self._told(number))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """The link has ended."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def _told(self, number: int) -> None:
+        with suppress(LinkLost):
+            await self._say({"to": number, "cancel": True}, ())

@@ -89,6 +89,15 @@ class NetworkConfig:
         """Bytes of experts to take, None for all that there are."""
         return parse_size("network.memory", self.memory) if self.memory else None
 
+    def lent(self, kv_bytes: int) -> int:
+        """Bytes of a memory for keys and values that are for leads whose layers are computed here.
+
+        A stage that is no gateway answers nobody itself.
+        """
+        if "stage" not in self.roles:
+            return 0
+        return kv_bytes // 2 if "gateway" in self.roles else kv_bytes
+
     @property
     def fetch_bytes(self) -> int:
         """Bytes a second, 0 without limit."""

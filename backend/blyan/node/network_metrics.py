@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from blyan.node.answering import Answering
 from blyan.node.peering import Peering
-from blyan.node.swarm_state import PeerState, SwarmState, swarm_state
+from blyan.node.swarm_state import PeerState, StagesState, SwarmState, swarm_state
 from blyan.primitives import limits
 
 _seconds_max: Final = 2.0  # a loop that does not answer in that time leaves the rest of the metrics alone
@@ -36,6 +36,7 @@ def network_families(peering: Peering | None) -> Iterator[Metric]:
         return
     yield from _of_this_node(state)
     yield from _of_peers(state.peers)
+    yield from _of_stages(state.stages)
 
 
 def delegation_families(answering: Answering) -> Iterator[Metric]:
@@ -103,6 +104,35 @@ def _of_this_node(state: SwarmState) -> Iterator[Metric]:
     yield CounterMetricFamily("blyan_remote_hedges_total", "Sent again because late.", value=asked.hedges)
     yield CounterMetricFamily("blyan_remote_failovers_total", "Sent to another node.", value=asked.failovers)
     yield CounterMetricFamily("blyan_remote_rejected_total", "Answers that were none.", value=asked.rejected)
+
+
+def _of_stages(state: StagesState) -> Iterator[Metric]:
+    """Layers that are computed for leads, and those that stages compute for this one."""
+    host, led = state.host, state.led
+    calls = CounterMetricFamily("blyan_stage_calls_total", "Calls of leads.", labels=("outcome",))
+    calls.add_metric(("computed",), host.calls)
+    calls.add_metric(("refused",), host.refused)
+    yield calls
+    yield CounterMetricFamily("blyan_stage_rows_total", "Positions computed for leads.", value=host.rows)
+    yield CounterMetricFamily("blyan_stage_seconds_total", "In which they were computed.", value=host.seconds)
+    yield GaugeMetricFamily("blyan_stage_leases", "Sessions of leads.", value=state.leases)
+    yield GaugeMetricFamily("blyan_stage_pages", "Pages that they may write.", value=state.pages)
+    yield GaugeMetricFamily("blyan_stage_bytes", "Bytes that these may take.", value=state.bytes)
+    yield CounterMetricFamily("blyan_stage_leases_refused_total", "Leases not given.", value=state.refused)
+    yield CounterMetricFamily("blyan_stage_leases_expired_total", "Leads fell silent.", value=state.expired)
+    yield CounterMetricFamily("blyan_pipeline_calls_total", "Calls that came through stages.", value=led.calls)
+    yield CounterMetricFamily("blyan_pipeline_sessions_total", "Leases over all layers.", value=led.sessions)
+    yield CounterMetricFamily("blyan_pipeline_lost_total", "Sessions that lost a stage.", value=led.lost)
+    yield CounterMetricFamily("blyan_pipeline_rejected_total", "Ends of calls that were none.", value=led.rejected)
+    peers = CounterMetricFamily("blyan_peer_stage_calls_total", "Calls that came through it.", labels=("peer",))
+    rows = CounterMetricFamily("blyan_peer_stage_rows_total", "Positions of them.", labels=("peer",))
+    lost = CounterMetricFamily("blyan_peer_stage_lost_total", "Sessions that it ended.", labels=("peer",))
+    for node, each in state.peers:
+        key = node[:_key_digits]
+        peers.add_metric((key,), each.calls)
+        rows.add_metric((key,), each.rows)
+        lost.add_metric((key,), each.lost)
+    yield from (peers, rows, lost)
 
 
 def _of_peers(peers: tuple[PeerState, ...]) -> Iterator[Metric]:

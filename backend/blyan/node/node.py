@@ -88,11 +88,13 @@ class Node:
         self.expert_memory = None if budget is None else ExpertMemory(budget, sources.monotonic)
         self.metrics = Metrics(self)
         kv_bytes = config.inference.kv_bytes
-        self._kv_bytes = memory_limit() // 4 if kv_bytes is None else kv_bytes
+        whole = memory_limit() // 4 if kv_bytes is None else kv_bytes
+        self._kv_lent = config.network.lent(whole)
+        self._kv_bytes = whole - self._kv_lent
         threads = config.compute.threads or torch.get_num_threads()
         self._steppers = SteppersInTurn(threads, sources.monotonic, cache_dir_from_environment())
         chance = sources.now, sources.monotonic, sources.entropy
-        parts = self._steppers, self._kv_bytes, self.expert_memory
+        parts = self._steppers, self._kv_lent, self.expert_memory
         self.peering = Peering(config, ground, *chance, *parts) if config.network.listen else None
         self.planning = Planning(self.peering, config.inference.rules, sources.monotonic, sources.draw)
         choose = partial(_stepper, self, self._steppers)
@@ -136,7 +138,7 @@ class Node:
                 self.models[name] = self._load(name)
         if self.peering is not None:
             self.peering.host_held(held)
-        want_memory(self._kv_bytes, self._loaded)
+        want_memory(self._kv_bytes, self._loaded if self._kv_bytes else (), self._kv_lent)
         if self.peering is not None:
             self.peering.start()
         if self.config.storage.verify_at_start:

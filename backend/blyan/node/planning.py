@@ -194,7 +194,7 @@ def _around(peering: Peering, hosted: Hosted, delegate: Callable[[PayloadId, Mod
     return _Around(
         peering.registry.snapshot(peering.monotonic()),
         delegate(hosted.manifest_id, manifest.config),
-        staging.roster.now(hosted, list(staging.lead.sessions.values())),
+        staging.roster.now(hosted, staging.lead.sessions),
     )
 
 

@@ -18,6 +18,7 @@ from blyan.inference.partition import Demand, StagePlan, end_cost, layer_costs
 from blyan.inference.registry import Registry
 from blyan.inference.stage_lead import StageLead
 from blyan.inference.stage_probe import StageProbe
+from blyan.inference.stage_route import Candidate, even_split
 from blyan.inference.stage_session import Session, StageLost
 from blyan.inference.stage_speeds import Known, Model, Route, along, route, solved
 from blyan.model.config import ModelConfig
@@ -53,6 +54,7 @@ class StageRoster:
     holdings: Holdings
     registry: Registry
     monotonic: Monotonic
+    shares: bool  # whether this node computes the first layers itself where it has them
     between: dict[tuple[PublicKey, PublicKey], float] = field(
         default_factory=dict["tuple[PublicKey, PublicKey]", float]
     )
@@ -67,14 +69,22 @@ class StageRoster:
     def route(
         self,
         model: PayloadId,
-        config: ModelConfig,  # noqa: ARG002 - of the protocol
+        config: ModelConfig,
         without: frozenset[PublicKey],
     ) -> tuple[Hop, ...] | None:
-        """Linked nodes that are stages and hold layers of the model: the best route, evenly split if none is known."""
+        """Linked nodes that are stages and hold layers of the model: the best route, evenly split if none is known.
+
+        Evenly too where this node has a share: how fast it is itself was not measured.
+        """
         hosted = self.holdings.find(model)
         if hosted is None:
             return None
         known = [each for each in self.known(hosted) if each.node not in without]
+        here = frozenset(layer for layer in range(config.layers) if self.shares and hosted.whole(layer))
+        if 0 in here:
+            return even_split(
+                config.layers, [Candidate(each.node, each.layers) for each in known], Candidate(self.own, here)
+            )
         preferred, layers = self.preferred.get(model, ()), {each.node: each.layers for each in known}
         if preferred and all(layers.get(hop.node, _none).issuperset(range(hop.begin, hop.end)) for hop in preferred):
             return preferred
@@ -168,19 +178,19 @@ class StageSpeeds:
         while True:
             for hosted in self.models():
                 await self.look(hosted)
-            self._numbers = {each.id: each.number for each in list(self.lead.sessions.values())}
+            self._numbers = {each.id: each.number for each in self.lead.sessions}
             await asyncio.sleep(_look_seconds)
 
     async def look(self, hosted: Hosted) -> None:
         """Try what is to be tried of one model; leave routes that are much worse than what there is."""
-        sessions = [each for each in list(self.lead.sessions.values()) if each.model == hosted.manifest_id]
+        sessions = [each for each in self.lead.sessions if each.model == hosted.manifest_id]
         drifted = {hop.node for each in sessions if self._drifted(hosted, each) for hop in each.hops}
         for known in self.roster.known(hosted):
             if self._due(known, hosted.manifest_id, known.node in drifted):
                 await self._try(known, hosted)
         for session in sessions:
             idle = self._numbers.get(session.id) == session.number  # no call since the last look
-            if idle and not session.waiting and session.lost is None:
+            if idle and not session.waiting and not session.own and session.lost is None:
                 await self._reconsider(hosted, session)
 
     def _due(self, known: Known, model: PayloadId, drifted: bool) -> bool:
@@ -210,7 +220,7 @@ class StageSpeeds:
     def _drifted(self, hosted: Hosted, session: Session) -> bool:
         """Whether calls of few rows take much longer or shorter than trials say; the ways between stages then count."""
         one = Demand(1, 2, 1, 1)
-        expected = self.roster.expected(hosted, session.hops, one)
+        expected = None if session.own else self.roster.expected(hosted, session.hops, one)
         if expected is None or session.fixed is None:
             return False
         if len(session.hops) > 1:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from blyan.inference.layers_in_turn import LayersInTurn
 from blyan.inference.pipeline_step import Led, PipelineStepper
 from blyan.inference.registry import Registry
+from blyan.inference.stage_calls import LeadOptions
 from blyan.inference.stage_host import StageHost
-from blyan.inference.stage_lead import LeadOptions, StageLead
+from blyan.inference.stage_lead import StageLead
 from blyan.inference.stage_probe import StageProbe
 from blyan.inference.steppers import SteppersInTurn
 from blyan.model.loading import LoadedModel
@@ -77,14 +79,18 @@ class Staging:
         self.models.pop(manifest_id, None)
 
     def stepper(self, model: LoadedModel, kv: KVPages) -> PipelineStepper:
-        """Who computes a model that this node leads; its own pages are only counted."""
-        led = Led(model.manifest_id, model.manifest.config, model.weights, kv.pages, self.patience)
+        """Who computes a model that this node leads; its pages hold what is of the layers that are computed here."""
+        config, dtype = model.manifest.config, kv.keys.dtype
+        whole = partial(self.holdings.whole, model.manifest_id)
+        staged = StagedModel(model.name, config, model.weights, dtype, whole)
+        here = partial(LayersInTurn, self.steppers.make_layers, staged, kv)
+        led = Led(model.manifest_id, config, model.weights, kv.pages, self.patience, here)
         make_head = partial(self.steppers.make_head, model, kv)
         return PipelineStepper(led, self.lead, make_head, self.monotonic, time.sleep)
 
     def stages(self, manifest_id: PayloadId) -> tuple[PublicKey, ...]:
         """Who computes the layers of a model now. From any thread."""
-        hops = (hop for each in list(self.lead.sessions.values()) if each.model == manifest_id for hop in each.hops)
+        hops = (hop for each in self.lead.sessions if each.model == manifest_id for hop in each.hops)
         return tuple(dict.fromkeys(hop.node for hop in hops))
 
     async def _ended(self, link: Link, message: Message) -> Message:
@@ -98,7 +104,7 @@ def make_staging(
     models: dict[PayloadId, StagedModel] = {}
     links, monotonic = around.links, around.monotonic
     own, chance = identity.key.public, (monotonic, around.entropy)
-    roster = StageRoster(own, links, around.holdings, around.registry, monotonic)
+    roster = StageRoster(own, links, around.holdings, around.registry, monotonic, shares=network.plan == "pipeline")
     options = LeadOptions(network.exactness, float(network.call_seconds))
     lead = StageLead(around.thread, roster, own, identity.boot, *chance, options)
     probe = StageProbe(roster, own, identity.boot, *chance, network.exactness)

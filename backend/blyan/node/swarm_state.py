@@ -6,7 +6,7 @@ measured here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,12 +20,14 @@ from blyan.inference.plan import CallSpec, ExpertPlan, plan_experts
 from blyan.inference.reasons import Reason, explain
 from blyan.inference.registry import Standing
 from blyan.inference.snapshot import NodeView, Rank
+from blyan.inference.stage_calls import LeadCounters, PeerCounters
+from blyan.inference.stage_host import StageCounters
 from blyan.network.measurements import Measured
 from blyan.network.redis_gossip import StreamCounters
 from blyan.node.holdings import Hosted
 from blyan.node.peering import Peering
 from blyan.primitives import limits
-from blyan.primitives.ids import PayloadId
+from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.peer import Summary
 
 _no_chance: Final = 0.999  # a draw at which nothing is tried that is left to chance
@@ -75,6 +77,20 @@ class StreamState:
 
 
 @dataclass(frozen=True, slots=True)
+class StagesState:
+    """Layers that are computed for leads, and those that stages compute for this one."""
+
+    host: StageCounters
+    leases: int
+    pages: int
+    bytes: int
+    refused: int  # leases
+    expired: int
+    led: LeadCounters
+    peers: tuple[tuple[PublicKey, PeerCounters], ...]  # of those that are shown
+
+
+@dataclass(frozen=True, slots=True)
 class SwarmState:
     """All of it, as of a moment."""
 
@@ -94,6 +110,7 @@ class SwarmState:
     unreached: tuple[tuple[str, str], ...]  # addresses that were configured: URL and why there is no link
     moves: Mapping[tuple[Direction, Why], int]  # experts that came and went since the start
     redis: StreamState | None  # None where none is configured: news comes by gossip
+    stages: StagesState
 
 
 def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_shown_max) -> SwarmState:
@@ -121,6 +138,22 @@ def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_sho
         tuple((url, why) for url, _ in peering.config.network.joins if (why := links.why_not(url))),
         dict(peering.demand.moves.counts),
         None if redis is None else StreamState(redis.up, redis.why_not, replace(redis.counters)),
+        _stages(peering, {each.node for each in others[:most]}),
+    )
+
+
+def _stages(peering: Peering, shown: Collection[PublicKey]) -> StagesState:
+    host, led = peering.staging.host, peering.staging.lead.counters
+    held = host.leases
+    return StagesState(
+        replace(host.counters),
+        len(held),
+        held.pages,
+        held.bytes,
+        held.refused,
+        held.expired,
+        replace(led, peers={}),
+        tuple((node, replace(each)) for node, each in led.peers.items() if node in shown),
     )
 
 

@@ -69,7 +69,6 @@ class Order:
     milliseconds: int = int(limits.request_seconds_max * 1000)  # from its arrival, until nobody waits any more
     nonce: str = "00" * nonce_bytes
     expected: bytes = b""  # routed experts that will be of use, as in a summary's bitmap: a hint
-    stages: None = None  # the place of a pipeline's plan for the lead, which nobody computes yet
 
     def __post_init__(self) -> None:
         fits = (
@@ -126,8 +125,6 @@ def parse_order(message: Message) -> Order:
     """Read a request; `MalformedMessage` for what is none."""
     fields = message.fields
     try:
-        if fields.get("stages") is not None:
-            raise InvalidInput("expected no stages (not provided yet)")
         tensors = {tensor.name: tensor for tensor in message.tensors}
         if not {"tokens"} <= tensors.keys() <= {"tokens", "expected"}:
             raise InvalidInput("expected tensors tokens and perhaps expected")

@@ -27,6 +27,7 @@ kind: Final = "stage"
 end_kind: Final = "stage_end"
 open_kind: Final = "stage_open"
 close_kind: Final = "stage_close"
+look_kind: Final = "stage_look"
 session_chars: Final = 32
 nonce_chars: Final = 24
 _dtypes: Final = frozenset({"F32", "F16", "BF16"})
@@ -90,6 +91,29 @@ def parse_open(fields: Mapping[str, Any]) -> StageOpen:
         )
     except (KeyError, InvalidInput) as reason:
         raise MalformedMessage(f"stage lease: {reason}") from None
+
+
+class Progress(NamedTuple):
+    """How far a stage is with the calls of a session."""
+
+    taken: int = 0  # the number of the last call that came
+    passed: int = 0  # of the last whose outputs were sent on
+    milliseconds: int = 0  # since then
+
+    def fields(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {"taken": self.taken, "passed": self.passed, "ms": self.milliseconds}
+
+
+def parse_progress(fields: Mapping[str, Any]) -> Progress:
+    """Read what a stage says of itself; `MalformedMessage` for what is none."""
+    try:
+        found = Progress(*(_number(fields[name]) for name in ("taken", "passed", "ms")))
+    except (KeyError, InvalidInput) as reason:
+        raise MalformedMessage(f"stage progress: {reason}") from None
+    if not 0 <= found.passed <= found.taken or found.milliseconds < 0:
+        raise MalformedMessage("stage progress: expected numbers of calls, found others")
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,183 @@
+"""Leases of a stage: pages of leads' sessions over some layers, who computes in them, and when they end.
+
+Asked for and renewed by their lead, who may look how far its calls are. For the network's loop, but for what says
+otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from blyan.inference.layers_in_turn import LayersInTurn, MakeLayers
+from blyan.model.stage_step import StagedModel
+from blyan.model.stepping import KVPages, page_positions
+from blyan.network.link import Link
+from blyan.primitives import limits
+from blyan.primitives.clock import Monotonic
+from blyan.primitives.errors import Busy, Denied, InvalidInput, NotHeld
+from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.storage import tensor_block
+from blyan.wire.framing import Message
+from blyan.wire.stage_call import Progress, StageCall, StageOpen, parse_open
+
+_boot_chars: Final = 16  # of a session: they tell one process of a lead from another
+
+Find = Callable[[PayloadId], StagedModel | None]
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """Pages of one lead's session over some layers, and who computes in them."""
+
+    model: StagedModel
+    asked: StageOpen
+    lead: PublicKey
+    bytes: int
+    kv: KVPages
+    layers: LayersInTurn
+    heard: float
+    number: int = 0  # of the last call that was taken
+    passed: int = 0  # of the last call whose outputs left
+    passed_at: float = 0.0
+    under_way: int = 0  # calls that were taken and have not left
+    row_seconds: float | None = None  # that a row took lately; None until one was computed
+    open: bool = True
+
+    @property
+    def rows(self) -> int:
+        """What a position takes, in rows of experts; the attention of all layers counts as one."""
+        config = self.model.config
+        return 1 + len(set(config.moe_layers) & set(self.layers.layers)) * config.experts_per_token
+
+    def want(self, sender: PublicKey, call: StageCall) -> None:
+        """A fault for a call that is not meant for it as it is now."""
+        if sender != self.asked.before or call.lead != self.lead:
+            raise Denied("stage call: expected it of the stage before, for the session's lead")
+        if call.number != self.number + 1:
+            raise InvalidInput(f"stage call: expected number {self.number + 1}, found {call.number}")
+        if not self._fits(call):
+            raise InvalidInput("stage call: expected the lease's model, layers and pages, and rows of its hidden size")
+
+    def _fits(self, call: StageCall) -> bool:
+        asked, config = self.asked, self.model.config
+        return (
+            (call.model, call.begin, call.end) == (asked.model, asked.begin, asked.end)
+            and call.width == config.hidden
+            and tensor_block.dtypes[call.dtype] == self.model.dtype
+            and all(len(run.pages) * page_positions >= run.start + run.rows for run in call.runs)
+            and all(page < asked.pages for run in call.runs for page in run.pages)
+            and all(run.start + run.rows <= config.context_length for run in call.runs)
+        )
+
+    def close(self) -> None:
+        """For the compute thread: nobody computes in it."""
+        self.layers.close()
+        self.kv.close()
+
+
+@dataclass(slots=True, eq=False)
+class Leases:
+    """Those of one stage."""
+
+    find: Find
+    make: MakeLayers
+    kv_bytes: int  # for the pages of all together
+    monotonic: Monotonic
+    let_go: Callable[[Lease], object]  # what is done with one that ended
+    refused: int = 0
+    expired: int = 0
+    _held: dict[str, Lease] = field(default_factory=dict[str, Lease])
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self._held.values()))
+
+    @property
+    def bytes(self) -> int:
+        """What they may take together."""
+        return sum(lease.bytes for lease in self)
+
+    @property
+    def pages(self) -> int:
+        """Pages of all together, each over the layers of its lease."""
+        return sum(lease.asked.pages for lease in self)
+
+    def find_open(self, session: str) -> Lease:
+        """The lease of a session; `NotHeld` if there is none, or its model is here no more."""
+        lease = self._held.get(session)
+        if lease is None:
+            raise NotHeld("stage call: expected a session with a lease here, found none")
+        if self.find(lease.asked.model) is None:
+            raise NotHeld(f"model {lease.asked.model[:12]}: expected its layers here, found they are not held any more")
+        return lease
+
+    async def opened(self, link: Link, message: Message) -> Message:
+        """The handler of `stage_open`. `NotHeld` and `Busy` say why there is no lease; one that is there goes on."""
+        asked, lead = parse_open(message.fields), link.peer.node
+        held = self._held.get(asked.session)
+        if held is not None:
+            if (held.lead, held.asked) != (lead, asked):
+                raise Denied("stage lease: expected the session's own lead and terms, found others")
+            held.heard = self.monotonic()
+            return Message({}, ())
+        model = self.find(asked.model)
+        layers = range(asked.begin, asked.end)
+        if model is None or asked.end > model.config.layers or not model.holds(layers):
+            raise NotHeld(f"layers {asked.begin} to {asked.end}: expected them here, found they are not held")
+        self._forget_earlier(lead, asked.session)
+        size = asked.pages * KVPages.page_bytes(model.config, model.dtype, len(layers))
+        self._want_room(lead, size)
+        kv = KVPages(model.config, model.dtype, asked.pages, layers)
+        turns = LayersInTurn(self.make, model, kv, layers)
+        self._held[asked.session] = Lease(model, asked, lead, size, kv, turns, self.monotonic())
+        return Message({}, ())
+
+    async def closed(self, link: Link, message: Message) -> Message:
+        """The handler of `stage_close`."""
+        lease = self._held.get(str(message.fields.get("session")))
+        if lease is not None and lease.lead == link.peer.node:
+            self.end(lease)
+        return Message({}, ())
+
+    async def looked(self, link: Link, message: Message) -> Message:
+        """The handler of `stage_look`: how far the calls of a session are, for its lead."""
+        lease = self._held.get(str(message.fields.get("session")))
+        if lease is None or lease.lead != link.peer.node:
+            raise NotHeld("stage look: expected a session of this lead with a lease here, found none")
+        waited = self.monotonic() - lease.passed_at if lease.passed else 0.0
+        return Message(Progress(lease.number, lease.passed, int(waited * 1000)).fields(), ())
+
+    def sweep(self) -> None:
+        """End those whose leads are silent."""
+        now = self.monotonic()
+        for lease in self:
+            if now - lease.heard > limits.stage_lease_seconds:
+                self.expired += 1
+                self.end(lease)
+
+    def end(self, lease: Lease) -> None:
+        """It serves no more."""
+        del self._held[lease.asked.session]
+        lease.open = False
+        self.let_go(lease)
+
+    def _want_room(self, lead: PublicKey, size: int) -> None:
+        theirs = sum(lease.lead == lead for lease in self)
+        full = len(self) >= limits.stage_leases_max or theirs >= limits.stage_leases_node_max
+        left = self.kv_bytes - self.bytes
+        if full or size > left:
+            self.refused += 1
+            raise Busy(
+                f"stage lease: expected at most {left} bytes of pages and few leases, found {size} and {theirs}",
+                detail={"bytes": left},
+            )
+
+    def _forget_earlier(self, lead: PublicKey, session: str) -> None:
+        """What an earlier process of a lead had is of no use."""
+        for lease in self:
+            if lease.lead == lead and lease.asked.session[:_boot_chars] != session[:_boot_chars]:
+                self.end(lease)

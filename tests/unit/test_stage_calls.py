@@ -1,0 +1,152 @@
+"""A lead that computes its own first layers, and calls that get stuck on their way from stage to stage."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from blyan.inference.stage_session import stuck
+from blyan.model.stepping import PagesLost, Run
+from blyan.primitives.errors import MalformedMessage
+from blyan.primitives.ids import PublicKey
+from blyan.wire.framing import Message
+from blyan.wire.stage_call import Hop, Progress, parse_progress
+from random_models import RandomWeights, small_config
+from stage_links import House, compared, right_of, stepper_of, steps_of
+
+CONFIG = small_config()
+WEIGHTS = RandomWeights(CONFIG)
+A, B = (PublicKey(letter * 64) for letter in "ab")
+HOPS = (Hop(A, 0, 2), Hop(B, 2, 3))
+
+
+def stage_calls(house: House) -> list[tuple[int, int]]:
+    """The layers of the calls that were sent."""
+    return [tuple(message.fields["layers"]) for _, _, what, message in house.sent if what == "stage"]
+
+
+@pytest.mark.parametrize(
+    ("lead", "spans", "asked"),
+    [
+        (range(3), (range(3),), [(2, 3)]),
+        (range(1), (range(1, 3),), [(1, 3)]),
+        (range(2), (range(2), range(2, 3)), [(2, 3)]),
+        (range(3), (), []),
+    ],
+)
+def test_the_lead_computes_its_own_layers_and_no_bit_changes(
+    lead: range, spans: tuple[range, ...], asked: list[tuple[int, int]]
+) -> None:
+    """Without a hop for them; what it holds alone needs no stage at all."""
+    steps = steps_of()
+    with House(CONFIG, WEIGHTS, *spans, lead=lead) as house:
+        stepper = stepper_of(house)
+        for runs, right in zip(steps, right_of(house, steps), strict=True):
+            compared(stepper.step(runs), right)
+        stepper.close()
+        assert stage_calls(house) == asked * len(steps)
+
+
+def test_a_lead_that_loses_its_stage_takes_more_layers_itself() -> None:
+    """The stage held the last layer alone with it; the pages of before are of no use."""
+    steps = steps_of()
+    with House(CONFIG, WEIGHTS, range(3), lead=range(3)) as house:
+        right = right_of(house, steps)
+        stepper = stepper_of(house)
+        compared(stepper.step(steps[0]), right[0])
+        house.lose(house.keys[0])
+        with pytest.raises(PagesLost):
+            stepper.step(steps[1])
+        compared(stepper.step(steps[0]), right[0])
+        compared(stepper.step(steps[1]), right[1])
+        assert len(stage_calls(house)) == 1
+
+
+def seen(taken: tuple[int, int], passed: tuple[int, int], milliseconds: int) -> dict[PublicKey, Progress]:
+    return {node: Progress(*each, milliseconds) for node, *each in zip((A, B), taken, passed, strict=True)}
+
+
+def test_who_a_call_is_stuck_at() -> None:
+    """What was passed on long ago and did not come; never who may be computing it."""
+    assert stuck(HOPS, seen((4, 4), (4, 4), 900), 5) == A
+    assert stuck(HOPS, seen((5, 4), (4, 4), 900), 5) is None
+    assert stuck(HOPS, seen((5, 4), (5, 4), 10), 5) is None
+    assert stuck(HOPS, seen((5, 4), (5, 4), 900), 5) == B
+    assert stuck(HOPS, seen((5, 5), (5, 4), 900), 5) is None
+    assert stuck(HOPS, seen((5, 5), (5, 5), 10), 5) is None
+    assert stuck(HOPS, seen((5, 5), (5, 5), 900), 5) == B
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"taken": 1, "passed": 2, "ms": 0}, {"taken": 2, "passed": -1, "ms": 0}, {"taken": "1", "passed": 1, "ms": 0}],
+)
+def test_what_is_no_progress_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(MalformedMessage):
+        parse_progress(fields)
+    assert parse_progress(Progress(3, 2, 7).fields()) == Progress(3, 2, 7)
+
+
+@pytest.mark.parametrize("which", ["stage", "stage_end"])
+def test_a_call_that_gets_lost_between_two_stages_that_answer_is_noticed_soon(which: str) -> None:
+    """Nobody says that he took a call: the lead sees where it is not."""
+    steps = steps_of()
+    with House(CONFIG, WEIGHTS, range(1), range(1, 3), range(1, 3)) as house:
+        right = right_of(house, steps)
+        stepper = stepper_of(house)
+        compared(stepper.step(steps[0]), right[0])
+
+        def swallowing(kind: str, message: Message) -> Message:
+            if kind == which and (kind == "stage_end" or not message.fields["route"]):
+                house.now += 1  # by the clock of the stages
+                raise MalformedMessage("as if it had never come")
+            return message
+
+        house.tamper = swallowing
+        began = time.monotonic()
+        with pytest.raises(PagesLost):
+            stepper.step(steps[1])
+        assert time.monotonic() - began < 2
+        house.tamper = lambda _kind, message: message
+        compared(stepper.step(steps[0]), right[0])
+        assert house.lead.counters.of(house.keys[1]).lost == 1
+        assert sum(host.counters.calls for host in house.hosts.values()) >= 5
+
+
+def test_small_calls_are_computed_without_the_thread_and_large_ones_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blyan.inference.stage_host._quick_seconds", 5.0)
+    steps = steps_of()
+    with House(CONFIG, WEIGHTS, range(3)) as house:
+        host = house.hosts[house.keys[0]]
+        used: list[int] = []
+        house.before_layers = lambda: used.append(host.queue)
+        right = right_of(house, steps)
+        stepper = stepper_of(house)
+        compared(stepper.step(steps[0]), right[0])
+        compared(stepper.step(steps[1]), right[1])
+        monkeypatch.setattr("blyan.inference.stage_host._quick_seconds", -1.0)
+        stepper.step([Run((1,), 0, (6,), 1)])
+        assert used == [1, 0, 1], "nothing was measured at first"
+    assert np.isfinite(right[0][0].scores).all()
+
+
+def test_a_lease_that_could_not_be_given_back_is_when_more_is_asked_of_the_stage() -> None:
+    """Else it would take memory for as long as its lead lives, or half a minute."""
+    with House(CONFIG, WEIGHTS, range(3), range(3)) as house:
+        stepper = stepper_of(house)
+        step = [Run((1, 2), 0, (0,), 1)]
+        stepper.step(step)
+        first, second = (house.hosts[key] for key in house.keys)
+        house.silent.add(house.keys[0])
+        with pytest.raises(PagesLost):
+            stepper.step(step)
+        stepper.step(step)
+        assert (len(first.leases), len(second.leases)) == (1, 1)
+        house.silent.clear()
+        house.lose(house.keys[1])
+        with pytest.raises(PagesLost):
+            stepper.step(step)
+        stepper.step(step)
+        assert len(first.leases) == 1
