@@ -14,7 +14,8 @@ from reference_models import Reference
 from forked import Nursery
 from swarm_nodes import Swarm, SwarmNode, everything, nothing, part_of_checkpoint, wait_for
 
-RUNS = 2 if SMOKE else 5
+RUNS = 1 if SMOKE else 5
+WARM = 4 if SMOKE else 20  # answers before, so that jitted code computes
 _noticed_s = 3.0  # a lead that is silent for so long is known to be
 
 
@@ -67,7 +68,7 @@ def _measured(page: Page, model: Reference, swarm: Swarm, beside: SwarmNode) -> 
         plain = percentile([first(beside) for _ in range(RUNS)], 0.5)
         page.row(what, milliseconds(percentile(found, 0.5) - plain), "< 100 ms")
 
-    for _ in range(20):
+    for _ in range(WARM):
         first(gateway)
         first(beside)
     row("until a gateway calls experts itself, its only lead stopped a moment ago", 0.0)

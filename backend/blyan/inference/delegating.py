@@ -259,9 +259,9 @@ class Delegating:
     async def _heard(
         self, link: Link, node: PublicKey, pieces: Inlet, seconds: float, *, first: bool
     ) -> Message | None:
-        """The next piece; `NoAnswer` if the lead is silent, and a ping is not answered either.
+        """The next piece; `LinkLost` if the lead is silent, and a ping is not answered either: nobody is to ask it.
 
-        One that answers pings and gives no steps is waited for so many seconds and no longer.
+        One that answers pings and gives no steps is waited for so many seconds and no longer: `NoAnswer`.
         """
         until = self.monotonic() + seconds
         usual = max(_silence_s, min(_silence_max_s, _silence_factor * self.leads.usual_step_s(node)))
@@ -281,6 +281,8 @@ class Delegating:
                     await asyncio.wait({piece, pong}, return_when=asyncio.FIRST_COMPLETED)
                     if not piece.done():
                         pong.result()
+                except NoAnswer as reason:
+                    raise LinkLost(reason.message) from None
                 finally:
                     pong.cancel()
                     await asyncio.wait({pong})
