@@ -59,7 +59,8 @@ def predict(use: ExpertUse, prompt: Sequence[int], now: float, seen: Used = ()) 
 def _first(use: ExpertUse, prompt: Sequence[int], mean: NDArray[np.float64], now: float) -> NDArray[np.float64]:
     """What the first layer uses for each of the prompt's tokens, on average."""
     counts = Counter(prompt)
-    seen = [(times, own) for times, own in zip(counts.values(), use.firsts(counts, now), strict=True) if own is not None]
+    found = zip(counts.values(), use.firsts(counts, now), strict=True)
+    seen = [(times, own) for times, own in found if own is not None]
     if not seen:
         return mean
     times = np.array([each for each, _ in seen], np.float64)
