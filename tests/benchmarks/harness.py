@@ -29,11 +29,16 @@ class Page:
     title: str
     bound: str  # the back-of-envelope bound, in words
     rows: list[tuple[str, str, str]] = field(default_factory=list)  # what, measured, target or reference
+    tables: list[list[Sequence[str]]] = field(default_factory=list)  # below them: a head, and lines
 
     def row(self, what: str, measured: str, target: str = "") -> None:
         """Add a line, and say it now."""
         self.rows.append((what, measured, target))
         print(f"{what}: {measured}" + (f" ({target})" if target else ""), flush=True)
+
+    def table(self, head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+        """Add a table of its own, below the others."""
+        self.tables.append([head, ["---"] * len(head), *lines])
 
     def write(self) -> None:
         """Write docs/benchmarks/NAME.md, unless this is a smoke run."""
@@ -51,6 +56,7 @@ class Page:
             "|---|---|---|",
             *(f"| {what} | {measured} | {target} |" for what, measured, target in self.rows),
             "",
+            *(line for table in self.tables for line in [*(f"| {' | '.join(cells)} |" for cells in table), ""]),
         ]
         path = ROOT / "docs/benchmarks" / f"{self.name}.md"
         path.write_text("\n".join(lines))

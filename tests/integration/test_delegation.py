@@ -180,6 +180,19 @@ async def test_without_a_lead_the_gateway_answers_itself(
     assert host(lead).counters.refused >= 1
 
 
+async def test_a_lead_whose_link_is_silent_is_not_asked(
+    swarm: tuple[Member, Member], alone: list[tuple[str, dict[str, Any], Heard]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits once more to find out what its unanswered pings have shown: experts are called at once."""
+    gateway, _ = swarm
+    monkeypatch.setattr("blyan.inference.leads._quiet_s", -1.0)
+    prompt, options, expected = alone[0]
+    before = replace(delegating(gateway).counters)
+    assert_same(expected, await ask(gateway.url, prompt, **options))
+    counted = delegating(gateway).counters
+    assert (counted.asked - before.asked, counted.own - before.own) == (0, 1)
+
+
 Give = Callable[[Link, Message, Outlet], Awaitable[Message]]
 
 

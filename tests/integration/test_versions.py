@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,10 @@ from blyan.primitives import limits
 from blyan.primitives.ids import PayloadId
 from blyan.wire.expert_call import ExpertBatch, kind, packed
 from swarm_in_process import Member, answer, experts_of, joined, serving_member, until
-from swarm_nodes import everything, nothing, part_of_builtin
+from swarm_nodes import ask, everything, nothing, part_of_builtin
 
 NAME: Final = "blyan-genesis"
+TOKENS_UNDER_WAY: Final = 900  # of an answer that lasts longer than a switch
 
 
 async def newer_version(seed: Member) -> PayloadId:
@@ -177,3 +179,48 @@ async def test_a_newer_version_takes_the_place_of_an_older_one(tmp_path: Path, m
         for folder in (expert, gate):
             await until(partial(no_more_than, folder, old, new), "what was the old one's alone gone", 5)
         assert len(files_of(seed, old)) == len(read_manifest(seed.node.ground.store, old).blocks)
+
+
+@pytest.mark.long
+async def test_a_gateway_switches_to_a_newer_version_within_half_a_minute_and_no_request_fails(tmp_path: Path) -> None:
+    """Requests come all the while; an answer that is under way ends with the version that it began with."""
+    old = part_of_builtin(tmp_path / "seed", everything, trunk=True)
+    (tmp_path / "seed" / "held.json").unlink()  # it is its own
+    async with contextlib.AsyncExitStack() as stack:
+        seed, _ = await stack.enter_async_context(serving_member(tmp_path / "seed", roles=("gateway", "expert")))
+        settings: dict[str, Any] = {"join": (seed.join_url,), "memory": ""}
+        expert, _ = await stack.enter_async_context(
+            serving_member(joined(tmp_path / "held"), roles=("expert",), **settings)
+        )
+        gate, _ = await stack.enter_async_context(
+            serving_member(joined(tmp_path / "gate"), roles=("gateway",), plan="dynamic", **settings)
+        )
+        await until(lambda: len(experts_of(expert)) == 32 and model_of(gate) == old, "the old one taken", 30)
+        expected = await ask(seed.url, "Tell me of yourself", ignore_eos=True, max_tokens=TOKENS_UNDER_WAY)
+        requests = [asyncio.create_task(_one_after_the_other(gate)) for _ in range(2)]
+        stream = ask(gate.url, "Tell me of yourself", ignore_eos=True, max_tokens=TOKENS_UNDER_WAY)
+        under_way = asyncio.create_task(stream)
+        await until(lambda: gate.peering.executor.counters.messages > 100, "answers under way")
+        began = time.monotonic()
+        new = await newer_version(seed)
+        await until(lambda: model_of(gate) == new, "the gateway to answer with the new one", 30)
+        switched = time.monotonic() - began
+        was_under_way = not under_way.done()
+        heard = await under_way
+        for each in requests:
+            each.cancel()
+        answers = [found for each in requests for found in await each]
+        print(f"switched after {switched:.1f} s, {len(answers)} answers meanwhile")
+        assert was_under_way
+        assert (heard.error, heard.tokens) == (None, expected.tokens)
+        assert answers
+        assert not [found for found in answers if not isinstance(found, str)]
+
+
+async def _one_after_the_other(member: Member) -> list[Any]:
+    """What it answers, until this is cancelled."""
+    found: list[Any] = []
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            found.append(await answer(member))
+    return found

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from blyan.inference.decoding import Steps, decode
+from blyan.inference.delegating import DelegationOptions
 from blyan.inference.delegation import Candidate, choose
 from blyan.inference.drafting import Drafter
 from blyan.inference.expert_set import ExpertSet, predict
@@ -154,6 +155,23 @@ def test_a_prompt_predicts_the_experts_that_its_tokens_used_and_those_that_follo
     assert predict(usage, (7, 7, 7), 0.0).numbers == (0, 4 + 3)
     assert predict(usage, (8,), 0.0).numbers == (1, 4 + 2)
     assert set(predict(usage, (7, 8), 0.0).numbers) == {0, 1, 4 + 2, 4 + 3}
+
+
+def test_each_token_of_a_prompt_counts_as_often_as_it_stands_there_known_or_not() -> None:
+    usage = ExpertUse(GRID, 1)
+    for number in range(60):
+        usage.saw_token(7 + number % 2, used((number % 3, 3)), 0.0)
+    alone = {token: predict(usage, (token,), 0.0).weights[0] for token in (7, 8, 9)}
+    together = predict(usage, (7, 9, 7, 8), 0.0).weights[0]
+    assert together == pytest.approx((2 * alone[7] + alone[8] + alone[9]) / 4, rel=1e-5)
+
+
+def test_a_lead_is_waited_for_the_longer_the_more_it_has_to_read() -> None:
+    """A prompt of four thousand tokens takes minutes where twenty a second are read; later steps do not."""
+    options = DelegationOptions()
+    assert options.patience(4_000, first=True) > 200
+    assert options.patience(10, first=True) == pytest.approx(61)
+    assert options.patience(4_000, first=False) == options.step_seconds
 
 
 def test_what_was_used_lately_counts_more_than_what_was_once() -> None:

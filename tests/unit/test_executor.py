@@ -16,6 +16,7 @@ from blyan.model.experts import ExpertCall
 from blyan.network.measurements import Failure
 from blyan.network.questions import LinkLost, Question
 from blyan.network.thread import NetworkThread
+from blyan.primitives import limits
 from blyan.primitives.clock import system_entropy, system_monotonic
 from blyan.primitives.errors import ExpertUnavailable
 from blyan.primitives.ids import PayloadId, PublicKey
@@ -35,10 +36,15 @@ class FakeLink:
         self.node, self.seconds = node, seconds
         self.asked = self.called_off = 0
         self.granted = 0.0  # seconds that it was given
+        self.pings = True  # whether it says anything
 
     @property
     def peer(self) -> FakeLink:
         return self
+
+    @property
+    def heard(self) -> float:
+        return system_monotonic() if self.pings else 0.0
 
     async def ask(
         self, _kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor], *, patience: float
@@ -65,7 +71,8 @@ class FakeNodes:
         self.links = {
             name: FakeLink(name, each) for name, each in ((FIRST, seconds["first"]), (SECOND, seconds["second"]))
         }
-        self.waiting = 0
+        self.waiting = self.moved = 0
+        self.moving = 0.0
         self.budget = True
         self.outrun_s: dict[PublicKey, float] = {}
         self.failures: list[tuple[PublicKey, Failure]] = []
@@ -79,6 +86,10 @@ class FakeNodes:
 
     def link(self, name: PublicKey) -> Any:
         return self.links[name]
+
+    def moving_s(self, _node: PublicKey, count: int) -> float:
+        self.moved = count
+        return self.moving
 
     def may_hedge(self) -> bool:
         return self.budget
@@ -178,6 +189,45 @@ def test_rows_beyond_a_frame_go_in_several_messages(
         assert isinstance(output, torch.Tensor)
         assert torch.equal(output, call.hidden)
     assert executor.counters.messages == messages
+
+
+@pytest.mark.parametrize(("calls", "messages"), [(4, 1), (5, 2), (12, 3), (400, 34)])
+def test_a_long_prompt_goes_to_a_node_in_messages_that_are_not_too_large(
+    thread: NetworkThread, monkeypatch: pytest.MonkeyPatch, calls: int, messages: int
+) -> None:
+    """Nor too many: a node that is sent ten megabytes at once seems silent until the last has come."""
+    monkeypatch.setattr(limits, "expert_message_bytes", 4 * 3 * 8 * 4)  # four calls of three rows of eight numbers
+    nodes = FakeNodes(first=0, second=0)
+    executor = Executor(thread, nodes, system_monotonic, system_entropy, ExecutorOptions())
+    asked = [ExpertCall(1, expert, torch.randn(3, 8)) for expert in range(calls)]
+    found = executor.begin(MODEL, asked).result(10)
+    assert all(torch.equal(call.hidden, output) for call, output in zip(asked, found, strict=True))
+    assert executor.counters.messages == messages
+    assert nodes.moved == 2 * calls * 3 * 8 * 4
+
+
+def test_what_has_to_be_moved_makes_no_call_late(thread: NetworkThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not hedged while the node says something, nor given up by when a small one would be."""
+    nodes = FakeNodes(first=0.2, second=0)
+    nodes.moving = 0.01
+    executor, _ = ask(thread, nodes)
+    assert executor.counters.hedges == 0
+    monkeypatch.setattr(limits, "link_bytes_per_second", 2 * 3 * 8 * 4 / 7)  # so that the call takes seven seconds
+    ask(thread, nodes)
+    assert 8.5 < nodes.links[FIRST].granted <= 9
+
+
+def test_a_node_that_is_sent_much_and_is_silent_is_replaced(
+    thread: NetworkThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blyan.inference.executor._silent_seconds", 0.2)
+    nodes = FakeNodes(first=30, second=0)
+    nodes.moving, nodes.links[FIRST].pings = 0.01, False
+    began = time.monotonic()
+    executor, found = ask(thread, nodes)
+    assert isinstance(found, torch.Tensor)
+    assert (executor.counters.hedges, nodes.waiting) == (1, 0)
+    assert time.monotonic() - began < 1
 
 
 def test_a_call_that_seems_stuck_is_replaced_without_a_budget(thread: NetworkThread) -> None:

@@ -52,7 +52,12 @@ class DelegationOptions:
     """How long a lead is waited for that answers pings, and gives no steps."""
 
     first_seconds: float = 60.0
+    prompt_seconds: float = 0.1  # more for each token that it has to read before the first step
     step_seconds: float = 15.0
+
+    def patience(self, positions: int, *, first: bool) -> float:
+        """Seconds until the next step, the first of a lead that has so many positions to read or one after it."""
+        return self.first_seconds + self.prompt_seconds * positions if first else self.step_seconds
 
 
 @dataclass(slots=True)
@@ -228,7 +233,8 @@ class Delegating:
         async with _blaming(self.leads, node), link.stream(kind, order.fields(), order.tensors()) as pieces:
             pace = self.leads.follow(node, order.model, len(order.prompt) + len(order.chosen))
             while True:
-                chunk = await self._heard(link, node, pieces, first=pace.first)
+                patience = self.options.patience(len(order.prompt) + len(order.chosen), first=pace.first)
+                chunk = await self._heard(link, node, pieces, patience, first=pace.first)
                 if chunk is None:
                     raise MalformedMessage("generation: expected steps up to its end, found fewer")
                 steps = reader.read(chunk)
@@ -250,28 +256,33 @@ class Delegating:
         for layer, expert, count in step.experts:
             each.used[layer, expert] += count
 
-    async def _heard(self, link: Link, node: PublicKey, pieces: Inlet, *, first: bool) -> Message | None:
-        """The next piece; `NoAnswer` if the lead is silent, and a ping is not answered either.
+    async def _heard(
+        self, link: Link, node: PublicKey, pieces: Inlet, seconds: float, *, first: bool
+    ) -> Message | None:
+        """The next piece; `LinkLost` if the lead is silent, and a ping is not answered either: nobody is to ask it.
 
-        One that answers pings and gives no steps is waited for so long and no longer.
+        One that answers pings and gives no steps is waited for so many seconds and no longer: `NoAnswer`.
         """
-        seconds = self.options.first_seconds if first else self.options.step_seconds
         until = self.monotonic() + seconds
+        usual = max(_silence_s, min(_silence_max_s, _silence_factor * self.leads.usual_step_s(node)))
+        silence = min(usual, self.leads.first_look_s(node)) if first else usual
         piece = asyncio.ensure_future(pieces.next())
         try:
             while True:
-                silence = max(_silence_s, min(_silence_max_s, _silence_factor * self.leads.usual_step_s(node)))
                 done, _ = await asyncio.wait({piece}, timeout=silence)
                 if done:
                     return piece.result()
                 if self.monotonic() > until:
                     raise NoAnswer(f"expected a step in {seconds:g} s, found none")
+                silence = usual
                 self.counters.pings += 1
                 pong = asyncio.ensure_future(link.request("ping", {}, seconds=self.leads.pong_s(node)))
                 try:
                     await asyncio.wait({piece, pong}, return_when=asyncio.FIRST_COMPLETED)
                     if not piece.done():
                         pong.result()
+                except NoAnswer as reason:
+                    raise LinkLost(reason.message) from None
                 finally:
                     pong.cancel()
                     await asyncio.wait({pong})

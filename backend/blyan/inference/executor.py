@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,7 +30,20 @@ from blyan.wire.expert_call import nonce_bytes
 _look_seconds: Final = 0.05  # between two looks for a node that holds an expert
 _again_seconds: Final = 0.5  # before a call goes out again, beyond the budget
 _stuck_seconds: Final = 0.5  # at least so late is a call that is replaced without a budget for it
+_silent_seconds: Final = 2.0  # of a node that is sent much, and pings: then it is taken for gone
 _stuck_factor: Final = 4.0  # and so many times as late as one that is hedged
+
+
+class _Pace(NamedTuple):
+    """Seconds that a message to a node may take until it is late."""
+
+    ordinary: float
+    moving: float  # more, for its bytes; 0 for few
+
+    @property
+    def late(self) -> float:
+        """All together."""
+        return self.ordinary + self.moving
 
 
 _Name: TypeAlias = tuple[PayloadId, int, int]  # model, layer, expert
@@ -58,17 +71,28 @@ def _joined(outputs: Sequence[Tensor | Fault]) -> Tensor | Fault:
 
 
 def _messages(asked: CallsAsked, indices: Sequence[int]) -> list[list[int]]:
-    """Calls of one node in as many messages as their rows take: mostly one."""
+    """Calls of one node in as many messages as their rows take: mostly one.
+
+    A long prompt's go in several that are not too large: the node begins with the first while others are on their way,
+    and hears something meanwhile.
+    """
     messages: list[list[int]] = []
+    size = max(limits.expert_message_bytes, _bytes(asked, indices) // limits.expert_messages_together)
     full = 1.0
     for index in indices:
-        share = _share(asked.calls[index].hidden)
+        hidden = asked.calls[index].hidden
+        share = max(_share(hidden), hidden.nbytes / size)
         full += share
         if full > 1 or len(messages[-1]) >= limits.expert_calls_max:
             messages.append([])
             full = share
         messages[-1].append(index)
     return messages
+
+
+def _bytes(asked: CallsAsked, indices: Iterable[int]) -> int:
+    """Of the hidden states of some of the calls."""
+    return sum(asked.calls[index].hidden.nbytes for index in indices)
 
 
 def _share(hidden: Tensor) -> float:
@@ -94,12 +118,14 @@ class Executor:
     ) -> Future[list[Tensor | Fault]]:
         """Ask for the outputs [n, hidden] of calls of one layer, in order; a fault where there is none in time.
 
-        `until`: when they are of no more use, if that is sooner. Who cancels the future calls them off at their nodes.
+        There is more time where much has to be sent. `until`: when they are of no more use, if that is sooner. Who
+        cancels the future calls them off at their nodes.
         """
         pieces = [_pieces(call) for call in calls]
         each = [piece for parts in pieces for piece in parts]
         specs = [CallSpec(call.layer, call.expert, call.hidden.shape[0]) for call in each]
-        last = self.monotonic() + self.options.call_seconds
+        moved = 2 * sum(call.hidden.nbytes for call in calls) / limits.link_bytes_per_second
+        last = self.monotonic() + self.options.call_seconds + moved
         asked = CallsAsked(model, each, specs, min(last, until), cut=until < last)
         return self.thread.run(self._gather(asked, [len(parts) for parts in pieces]))
 
@@ -115,11 +141,11 @@ class Executor:
         made = self.nodes.plan(asked.model, [asked.specs[index] for index in indices], without)
         for index in [indices[place] for each in made.assignments for place in each.calls] if self._lacked else ():
             self._lacked.pop(_name(asked, index), None)
-        work = [
-            self._assigned(asked, together, each.node, made.hedge_after[each.node], without)
-            for each in made.assignments
-            for together in _messages(asked, [indices[place] for place in each.calls])
-        ]
+        work: list[Coroutine[Any, Any, dict[int, Tensor | Fault]]] = []
+        for each in made.assignments:
+            mine = [indices[place] for place in each.calls]
+            pace = _Pace(made.hedge_after[each.node], self.nodes.moving_s(each.node, 2 * _bytes(asked, mine)))
+            work += [self._assigned(asked, together, each.node, pace, without) for together in _messages(asked, mine)]
         if made.missing:
             work.append(self._awaited(asked, [indices[place] for place in made.missing]))
         if len(work) == 1:
@@ -156,20 +182,20 @@ class Executor:
         asked: CallsAsked,
         indices: Sequence[int],
         node: PublicKey,
-        hedge_after: float,
+        pace: _Pace,
         without: frozenset[PublicKey],
     ) -> dict[int, Tensor | Fault]:
         """What one node was to give: by it, or by others."""
         began = self.monotonic()
         others = without | {node}
-        sent = await self._sent(asked, indices, node, hedge_after)
+        sent = await self._sent(asked, indices, node, pace.late)
         answer: dict[int, Tensor | Fault] | None = None
         if sent is not None:
             with sent:
-                late = min(began + hedge_after, asked.until)
-                if not await sent.settled(late) and self._has_replicas(asked, indices, others):
+                late = min(began + pace.late, asked.until)
+                if not await self._settled(sent, late, pace) and self._has_replicas(asked, indices, others):
                     if not self.nodes.may_hedge():  # too many were sent twice: only what seems to be stuck is now
-                        stuck = max(_stuck_seconds, _stuck_factor * hedge_after)
+                        stuck = max(_stuck_seconds, _stuck_factor * pace.late)
                         await sent.settled(min(began + stuck, asked.until))
                     if not sent.is_settled:
                         return await self._hedged(asked, indices, sent, others)
@@ -182,6 +208,17 @@ class Executor:
             await self._paced(asked, indices)
         asked.replaced.update(indices)
         return await self._resolved(asked, indices, others)
+
+    async def _settled(self, sent: ExpertMessage, late: float, pace: _Pace) -> bool:
+        """Wait until then; for more than an ordinary call's bytes as long as the node says anything at all.
+
+        What takes its time on the way would take it to another too, and twice as much on this node's own way out.
+        """
+        while not await sent.settled(late):
+            if not pace.moving or sent.silent_s > _silent_seconds or self.monotonic() >= sent.until:
+                return False
+            late = min(self.monotonic() + _silent_seconds / 8, sent.until)
+        return True
 
     async def _sent(
         self, asked: CallsAsked, indices: Sequence[int], node: PublicKey, patience: float

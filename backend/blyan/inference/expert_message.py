@@ -38,6 +38,10 @@ class Nodes(Protocol):
         """An open link to a node."""
         ...
 
+    def moving_s(self, node: PublicKey, count: int) -> float:
+        """Seconds beyond an ordinary call's that so many bytes there and back may take; 0 for few."""
+        ...
+
     def may_hedge(self) -> bool:
         """Whether one more message may be sent for speed alone."""
         ...
@@ -171,6 +175,16 @@ class ExpertMessage:
     def is_settled(self) -> bool:
         """Whether an answer came, or none can."""
         return self._question is not None and self._question.is_settled
+
+    @property
+    def until(self) -> float:
+        """When its answer is of no more use."""
+        return self._asked.until
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds in which the node said nothing at all, since it was sent."""
+        return self._sender.monotonic() - max(self._began, self._link.heard)
 
     async def settled(self, until: float) -> bool:
         """Wait for that, at most until then."""

@@ -7,6 +7,7 @@ expert was used at all, and where nothing was, every expert is as likely.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -57,13 +58,15 @@ def predict(use: ExpertUse, prompt: Sequence[int], now: float, seen: Used = ()) 
 
 def _first(use: ExpertUse, prompt: Sequence[int], mean: NDArray[np.float64], now: float) -> NDArray[np.float64]:
     """What the first layer uses for each of the prompt's tokens, on average."""
-    if not prompt:
+    counts = Counter(prompt)
+    found = zip(counts.values(), use.firsts(counts, now), strict=True)
+    seen = [(times, own) for times, own in found if own is not None]
+    if not seen:
         return mean
-    total = np.zeros_like(mean)
-    for found in use.firsts(prompt, now):
-        own = np.zeros_like(mean) if found is None else found.astype(np.float64)
-        total += use.per_token * (own + _prior * mean) / (own.sum() + _prior * use.per_token)
-    return total / len(prompt)
+    times = np.array([each for each, _ in seen], np.float64)
+    own = np.stack([each for _, each in seen]).astype(np.float64)  # [tokens that were seen, experts]
+    each = (own + _prior * mean) * (use.per_token / (own.sum(axis=1, keepdims=True) + _prior * use.per_token))
+    return (times @ each + (len(prompt) - times.sum()) * mean) / len(prompt)
 
 
 def _normal(counts: NDArray[np.float64], per_token: int) -> NDArray[np.float64]:

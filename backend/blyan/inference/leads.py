@@ -18,10 +18,12 @@ from blyan.primitives.clock import Monotonic
 from blyan.primitives.ids import PayloadId, PublicKey
 
 _weight: Final = 0.1  # of the newest step in a running mean
+_first_look_s: Final = 0.05
 _pong_s: Final = 0.25
 _pong_max_s: Final = 0.5
 _pong_factor: Final = 4.0
 _refused_s: Final = 5.0  # for which a node that refused is not asked for this model
+_quiet_s: Final = 2.0  # of silence on a link that is pinged every second: who is there said something
 _said_s: Final = 6.0  # so old may be what a node says of itself
 _steps_seen: Final = 8  # of which the mean is one measurement: some come together, others late
 _first_share: Final = 0.1  # of the time to the first step that is its own at least, whatever the round trip
@@ -87,7 +89,7 @@ class Leads:
     )
 
     def candidates(self, model: PayloadId) -> tuple[Candidate, ...]:
-        """Nodes with an open link that say they hold a model's trunk, and have not refused it lately."""
+        """Nodes with an open link that say they hold a model's trunk, have not refused it lately and are not silent."""
         now = self.monotonic()
         self._refused = {key: until for key, until in self._refused.items() if until > now}
         found: list[Candidate] = []
@@ -97,7 +99,7 @@ class Leads:
             standing = self.registry.standing(node, now)
             if link is None or holding is None or not holding.trunk or standing is None:
                 continue
-            if (node, model) in self._refused:
+            if (node, model) in self._refused or now - link.heard > _quiet_s:
                 continue
             view, measured = standing.view, standing.view.measured
             found.append(
@@ -126,6 +128,10 @@ class Leads:
         """How long a ping is waited for that shows whether it is there: one that is late is replaced."""
         usual = self.registry.measurements.of(node).rtt_s or 0.0
         return max(_pong_s, min(_pong_max_s, _pong_factor * usual), 1.5 * usual)
+
+    def first_look_s(self, node: PublicKey) -> float:
+        """How long the first step is waited for until a ping is sent: who is there might have begun."""
+        return max(_first_look_s, 2 * (self.registry.measurements.of(node).rtt_p95_s or _first_look_s))
 
     def began(self, node: PublicKey) -> None:
         """It was asked for a generation: `ended` follows."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from blyan.inference.plan import Assignment, CallSpec, ExpertPlan, Policy, plan_experts
 from blyan.inference.registry import Registry
 from blyan.network.breaker import RetryBudget
 from blyan.network.link import Link
 from blyan.network.links import Links
-from blyan.network.measurements import Failure
+from blyan.network.measurements import Failure, bulk_bytes
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.ids import PayloadId, PublicKey
 
+_moving_factor: Final = 1.5  # times what bytes took on average
 _nobody: frozenset[tuple[int, int]] = frozenset()
 
 
@@ -58,6 +60,13 @@ class Roster:
     def link(self, node: PublicKey) -> Link | None:
         """An open link to a node."""
         return self.links.link(node)
+
+    def moving_s(self, node: PublicKey, count: int) -> float:
+        """Seconds beyond an ordinary call's that so many bytes there and back may take, computing included."""
+        if count < bulk_bytes:
+            return 0.0
+        rate = self.registry.measurements.of(node).bytes_per_s or limits.link_bytes_per_second
+        return _moving_factor * count / rate
 
     def may_hedge(self) -> bool:
         """Whether one more message may be sent for speed alone."""

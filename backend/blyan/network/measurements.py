@@ -20,7 +20,7 @@ forget_s: Final = 30.0  # in which a measurement loses half its weight
 _weight: Final = 0.15  # of the newest value in a running mean
 _ring: Final = 64  # values that a percentile is taken of
 _share: Final = 0.95
-_bulk_bytes: Final = 64 * 1024  # below it a transfer tells of latency, not of bandwidth
+bulk_bytes: Final = 64 * 1024  # below it a transfer tells of latency, not of bandwidth
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Measurements:
         peer.line.add(rows, seconds, peer.gap(now))
         peer.seconds.append(seconds)
         peer.rows_rate = _mean(peer.rows_rate, rows / max(seconds, 1e-6))
-        if sent >= _bulk_bytes:
+        if sent >= bulk_bytes:
             peer.bytes_rate = _mean(peer.bytes_rate, sent / max(seconds, 1e-6))
         peer.calls += 1
         peer.rows += rows
@@ -168,7 +168,7 @@ class Measurements:
     def transferred(self, node: PublicKey, count: int, seconds: float, now: float) -> None:
         """So many bytes of blocks came from it, verified."""
         peer = self._peer(node)
-        if count >= _bulk_bytes:
+        if count >= bulk_bytes:
             peer.bytes_rate = _mean(peer.bytes_rate, count / max(seconds, 1e-6))
         peer.last = now
 

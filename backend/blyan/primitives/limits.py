@@ -175,6 +175,9 @@ links_max: Final = 1_024
 links_node_max: Final = 8  # of one node
 expert_calls_max: Final = 4_096  # in one message
 expert_rows_max: Final = 1 << 16  # in one message
+expert_message_bytes: Final = 256 * KIB  # of hidden states, about: who is sent more at once seems silent until all came
+expert_messages_together: Final = 32  # to one node for one layer, about: beyond that they are larger
+link_bytes_per_second: Final = MIB  # that a link is taken to carry until it was measured
 expert_fallbacks_max: Final = 8  # nodes that one call may be sent to after the first
 expert_queue_max: Final = 256  # messages that wait for the compute thread
 expert_queue_peer_max: Final = 64  # of one node
@@ -304,6 +307,8 @@ assert tile_bytes < peer_body_bytes_max
 assert summary_bytes_max * 2 < link_handshake_bytes_max < link_frame_bytes_max <= message_bytes_max
 assert gossip_summaries_max * 2 * summary_bytes_max < message_header_bytes_max
 assert expert_calls_max <= message_tensors_max
+assert expert_message_bytes < link_frame_bytes_max // 2
+assert expert_messages_together < expert_queue_peer_max
 assert 4 * generation_tokens_max < stream_request_bytes_max <= link_stream_bytes_max < link_frame_bytes_max
 assert 12 * generation_chunk_experts_max + 168 * generation_chunk_steps_max < stream_piece_bytes_max
 assert generations_led_peer_max <= link_streams_max
