@@ -46,6 +46,8 @@ class FakePeer:
 class FakeLink:
     """One end's way to another: requests are answered by the other's handlers, with this end as their peer."""
 
+    heard = 0.0  # nothing is, as far as anybody looks
+
     def __init__(self, house: House, own: PublicKey, other: PublicKey) -> None:
         self._house, self._own, self._other = house, own, other
         self.peer = FakePeer(other)

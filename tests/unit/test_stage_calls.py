@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 
-from blyan.inference.stage_session import stuck
+from blyan.inference.stage_session import Session, StageNodes, look, stuck
 from blyan.model.stepping import PagesLost, Run
+from blyan.network.questions import NoAnswer
 from blyan.primitives.errors import MalformedMessage
 from blyan.primitives.ids import PublicKey
 from blyan.wire.framing import Message
 from blyan.wire.stage_call import Hop, Progress, parse_progress
 from random_models import RandomWeights, small_config
-from stage_links import House, compared, right_of, stepper_of, steps_of
+from stage_links import MODEL, House, compared, right_of, stepper_of, steps_of
 
 CONFIG = small_config()
 WEIGHTS = RandomWeights(CONFIG)
@@ -77,6 +81,35 @@ def test_who_a_call_is_stuck_at() -> None:
     assert stuck(HOPS, seen((5, 5), (5, 4), 900), 5) is None
     assert stuck(HOPS, seen((5, 5), (5, 5), 10), 5) is None
     assert stuck(HOPS, seen((5, 5), (5, 5), 900), 5) == B
+    assert stuck(HOPS, seen((5, 4), (5, 4), 900), 5, moving_s=1.0) is None
+    assert stuck(HOPS, seen((5, 4), (5, 4), 1300), 5, moving_s=1.0) == B
+
+
+class BusyLink:
+    """A link on which much is on its way: what is asked is not answered in time."""
+
+    def __init__(self, says: bool) -> None:
+        self.heard, self._says = 0.0, says
+
+    async def request(self, *_: object, seconds: float) -> Message:
+        self.granted = seconds
+        self.heard += self._says
+        raise NoAnswer("late")
+
+
+@pytest.mark.parametrize(("rows", "says", "there"), [(20_000, True, True), (20_000, False, False), (2, True, False)])
+async def test_a_stage_whose_answer_lies_behind_a_long_prompt_is_there_if_it_says_anything(
+    rows: int, says: bool, there: bool
+) -> None:
+    """Beside a token nothing lies before an answer."""
+    link = BusyLink(says)
+    nodes = SimpleNamespace(link=lambda _node: link, round_trip=lambda _node: 0.01)
+    session = Session("5" * 32, MODEL, CONFIG, torch.float32, range(0), HOPS)
+    session.rows = rows
+    found = await look(cast(StageNodes, nodes), session, A)
+    assert (found is not None) == there
+    assert found is None or stuck(HOPS, {A: found, B: found}, 5) is None
+    assert link.granted == pytest.approx(2.25 if rows > 2 else 0.25, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -185,8 +185,9 @@ class StageCalls:
         if passage.call.number not in session.waiting:
             return  # it came meanwhile
         waited = self.monotonic() - passage.began
-        if lost is None and waited > self.options.call_seconds:
-            lost = StageLost(f"stages: expected an answer in {self.options.call_seconds:g} s, found none")
+        seconds = self.options.call_seconds + session.moving_s()
+        if lost is None and waited > seconds:
+            lost = StageLost(f"stages: expected an answer in {seconds:.0f} s, found none")
         if lost is None:
             self._wait(session, passage)
         else:
@@ -199,7 +200,7 @@ class StageCalls:
         silent = frozenset(hop.node for hop in session.hops) - seen.keys()
         if silent:
             return StageLost(f"stages: expected {len(silent)} of {len(looks)} to answer, found them silent", silent)
-        node = stuck(session.hops, seen, number)
+        node = stuck(session.hops, seen, number, session.moving_s())
         return (
             None if node is None else StageLost(f"stage {node[:12]}: a call did not come through", frozenset((node,)))
         )

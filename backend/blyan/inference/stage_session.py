@@ -19,6 +19,7 @@ from torch import Tensor
 from blyan.model.config import ModelConfig
 from blyan.network.link import Link
 from blyan.network.questions import LinkLost, NoAnswer, Refused
+from blyan.primitives import limits
 from blyan.primitives.errors import MalformedMessage
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message
@@ -39,6 +40,8 @@ _pong_factor: Final = 4.0  # or so many times its round trip
 _open_seconds: Final = 0.6  # that a lease takes at most
 _open_factor: Final = 8.0  # or so many times the round trip
 _close_seconds: Final = 2.0
+_heard_seconds: Final = 2.0  # in which who pings every second was heard
+_unknown: Final = Progress(limits.canonical_integer_max, 0, 0)  # of a stage that is there: it may be computing
 _stuck_milliseconds: Final = 200  # after which what was passed on should have come
 _few_rows: Final = 8
 _weight: Final = 0.2  # of the newest measurement
@@ -114,6 +117,10 @@ class Session:
         """Seconds that what is under way should take."""
         return 1.0 if self.fixed is None else self.fixed + self.row * self.rows
 
+    def moving_s(self) -> float:
+        """Seconds more that what is under way may take for its bytes: a long prompt's are seconds on a slow link."""
+        return self.rows * self.config.hidden * self.dtype.itemsize / limits.stage_bytes_per_second
+
     def add(self, passage: Passage) -> None:
         """One more call is under way."""
         self.waiting[passage.call.number] = passage
@@ -173,32 +180,44 @@ async def give_back(link: Link, session: str) -> bool:
 
 
 async def look(nodes: StageNodes, session: Session, node: PublicKey) -> Progress | None:
-    """How far a stage is; None for one that says nothing. `StageLost` if it has no lease any more."""
+    """How far a stage is; None for one that says nothing. `StageLost` if it has no lease any more.
+
+    Where much is on its way its answer may lie behind that: then it is enough that it says anything.
+    """
     link = nodes.link(node)
     if link is None:
         return None
+    began = link.heard
     try:
-        seconds = max(_pong_seconds, _pong_factor * nodes.round_trip(node))
+        seconds = max(_pong_seconds, _pong_factor * nodes.round_trip(node)) + min(_heard_seconds, session.moving_s())
         found = await link.request(look_kind, {"session": session.id}, seconds=seconds)
         return parse_progress(found.fields)
     except Refused as reason:
         raise StageLost(f"stage {node[:12]}: {reason.message}") from None
-    except (LinkLost, NoAnswer, MalformedMessage):
+    except NoAnswer:
+        return _unknown if session.moving_s() > _heard_seconds and link.heard > began else None
+    except (LinkLost, MalformedMessage):
         return None
 
 
-def stuck(hops: Sequence[Hop], seen: Mapping[PublicKey, Progress], number: int) -> PublicKey | None:
-    """The stage that a call was passed on to and did not come to; None while somebody may be computing it."""
+def stuck(
+    hops: Sequence[Hop], seen: Mapping[PublicKey, Progress], number: int, moving_s: float = 0.0
+) -> PublicKey | None:
+    """The stage that a call was passed on to and did not come to; None while somebody may be computing it.
+
+    `moving_s`: seconds that its bytes may take from one to the next.
+    """
+    late_milliseconds = _stuck_milliseconds + 1000 * moving_s
     before: Progress | None = None  # the lead, which sent it long ago
     for hop in hops:
         here = seen[hop.node]
         if here.taken < number:
-            late = before is None or before.milliseconds >= _stuck_milliseconds
+            late = before is None or before.milliseconds >= late_milliseconds
             return hop.node if late else None
         if here.passed < number:
             return None
         before = here
-    return hops[-1].node if before is not None and before.milliseconds >= _stuck_milliseconds else None
+    return hops[-1].node if before is not None and before.milliseconds >= late_milliseconds else None
 
 
 def result_of(session: Session, call: StageCall, message: Message) -> tuple[Tensor, NDArray[Any]]:
