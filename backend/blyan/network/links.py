@@ -14,9 +14,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
+from blyan.network.answers import Handler, Prompt
 from blyan.network.dialling import Dialler
 from blyan.network.gossip import SummaryTable, parse_digest
-from blyan.network.link import Handler, Link
+from blyan.network.link import Link
 from blyan.network.questions import NoAnswer
 from blyan.network.targets import Target, Targets
 from blyan.primitives import limits
@@ -94,7 +95,7 @@ class Links:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What links answer by themselves."""
-        return {"ping": _pong, "gossip": self._gossiped}
+        return {"ping": Prompt(_pong), "gossip": self._gossiped}
 
     def link(self, node: PublicKey) -> Link | None:
         """An open link to a node: the one that came last."""
@@ -278,7 +279,7 @@ class Links:
             self.told(summary, age)
 
 
-async def _pong(_link: Link, _message: Message) -> Message:
+def _pong(_link: Link, _message: Message) -> Message:
     return Message({}, ())
 
 

@@ -271,7 +271,6 @@ class Peering:
     async def _open(self) -> None:
         address = self.config.network.address
         assert address is not None, "a node with a peer port"
-        await self._stack.enter_async_context(self.links.dialler)
         self.port = await self._door.listen(*address)
         self._stack.push_async_callback(self._door.close)
         await self._stack.enter_async_context(self.reach.opened(address[0], self.port))
