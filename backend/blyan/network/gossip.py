@@ -92,6 +92,13 @@ class SummaryTable:
         self.version += 1
         return True
 
+    def fill(self, summary: Summary) -> None:
+        """More is known of what this very summary stands for."""
+        known = self._nodes.get(summary.node, {}).get(summary.boot)
+        if known is not None and known.summary.sequence == summary.sequence:
+            known.summary = summary
+            self.version += 1
+
     def linked(self, summary: Summary, now: float) -> bool:
         """Its node itself gave this over a link whose handshake proved its key; whether it was news.
 

@@ -92,7 +92,7 @@ class Reach:
         return [link for node in self._relays if (link := self._links.link(node)) is not None]
 
     def _found(self, candidate: Candidate) -> None:
-        self._links.heard((url, candidate.node) for url in candidate.urls)
+        self._links.targets.heard((url, candidate.node) for url in candidate.urls)
 
     def _gone(self, candidate: Candidate) -> None:
-        self._links.unheard((url, candidate.node) for url in candidate.urls)
+        self._links.targets.unheard((url, candidate.node) for url in candidate.urls)

@@ -62,10 +62,10 @@ class Tunnels:
         return len(self._tasks)
 
     @asynccontextmanager
-    async def to(self, relay: PublicKey, node: PublicKey) -> AsyncGenerator[str]:
-        """`https://127.0.0.1:PORT`, where a node behind a relay answers while this is open.
+    async def to(self, relay: PublicKey, node: PublicKey, connections: int = _connections_max) -> AsyncGenerator[str]:
+        """`https://127.0.0.1:PORT`, where a node behind a relay answers so many connections while this is open.
 
-        Connections that were made meanwhile stay until they end. `PeerFault` if the relay does not do it.
+        Those that were made meanwhile stay until they end. `PeerFault` if the relay does not do it.
         """
         link = self._relay(relay)
         if link is None or not link.open:
@@ -76,7 +76,7 @@ class Tunnels:
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal came
             came += 1
-            if came > _connections_max:  # somebody else on this machine
+            if came > connections:  # somebody else on this machine
                 writer.transport.abort()
             else:
                 self._begin(self._call(link, node, reader, writer, failed))
