@@ -67,7 +67,6 @@ class CrookedNode:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        await self.dialler.__aenter__()
         return self
 
     async def __aexit__(
@@ -78,7 +77,6 @@ class CrookedNode:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.dialler.__aexit__(kind, reason, trace)
         self._host.close()
 
     def summary(self) -> Summary:

@@ -6,10 +6,9 @@ import asyncio
 import http.server
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import aiohttp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -138,22 +137,45 @@ class SocketPair:
 
 
 class _End:
+    """As `frames.FrameSocket`; `receive` in place of `read` shows what came, None its end."""
+
     def __init__(self, pair: SocketPair) -> None:
         self.pair = pair
-        self.frames: asyncio.Queue[aiohttp.WSMessage] = asyncio.Queue()
+        self.frames: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.theirs = self.frames
+        self.flows = asyncio.Event()
+        self.flows.set()
 
-    async def send_bytes(self, data: bytes) -> None:
+    def send_now(self, frame: bytes) -> bool:
         if self.pair.closed:
             raise ConnectionResetError("closed")
-        self.theirs.put_nowait(aiohttp.WSMessage(aiohttp.WSMsgType.BINARY, data, None))
+        self.theirs.put_nowait(frame)
+        return True
 
-    async def receive(self) -> aiohttp.WSMessage:
+    async def send_bytes(self, frame: bytes) -> None:
+        self.send_now(frame)
+
+    async def receive(self) -> bytes | None:
         return await self.frames.get()
 
-    async def close(self) -> bool:
+    async def read(self, take: Callable[[bytes], None]) -> None:
+        while (frame := await self.receive()) is not None:
+            take(frame)
+            await self.flows.wait()
+
+    def hold(self) -> None:
+        self.flows.clear()
+
+    def release(self) -> None:
+        self.flows.set()
+
+    def shut(self) -> None:
         if not self.pair.closed:
             self.pair.closed = True
             for end in (self.pair.one, self.pair.other):
-                end.frames.put_nowait(aiohttp.WSMessage(aiohttp.WSMsgType.CLOSED, None, None))
-        return True
+                end.frames.put_nowait(None)
+
+    async def close(self) -> bool:
+        began = not self.pair.closed
+        self.shut()
+        return began

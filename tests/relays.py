@@ -61,10 +61,9 @@ class RelayNode:
             entropy=system_entropy,
             routes=host.routes if host else None,
         )
-        self.tunnels = Tunnels(self.link)
-        self.dialler = Dialler(
-            self.identity, swarm, self.handlers, system_monotonic, system_entropy, through=self.tunnels.to
-        )
+        self.dialler = Dialler(self.identity, swarm, self.handlers, system_monotonic, system_entropy)
+        self.tunnels = Tunnels(self.link, self.dialler.context, system_entropy)
+        self.dialler.through = self.tunnels.to
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -72,7 +71,6 @@ class RelayNode:
         self.url = f"wss://{self.listen}:{self.port}"
         self.peer_urls = (self.url,)
         await self.tunnels.__aenter__()
-        await self.dialler.__aenter__()
         self.client = RelayClient(
             self.tunnels,
             lambda: [link for link in self.links if link.open and link.peer.node in self.relays],
@@ -95,7 +93,6 @@ class RelayNode:
         if self.host is not None:
             await self.host.close()
         await self.door.close()
-        await self.dialler.__aexit__(None, None, None)
         self._folder.cleanup()
 
     def summary(self) -> Summary:

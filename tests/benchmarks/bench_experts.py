@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,6 +35,7 @@ from worker_expert import End, leave_out_verification
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall
 from blyan.model.loading import LoadedModel
+from blyan.network.connection import Connection
 from blyan.network.dialling import Dialler, Expected
 from blyan.network.link import Link
 from blyan.primitives.clock import system_entropy, system_monotonic
@@ -152,24 +154,22 @@ async def verification(model: Reference) -> float:
     seconds: dict[str, list[float]] = {"link": [], "bare": []}
     with worker(model, "link") as link_port, worker(model, "bare") as bare_port:
         end = End()
-        async with (
-            Dialler(end.identity, end.swarm, {}, system_monotonic, system_entropy) as dialler,
-            aiohttp.ClientSession() as session,
-        ):
-            socket = await session.ws_connect(f"http://127.0.0.1:{bare_port}/", compress=0, max_msg_size=1 << 26)
-            links = {
-                "link": await dialler.dial(f"wss://127.0.0.1:{link_port}", Expected(), end.summary()),
-                "bare": Link(socket, end.summary(), {}, system_monotonic, dialled=True),
-            }
-            reading = [asyncio.create_task(each.run()) for each in links.values()]
-            whole, config = expert_call.digest_of, model.manifest("fp32").config
-            for number in range(CALLS + WARM):
-                for name in ("link", "bare") if number % 2 else ("bare", "link"):
-                    leave_out_verification() if name == "bare" else setattr(expert_call, "digest_of", whole)
-                    seconds[name].append(await called(links[name], model, config, number))
-            for each in links.values():
-                await each.close()
-            await asyncio.gather(*reading)
+        dialler = Dialler(end.identity, end.swarm, {}, system_monotonic, system_entropy)
+        bare = await Connection.open(urlsplit(f"http://127.0.0.1:{bare_port}"), None, "", 10)
+        socket = await bare.upgraded("127.0.0.1", "/", {}, system_entropy(16), 1 << 26)
+        links = {
+            "link": await dialler.dial(f"wss://127.0.0.1:{link_port}", Expected(), end.summary()),
+            "bare": Link(socket, end.summary(), {}, system_monotonic, dialled=True),
+        }
+        reading = [asyncio.create_task(each.run()) for each in links.values()]
+        whole, config = expert_call.digest_of, model.manifest("fp32").config
+        for number in range(CALLS + WARM):
+            for name in ("link", "bare") if number % 2 else ("bare", "link"):
+                leave_out_verification() if name == "bare" else setattr(expert_call, "digest_of", whole)
+                seconds[name].append(await called(links[name], model, config, number))
+        for each in links.values():
+            await each.close()
+        await asyncio.gather(*reading)
     return percentile(seconds["link"][WARM:], 0.5) - percentile(seconds["bare"][WARM:], 0.5)
 
 

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from blyan.inference.expert_host import ExpertHost, HostedModel
 from blyan.model.loading import load_model
-from blyan.network.door import PeerDoor, _send_at_once
+from blyan.network.door import PeerDoor, taken_over
 from blyan.network.handshake import Swarm
 from blyan.network.identity import make_identity
 from blyan.network.link import Link
@@ -72,10 +72,9 @@ async def serve(data_dir: Path, manifest: str, *, bare: bool) -> None:
     leave_out_verification()
 
     async def answered(request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(max_msg_size=1 << 26, compress=False)
+        socket = web.WebSocketResponse(compress=False)
         await socket.prepare(request)
-        _send_at_once(request.transport)
-        await Link(socket, end.summary(), handlers, system_monotonic, dialled=False).run()
+        await Link(taken_over(request), end.summary(), handlers, system_monotonic, dialled=False).run()
         return socket
 
     app = web.Application()

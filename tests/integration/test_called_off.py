@@ -52,5 +52,5 @@ async def test_calling_off_what_is_not_there_is_no_matter(number: int) -> None:
     """It may have been answered meanwhile."""
     async with pair() as (link, _):
         for _ in range(3):
-            await link._send(frame_of({"to": number, "cancel": True}))
+            await link.send(frame_of({"to": number, "cancel": True}))
         assert (await link.request("echo", {"say": 1}, seconds=5)).fields["said"] == 1

@@ -62,19 +62,18 @@ async def member(
     folder: Path, options: ReachOptions, join: str | None = None, *, reachable: bool = True
 ) -> AsyncIterator[Member]:
     made = Member(folder, options)
-    async with made.links.dialler:
-        port = await made.door.listen("127.0.0.1", 0)
-        made.announced = f"wss://127.0.0.1:{port}" if reachable else None
-        async with made.reach.opened("127.0.0.1", port):
-            made.links.seek([(join, None)] if join else [])
-            tasks = [asyncio.create_task(made.links.run()), asyncio.create_task(made.reach.run())]
-            try:
-                yield made
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        await made.door.close()
+    port = await made.door.listen("127.0.0.1", 0)
+    made.announced = f"wss://127.0.0.1:{port}" if reachable else None
+    async with made.reach.opened("127.0.0.1", port):
+        made.links.seek([(join, None)] if join else [])
+        tasks = [asyncio.create_task(made.links.run()), asyncio.create_task(made.reach.run())]
+        try:
+            yield made
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    await made.door.close()
 
 
 async def test_who_is_behind_a_relay_is_reached_by_members_that_only_know_the_relay(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ async def test_a_relay_that_swallows_what_is_said_is_given_up_in_time(monkeypatc
 
     async with three(relay_host(Swallows)) as (relay, node, caller):
         await caller.dial(relay.url)
-        with pytest.raises(PeerFault, match="TimeoutError"):
+        with pytest.raises(PeerFault, match="silence for 1 s"):
             await caller.call(relay, node)
 
 

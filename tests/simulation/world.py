@@ -55,9 +55,10 @@ class Process:
     said_at: float = float("-inf")
     said_of: object = None
 
-    @property
-    def key(self) -> PublicKey:
-        return node(self.identity)
+    key: PublicKey = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = node(self.identity)
 
     def side(self, moment: float) -> int:
         """Of the partition that there was."""
@@ -103,13 +104,14 @@ class Process:
 
     def hear(self, summary: Summary, age: float, *, direct: bool) -> None:
         """A summary came by gossip: its own sender's, or another's."""
-        if summary.boot == self.boot:
+        boot, world = summary.boot, self.world
+        if boot == self.boot:
             return
-        known = self.world.by_boot.get(summary.boot)
+        known = world.by_boot.get(boot)
         if known is not None:
             self.heard.add(known.number)
         if summary.node != self.key:
-            self.table.offer(summary, self.world.now, 0.0 if direct else age)
+            self.table.offer(summary, world.now, 0.0 if direct else age)
 
     def compute(self, rows: int, experts: list[int], reply: Callable[[str, Any], None]) -> None:
         """Queue a call; `reply` is called with what came of it when that is done."""

@@ -46,10 +46,7 @@ class FakeLink:
     def heard(self) -> float:
         return system_monotonic() if self.pings else 0.0
 
-    async def ask(
-        self, _kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor], *, patience: float
-    ) -> Question:
-        assert patience > 0
+    def ask_now(self, _kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor]) -> Question:
         self.asked += 1
         if self.seconds < 0:
             raise LinkLost("gone")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from blyan.model.manifest import read_manifest
-from blyan.network.link import Link, frame_of
+from blyan.network.answers import Handler, Prompt, frame_of
+from blyan.network.link import Link
 from blyan.network.thread import kept
 from blyan.node import builtin
 from blyan.node.backup import back_up, restore
@@ -56,34 +57,56 @@ class NeverRead:
 
     def __init__(self) -> None:
         self.given = 0
+        self.held = False
         self.stopped = asyncio.Event()
 
-    async def send_bytes(self, _data: bytes) -> None:
+    def send_now(self, _frame: bytes) -> bool:
+        return False
+
+    async def send_bytes(self, _frame: bytes) -> None:
         await self.stopped.wait()
 
-    async def receive(self) -> aiohttp.WSMessage:
-        if self.stopped.is_set():
-            return aiohttp.WSMessage(aiohttp.WSMsgType.CLOSED, None, None)
-        await asyncio.sleep(0)
-        self.given += 1
-        return aiohttp.WSMessage(aiohttp.WSMsgType.BINARY, frame_of({"kind": "ping", "id": self.given}), None)
+    async def read(self, take: Callable[[bytes], None]) -> None:
+        while not self.held and not self.stopped.is_set():
+            self.given += 1
+            take(frame_of({"kind": "ping", "id": self.given}))
+        await self.stopped.wait()
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self) -> None:
+        pytest.fail("there is no room")
+
+    def shut(self) -> None:
+        self.stopped.set()
 
     async def close(self) -> bool:
         self.stopped.set()
         return True
 
 
-async def test_a_peer_that_reads_no_answers_is_read_no_more() -> None:
-    async def answer(_link: Link, _message: Message) -> Message:
-        return Message({}, ())
+async def answer_later(_link: Link, _message: Message) -> Message:
+    return Message({}, ())
 
+
+ANSWERS = {"task": answer_later, "now": Prompt(lambda _link, _message: Message({}, ()))}
+
+
+@pytest.mark.parametrize("handler", ANSWERS.values(), ids=ANSWERS.keys())
+async def test_a_peer_that_reads_no_answers_is_read_no_more(handler: Handler) -> None:
     socket = NeverRead()
-    link = Link(socket, said(1), {"ping": answer}, lambda: 0.0, dialled=False)
+    link = Link(socket, said(1), {"ping": handler}, lambda: 0.0, dialled=False)
     reading = asyncio.create_task(link.run())
-    await asyncio.sleep(0.3)
-    assert socket.given <= limits.link_waiting_max + 1
+    await asyncio.wait_for(until_held(socket), 5)
+    assert socket.given == limits.link_waiting_max + 1
     socket.stopped.set()
     await asyncio.wait_for(reading, 5)
+
+
+async def until_held(socket: NeverRead) -> None:
+    while not socket.held:  # noqa: ASYNC110 - what is waited for tells nobody
+        await asyncio.sleep(0)
 
 
 async def test_work_that_fails_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
 
 from blyan.inference.expert_message import CallsAsked, ExecutorCounters, ExecutorOptions, ExpertMessage, Nodes
+from blyan.inference.expert_round import Due, Round
 from blyan.inference.plan import CallSpec
 from blyan.model.experts import ExpertCall
 from blyan.network.thread import NetworkThread
@@ -34,18 +35,6 @@ _silent_seconds: Final = 2.0  # of a node that is sent much, and pings: then it 
 _stuck_factor: Final = 4.0  # and so many times as late as one that is hedged
 
 
-class _Pace(NamedTuple):
-    """Seconds that a message to a node may take until it is late."""
-
-    ordinary: float
-    moving: float  # more, for its bytes; 0 for few
-
-    @property
-    def late(self) -> float:
-        """All together."""
-        return self.ordinary + self.moving
-
-
 _Name: TypeAlias = tuple[PayloadId, int, int]  # model, layer, expert
 
 
@@ -56,7 +45,7 @@ def _name(asked: CallsAsked, index: int) -> _Name:
 
 def _pieces(call: ExpertCall) -> list[ExpertCall]:
     """A call in as many as it takes for each to fit into a message."""
-    rows = int(1 / _share(call.hidden[:1]))
+    rows = int(1 / _share(call.hidden, 1))
     if call.hidden.shape[0] <= rows:
         return [call]
     return [ExpertCall(call.layer, call.expert, piece) for piece in torch.split(call.hidden, rows)]
@@ -81,7 +70,7 @@ def _messages(asked: CallsAsked, indices: Sequence[int]) -> list[list[int]]:
     full = 1.0
     for index in indices:
         hidden = asked.calls[index].hidden
-        share = max(_share(hidden), hidden.nbytes / size)
+        share = max(_share(hidden, hidden.shape[0]), hidden.nbytes / size)
         full += share
         if full > 1 or len(messages[-1]) >= limits.expert_calls_max:
             messages.append([])
@@ -95,10 +84,10 @@ def _bytes(asked: CallsAsked, indices: Iterable[int]) -> int:
     return sum(asked.calls[index].hidden.nbytes for index in indices)
 
 
-def _share(hidden: Tensor) -> float:
-    """Of what fits into one message; half of a frame is for its header."""
-    rows = hidden.shape[0]
-    return max(rows / limits.expert_rows_max, hidden.nbytes / (limits.link_frame_bytes_max // 2))
+def _share(hidden: Tensor, rows: int) -> float:
+    """Of so many of its rows in what fits into one message; half of a frame is for its header."""
+    row_bytes = hidden.shape[1] * hidden.element_size()
+    return rows * max(1 / limits.expert_rows_max, row_bytes / (limits.link_frame_bytes_max // 2))
 
 
 @dataclass(slots=True, eq=False)
@@ -127,27 +116,37 @@ class Executor:
         moved = 2 * sum(call.hidden.nbytes for call in calls) / limits.link_bytes_per_second
         last = self.monotonic() + self.options.call_seconds + moved
         asked = CallsAsked(model, each, specs, min(last, until), cut=until < last)
-        return self.thread.run(self._gather(asked, [len(parts) for parts in pieces]))
-
-    async def _gather(self, asked: CallsAsked, counts: Sequence[int]) -> list[Tensor | Fault]:
-        found = await self._resolved(asked, range(len(asked.calls)), frozenset())
-        indices = iter(range(len(asked.calls)))
-        return [_joined([found[next(indices)] for _ in range(count)]) for count in counts]
+        return self.thread.promise(_Beginning(self, asked, [len(parts) for parts in pieces]).begin)
 
     async def _resolved(
         self, asked: CallsAsked, indices: Sequence[int], without: frozenset[PublicKey]
     ) -> dict[int, Tensor | Fault]:
         """The outputs of some of the calls, by index, from any nodes but those left out."""
+        dues, missing = self.dues(asked, indices, without)
+        return await self.carried_out(asked, dues, missing, without)
+
+    def dues(
+        self, asked: CallsAsked, indices: Sequence[int], without: frozenset[PublicKey]
+    ) -> tuple[list[Due], list[int]]:
+        """Who is to give what of these calls, and for which there is nobody."""
         made = self.nodes.plan(asked.model, [asked.specs[index] for index in indices], without)
         for index in [indices[place] for each in made.assignments for place in each.calls] if self._lacked else ():
             self._lacked.pop(_name(asked, index), None)
-        work: list[Coroutine[Any, Any, dict[int, Tensor | Fault]]] = []
+        dues: list[Due] = []
         for each in made.assignments:
             mine = [indices[place] for place in each.calls]
-            pace = _Pace(made.hedge_after[each.node], self.nodes.moving_s(each.node, 2 * _bytes(asked, mine)))
-            work += [self._assigned(asked, together, each.node, pace, without) for together in _messages(asked, mine)]
-        if made.missing:
-            work.append(self._awaited(asked, [indices[place] for place in made.missing]))
+            moving = self.nodes.moving_s(each.node, 2 * _bytes(asked, mine))
+            late = made.hedge_after[each.node] + moving
+            dues += [Due(each.node, together, late, moving) for together in _messages(asked, mine)]
+        return dues, [indices[place] for place in made.missing]
+
+    async def carried_out(
+        self, asked: CallsAsked, dues: Sequence[Due], missing: Sequence[int], without: frozenset[PublicKey]
+    ) -> dict[int, Tensor | Fault]:
+        """All of it, whatever happens to it on the way."""
+        work = [self._assigned(asked, due, without) for due in dues]
+        if missing:
+            work.append(self._awaited(asked, missing))
         if len(work) == 1:
             return await work[0]
         found: dict[int, Tensor | Fault] = {}
@@ -177,62 +176,76 @@ class Executor:
             found.update(await self._resolved(asked, waiting, frozenset()))
         return found
 
-    async def _assigned(
-        self,
-        asked: CallsAsked,
-        indices: Sequence[int],
-        node: PublicKey,
-        pace: _Pace,
-        without: frozenset[PublicKey],
-    ) -> dict[int, Tensor | Fault]:
+    async def _assigned(self, asked: CallsAsked, due: Due, without: frozenset[PublicKey]) -> dict[int, Tensor | Fault]:
         """What one node was to give: by it, or by others."""
-        began = self.monotonic()
-        others = without | {node}
-        sent = await self._sent(asked, indices, node, pace.late)
-        answer: dict[int, Tensor | Fault] | None = None
-        if sent is not None:
-            with sent:
-                late = min(began + pace.late, asked.until)
-                if not await self._settled(sent, late, pace) and self._has_replicas(asked, indices, others):
+        others = without | {due.node}
+        if not due.tried:
+            await self._send(asked, due)
+        if due.sent is not None:
+            with due.sent as sent:
+                late = min(due.began + due.hedge_after, asked.until)
+                if not await self._settled(sent, late, due) and self._has_replicas(asked, due.indices, others):
                     if not self.nodes.may_hedge():  # too many were sent twice: only what seems to be stuck is now
-                        stuck = max(_stuck_seconds, _stuck_factor * pace.late)
-                        await sent.settled(min(began + stuck, asked.until))
+                        stuck = max(_stuck_seconds, _stuck_factor * due.hedge_after)
+                        await sent.settled(min(due.began + stuck, asked.until))
                     if not sent.is_settled:
-                        return await self._hedged(asked, indices, sent, others)
+                        return await self._hedged(asked, due.indices, sent, others)
                 await sent.settled(asked.until)
                 answer = sent.answer()
-        if answer is not None:
-            return answer
-        self.counters.failovers += 1
-        if not asked.replaced.isdisjoint(indices):
-            await self._paced(asked, indices)
-        asked.replaced.update(indices)
-        return await self._resolved(asked, indices, others)
+            if answer is not None:
+                return answer
+        return await self.replaced(asked, due, others)
 
-    async def _settled(self, sent: ExpertMessage, late: float, pace: _Pace) -> bool:
+    async def _settled(self, sent: ExpertMessage, late: float, due: Due) -> bool:
         """Wait until then; for more than an ordinary call's bytes as long as the node says anything at all.
 
         What takes its time on the way would take it to another too, and twice as much on this node's own way out.
         """
         while not await sent.settled(late):
-            if not pace.moving or sent.silent_s > _silent_seconds or self.monotonic() >= sent.until:
+            if not due.moving or sent.silent_s > _silent_seconds or self.monotonic() >= sent.until:
                 return False
             late = min(self.monotonic() + _silent_seconds / 8, sent.until)
         return True
 
-    async def _sent(
-        self, asked: CallsAsked, indices: Sequence[int], node: PublicKey, patience: float
-    ) -> ExpertMessage | None:
-        """A message on its way; None, and the reason is noted, if it cannot be sent."""
-        link = self.nodes.link(node)
+    async def replaced(self, asked: CallsAsked, due: Due, others: frozenset[PublicKey]) -> dict[int, Tensor | Fault]:
+        """What a node failed to give, by another than these."""
+        self.counters.failovers += 1
+        if not asked.replaced.isdisjoint(due.indices):
+            await self._paced(asked, due.indices)
+        asked.replaced.update(due.indices)
+        return await self._resolved(asked, due.indices, others)
+
+    def send_now(self, asked: CallsAsked, due: Due) -> None:
+        """Send it if it does not have to wait; what cannot be sent at all is noted, and not tried again."""
+        message = self._message(asked, due)
+        if message is None:
+            return
+        due.began = self.monotonic()
+        if message.send_now(self.entropy(nonce_bytes)):
+            due.sent = message
+        due.tried = not message.waits
+        self.counters.messages -= message.waits
+
+    async def _send(self, asked: CallsAsked, due: Due) -> None:
+        """Send it, or note why it cannot be sent."""
+        message = self._message(asked, due)
+        if message is None:
+            return
+        due.began, due.tried = self.monotonic(), True
+        patience = min(due.hedge_after, asked.until - due.began)
+        if await message.send(patience, self.entropy(nonce_bytes)):
+            due.sent = message
+
+    def _message(self, asked: CallsAsked, due: Due) -> ExpertMessage | None:
+        link = self.nodes.link(due.node)
         seconds = asked.until - self.monotonic()
         if link is None or seconds <= 0:
+            due.tried = True
             if seconds > 0:
-                self.nodes.failed(node, "lost", 0)
+                self.nodes.failed(due.node, "lost", 0)
             return None
         self.counters.messages += 1
-        message = ExpertMessage(link, asked, indices, self)
-        return message if await message.send(min(patience, seconds), self.entropy(nonce_bytes)) else None
+        return ExpertMessage(link, asked, due.indices, self)
 
     async def _waited(self, sent: ExpertMessage, until: float) -> dict[int, Tensor | Fault] | None:
         await sent.settled(until)
@@ -274,6 +287,86 @@ class Executor:
         finally:
             first.cancel()
             second.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class _Beginning:
+    """The way of calls that were just asked for: sent at once, and a task only where something is not as it should be.
+
+    Implements `expert_round.Ends`.
+    """
+
+    executor: Executor
+    asked: CallsAsked
+    counts: Sequence[int]  # pieces of each call
+    dues: list[Due] = field(default_factory=list[Due])
+    promised: Future[list[Tensor | Fault]] = field(default_factory=Future[list["Tensor | Fault"]])
+
+    def begin(self, promised: Future[list[Tensor | Fault]]) -> None:
+        """Send them."""
+        self.promised = promised
+        if promised.cancelled():
+            return
+        begun = False
+        try:
+            executor, asked = self.executor, self.asked
+            self.dues, missing = executor.dues(asked, range(len(asked.calls)), frozenset())
+            for due in self.dues:
+                executor.send_now(asked, due)
+            if self.dues and not missing and all(due.sent for due in self.dues):
+                first = min(due.began + due.hedge_after for due in self.dues)
+                seconds = min(first, asked.until) - executor.monotonic()
+                self._unless_cancelled(Round(self.dues, seconds, self).leave)
+            else:
+                self._go_on(executor.carried_out(asked, self.dues, missing, frozenset()), {})
+            begun = True
+        finally:
+            if not begun:  # a mistake of ours, which the loop says: nobody is to wait for it
+                promised.cancel()
+
+    def given(self, found: dict[int, Tensor | Fault]) -> None:
+        """All outputs."""
+        if self.promised.set_running_or_notify_cancel():
+            indices = iter(range(len(self.asked.calls)))
+            self.promised.set_result([_joined([found[next(indices)] for _ in range(count)]) for count in self.counts])
+
+    def late(self) -> None:
+        """Some did not answer yet."""
+        self._go_on(self.executor.carried_out(self.asked, self.dues, (), frozenset()), {})
+
+    def failed(self, dues: Sequence[Due], found: dict[int, Tensor | Fault]) -> None:
+        """Some answered nothing that counts."""
+        self._go_on(self._others(dues), found)
+
+    async def _others(self, dues: Sequence[Due]) -> dict[int, Tensor | Fault]:
+        work = [self.executor.replaced(self.asked, due, frozenset({due.node})) for due in dues]
+        return {index: each for part in await asyncio.gather(*work) for index, each in part.items()}
+
+    def _go_on(self, work: Coroutine[Any, Any, dict[int, Tensor | Fault]], found: dict[int, Tensor | Fault]) -> None:
+        """By a task from here on; `found` is there already."""
+        task = asyncio.get_running_loop().create_task(work)
+
+        def over(done: asyncio.Task[dict[int, Tensor | Fault]]) -> None:
+            reason = None if done.cancelled() else done.exception()
+            if done.cancelled():
+                self.promised.cancel()
+            elif reason is None:
+                self.given({**found, **done.result()})
+            elif self.promised.set_running_or_notify_cancel():
+                self.promised.set_exception(reason)
+
+        task.add_done_callback(over)
+        self._unless_cancelled(task.cancel)
+
+    def _unless_cancelled(self, leave: Callable[[], object]) -> None:
+        """Whoever asked may give it up, in the thread that asked."""
+        loop = asyncio.get_running_loop()
+
+        def over(promised: Future[list[Tensor | Fault]]) -> None:
+            if promised.cancelled() and not loop.is_closed():
+                loop.call_soon_threadsafe(leave)
+
+        self.promised.add_done_callback(over)
 
 
 def _unavailable(spec: CallSpec, seconds: float) -> Fault:

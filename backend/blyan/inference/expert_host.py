@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +21,7 @@ from blyan.inference.steppers import PreparedMixture
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall
 from blyan.model.weights import ModelWeights
+from blyan.network.answers import Prompt
 from blyan.network.link import Link
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
@@ -115,8 +116,12 @@ class ExpertHost:
         """The share of the time since the start that was spent computing, in basis points."""
         return min(10_000, int(self.counters.seconds / max(1e-9, self._monotonic() - self._began) * 10_000))
 
-    async def answer(self, link: Link, message: Message) -> Message:
+    @property
+    def answer(self) -> Prompt:
         """The handler of `experts`. `Busy` if too many wait or its time is over, `NotHeld` names what is not here."""
+        return Prompt(self._begin)
+
+    def _begin(self, link: Link, message: Message) -> Message | Callable[[], Awaitable[Message]]:
         node = link.peer.node
         batch = parse_batch(message.fields)
         data = unpacked(batch, message.tensors)
@@ -137,12 +142,16 @@ class ExpertHost:
         wanted = [data]
         done = asyncio.get_running_loop().run_in_executor(self._thread, self._turn, batch, wanted, until)
         done.add_done_callback(lambda over: self._left(node, over))
-        try:
-            rows = await asyncio.shield(done)
-        except asyncio.CancelledError:  # called off, or the link ended; it counts as waiting until its turn
-            wanted.clear()
-            raise
-        return answer_of(batch, message.tensors[0], rows)
+
+        async def in_turn() -> Message:
+            try:
+                rows = await asyncio.shield(done)
+            except asyncio.CancelledError:  # called off, or the link ended; it counts as waiting until its turn
+                wanted.clear()
+                raise
+            return answer_of(batch, message.tensors[0], rows)
+
+        return in_turn
 
     def close(self) -> None:
         """Compute no more."""
@@ -232,4 +241,6 @@ def _not_held(layer: int, experts: list[int], found: str) -> NotHeld:
 
 def bytes_of(tensor: Tensor) -> bytes:
     """The bytes of a tensor, row-major."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    if tensor.dtype is torch.bfloat16:  # which numpy does not know
+        tensor = tensor.view(torch.int16)
+    return tensor.numpy().tobytes()

@@ -5,9 +5,9 @@ An answer counts if it is the answer to this very call, of the right shape and f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from blyan.primitives.errors import Fault, MalformedMessage, NotHeld
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage import tensor_block
 from blyan.wire.expert_call import Activations, ExpertBatch, kind, packed, read_answer
-from blyan.wire.framing import WireTensor
+from blyan.wire.framing import WireTensor, are_finite
 
 
 class Nodes(Protocol):
@@ -140,27 +140,23 @@ class ExpertMessage:
         self._rows = sum(spec.rows for spec in self._specs)
         self._question: Question | None = None
         self._told = False
+        self.waits = False
+
+    def send_now(self, nonce: bytes) -> bool:
+        """Send it; False if it cannot be, which is told, or `waits`: then another one is to be sent with patience."""
+        if self._left_now(nonce):
+            return True
+        if not self._told:
+            self.waits = self._told = True
+            self._sender.nodes.dropped(self._node, self._rows)
+        return False
 
     async def send(self, patience: float, nonce: bytes) -> bool:
         """Send it, waiting at most so long for it to leave; False, and that is told, if it cannot be sent."""
-        calls = [self._asked.calls[index] for index in self._indices]
-        hidden = calls[0].hidden if len(calls) == 1 else torch.cat([call.hidden for call in calls])
-        self._hidden = hidden
-        self._began = self._sender.monotonic()
-        seconds = self._asked.until - self._began
-        self._batch = ExpertBatch(
-            self._asked.model,
-            self._specs[0].layer,
-            tuple(spec.expert for spec in self._specs),
-            tuple(spec.rows for spec in self._specs),
-            hidden.shape[1],
-            tensor_block.dtype_names[hidden.dtype],
-            self._sender.options.activations,
-            max(1, min(int(seconds * 1000), int(limits.request_seconds_max * 1000))),
-            nonce.hex(),
-        )
-        self._call: WireTensor = packed(self._batch, bytes_of(hidden))
-        self._sender.nodes.began(self._node, self._rows)
+        if self._left_now(nonce):
+            return True
+        if self._told:
+            return False
         try:
             self._question = await self._link.ask(kind, self._batch.fields(), (self._call,), patience=patience)
         except LinkLost:
@@ -170,6 +166,48 @@ class ExpertMessage:
             self._leave()
             raise
         return True
+
+    def _left_now(self, nonce: bytes) -> bool:
+        fields = self._packed(nonce)
+        try:
+            self._question = self._link.ask_now(kind, fields, (self._call,))
+        except LinkLost:
+            self._failed("lost")
+        except BaseException:
+            self._leave()
+            raise
+        return self._question is not None
+
+    def _packed(self, nonce: bytes) -> dict[str, Any]:
+        calls = [self._asked.calls[index] for index in self._indices]
+        hidden = calls[0].hidden if len(calls) == 1 else torch.cat([call.hidden for call in calls])
+        self._hidden = hidden
+        self._began = self._sender.monotonic()
+        seconds = self._asked.until - self._began
+        self._batch = ExpertBatch(
+            self._asked.model,
+            self._specs[0].layer,
+            tuple([spec.expert for spec in self._specs]),
+            tuple([spec.rows for spec in self._specs]),
+            hidden.shape[1],
+            tensor_block.dtype_names[hidden.dtype],
+            self._sender.options.activations,
+            max(1, min(int(seconds * 1000), int(limits.request_seconds_max * 1000))),
+            nonce.hex(),
+        )
+        self._call: WireTensor = packed(self._batch, bytes_of(hidden))
+        self._sender.nodes.began(self._node, self._rows)
+        return self._batch.fields()
+
+    def then(self, tell: Callable[[], None]) -> None:
+        """Call this when it is settled, in the very turn of the loop."""
+        assert self._question is not None, "it was sent"
+        self._question.then = tell
+
+    def drop(self) -> None:
+        """Nobody waits for it any more."""
+        with self:
+            pass
 
     @property
     def is_settled(self) -> bool:
@@ -197,7 +235,7 @@ class ExpertMessage:
         try:
             data = read_answer(self._batch, self._call, self._question.answer())
             rows = torch.frombuffer(bytearray(data), dtype=self._hidden.dtype).view(self._hidden.shape)
-            if not bool(torch.isfinite(rows).all()):
+            if not are_finite(self._batch.dtype, data):
                 raise MalformedMessage("expert answer: expected finite numbers, found others")
         except MalformedMessage:
             self._sender.counters.rejected += 1
@@ -217,6 +255,8 @@ class ExpertMessage:
             seconds = self._sender.monotonic() - self._began
             nodes, sent = self._sender.nodes, 2 * self._batch.data_bytes
             nodes.answered(self._node, self._asked.model, self._specs, seconds, sent)
+            if len(self._indices) == 1:
+                return {self._indices[0]: rows}
             return dict(zip(self._indices, torch.split(rows, list(self._batch.rows)), strict=True))
         return None
 

@@ -7,7 +7,7 @@ call is computed by itself wherever that is: the plain stepper's numbers, bit fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -95,11 +95,15 @@ class Asked:
 
     def given(self) -> list[Tensor | Fault]:
         """The outputs; faults, and the calls are called off, once everybody left who waited."""
-        while not (done := wait([self.outputs], _look_seconds).done):
+        while True:
+            try:
+                return self.outputs.result(_look_seconds)
+            except TimeoutError:
+                if self.outputs.done():
+                    return self.outputs.result()
             if all(each.gone for each in self.waits):
                 self.outputs.cancel()
                 return [Unavailable("expert call: expected somebody who waits for it, found nobody")] * self.count
-        return done.pop().result()
 
 
 class NetworkStepper:

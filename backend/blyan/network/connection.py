@@ -1,5 +1,7 @@
 """One HTTP/1.1 connection for `GET`, whose bodies go from the socket straight into the caller's buffer (RFC 9112).
 
+It may be `upgraded` to a WebSocket.
+
 A client library copies every byte two or three times into memory that is new each time; where the other end is near,
 that costs more than everything else. So this does the little that is needed: a request line, a bounded head, a body of
 a promised length. An answer without a length, or in chunks, is none.
@@ -8,19 +10,23 @@ a promised length. An answer without a length, or in chunks, is none.
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Final, cast
 from urllib.parse import SplitResult
 
+from blyan.network.frames import FrameSocket
 from blyan.network.identity import hash_certificate
 from blyan.primitives import limits
 
 _status_line: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 _field: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
 _interim_max: Final = 8  # 1xx answers before the one that counts
+_accepts: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 
 class NoAnswer(Exception):
@@ -83,13 +89,16 @@ class Connection(asyncio.BufferedProtocol):
             raise NoAnswer(f"expected a connection within {limits.source_connect_seconds:g} s, found none") from None
         except OSError as reason:
             raise NoAnswer(f"expected a connection, found {type(reason).__name__} {reason}"[:300]) from None
-        if certificate:
-            shown = connection._transport.get_extra_info("ssl_object")
-            found = "no TLS" if shown is None else hash_certificate(shown.getpeercert(binary_form=True) or b"")
-            if found != certificate:
-                connection.close()
-                raise NoAnswer(f"expected the certificate {certificate[:16]}…, found {found[:16]}…")
+        if certificate and connection.certificate != certificate:
+            connection.close()
+            raise NoAnswer(f"expected the certificate {certificate[:16]}…, found {connection.certificate[:16]}…")
         return connection
+
+    @property
+    def certificate(self) -> str:
+        """The SHA-256 of the one that the other end showed, in hex."""
+        shown = self._transport.get_extra_info("ssl_object")
+        return "no TLS" if shown is None else hash_certificate(shown.getpeercert(binary_form=True) or b"")
 
     @property
     def reusable(self) -> bool:
@@ -103,18 +112,47 @@ class Connection(asyncio.BufferedProtocol):
     async def get(self, host: str, path: str, span: tuple[int, int] | None, token: str = "") -> Head:
         """Ask for `path`, or a range of it; the body is then there to be read. `NoAnswer`, `NoHttp`."""
         reused, self._used = self._used, True
-        lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "User-Agent: blyan", "Accept-Encoding: identity"]
+        lines = ["Accept-Encoding: identity"]
         if span is not None:
             lines.append(f"Range: bytes={span[0]}-{span[1] - 1}")
         if token:
             lines.append(f"Authorization: Bearer {token}")
-        self._transport.write("\r\n".join([*lines, "", ""]).encode("ascii"))
+        self._ask(host, path, lines)
         for _ in range(_interim_max):
             head = _parse(await self._head(reused=reused))
             if head.status >= 200:
                 self._left, self._persistent = head.length, head.persistent
                 return head
         raise NoHttp(f"expected an answer, found {_interim_max} announcements of one")
+
+    async def upgraded(
+        self, host: str, path: str, fields: Mapping[str, str], nonce: bytes, frame_bytes_max: int
+    ) -> FrameSocket:
+        """A WebSocket at `path`, to which this connection belongs from then on. `NoAnswer`, `NoHttp`.
+
+        `nonce`: 16 bytes, by which an answer is known from one that is kept for somebody else.
+        """
+        self._used, self._persistent = True, False
+        key = base64.b64encode(nonce)
+        said = {
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": key.decode("ascii"),
+            **fields,
+        }
+        self._ask(host, path, [f"{name}: {value}" for name, value in said.items()])
+        head = _parse(await self._head(reused=False))
+        accepted = base64.b64encode(hashlib.sha1(key + _accepts, usedforsecurity=False).digest()).decode("ascii")
+        if head.status != 101 or head.fields.get("sec-websocket-accept") != accepted:
+            raise NoHttp(f"expected a WebSocket, found status {head.status}")
+        socket = FrameSocket(client=True, frame_bytes_max=frame_bytes_max)
+        socket.take_over(self._transport, bytes(self._kept[: self._filled]))
+        return socket
+
+    def _ask(self, host: str, path: str, fields: Sequence[str]) -> None:
+        lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "User-Agent: blyan", *fields, "", ""]
+        self._transport.write("\r\n".join(lines).encode("ascii"))
 
     async def read(self, view: memoryview, told: Callable[[int], None]) -> int:
         """Fill `view` from the body, telling how many bytes came each time; fewer only at the body's end.

@@ -7,13 +7,15 @@ import base64
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from ssl import SSLContext
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
+from blyan.network.connection import Connection, NoAnswer, NoHttp
 from blyan.network.door import blobs_path, challenge_path, link_path, proofs_header
+from blyan.network.frames import FrameSocket
 from blyan.network.handshake import (
     Caller,
     Challenge,
@@ -62,7 +64,7 @@ class Expected:
 
 @dataclass(slots=True, eq=False)
 class Dialler:
-    """A context: how this process calls others. For the network's loop."""
+    """How this process calls others. For the network's loop."""
 
     identity: Identity
     swarm: Swarm
@@ -70,17 +72,7 @@ class Dialler:
     monotonic: Monotonic
     entropy: Entropy
     through: Through | None = None
-    _session: aiohttp.ClientSession = field(init=False)
-
-    async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=0, ssl=client_context())
-        self._session = aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, reason: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.close()
+    context: SSLContext = field(default_factory=client_context)
 
     async def dial(self, url: str, expected: Expected, ours: Summary) -> Link:
         """A link to `wss://HOST:PORT` or `relay:NODE`, not read yet; `PeerFault` or `Denied` says why there is none."""
@@ -89,9 +81,13 @@ class Dialler:
                 if url.startswith(_relayed):
                     return await self._dial_through(url, expected, ours)
                 return await self._dial(url, url.replace("wss://", "https://", 1), expected, ours)
-        except (aiohttp.ClientError, OSError, TimeoutError) as reason:
-            why = f"{type(reason).__name__} {reason}".rstrip()
-            raise PeerFault(f"peer {url}: expected a link, found {why}", detail={"peer": url}) from None
+        except TimeoutError:
+            found = f"silence for {limits.link_handshake_seconds_max:g} s"
+        except OSError as reason:
+            found = f"{type(reason).__name__} {reason}".rstrip()
+        except (NoAnswer, NoHttp) as reason:
+            found = str(reason)
+        raise PeerFault(f"peer {url}: expected a link, found {found}", detail={"peer": url}) from None
 
     async def _dial_through(self, url: str, expected: Expected, ours: Summary) -> Link:
         """The same through a relay, to the node that is expected: whatever the relay does is a fault of the way."""
@@ -104,11 +100,27 @@ class Dialler:
                 raise PeerFault(f"peer {expected.node[:12]} through a relay: {reason.message}") from None
 
     async def _dial(self, said_url: str, url: str, expected: Expected, ours: Summary) -> Link:
-        challenge = await self._challenged(url)
-        if expected.node not in (None, challenge.node) or expected.certificate not in (None, challenge.certificate):
-            raise PeerFault(f"peer {url}: expected node {expected.node}, found {challenge.node} or another process")
-        version = agreed_version(challenge.versions)
+        parts = urlsplit(url)
+        connection = await Connection.open(parts, self.context, "", limits.link_handshake_seconds_max)
+        try:
+            challenge = await _challenged(connection, parts.netloc, url)
+            if expected.node not in (None, challenge.node) or expected.certificate not in (None, challenge.certificate):
+                found = f"{challenge.node} or another process"
+                raise PeerFault(f"peer {url}: expected node {expected.node}, found {found}")
+            if connection.certificate != challenge.certificate:  # somebody in between
+                raise PeerFault(f"peer {url}: expected the certificate that it names, found another")
+            socket, peer = await self._proved(connection, parts.netloc, url, challenge, ours)
+        except BaseException:
+            connection.close()
+            raise
+        return Link(socket, peer, self.handlers, self.monotonic, dialled=True, url=said_url)
+
+    async def _proved(
+        self, connection: Connection, host: str, url: str, challenge: Challenge, ours: Summary
+    ) -> tuple[FrameSocket, Summary]:
+        """Our proofs there and theirs here, on the connection whose certificate both are about."""
         key = self.identity.key
+        version = agreed_version(challenge.versions)
         caller = Caller(key.public, self.identity.boot, self.entropy(nonce_bytes).hex(), version)
         said = transcript(challenge, caller)
         shown = {
@@ -116,32 +128,27 @@ class Dialler:
             "challenge": challenge.nonce,
             **proofs(key, self.swarm, "peer-caller", said, ours),
         }
-        socket = await self._session.ws_connect(
-            url + link_path,
-            ssl=aiohttp.Fingerprint(bytes.fromhex(challenge.certificate)),
-            headers={proofs_header: base64.b64encode(orjson.dumps(shown)).decode("ascii")},
-            max_msg_size=limits.link_frame_bytes_max,
-            compress=0,
-        )
+        fields = {proofs_header: base64.b64encode(orjson.dumps(shown)).decode("ascii")}
+        socket = await connection.upgraded(host, link_path, fields, self.entropy(16), limits.link_frame_bytes_max)
         try:
-            frame = await socket.receive()
-            fields: dict[str, Any] = dict(decode(frame.data).fields) if isinstance(frame.data, bytes) else {}
-            peer = check_proofs(challenge, self.swarm, "peer-answerer", said, fields)
-        except BaseException as reason:
-            await socket.close()
-            if isinstance(reason, MalformedMessage):
-                raise PeerFault(f"peer {url}: expected a welcome, found {reason.message}") from None
-            raise
-        return Link(socket, peer, self.handlers, self.monotonic, dialled=True, url=said_url)
+            return socket, check_proofs(
+                challenge, self.swarm, "peer-answerer", said, dict(decode(await socket.one()).fields)
+            )
+        except MalformedMessage as reason:
+            raise PeerFault(f"peer {url}: expected a welcome, found {reason.message}") from None
 
-    async def _challenged(self, url: str) -> Challenge:
-        # The link has a connection of its own, which is held to the certificate: this one is of no more use.
-        headers = {"Connection": "close"}
-        async with self._session.get(url + challenge_path, allow_redirects=False, headers=headers) as response:
-            raw = await response.content.read(_challenge_bytes_max)
-            if response.status != 200:
-                raise PeerFault(f"peer {url}: expected a challenge, found status {response.status}")
-        try:
-            return parse_challenge(as_dict(orjson.loads(raw)) or {})
-        except orjson.JSONDecodeError:
-            raise PeerFault(f"peer {url}: expected a challenge, found no JSON") from None
+
+async def _challenged(connection: Connection, host: str, url: str) -> Challenge:
+    head = await connection.get(host, challenge_path, None)
+    if head.status != 200 or head.length > _challenge_bytes_max:
+        raise PeerFault(f"peer {url}: expected a challenge, found status {head.status} and {head.length} bytes")
+    raw = bytearray(head.length)
+    await connection.read(memoryview(raw), _nobody)
+    try:
+        return parse_challenge(as_dict(orjson.loads(raw)) or {})
+    except orjson.JSONDecodeError:
+        raise PeerFault(f"peer {url}: expected a challenge, found no JSON") from None
+
+
+def _nobody(_count: int) -> None:
+    """Nobody counts."""

@@ -19,6 +19,7 @@ import orjson
 from aiohttp import web
 
 from blyan.network.blob_serving import send_blob, send_index
+from blyan.network.frames import FrameSocket
 from blyan.network.handshake import (
     Caller,
     Challenge,
@@ -178,13 +179,13 @@ class PeerDoor:
             _log.info("a caller of the peer port was turned away: %s", reason.message)
             raise _Silence from None
         self._unproven.discard(request.protocol)
-        ws = web.WebSocketResponse(max_msg_size=limits.link_frame_bytes_max, compress=False, autoclose=True)
+        ws = web.WebSocketResponse(compress=False)
         await ws.prepare(request)
-        _send_at_once(request.transport)
-        link = Link(ws, peer, self._handlers, self._monotonic, dialled=False)
+        frames = taken_over(request)
+        link = Link(frames, peer, self._handlers, self._monotonic, dialled=False)
         self._links.add(link)
         try:
-            await ws.send_bytes(
+            await frames.send_bytes(
                 frame_of(proofs(self._identity.key, self._swarm, "peer-answerer", said, self._summary()))
             )
             self._joined(link)
@@ -252,8 +253,17 @@ async def _silent(request: web.Request, handler: Route) -> web.StreamResponse:
         raise asyncio.CancelledError from None
 
 
-def _send_at_once(transport: asyncio.BaseTransport | None) -> None:
-    """No frame waits for the next one (Nagle): calls are small, and each is waited for."""
-    found = transport.get_extra_info("socket") if transport is not None else None
+def taken_over(request: web.Request) -> FrameSocket:
+    """The connection of a request that was answered as a WebSocket: from now on its frames are ours.
+
+    No frame waits for the next one (Nagle): calls are small, and each is waited for.
+    """
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("expected a caller, found the connection closed")
+    found = transport.get_extra_info("socket")
     if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    made = FrameSocket(client=False, frame_bytes_max=limits.link_frame_bytes_max, beside=request.protocol)
+    made.take_over(transport)
+    return made

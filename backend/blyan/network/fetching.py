@@ -79,9 +79,9 @@ def _want_all(table: PieceTable, sources: Sequence[Source]) -> None:
     detail = {
         "payload": payload,
         "payloads": [str(each.wanted.payload) for each in failed[:_said_payloads_max]],
-        "sources": [source.url for source in sources],
+        "sources": [source.name for source in sources],
     }
-    said = [f"{source.url}: {why}" for source, why in zip(sources, whys, strict=True)]
+    said = [f"{source.name}: {why}" for source, why in zip(sources, whys, strict=True)]
     rest = f"; and {len(said) - _said_sources_max} more" if len(said) > _said_sources_max else ""
     text = f"payload {payload}: expected a source that gives it, found {'; '.join(said[:_said_sources_max])}{rest}"
     if len(failed) > 1:

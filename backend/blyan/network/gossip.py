@@ -7,11 +7,16 @@ something on makes nothing younger. Signatures are checked before a summary gets
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final
+
+import numpy as np
 
 from blyan.primitives import limits
 from blyan.primitives.errors import MalformedMessage
@@ -19,6 +24,7 @@ from blyan.primitives.ids import PublicKey
 from blyan.wire.peer import Summary
 
 _line: Final = struct.Struct(">8sQ")  # of a digest: which process, its sequence
+_columns: Final = np.dtype([("name", ">u8"), ("sequence", ">u8")])  # the same
 _remembered_lives: Final = 10  # so long the sequence of one that expired is known, so that nobody brings it back
 _boots_max: Final = 4  # processes of one key
 _overlap_seconds: Final = 5.0  # two processes that both said something new for longer than this run at once
@@ -45,7 +51,7 @@ class Duplicate:
 class _Known:
     summary: Summary
     name: bytes  # of its process, in digests
-    line: bytes  # of digests
+    place: int  # of its line in our digest
     first: float  # when its process was first heard of
     heard: float  # when this summary was said
     linked: float | None = None  # when a handshake proved this process, while its link is up
@@ -65,6 +71,10 @@ class SummaryTable:
         self._max = processes_max
         self._nodes: dict[PublicKey, dict[str, _Known]] = {}
         self._named: dict[bytes, _Known] = {}
+        self._places: list[_Known] = []  # in the order of the lines
+        self._names: list[bytes] = []
+        self._heard = array("d")
+        self._lines = bytearray()  # the digest: changed where a summary changes, not made anew for each partner
         self.version = 0
 
     def __len__(self) -> int:
@@ -72,25 +82,38 @@ class SummaryTable:
 
     def offer(self, summary: Summary, now: float, age: float = 0.0) -> bool:
         """Hear `summary`, `age` seconds old as its bringer says; whether it was newer than what is known."""
-        age = max(0.0, age)
         if not age < self._seconds:
             return False
-        said = now - age
+        said = now - age if age > 0.0 else now
         boots = self._nodes.get(summary.node)
         known = boots.get(summary.boot) if boots else None
         if known is not None:
-            if summary.sequence <= known.summary.sequence:
+            sequence = summary.sequence
+            if sequence <= known.summary.sequence:
                 return False
-            known.summary, known.line = summary, _line.pack(known.name, summary.sequence)
-            known.heard = max(known.heard, said)
+            known.summary = summary
+            _line.pack_into(self._lines, known.place * _line.size, known.name, sequence)
+            if said > known.heard:
+                known.heard = self._heard[known.place] = said
         elif not self._make_room(summary.node, said):
             return False
         else:
-            name = _name(summary)
-            known = _Known(summary, name, _line.pack(name, summary.sequence), said, said)
+            known = _Known(summary, _name(summary.node, summary.boot), len(self._places), said, said)
             self._nodes.setdefault(summary.node, {})[summary.boot] = self._named[known.name] = known
+            self._places.append(known)
+            self._names.append(known.name)
+            self._heard.append(said)
+            self._lines += bytes(_line.size)
+            self._write(known)
         self.version += 1
         return True
+
+    def fill(self, summary: Summary) -> None:
+        """More is known of what this very summary stands for."""
+        known = self._nodes.get(summary.node, {}).get(summary.boot)
+        if known is not None and known.summary.sequence == summary.sequence:
+            known.summary = summary
+            self.version += 1
 
     def linked(self, summary: Summary, now: float) -> bool:
         """Its node itself gave this over a link whose handshake proved its key; whether it was news.
@@ -144,7 +167,7 @@ class SummaryTable:
 
     def digest(self) -> bytes:
         """What is known, for a partner: 16 bytes a process (see `parse_digest`), also of those that expired."""
-        return b"".join([known.line for known in self._named.values()])
+        return bytes(self._lines)
 
     def lacking(
         self, theirs: Mapping[bytes, int], now: float, most: int = limits.gossip_summaries_max
@@ -154,14 +177,22 @@ class SummaryTable:
         Processes that it has never heard of come first, then those of which it is furthest behind: what is freshest
         here would else crowd out what comes from afar.
         """
-        behind = [
-            (name in theirs, theirs.get(name, 0) - known.summary.sequence, name)
-            for name, known in self._named.items()
-            if theirs.get(name, -1) < known.summary.sequence and now - known.heard < self._seconds
-        ]
-        behind.sort()
-        chosen = [self._named[name] for _, _, name in behind[:most]]
-        return tuple(Passed(known.summary, max(0.0, now - known.heard)) for known in chosen)
+        if not self._places:
+            return ()
+        # all lines at once: in a swarm of a thousand this is asked for a thousand times a second. A sequence is
+        # exact as a float (canonical numbers are below 2^53), and what a digest says beyond that is more than any
+        ours = np.frombuffer(bytes(self._lines), _columns)
+        said = np.fromiter(map(theirs.get, self._names, repeat(-1)), np.float64, len(self._names))
+        sequences = ours["sequence"].astype(np.float64)
+        (behind,) = ((said < sequences) & (np.frombuffer(self._heard) > now - self._seconds)).nonzero()
+        theirs_too = said[behind] >= 0
+        gaps = np.maximum(said[behind], 0) - sequences[behind]
+        order = behind[np.lexsort((ours["name"][behind], gaps, theirs_too))[:most]]
+        chosen = [self._places[int(place)] for place in order]
+        return tuple([Passed(known.summary, max(0.0, now - known.heard)) for known in chosen])
+
+    def _write(self, known: _Known) -> None:
+        _line.pack_into(self._lines, known.place * _line.size, known.name, known.summary.sequence)
 
     def _alive(self, boots: Mapping[str, _Known], now: float) -> list[_Known]:
         return [known for known in boots.values() if now - known.heard < self._seconds]
@@ -187,7 +218,14 @@ class SummaryTable:
 
     def _remove(self, summary: Summary) -> None:
         boots = self._nodes[summary.node]
-        del self._named[boots.pop(summary.boot).name]
+        known = boots.pop(summary.boot)
+        del self._named[known.name]
+        last, name, heard = self._places.pop(), self._names.pop(), self._heard.pop()
+        if last is not known:  # the last line takes its place
+            at = last.place = known.place
+            self._places[at], self._names[at], self._heard[at] = last, name, heard
+            self._write(last)
+        del self._lines[-_line.size :]
         if not boots:
             del self._nodes[summary.node]
         self.version += 1
@@ -214,6 +252,7 @@ def _overlap(one: _Known, other: _Known) -> bool:
     return one is not other and min(one.heard, other.heard) > max(one.first, other.first) + _overlap_seconds
 
 
-def _name(summary: Summary) -> bytes:
+@functools.lru_cache(limits.nodes_known_max)
+def _name(node: PublicKey, boot: str) -> bytes:
     """Eight bytes for one process: enough that none is missed by accident, and a miss costs one round."""
-    return hashlib.blake2b(f"{summary.node}{summary.boot}".encode("ascii"), digest_size=8).digest()
+    return hashlib.blake2b(f"{node}{boot}".encode("ascii"), digest_size=8).digest()

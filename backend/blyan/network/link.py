@@ -9,40 +9,52 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-import aiohttp
-
+from blyan.network.answers import Answers, Handler, frame_of
 from blyan.network.questions import CalledOff, LinkLost, Question, Questions, refusal
-from blyan.network.streams import Inlet, Streaming, Streams, refuse
+from blyan.network.streams import Inlet, Streams
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import Fault, InternalError, MalformedMessage, PeerFault
-from blyan.wire.framing import Message, WireTensor, decode, encode
+from blyan.primitives.errors import MalformedMessage
+from blyan.wire.framing import Message, WireTensor, decode
 from blyan.wire.peer import Summary
 
 _log = logging.getLogger(__name__)
 
 
 class Socket(Protocol):
-    """What a link needs of a WebSocket: aiohttp's of either side."""
+    """What a link needs of a WebSocket (`frames.FrameSocket`)."""
 
-    async def send_bytes(self, data: bytes) -> None:
-        """Send one frame."""
+    def send_now(self, frame: bytes) -> bool:
+        """Send one frame; False, and nothing is sent, if it would have to wait. `ConnectionError` if it is closed."""
         ...
 
-    async def receive(self) -> aiohttp.WSMessage:
-        """The next frame, or how it ended."""
+    async def send_bytes(self, frame: bytes) -> None:
+        """Send one frame, and wait while the other end is behind. `ConnectionError` if it is closed."""
+        ...
+
+    async def read(self, take: Callable[[bytes], None]) -> None:
+        """Give frames on, until it ends."""
+        ...
+
+    def hold(self) -> None:
+        """Give none on, nor read, until `release`; to be called when one is taken."""
+        ...
+
+    def release(self) -> None:
+        """Go on."""
+        ...
+
+    def shut(self) -> None:
+        """Begin to end it: nothing is given on any more."""
         ...
 
     async def close(self) -> bool:
-        """End it."""
+        """End it; whether it had not ended before."""
         ...
-
-
-Handler: TypeAlias = Callable[["Link", Message], Awaitable[Message]]
 
 
 class Link:
@@ -65,15 +77,14 @@ class Link:
         self.heard = monotonic()  # when anything last came
         self.closed = asyncio.Event()
         self._socket = socket
-        self._handlers = handlers
         self._monotonic = monotonic
         self._questions = Questions()
         self._called_off = CalledOff(self._say)
-        self._answering: dict[asyncio.Task[None], int] = {}  # → the number of its request
-        self._bytes = 0  # of the requests that are being answered
+        self._next: bytes | None = None  # a frame that waits until there is room for it
+        self._why = "closed"
         self.since = self.heard  # when it came up
-        self._newest = -1  # number of the peer's last request: numbers rise, so none is answered twice
         self._streams = Streams(self._say)
+        self._answers = Answers(self, handlers, self._streams)
 
     @property
     def open(self) -> bool:
@@ -93,13 +104,27 @@ class Link:
         try:
             frame = frame_of({**fields, "kind": kind, "id": question.number}, tensors)
             async with asyncio.timeout(patience):
-                await self._send(frame)
+                await self.send(frame)
         except TimeoutError:
             pass  # it lies in a buffer, and may go out yet
         except BaseException:
             self.forget(question)
             raise
         return question
+
+    def ask_now(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()) -> Question | None:
+        """As `ask`, in this turn of the loop; None if the frame would have to wait."""
+        if not self.open or not self._questions.room:
+            raise LinkLost(f"peer {self.peer.node[:12]}: expected a link with room, found none")
+        question = self._questions.ask(self.peer.node)
+        try:
+            if self.send_now(frame_of({**fields, "kind": kind, "id": question.number}, tensors)):
+                return question
+        except BaseException:
+            self._questions.forget(question)
+            raise
+        self._questions.forget(question)
+        return None
 
     def forget(self, question: Question) -> None:
         """Nobody waits for the answer any more; one that did not come yet need not be made."""
@@ -123,7 +148,7 @@ class Link:
         """A request that wants no answer, not even a refusal. `LinkLost` if it cannot be sent."""
         if not self.open:
             raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found it closed")
-        await self._send(frame_of({**fields, "kind": kind, "id": self._questions.number(), "quiet": True}, tensors))
+        await self.send(frame_of({**fields, "kind": kind, "id": self._questions.number(), "quiet": True}, tensors))
 
     @asynccontextmanager
     async def stream(
@@ -136,7 +161,7 @@ class Link:
         frame = frame_of({**fields, "kind": kind, "id": number, "credit": limits.stream_credit_max}, tensors)
         inlet = self._streams.asked(number)
         try:
-            await self._send(frame)
+            await self.send(frame)
             yield inlet
         finally:
             if self._streams.leave(inlet):
@@ -144,25 +169,14 @@ class Link:
 
     async def run(self) -> None:
         """Read until it ends, and then tell all who wait."""
-        why = "closed"
         try:
-            while True:
-                frame = await self._socket.receive()
-                if frame.type != aiohttp.WSMsgType.BINARY:
-                    break
-                self.heard = self._monotonic()
-                await self._room(len(frame.data))
-                self._take(decode(frame.data), len(frame.data))
-        except MalformedMessage as reason:
-            why = reason.message
-            _log.warning("peer %s: link ended: %s", self.peer.node[:12], reason.message)
+            await self._socket.read(self._came)
         finally:
             self.closed.set()
-            self._questions.end(LinkLost(f"peer {self.peer.node[:12]}: expected an answer, found it {why}"))
-            self._streams.end(LinkLost(f"peer {self.peer.node[:12]}: expected more of a stream, found it {why}"))
+            self._questions.end(LinkLost(f"peer {self.peer.node[:12]}: expected an answer, found it {self._why}"))
+            self._streams.end(LinkLost(f"peer {self.peer.node[:12]}: expected more of a stream, found it {self._why}"))
+            self._answers.end()
             self._called_off.close()
-            for task in list(self._answering):
-                task.cancel()
             await self._socket.close()
 
     async def close(self) -> None:
@@ -170,89 +184,60 @@ class Link:
         self.closed.set()
         await self._socket.close()
 
-    async def _send(self, frame: bytes) -> None:
+    async def send(self, frame: bytes) -> None:
+        """Send one frame, and wait while the peer is behind; `LinkLost`."""
         try:
             await self._socket.send_bytes(frame)
-        except (ConnectionError, aiohttp.ClientError, RuntimeError) as reason:  # RuntimeError: it is closing
+        except ConnectionError as reason:
+            raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found {reason}") from None
+
+    def send_now(self, frame: bytes) -> bool:
+        """Send one frame; False if it would have to wait; `LinkLost`."""
+        try:
+            return self._socket.send_now(frame)
+        except ConnectionError as reason:
             raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found {reason}") from None
 
     async def _say(self, fields: Mapping[str, Any], tensors: Sequence[WireTensor]) -> None:
-        await self._send(frame_of(fields, tensors))
+        await self.send(frame_of(fields, tensors))
 
-    async def _room(self, size: int) -> None:
-        """Wait until there is room for one more request: what is not read holds the peer up, not this node's memory."""
-        while self._answering and (
-            len(self._answering) >= limits.link_waiting_max or self._bytes + size > limits.link_under_way_bytes_max
-        ):
-            await asyncio.wait(self._answering, return_when=asyncio.FIRST_COMPLETED)
+    def shut(self) -> None:
+        """Begin to end it."""
+        self._socket.shut()
+
+    def has_room(self) -> None:
+        """A request was answered: what waited may be taken."""
+        if self._next is not None and self.open:
+            frame, self._next = self._next, None
+            self._came(frame)
+            if self._next is None:
+                self._socket.release()
+
+    def _came(self, frame: bytes) -> None:
+        """A frame. What is not read holds the peer up, not this node's memory."""
+        self.heard = self._monotonic()
+        if self._answers.full(len(frame)):
+            self._next = frame
+            self._socket.hold()
+            return
+        try:
+            self._take(decode(frame), len(frame))
+        except MalformedMessage as reason:
+            self._why = reason.message
+            _log.warning("peer %s: link ended: %s", self.peer.node[:12], reason.message)
+            self.closed.set()
+            self._socket.shut()
 
     def _take(self, message: Message, size: int) -> None:
         about, answered = message.fields.get("to"), message.fields.get("re")
         if type(about) is int:
             self._streams.take_word(about, message)
             if message.fields.get("cancel") is True:
-                for task in [task for task, number in self._answering.items() if number == about]:
-                    task.cancel()  # nobody waits for it; one that was answered meanwhile, or never made, is no matter
+                self._answers.call_off(about)
         elif type(answered) is int:
             fault = message.fields.get("fault")
             refused = None if fault is None else refusal(self.peer.node, fault)
             if not self._streams.take(answered, message, size, refused):
                 self._questions.take(answered, message)
         else:
-            self._take_request(message, size)
-
-    def _take_request(self, message: Message, size: int) -> None:
-        number, kind = message.fields.get("id"), message.fields.get("kind")
-        if type(number) is not int or not isinstance(kind, str) or number <= self._newest:
-            raise MalformedMessage(f"request: expected a kind and a number above {self._newest}, found {number!r:.40}")
-        self._newest = number
-        handler = self._handlers.get(kind)
-        if isinstance(handler, Streaming):
-            outlet = self._streams.outlet(number, message, size)
-            if outlet is not None:
-                given = asyncio.create_task(self._answer(number, handler.into(outlet), kind, message))
-                self._streams.giving(outlet, given, size)
-                return
-            handler = refuse
-        task = asyncio.create_task(self._answer(number, handler, kind, message))
-        self._answering[task] = number
-        self._bytes += size
-        task.add_done_callback(lambda done: self._answered(done, size))
-
-    def _answered(self, task: asyncio.Task[None], size: int) -> None:
-        self._answering.pop(task, None)
-        self._bytes -= size
-
-    async def _answer(self, number: int, handler: Handler | None, kind: str, message: Message) -> None:
-        frame = await _answer_frame(self, number, handler or self._unknown, kind, message)
-        if message.fields.get("quiet") is True:
-            return
-        try:
-            await self._send(frame)
-        except LinkLost:
-            await self.close()
-
-    async def _unknown(self, _link: Link, message: Message) -> Message:
-        kind = str(message.fields.get("kind"))[:40]
-        raise PeerFault(f"request: expected one of {', '.join(self._handlers)}, found {kind!r}")
-
-
-async def _answer_frame(link: Link, number: int, handler: Handler, kind: str, message: Message) -> bytes:
-    """What a handler answers, or why it does not."""
-    try:
-        made = await handler(link, message)
-        return frame_of({**made.fields, "re": number}, made.tensors)
-    except Fault as reason:
-        said = {"code": reason.code, "message": reason.message, "detail": dict(reason.detail)}
-    except Exception:  # noqa: BLE001 - task boundary: a mistake of ours is no reason to leave the peer waiting
-        _log.exception("answering %s of peer %s", kind[:40], link.peer.node[:12])
-        said = {"code": InternalError.code, "message": "internal error"}
-    return frame_of({"re": number, "fault": said})
-
-
-def frame_of(fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()) -> bytes:
-    """One frame. `MalformedMessage` if it would be longer than any may be."""
-    frame = b"".join(encode(Message(fields, tuple(tensors))))
-    if len(frame) > limits.link_frame_bytes_max:
-        raise MalformedMessage(f"frame: expected at most {limits.link_frame_bytes_max} bytes, found {len(frame)}")
-    return frame
+            self._answers.take(message, size)

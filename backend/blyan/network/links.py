@@ -14,9 +14,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
+from blyan.network.answers import Handler, Prompt
 from blyan.network.dialling import Dialler
 from blyan.network.gossip import SummaryTable, parse_digest
-from blyan.network.link import Handler, Link
+from blyan.network.link import Link
+from blyan.network.more_held import Hearer, MoreHeld
 from blyan.network.questions import NoAnswer
 from blyan.network.targets import Target, Targets
 from blyan.primitives import limits
@@ -35,15 +37,11 @@ _ping_seconds: Final = 1.0
 _ping_late_seconds: Final = 4.0  # a link that answers no ping for so long is cut
 
 
-class Watcher(Protocol):
+class Watcher(Hearer, Protocol):
     """Who keeps account of links. `now` is the monotonic clock's."""
 
     def linked(self, summary: Summary, now: float) -> None:
         """One more link to a process is up."""
-        ...
-
-    def heard(self, summary: Summary, now: float) -> bool:
-        """A node said something of itself over its link; whether it was news."""
         ...
 
     def unlinked(self, node: PublicKey, boot: str) -> None:
@@ -88,13 +86,17 @@ class Links:
     wanted: Callable[[Summary], bool] = lambda _: True  # whether a link to a node is of use
     open: dict[PublicKey, list[Link]] = field(default_factory=dict[PublicKey, "list[Link]"])
     pace: GossipPace = field(default_factory=GossipPace)
-    _targets: Targets = field(default_factory=Targets)
+    more: MoreHeld = field(init=False)
+    targets: Targets = field(default_factory=Targets)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"])
+
+    def __post_init__(self) -> None:
+        self.more = MoreHeld(self.monotonic)
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What links answer by themselves."""
-        return {"ping": _pong, "gossip": self._gossiped}
+        return {"ping": Prompt(_pong), "gossip": self._gossiped}
 
     def link(self, node: PublicKey) -> Link | None:
         """An open link to a node: the one that came last."""
@@ -105,21 +107,9 @@ class Links:
         links = [link for each in list(self.open.values()) for link in list(each)]
         return any(link.open and manifest in link.peer.holdings for link in links)
 
-    def why_not(self, url: str) -> str:
-        """Why there is no link to an address that was given, empty if nothing is known."""
-        return self._targets.why_not(url)
-
     def seek(self, urls: Iterable[tuple[str, PublicKey | None]]) -> None:
         """Addresses that are tried for ever, of nodes that may be known by their key."""
-        self._targets.seek(urls)
-
-    def heard(self, urls: Iterable[tuple[str, PublicKey]]) -> None:
-        """Addresses that are tried until they are `unheard`: somebody on the local network named them."""
-        self._targets.heard(urls)
-
-    def unheard(self, urls: Iterable[tuple[str, PublicKey]]) -> None:
-        """Nobody names them any more. Links that are up stay."""
-        self._targets.unheard(urls)
+        self.targets.seek(urls)
 
     def joined(self, link: Link) -> None:
         """A link is up: it is the caller's, or this object's own, to read it."""
@@ -147,6 +137,7 @@ class Links:
         """Somebody passed on what another node signed, so many seconds ago as far as is known."""
         if summary.node == self.dialler.identity.key.public or summary.swarm != self.dialler.swarm.tag:
             return
+        summary = self.more.filled(summary)
         self.table.offer(summary, self.monotonic(), age)
         for link in self.open.get(summary.node, ()):
             if link.peer.boot == summary.boot and link.peer.sequence < summary.sequence:
@@ -197,14 +188,15 @@ class Links:
             self.watcher.unlinked(node, link.peer.boot)
         if not links and self.open.pop(node, None) is not None:
             _log.info("peer %s is linked no more", node[:12])
+            self.more.forget(node)
 
     async def _dialling(self) -> None:
         ours = self.dialler.identity.key.public
         while True:
             now = self.monotonic()
             live = self.table.live(now)
-            self._targets.follow(each for each in live if each.node != ours and self.wanted(each))
-            for target in self._targets.ready(now, self._reached):
+            self.targets.follow(each for each in live if each.node != ours and self.wanted(each))
+            for target in self.targets.ready(now, self._reached):
                 target.busy = True
                 self._begin(self._dialled(target))
             await asyncio.sleep(_look_seconds)
@@ -269,8 +261,10 @@ class Links:
         if (summary.node, summary.boot) != (link.peer.node, link.peer.boot):
             raise MalformedMessage("gossip: expected the peer's own summary, found another's")
         if summary.sequence > link.peer.sequence:
-            link.peer = summary
-            self.watcher.heard(summary, self.monotonic())
+            link.peer = self.more.filled(summary)
+            self.watcher.heard(link.peer, self.monotonic())
+        if self.more.lacks(link.peer):
+            self._begin(self.more.fill(link, self.table, self.watcher))
 
     def _passed_on(self, known: object) -> None:
         """What a node has heard of others."""
@@ -278,7 +272,7 @@ class Links:
             self.told(summary, age)
 
 
-async def _pong(_link: Link, _message: Message) -> Message:
+def _pong(_link: Link, _message: Message) -> Message:
     return Message({}, ())
 
 

@@ -47,10 +47,11 @@ def refusal(peer: str, fault: object) -> Refused:
 class Question:
     """One request. One may wait for it at a time."""
 
-    __slots__ = ("_outcome", "_waiter", "number", "peer")
+    __slots__ = ("_outcome", "_waiter", "number", "peer", "then")
 
     def __init__(self, number: int, peer: str) -> None:
         self.number, self.peer = number, peer
+        self.then: Callable[[], None] | None = None  # called as it is settled, unless that was before
         self._outcome: Message | LinkLost | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -64,6 +65,8 @@ class Question:
         if self._outcome is None:
             self._outcome = outcome
             _wake(self._waiter)
+            if self.then is not None:
+                self.then()
 
     async def settled(self, seconds: float) -> bool:
         """Wait until it is, at most so long."""

@@ -38,7 +38,7 @@ class Reach:
         """Takes its place in the dialler of these links."""
         self._options, self._links, self._monotonic, self._entropy = options, links, monotonic, entropy
         self.host = RelayHost(monotonic=monotonic, entropy=entropy) if options.relay else None
-        self.tunnels = Tunnels(links.link)
+        self.tunnels = Tunnels(links.link, links.dialler.context, entropy)
         self._relays: set[PublicKey] = set()  # whose address is one of those that were given
         self._client: RelayClient | None = None
         self._discovery: Discovery | None = None
@@ -92,7 +92,7 @@ class Reach:
         return [link for node in self._relays if (link := self._links.link(node)) is not None]
 
     def _found(self, candidate: Candidate) -> None:
-        self._links.heard((url, candidate.node) for url in candidate.urls)
+        self._links.targets.heard((url, candidate.node) for url in candidate.urls)
 
     def _gone(self, candidate: Candidate) -> None:
-        self._links.unheard((url, candidate.node) for url in candidate.urls)
+        self._links.targets.unheard((url, candidate.node) for url in candidate.urls)

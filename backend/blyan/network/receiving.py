@@ -62,8 +62,8 @@ class Receiving:
         self._book = book
         self._progress = progress
         self._policy = policy
-        self.reports = [SourceReport(source.url) for source in sources]
-        against = [book.against(source.url) for source in sources]
+        self.reports = [SourceReport(source.name) for source in sources]
+        against = [book.against(source.name) for source in sources]
         self.table = PieceTable(
             wanted,
             [source.holds for source in sources],
@@ -87,7 +87,7 @@ class Receiving:
                 tasks = [
                     group.create_task(self._work(number))
                     for number in range(len(self._sources))
-                    for _ in range(self._connections())
+                    for _ in range(min(self._connections(), self._sources[number].connections))
                 ]
                 tasks.append(group.create_task(self._landings.sync_now_and_then()))
                 self._tell()
@@ -244,7 +244,7 @@ class Receiving:
         if item.wanted.payload in self.reports[number].bad:
             return
         self.reports[number].bad.append(item.wanted.payload)
-        await self._landings.slowly(self._book.condemn, self._sources[number].url, item.wanted.payload, why)
+        await self._landings.slowly(self._book.condemn, self._sources[number].name, item.wanted.payload, why)
 
 
 class _Timer:

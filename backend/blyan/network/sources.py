@@ -33,6 +33,13 @@ class Source:
     holds: frozenset[PayloadId] | None = None  # what it is said to have; None: asking it will tell
     token: str = field(default="", repr=False)  # that it wants to be shown, if any
     certificate: str = ""  # SHA-256 of that which it must show, 64 hex digits; empty: as TLS has it
+    known_as: str = ""  # a URL by which it is remembered, where its own is another each time; empty: its own
+    connections: int = limits.source_connections_max  # at most
+
+    @property
+    def name(self) -> str:
+        """By which it is remembered, and told of."""
+        return self.known_as or self.url
 
     def __post_init__(self) -> None:
         if self.url != source_url(self.url, "source"):

@@ -11,18 +11,19 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Final, Self, cast
+from urllib.parse import urlsplit
 
-import aiohttp
-
+from blyan.network.connection import Connection, NoAnswer, NoHttp
 from blyan.network.dialling import relayed_url
-from blyan.network.identity import client_context
+from blyan.network.frames import FrameSocket
 from blyan.network.link import Handler, Link
 from blyan.network.questions import LinkLost, Refused
 from blyan.network.relay import accept_kind, offer_kind, open_kind, token_header, tunnel_path
 from blyan.primitives import limits
-from blyan.primitives.clock import Monotonic
+from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.errors import Denied, Fault, InvalidInput, MalformedMessage, PeerFault, QueueFull, Unavailable
 from blyan.primitives.ids import PublicKey, parse_hex64
 from blyan.wire.framing import Message
@@ -32,7 +33,6 @@ _piece_bytes: Final = limits.relay_frame_bytes_max // 2
 _ask_seconds: Final = 8.0  # the relay asks the node meanwhile
 _door_seconds: Final = 2.0
 _open_seconds: Final = 5.0  # until the relay has taken an end
-_close_seconds: Final = 2.0
 _connections_max: Final = 4  # on the port of one caller's end; a dialler makes two
 _look_seconds: Final = 0.25
 _refused_seconds: Final = 30.0  # before a relay that did not want us is asked again
@@ -41,14 +41,12 @@ _refused_seconds: Final = 30.0  # before a relay that did not want us is asked a
 class Tunnels:
     """This process's ends of tunnels. A context, which owns their tasks; for the network's loop."""
 
-    def __init__(self, relay: Callable[[PublicKey], Link | None]) -> None:
-        """`relay`: the open link to a node, if there is one."""
-        self._relay = relay
+    def __init__(self, relay: Callable[[PublicKey], Link | None], context: SSLContext, entropy: Entropy) -> None:
+        """`relay`: the open link to a node, if there is one. `context`: a dialler's."""
+        self._relay, self._context, self._entropy = relay, context, entropy
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=0, ssl=client_context())
-        self._session = aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False)
         return self
 
     async def __aexit__(
@@ -57,7 +55,6 @@ class Tunnels:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._session.close()
 
     @property
     def count(self) -> int:
@@ -65,10 +62,10 @@ class Tunnels:
         return len(self._tasks)
 
     @asynccontextmanager
-    async def to(self, relay: PublicKey, node: PublicKey) -> AsyncGenerator[str]:
-        """`https://127.0.0.1:PORT`, where a node behind a relay answers while this is open.
+    async def to(self, relay: PublicKey, node: PublicKey, connections: int = _connections_max) -> AsyncGenerator[str]:
+        """`https://127.0.0.1:PORT`, where a node behind a relay answers so many connections while this is open.
 
-        Connections that were made meanwhile stay until they end. `PeerFault` if the relay does not do it.
+        Those that were made meanwhile stay until they end. `PeerFault` if the relay does not do it.
         """
         link = self._relay(relay)
         if link is None or not link.open:
@@ -79,7 +76,7 @@ class Tunnels:
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal came
             came += 1
-            if came > _connections_max:  # somebody else on this machine
+            if came > connections:  # somebody else on this machine
                 writer.transport.abort()
             else:
                 self._begin(self._call(link, node, reader, writer, failed))
@@ -88,7 +85,7 @@ class Tunnels:
         try:
             port = cast("tuple[str, int]", server.sockets[0].getsockname())[1]
             yield f"https://127.0.0.1:{port}"
-        except (aiohttp.ClientError, OSError) as reason:
+        except (NoAnswer, NoHttp, OSError) as reason:
             if failed:
                 raise PeerFault(f"relay {relay[:12]}: {failed[0].message}", detail=failed[0].detail) from None
             raise reason from None
@@ -152,28 +149,34 @@ class Tunnels:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             writer.close()
-            await _closed(socket)
+            await socket.close()
         for way in ways:
             if not way.cancelled():
                 way.result()
 
-    async def _opened(self, link: Link, token: str) -> aiohttp.ClientWebSocketResponse:
+    async def _opened(self, link: Link, token: str) -> FrameSocket:
         """Our end at the relay, which shows the certificate of its summary."""
         why = "none"
         urls = [link.url, *link.peer.peer_urls]
         for url in dict.fromkeys(url for url in urls if url.startswith("wss://")):
             try:
                 async with asyncio.timeout(_open_seconds):
-                    return await self._session.ws_connect(
-                        url + tunnel_path,
-                        ssl=aiohttp.Fingerprint(bytes.fromhex(link.peer.certificate)),
-                        headers={token_header: token},
-                        max_msg_size=limits.relay_frame_bytes_max,
-                        compress=0,
-                    )
-            except (aiohttp.ClientError, OSError, TimeoutError) as reason:
+                    return await self._opened_at(url, link.peer.certificate, token)
+            except (NoAnswer, NoHttp) as reason:
+                why = str(reason)
+            except (OSError, TimeoutError) as reason:
                 why = f"{type(reason).__name__} {reason}".rstrip()
         raise PeerFault(f"relay {link.peer.node[:12]}: expected a way to its peer port, found {why}")
+
+    async def _opened_at(self, url: str, certificate: str, token: str) -> FrameSocket:
+        parts = urlsplit(url)
+        connection = await Connection.open(parts, self._context, certificate, _open_seconds)
+        try:
+            fields, nonce = {token_header: token}, self._entropy(16)
+            return await connection.upgraded(parts.netloc, tunnel_path, fields, nonce, limits.relay_frame_bytes_max)
+        except BaseException:
+            connection.close()
+            raise
 
 
 class RelayClient:
@@ -239,26 +242,18 @@ def _token(message: Message) -> str:
         raise MalformedMessage(f"tunnel: {reason.message}") from None
 
 
-async def _closed(socket: aiohttp.ClientWebSocketResponse) -> None:
-    try:
-        async with asyncio.timeout(_close_seconds):
-            await socket.close()
-    except (TimeoutError, OSError, aiohttp.ClientError) as reason:
-        _log.debug("tunnel: %s", reason)
-
-
-async def _sent(reader: asyncio.StreamReader, socket: aiohttp.ClientWebSocketResponse) -> None:
+async def _sent(reader: asyncio.StreamReader, socket: FrameSocket) -> None:
     try:
         while data := await reader.read(_piece_bytes):
             await socket.send_bytes(data)
-    except (OSError, aiohttp.ClientError, RuntimeError) as reason:  # RuntimeError: it is closing
+    except OSError as reason:
         _log.debug("tunnel: %s", reason)
 
 
-async def _received(socket: aiohttp.ClientWebSocketResponse, writer: asyncio.StreamWriter) -> None:
+async def _received(socket: FrameSocket, writer: asyncio.StreamWriter) -> None:
     try:
-        while (frame := await socket.receive()).type is aiohttp.WSMsgType.BINARY:
-            writer.write(frame.data)
+        while True:
+            writer.write(await socket.one())
             await writer.drain()
     except OSError as reason:
         _log.debug("tunnel: %s", reason)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from blyan.inference.expert_host import ExpertHost
 from blyan.network.identity import Identity
+from blyan.network.link import Link
+from blyan.network.more_held import page_of
 from blyan.node.holdings import Holdings
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import InvalidInput
 from blyan.primitives.ids import PayloadId
-from blyan.wire.peer import Holding, Summary
+from blyan.wire.framing import Message
+from blyan.wire.peer import Holding, Summary, encode_holdings
 
 _log = logging.getLogger(__name__)
 _fresh_seconds = 5.0
@@ -35,6 +39,7 @@ class OwnSummary:
     _sequence: int = 0
     _said: tuple[object, ...] = ()
     _signed: Summary | None = None
+    _rest: bytes = b""  # of models that did not fit in, as they are told who asks
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -52,10 +57,12 @@ class OwnSummary:
         return self._signed
 
     def _made(self, holdings: Mapping[PayloadId, Holding]) -> Summary:
-        """The summary with as many of these models as fit, those of fewest experts first."""
+        """The summary with as many of these models as fit, those of fewest experts first; who asks is told the rest."""
         ours = self.identity
-        fits = sorted(holdings.items(), key=lambda each: len(each[1].experts))[: limits.summary_models_max]
+        models = sorted(holdings.items(), key=lambda each: len(each[1].experts))
+        fits = models[: limits.summary_models_max]
         while True:
+            self._rest = self._not_in(models[len(fits) :])
             made = Summary(
                 ours.key.public,
                 ours.boot,
@@ -69,11 +76,24 @@ class OwnSummary:
                 self.host.queue + self.led(),
                 self.host.busy,
                 dict(fits),
+                rest=hashlib.sha256(self._rest).hexdigest() if self._rest else "",
             )
             try:
                 return made.sign(ours.key)
-            except InvalidInput as reason:
+            except InvalidInput:
                 if not fits:
                     raise
-                model, _ = fits.pop()
-                _log.warning("model %s is not told to peers: %s", model[:12], reason.message)
+                fits = fits[: len(fits) * 3 // 4]
+
+    def _not_in(self, models: Sequence[tuple[PayloadId, Holding]]) -> bytes:
+        """As they are told, as many as may be."""
+        models = models[: limits.holdings_rest_models_max]
+        while len(raw := encode_holdings(dict(models)) if models else b"") > limits.holdings_rest_bytes_max:
+            _log.warning("model %s is not told to peers: they would be told too much", models[-1][0][:12])
+            models = models[:-1]
+        return raw
+
+    async def tell_rest(self, _link: Link, message: Message) -> Message:
+        """Answers who asks for what does not fit in."""
+        summary = self()
+        return page_of(self._rest, summary.rest, message)

@@ -28,6 +28,7 @@ from blyan.model.loading import LoadedModel
 from blyan.model.manifest import Manifest, read_manifest
 from blyan.model.parts import expert_part
 from blyan.model.weights import ModelWeights
+from blyan.network import more_held
 from blyan.network.dialling import Dialler
 from blyan.network.door import PeerDoor
 from blyan.network.gossip import SummaryTable
@@ -153,6 +154,7 @@ class Peering:
         handlers[expert_demand.kind] = self.demand.answer
         self.redis = _redis_gossip(network.redis, swarm.tag, self)
         self.reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
+        handlers[more_held.kind] = self.summary.tell_rest
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, partial(_number, self.holdings))
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
@@ -271,7 +273,6 @@ class Peering:
     async def _open(self) -> None:
         address = self.config.network.address
         assert address is not None, "a node with a peer port"
-        await self._stack.enter_async_context(self.links.dialler)
         self.port = await self._door.listen(*address)
         self._stack.push_async_callback(self._door.close)
         await self._stack.enter_async_context(self.reach.opened(address[0], self.port))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from typing import Final
 
 from blyan.model.manifest import BlockReference
@@ -18,9 +19,9 @@ from blyan.node.holdings import Hosted
 from blyan.node.peering import Peering, manifest_kind
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, NotFound
-from blyan.primitives.ids import PayloadId
+from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage.tile import index_of
-from blyan.wire.peer import Summary
+from blyan.wire.peer import Holding, Summary
 
 _log = logging.getLogger(__name__)
 ask_seconds: Final = 20.0
@@ -42,30 +43,49 @@ class SwarmBlobs:
     async def fetch(self, hosted: Hosted, blocks: Iterable[BlockReference], *, trunk: bool = False) -> None:
         """Make blocks of a model be here, all of its `trunk` or routed experts; `NotFound`, `PeerFault` as `fetch`."""
         wanted = list({block.payload: Wanted(block.payload, block.length) for block in blocks}.values())
-        sources = await self._sources(hosted, trunk=trunk)
-        if not sources:
-            raise NotFound(f"model {hosted.manifest.name}: expected a linked node that has its blocks, found none")
-        rate = self.peering.config.network.fetch_bytes
-        await fetch(self.peering.ground.store, wanted, sources, self.book, policy=FetchPolicy(rate=rate))
+        async with AsyncExitStack() as ways:
+            sources = await self._sources(hosted, ways, trunk=trunk)
+            if not sources:
+                raise NotFound(f"model {hosted.manifest.name}: expected a linked node that has its blocks, found none")
+            rate = self.peering.config.network.fetch_bytes
+            await fetch(self.peering.ground.store, wanted, sources, self.book, policy=FetchPolicy(rate=rate))
 
-    async def _sources(self, hosted: Hosted, *, trunk: bool) -> list[Source]:
-        """Linked nodes that say they hold something of the model, with what they say."""
+    async def _sources(self, hosted: Hosted, ways: AsyncExitStack, *, trunk: bool) -> list[Source]:
+        """Linked nodes that say they hold something of the model, with what they say; relayed ones last, few.
+
+        `ways` keeps their tunnels.
+        """
         found: list[Source] = []
-        parts = dict(hosted.experts())
-        for summary in linked_nodes(self.peering):
+        relayed = 0
+        for summary in sorted(linked_nodes(self.peering), key=_is_relayed):
             link, holding = self.peering.links.link(summary.node), summary.holdings.get(hosted.manifest_id)
             if link is None or holding is None or (trunk and not holding.trunk) or len(found) >= limits.sources_max:
                 continue
-            url = next((url for url in summary.peer_urls if url.startswith("wss://")), None)
-            token = await self._token(link)
-            if url is None or token is None:
+            if _is_relayed(summary) and relayed >= limits.relayed_sources_max:
                 continue
-            holds = None
-            if not trunk:
-                numbers = [number for number in parts if holding.has(number)]
-                holds = frozenset(hosted.manifest.parts[parts[number]].payload for number in numbers)
-            found.append(Source(blobs_url(url), holds, token, summary.certificate))
+            token = await self._token(link)
+            source = None if token is None else await self._source(summary, token, ways)
+            if source is not None:
+                relayed += _is_relayed(summary)
+                found.append(replace(source, holds=None if trunk else _said(hosted, holding)))
         return found
+
+    async def _source(self, summary: Summary, token: str, ways: AsyncExitStack) -> Source | None:
+        """How a node is asked, None if there is no way to it now."""
+        certificate = summary.certificate
+        if not _is_relayed(summary):
+            direct = next((url for url in summary.peer_urls if url.startswith("wss://")), None)
+            return None if direct is None else Source(blobs_url(direct), None, token, certificate)
+        for url in summary.peer_urls:
+            relay = PublicKey(url.removeprefix("relay:"))
+            if self.peering.links.link(relay) is None:
+                continue
+            way = self.peering.reach.tunnels.to(relay, summary.node, limits.relayed_connections_max)
+            local = await ways.enter_async_context(way)
+            # its address here is another each time: what it gave is remembered under its key
+            name = blobs_url(f"wss://{summary.node}.relayed")
+            return Source(blobs_url(local), None, token, certificate, name, connections=1)
+        return None
 
     async def _token(self, link: Link) -> str | None:
         try:
@@ -75,6 +95,17 @@ class SwarmBlobs:
             return None
         token = answer.fields.get("token")
         return token if isinstance(token, str) and token.isalnum() and len(token) <= 128 else None
+
+
+def _is_relayed(summary: Summary) -> bool:
+    """Whether it can be reached through relays alone."""
+    return bool(summary.peer_urls) and all(url.startswith("relay:") for url in summary.peer_urls)
+
+
+def _said(hosted: Hosted, holding: Holding) -> frozenset[PayloadId]:
+    """The routed experts that a node says it holds."""
+    numbers = [(number, part) for number, part in hosted.experts() if holding.has(number)]
+    return frozenset(hosted.manifest.parts[part].payload for _, part in numbers)
 
 
 async def fetch_manifest(peering: Peering, manifest_id: PayloadId) -> bytes:

@@ -135,7 +135,7 @@ def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_sho
         sum(links.link(each.node) is not None for each in others),
         tuple(_peer(peering, each, total, now, reasons) for each in others[:most]),
         tuple(_model(peering, each, now) for each in peering.holdings.models()),
-        tuple((url, why) for url, _ in peering.config.network.joins if (why := links.why_not(url))),
+        tuple((url, why) for url, _ in peering.config.network.joins if (why := links.targets.why_not(url))),
         dict(peering.demand.moves.counts),
         None if redis is None else StreamState(redis.up, redis.why_not, replace(redis.counters)),
         _stages(peering, {each.node for each in others[:most]}),
@@ -160,7 +160,7 @@ def _stages(peering: Peering, shown: Collection[PublicKey]) -> StagesState:
 def _peer(peering: Peering, summary: Summary, total: int, now: float, reasons: bool) -> PeerState:
     node, registry, links = summary.node, peering.registry, peering.links
     link, measured = links.link(node), registry.measurements.of(node)
-    tried = (why for url in summary.peer_urls if (why := links.why_not(url)))
+    tried = (why for url in summary.peer_urls if (why := links.targets.why_not(url)))
     return PeerState(
         summary,
         None if link is None else LinkState(max(0.0, now - link.since), link.dialled),

@@ -53,7 +53,14 @@ def decode_object(raw: bytes, *, bytes_max: int) -> dict[str, Canonical]:
 
 
 def _check(value: object, depth: int) -> None:
-    if value is None or isinstance(value, bool | str):
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return
+    if kind is int:  # the common cases first: this runs for every answer of an expert
+        if not -limits.canonical_integer_max <= cast(int, value) <= limits.canonical_integer_max:
+            raise MalformedEncoding(f"canonical encoding: expected an integer within ±(2^53-1), found {value}")
+        return
+    if isinstance(value, bool | str):
         return
     if isinstance(value, int):
         if abs(value) > limits.canonical_integer_max:

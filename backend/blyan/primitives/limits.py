@@ -157,6 +157,10 @@ summary_models_max: Final = 64
 summary_url_chars_max: Final = 128
 holdings_bytes_max: Final = 16 * KIB  # of one model, unpacked: a bit an expert
 holdings_all_bytes_max: Final = 64 * KIB  # of all models of one node
+holdings_rest_bytes_max: Final = 128 * KIB  # of those that did not fit into a summary, as they are told
+holdings_rest_models_max: Final = 256
+holdings_page_bytes_max: Final = 32 * KIB  # of these in one answer
+holdings_known_bytes_max: Final = 16 * MIB  # of these, of all peers together
 nodes_known_max: Final = 4_096
 gossip_summaries_max: Final = 64  # in one message, and in one look at Redis
 summary_stream_max: Final = 4 * nodes_known_max  # entries that Redis keeps
@@ -230,6 +234,8 @@ relay_tunnels_node_max: Final = 64  # at either end of which one node is; a link
 relay_tunnels_caller_max: Final = 16  # from one node to another
 relay_join_seconds_max: Final = 10.0  # until both ends have come
 relay_idle_seconds_max: Final = 120.0
+relayed_sources_max: Final = 4  # nodes behind relays that one fetch asks for blocks, one tunnel each
+relayed_connections_max: Final = 32  # to each of them in one fetch, one after the other
 relay_frame_bytes_max: Final = 128 * KIB
 relay_tunnel_bytes_per_second: Final = 64 * MIB  # of one tunnel, both ways together
 relay_bytes_per_second: Final = 256 * MIB  # of one relay
@@ -306,6 +312,8 @@ quota_per_minute_max: Final = 1_000_000_000
 assert tile_bytes == 4 * MIB
 assert tile_bytes < peer_body_bytes_max
 assert summary_bytes_max * 2 < link_handshake_bytes_max < link_frame_bytes_max <= message_bytes_max
+assert summary_bytes_max < holdings_page_bytes_max < holdings_rest_bytes_max < holdings_known_bytes_max
+assert holdings_all_bytes_max * 4 // 3 < holdings_rest_bytes_max
 assert gossip_summaries_max * 2 * summary_bytes_max < message_header_bytes_max
 assert expert_calls_max <= message_tensors_max
 assert expert_message_bytes < link_frame_bytes_max // 2

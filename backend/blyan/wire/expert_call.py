@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from blyan.primitives import canonical, limits
@@ -22,6 +22,7 @@ Activations: TypeAlias = Literal["exact", "int8"]
 kind: Final = "experts"
 nonce_bytes: Final = 12
 _tensor: Final = "hidden"
+_activations: Final = get_args(Activations)
 _dtypes: Final = frozenset({"F32", "F16", "BF16"})
 
 
@@ -38,22 +39,24 @@ class ExpertBatch:
     activations: Activations
     milliseconds: int  # from its arrival: whoever answers later answers nobody
     nonce: str
+    encoded: bytes = field(init=False, repr=False, compare=False)  # what answers are bound to, beside the rows
 
     def __post_init__(self) -> None:
         fits = (
             0 <= self.layer < limits.layers_max
             and 0 < len(self.experts) == len(self.rows) <= limits.expert_calls_max
-            and all(0 <= expert < limits.experts_max for expert in self.experts)
-            and all(0 < rows <= limits.expert_rows_max for rows in self.rows)
+            and 0 <= min(self.experts) <= max(self.experts) < limits.experts_max
+            and min(self.rows) > 0
             and sum(self.rows) <= limits.expert_rows_max
             and 0 < self.width <= limits.dimension_max
             and self.dtype in _dtypes
-            and self.activations in get_args(Activations)
+            and self.activations in _activations
             and 0 < self.milliseconds <= limits.request_seconds_max * 1000
             and len(self.nonce) == 2 * nonce_bytes
         )
         if not fits:
             raise InvalidInput("expert call: expected layer, experts, rows, width and time within the limits")
+        object.__setattr__(self, "encoded", canonical.encode(self.fields()))
 
     @property
     def count(self) -> int:
@@ -135,7 +138,7 @@ def read_answer(batch: ExpertBatch, call: WireTensor, answer: Message) -> Buffer
 
 def digest_of(batch: ExpertBatch, call: WireTensor, answer: WireTensor) -> str:
     """What binds an answer to its call."""
-    return hash_expert_answer(canonical.encode(batch.fields()) + bytes(call.data), answer.data)
+    return hash_expert_answer(batch.encoded + bytes(call.data), answer.data)
 
 
 def _number(value: object) -> int:

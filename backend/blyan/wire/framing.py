@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 import orjson
@@ -43,6 +43,7 @@ _row_quantised: Final = frozenset({"F32", "F16", "BF16"})
 _name: Final = re.compile(r"[A-Za-z0-9._/-]{1,256}")
 _entry_fields: Final = {"name", "dtype", "shape", "codec", "bytes"}
 _length_bytes: Final = 4
+_codecs: Final = get_args(Codec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,10 @@ def unpacked_bytes(name: str, dtype: str, shape: Sequence[int]) -> int:
         raise MalformedMessage(f"tensor name: expected {_name.pattern}, found {name[:80]!r}")
     if dtype not in item_bytes:
         raise MalformedMessage(f"tensor {name}: expected a dtype of {sorted(item_bytes)}, found {dtype[:40]!r}")
-    if len(shape) > limits.tensor_rank_max or any(
-        type(size) is not int or not 0 <= size <= limits.message_bytes_max for size in shape
-    ):
+    fits = len(shape) <= limits.tensor_rank_max
+    for size in shape:
+        fits = fits and type(size) is int and 0 <= size <= limits.message_bytes_max
+    if not fits:
         raise MalformedMessage(f"tensor {name}: expected up to {limits.tensor_rank_max} sizes, found {str(shape)[:80]}")
     total = math.prod(shape) * item_bytes[dtype]
     if total > limits.message_bytes_max:
@@ -86,8 +88,8 @@ def unpacked_bytes(name: str, dtype: str, shape: Sequence[int]) -> int:
 
 def encode(message: Message, codec: Codec = "raw") -> Iterator[Buffer]:
     """The pieces of a message, its header first; tensors that a codec cannot take go out raw."""
-    names = [tensor.name for tensor in message.tensors]
-    if len(names) > limits.message_tensors_max or len(set(names)) != len(names):
+    count = len(message.tensors)
+    if count > limits.message_tensors_max or (count > 1 and len({each.name for each in message.tensors}) != count):
         raise InvalidInput(f"message: expected at most {limits.message_tensors_max} tensors of distinct names")
     packed = [_pack(tensor, codec) for tensor in message.tensors]
     described = [
@@ -121,13 +123,21 @@ def decode(raw: Buffer) -> Message:
     tensors: list[WireTensor] = []
     for entry in described:
         data = _unpack(entry, view[at : at + entry.packed])
-        tensors.append(WireTensor(entry.name, entry.dtype, entry.shape, data))
+        tensors.append(_whole(entry, data))
         at += entry.packed
     return Message(fields, tuple(tensors))
 
 
-@dataclass(frozen=True, slots=True)
-class _Described:
+def _whole(entry: _Described, data: Buffer) -> WireTensor:
+    """A tensor of the bytes that its description promises, which was checked: it is not checked once more."""
+    assert len(data) == entry.unpacked, "as its description says"
+    made = object.__new__(WireTensor)
+    for name, value in (("name", entry.name), ("dtype", entry.dtype), ("shape", entry.shape), ("data", data)):
+        object.__setattr__(made, name, value)
+    return made
+
+
+class _Described(NamedTuple):
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -150,7 +160,7 @@ def _parse_header(raw: bytes) -> tuple[dict[str, Any], list[_Described]]:
     if not isinstance(listed, list) or len(cast("list[Any]", listed)) > limits.message_tensors_max:
         raise MalformedMessage(f"message: expected a list of at most {limits.message_tensors_max} tensors")
     described = [_parse_described(each) for each in cast("list[Any]", listed)]
-    if len({entry.name for entry in described}) != len(described):
+    if len(described) > 1 and len({entry.name for entry in described}) != len(described):
         raise MalformedMessage("message: expected tensors of distinct names, found one twice")
     return cast("dict[str, Any]", fields), described
 
@@ -169,8 +179,8 @@ def _parse_described(value: object) -> _Described:
     packed, codec = given["bytes"], given["codec"]
     if type(packed) is not int or not 0 <= packed <= limits.message_bytes_max:
         raise MalformedMessage(f"tensor {given['name']}: expected a number of bytes, found {str(packed)[:40]!r}")
-    if codec not in get_args(Codec):
-        raise MalformedMessage(f"tensor {given['name']}: expected a codec of {get_args(Codec)}, found {codec[:40]!r}")
+    if codec not in _codecs:
+        raise MalformedMessage(f"tensor {given['name']}: expected a codec of {_codecs}, found {codec[:40]!r}")
     if codec == "raw" and packed != unpacked:
         raise MalformedMessage(f"tensor {given['name']}: expected {unpacked} raw bytes, found {packed}")
     if codec == "int8row":
@@ -181,6 +191,13 @@ def _parse_described(value: object) -> _Described:
                 f"found {packed} of {given['dtype']}"
             )
     return _Described(given["name"], given["dtype"], shape, cast("Codec", codec), packed, unpacked)
+
+
+def are_finite(dtype: str, data: Buffer) -> bool:
+    """Whether floating-point numbers (F32, F16 or BF16) are all finite."""
+    if dtype == "BF16":
+        return not bool(((np.frombuffer(data, "<u2") & 0x7F80) == 0x7F80).any())
+    return bool(np.isfinite(np.frombuffer(data, "<f4" if dtype == "F32" else "<f2")).all())
 
 
 def _pack(tensor: WireTensor, codec: Codec) -> tuple[Codec, Buffer]:

@@ -89,6 +89,7 @@ class Summary:
     holdings: Mapping[PayloadId, Holding] = field(default_factory=dict[PayloadId, Holding])  # by manifest
     versions: tuple[int, int] = (version_min, version_max)
     signed: bytes = field(default=b"", repr=False)  # as it came or was signed
+    rest: str = ""  # SHA-256 of the holdings that do not fit in (`encode_holdings`), which the node tells who asks
 
     def sign(self, key: Key) -> Summary:
         """The same with its signed bytes; `InvalidInput` if they would be too many."""
@@ -100,11 +101,7 @@ class Summary:
         return parse_summary(raw)
 
     def _value(self) -> dict[str, Canonical]:
-        holdings: dict[str, Canonical] = {
-            manifest: {"trunk": held.trunk, "experts": pack_bits(held.experts)}
-            | ({"layers": pack_bits(held.layers)} if held.layers else {})
-            for manifest, held in self.holdings.items()
-        }
+        rest: dict[str, Canonical] = {"rest": self.rest} if self.rest else {}
         return {
             "v": 1,
             "versions": list(self.versions),
@@ -119,8 +116,8 @@ class Summary:
             "draining": self.draining,
             "queue": self.queue,
             "busy": self.busy,
-            "holdings": holdings,
-        }
+            "holdings": _told(self.holdings),
+        } | rest
 
 
 def parse_summary(raw: bytes) -> Summary:
@@ -129,7 +126,7 @@ def parse_summary(raw: bytes) -> Summary:
         value = canonical.decode_object(raw, bytes_max=limits.summary_bytes_max)
     except MalformedEncoding as reason:
         raise MalformedMessage(f"summary: {reason.message}") from None
-    if value.keys() != _fields or value["v"] != 1:
+    if value.keys() - {"rest"} != _fields or value["v"] != 1:
         raise MalformedMessage(f"summary: expected version 1 with the fields {sorted(_fields)}")
     try:
         summary = _summary_of(value, raw)
@@ -169,15 +166,35 @@ def _summary_of(value: Mapping[str, Canonical], raw: bytes) -> Summary:
         draining,
         _count(value["queue"], "queue"),
         _count(value["busy"], "busy"),
-        _holdings(value["holdings"]),
+        _holdings(value["holdings"], limits.summary_models_max),
         (low, high),
         raw,
+        parse_hex64(value["rest"], "rest") if "rest" in value else "",
     )
 
 
-def _holdings(value: Canonical) -> dict[PayloadId, Holding]:
-    if not isinstance(value, dict) or len(value) > limits.summary_models_max:
-        raise InvalidInput(f"holdings: expected at most {limits.summary_models_max} models")
+def encode_holdings(holdings: Mapping[PayloadId, Holding]) -> bytes:
+    """As they are told beside a summary, which has their SHA-256."""
+    return canonical.encode(_told(holdings))
+
+
+def parse_holdings(raw: bytes) -> dict[PayloadId, Holding]:
+    """Read `encode_holdings`; `InvalidInput` or `MalformedEncoding` for what is none, or too many."""
+    value = canonical.decode_object(raw, bytes_max=limits.holdings_rest_bytes_max)
+    return _holdings(value, limits.holdings_rest_models_max)
+
+
+def _told(holdings: Mapping[PayloadId, Holding]) -> dict[str, Canonical]:
+    return {
+        manifest: {"trunk": held.trunk, "experts": pack_bits(held.experts)}
+        | ({"layers": pack_bits(held.layers)} if held.layers else {})
+        for manifest, held in holdings.items()
+    }
+
+
+def _holdings(value: Canonical, models_max: int) -> dict[PayloadId, Holding]:
+    if not isinstance(value, dict) or len(value) > models_max:
+        raise InvalidInput(f"holdings: expected at most {models_max} models")
     found: dict[PayloadId, Holding] = {}
     for manifest, said in value.items():
         if not isinstance(said, dict) or said.keys() - {"layers"} != {"trunk", "experts"}:
@@ -199,7 +216,7 @@ def pack_bits(bits: bytes) -> str:
 
 def unpack_bits(text: object) -> bytes:
     """Read `pack_bits`; `InvalidInput` for what is none, or larger than any model."""
-    if not isinstance(text, str) or len(text) > limits.summary_bytes_max:
+    if not isinstance(text, str) or len(text) > 2 * limits.holdings_bytes_max:
         raise InvalidInput("bitmap: expected base64 text")
     try:
         packed = base64.b64decode(text, validate=True)
