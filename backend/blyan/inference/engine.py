@@ -20,7 +20,18 @@ from blyan.inference.pages import PagePool
 from blyan.inference.policy import Running, Waiting
 from blyan.inference.sequence import TokenSequence, alike_until, pages_for
 from blyan.model.loading import LoadedModel
-from blyan.model.stepping import KVPages, Patience, Ready, Run, RunFault, RunResult, Stepper, endless, page_positions
+from blyan.model.stepping import (
+    KVPages,
+    Patience,
+    Ready,
+    Run,
+    RunFault,
+    RunResult,
+    Stepper,
+    endless,
+    page_positions,
+    waits_of,
+)
 from blyan.primitives.errors import Fault
 
 Offer: TypeAlias = Callable[[Callable[[], Stepper]], None]
@@ -60,6 +71,7 @@ class Engine:
         self.pool = PagePool(pages)
         self._offered: Callable[[], Stepper] | None = None
         self.stepper = make_stepper(model, self.kv, self.offer)
+        self.waits = waits_of(self.stepper)
         self.limit: int | None = None  # bytes that it is to end in, once its model is offered no more
         self.outgrown_since: float | None = None  # that its memory is to change, and it was first found running
         self.jitted = False  # whether a stepper that was offered later took over
@@ -184,6 +196,7 @@ class Engine:
         if self._offered is not None:
             make, self._offered = self._offered, None
             before, self.stepper = self.stepper, make()
+            self.waits = waits_of(self.stepper)
             before.close()  # who asks other nodes does so without a moment in which nobody does
             self.jitted = True
         results = self.stepper.step([run for _, run in runs], ready)
