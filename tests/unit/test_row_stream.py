@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,8 +14,9 @@ import pytest
 from blyan.primitives import limits
 from blyan.primitives.errors import BlockCorrupt
 from blyan.primitives.ids import PayloadId
+from blyan.storage.blob_reader import BlobReader
 from blyan.storage.blob_store import BlobStore
-from blyan.storage.row_stream import Group, Ring, Table
+from blyan.storage.row_stream import Group, Ring, Table, rows_at_once
 
 ROW = 3_000  # bytes: no subtile ends where a row does
 ROWS = 8_000
@@ -76,10 +78,22 @@ def test_who_leaves_early_ends_the_stream_and_the_next_one_begins_anew(tmp_path:
         ring.close()
 
 
-def test_blocks_before_the_damage_still_come(tmp_path: Path) -> None:
+def test_blocks_before_the_damage_still_come_though_it_was_met_before_they_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, payload, data = stored(tmp_path)
-    at = len(data) * 3 // 4
-    damage(store, payload, data, at)
+    block = rows_at_once(ROW) * ROW
+    damage(store, payload, data, 3 * block + block // 2)
+    met, read = threading.Event(), BlobReader.read
+
+    def seen(reader: BlobReader, into: memoryview, subtile: int) -> None:
+        try:
+            read(reader, into, subtile)
+        except BlockCorrupt:
+            met.set()
+            raise
+
+    monkeypatch.setattr(BlobReader, "read", seen)
     ring = Ring(time.monotonic)
     came = bytearray()
     try:
@@ -88,12 +102,12 @@ def test_blocks_before_the_damage_still_come(tmp_path: Path) -> None:
             ring.stream(reader, WHOLE, keep_cached=True) as blocks,
             suppress(BlockCorrupt),
         ):
-            for block in blocks:
-                came += block.pieces[0]
+            for found in blocks:
+                assert met.wait(10)
+                came += found.pieces[0]
     finally:
         ring.close()
-    assert data[OFFSET:].startswith(bytes(came))
-    assert len(came) > at - 2 * limits.tile_bytes
+    assert data[OFFSET:][: 3 * block] == came
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 1.0])

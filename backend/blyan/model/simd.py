@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -36,8 +35,6 @@ _f32 = ir.FloatType()
 _i8, _i16, _i32, _i64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _v8 = ir.VectorType(_f32, 8)
 _v8i = ir.VectorType(_i32, 8)
-
-_looks_up: Final = llvm.get_host_cpu_features().get("avx512vl", False)
 
 
 class F32x8(types.Type):
@@ -108,14 +105,9 @@ def _multiplied(builder: Any, address: Any, scale: Any) -> Any:
     """Eight codes of four bits, each less eight and times `scale`."""
     word = builder.load(at_address(builder, address, _i32), align=1)
     shifted = builder.lshr(_spread(builder, word, _v8i), _ints(*range(0, 32, 4)))
-    if not _looks_up:
-        codes = builder.sub(builder.and_(shifted, _ints(*[15] * 8)), _ints(*[8] * 8))
-        return builder.fmul(builder.sitofp(codes, _v8), scale)
-    # the same numbers, out of two registers, by the lowest four bits of each lane
-    low, high = (
-        builder.fmul(ir.Constant(_v8, [float(code) for code in range(begin, begin + 8)]), scale) for begin in (-8, 0)
-    )
-    return call(builder, "llvm.x86.avx512.vpermi2var.ps.256", _v8, low, shifted, high)
+    codes = builder.sitofp(builder.and_(shifted, _ints(*[15] * 8)), _v8)
+    # rounded once, as a code less eight times the scale is: both products are exact before
+    return call(builder, "llvm.fma.v8f32", _v8, codes, scale, builder.fmul(scale, _every(-8.0)))
 
 
 def _rounded(builder: Any, vector: Any, dtype: Any) -> Any:
