@@ -63,9 +63,8 @@ class Engine:
 
     def __init__(self, model: LoadedModel, kv_bytes: int, make_stepper: MakeStepper, noted: NotedExperts) -> None:
         config = model.manifest.config
-        self.model = model
+        self.model, self.kv_bytes, self._noted = model, kv_bytes, noted
         self.staged = False  # whether its pages are counted here and lie on stages
-        self.kv_bytes, self._noted = kv_bytes, noted
         pages = page_count(model, kv_bytes)
         self.kv = KVPages(config, model.weights.embed().dtype, pages)
         self.pool = PagePool(pages)
