@@ -78,8 +78,7 @@ class Engine:
         self.waiting: dict[str, dict[int, Waiting]] = {}  # client → id → what the policy reads, in order of id
         self.drafts_max = 0  # that were welcome in the last step
         self._sequences: dict[int, TokenSequence] = {}
-        self.alike = alike_until(config)
-        self._chosen = ChosenExperts(config, pages)
+        self.alike, self._chosen = alike_until(config), ChosenExperts(config, pages)
         self._admissions = self._runs = 0
         self._no_scores = np.empty((0, config.vocab_size), np.float32)
 
