@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blyan.model import fused_code, fused_team
+from blyan.model import fused_code, fused_team, meeting
 from blyan.model.config import ModelConfig
 from blyan.model.experts import swiglu
 from blyan.model.fused_compile import load
@@ -213,6 +213,29 @@ def test_a_thread_that_does_not_come_is_not_waited_for(monkeypatch):
         assert torch.equal(alone(stepper, tokens), alone(single, tokens))
     stepper.close()
     single.close()
+
+
+@pytest.mark.parametrize("phase", [(1 << 38) - 9, (1 << 39) - 9, 1 << 45])
+def test_a_team_goes_on_beyond_any_number_of_phases(phase: int):
+    config = vector_config()
+    weights = RandomWeights(config)
+    tokens = drawn(40, config)
+    expected = alone(begun_late(stepper_of(weights, config, torch.float32), 0), tokens)
+    for threads in (1, 2):
+        stepper = begun_late(stepper_of(weights, config, torch.float32, threads), phase)
+        for _ in range(3):
+            assert torch.equal(alone(stepper, tokens), expected)
+            assert torch.equal(alone(stepper, tokens[:2]), expected[:2])
+        stepper.close()
+
+
+def begun_late(stepper: FusedStepper, phase: int) -> FusedStepper:
+    """One that has gone through so many phases: years of them."""
+    counter = (phase & (1 << 39) - 1) << 24
+    for shared in (stepper.team.shared, stepper.team._alone):
+        shared[meeting.PHASE] = phase
+        shared[meeting.FIRST + 8 :: 8] = counter
+    return stepper
 
 
 def test_threads_that_lose_their_cores_meet_again():

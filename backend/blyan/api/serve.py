@@ -20,7 +20,7 @@ from blyan.node.config import NodeConfig
 from blyan.node.data_directory import lock_name, write_holder
 from blyan.node.holdings import read_held
 from blyan.node.keys import Passphrase
-from blyan.node.machine import raise_descriptors
+from blyan.node.machine import raise_descriptors, shorten_turns
 from blyan.node.node import Node, Sources
 from blyan.node.writer import opened
 from blyan.primitives import limits
@@ -28,6 +28,7 @@ from blyan.primitives.clock import system_entropy, system_monotonic, system_seco
 
 _log = logging.getLogger(__name__)
 _switch_seconds = 0.0005  # for how long the compute thread's Python may keep the event loop waiting
+_turn_seconds = 0.0001  # of every thread on a core, while others wait for it: the loop has little to do, but soon
 _young_objects = 10_000  # made between two collections of the youngest
 _last_words_seconds = 2.0  # for handlers to say that the node ends, after `http.shutdown_seconds`
 
@@ -52,6 +53,7 @@ async def served(config: NodeConfig, passphrase: Passphrase) -> AsyncGenerator[t
         if descriptors < limits.requests_in_flight_max:
             _log.warning("this process may hold %d files and connections; `ulimit -n` allows more", descriptors)
         sys.setswitchinterval(_switch_seconds)
+        shorten_turns(_turn_seconds)
         _spare_collector()
         try:
             node.start()

@@ -22,7 +22,7 @@ from blyan.inference.recomputing import compute_again
 from blyan.inference.sequence import TokenSequence
 from blyan.inference.session import Event, Failed, Finished
 from blyan.inference.step_times import StepSeen, Timed, untimed
-from blyan.model.stepping import PagesLost, Run, Waits
+from blyan.model.stepping import PagesLost, Run
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault, InternalError
 
@@ -172,8 +172,7 @@ class Batching:
         """Tell of a step that went well, with all that it takes until the next can begin."""
         tokens = sum(len(run.tokens) for run in runs)
         positions = sum(run.start * len(run.tokens) for run in runs) / tokens
-        stepper = engine.stepper
-        plan = stepper.plan if isinstance(stepper, Waits) else "local"
+        plan = "local" if engine.waits is None else engine.waits.plan
         seen = StepSeen(plan, self.monotonic() - began, _waited(engine) - waited, len(runs), tokens, positions)
         self.timed(engine.model.manifest_id, seen, jitted=engine.jitted)
 
@@ -258,7 +257,7 @@ class Batching:
 
 
 def _waited(engine: Engine) -> float:
-    return engine.stepper.waited_s if isinstance(engine.stepper, Waits) else 0.0
+    return 0.0 if engine.waits is None else engine.waits.waited_s
 
 
 def _as_fault(reason: BaseException) -> Fault:

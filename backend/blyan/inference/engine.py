@@ -20,7 +20,18 @@ from blyan.inference.pages import PagePool
 from blyan.inference.policy import Running, Waiting
 from blyan.inference.sequence import TokenSequence, alike_until, pages_for
 from blyan.model.loading import LoadedModel
-from blyan.model.stepping import KVPages, Patience, Ready, Run, RunFault, RunResult, Stepper, endless, page_positions
+from blyan.model.stepping import (
+    KVPages,
+    Patience,
+    Ready,
+    Run,
+    RunFault,
+    RunResult,
+    Stepper,
+    endless,
+    page_positions,
+    waits_of,
+)
 from blyan.primitives.errors import Fault
 
 Offer: TypeAlias = Callable[[Callable[[], Stepper]], None]
@@ -52,14 +63,14 @@ class Engine:
 
     def __init__(self, model: LoadedModel, kv_bytes: int, make_stepper: MakeStepper, noted: NotedExperts) -> None:
         config = model.manifest.config
-        self.model = model
+        self.model, self.kv_bytes, self._noted = model, kv_bytes, noted
         self.staged = False  # whether its pages are counted here and lie on stages
-        self.kv_bytes, self._noted = kv_bytes, noted
         pages = page_count(model, kv_bytes)
         self.kv = KVPages(config, model.weights.embed().dtype, pages)
         self.pool = PagePool(pages)
         self._offered: Callable[[], Stepper] | None = None
         self.stepper = make_stepper(model, self.kv, self.offer)
+        self.waits = waits_of(self.stepper)
         self.limit: int | None = None  # bytes that it is to end in, once its model is offered no more
         self.outgrown_since: float | None = None  # that its memory is to change, and it was first found running
         self.jitted = False  # whether a stepper that was offered later took over
@@ -67,8 +78,7 @@ class Engine:
         self.waiting: dict[str, dict[int, Waiting]] = {}  # client → id → what the policy reads, in order of id
         self.drafts_max = 0  # that were welcome in the last step
         self._sequences: dict[int, TokenSequence] = {}
-        self.alike = alike_until(config)
-        self._chosen = ChosenExperts(config, pages)
+        self.alike, self._chosen = alike_until(config), ChosenExperts(config, pages)
         self._admissions = self._runs = 0
         self._no_scores = np.empty((0, config.vocab_size), np.float32)
 
@@ -184,6 +194,7 @@ class Engine:
         if self._offered is not None:
             make, self._offered = self._offered, None
             before, self.stepper = self.stepper, make()
+            self.waits = waits_of(self.stepper)
             before.close()  # who asks other nodes does so without a moment in which nobody does
             self.jitted = True
         results = self.stepper.step([run for _, run in runs], ready)

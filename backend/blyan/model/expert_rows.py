@@ -9,7 +9,7 @@ for another number of rows) and one rounding step in shorter types.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blyan.model.linear import linear
+from blyan.model.lone_threads import lone_threads
 from blyan.model.stored_tensors import scale_suffix
 from blyan.storage.row_stream import Group, RowBlock, Table, rows_at_once
 from blyan.storage.tensor_block import TensorPlace
@@ -25,6 +26,7 @@ from blyan.storage.tensor_block import TensorPlace
 Rows: TypeAlias = tuple[slice, Mapping[str, Tensor]]  # which rows of which matrix, and its tensors' rows
 
 _matrices: Final = ("gate_proj", "up_proj", "down_proj")  # in the order in which they are needed
+_few_rows: Final = 16  # of hidden states, whose products with a matrix are bound by reading it
 _values_at_once: Final = 1 << 20  # of a quantised matrix that are multiplied out: 4 MiB in fp32
 
 
@@ -40,6 +42,14 @@ class ExpertLayout:
         ]
         self.groups: list[Group] = [[_table(place) for place in group] for group in self.places]
         self.inner: int = self.places[0][0].shape[0]  # outputs of gate and up
+        self._large = any(tables[0].rows > rows_at_once(sum(map(_row_bytes, tables))) for tables in self.groups)
+
+    def bound_by_memory(self, hidden: Tensor) -> bool:
+        """Whether hidden [n, hidden] takes less arithmetic than reading: then one core computes each block.
+
+        Whatever tier the expert is in: torch's sums may differ with the number of its threads.
+        """
+        return self._large and len(hidden) <= _few_rows
 
     def whole(self, tensors: Mapping[str, Tensor]) -> Iterator[Iterator[Rows]]:
         """The blocks of each matrix in turn, as views of tensors that are whole in memory."""
@@ -80,25 +90,35 @@ class ResidentExpert:
 
     def answer(self, hidden: Tensor) -> Tensor:
         """hidden [n, hidden] through the expert."""
-        return swiglu_by_rows(self.layout.whole(self.tensors), hidden, self.layout.inner)
+        each = lone_threads().spread if self.layout.bound_by_memory(hidden) else in_turn
+        return swiglu_by_rows(self.layout.whole(self.tensors), hidden, self.layout.inner, each)
 
 
-def swiglu_by_rows(matrices: Iterator[Iterable[Rows]], hidden: Tensor, inner: int) -> Tensor:
+def in_turn(task: Callable[..., None], items: Iterable[Rows]) -> None:
+    """The task for one item after the other, here."""
+    for item in items:
+        task(*item)
+
+
+def swiglu_by_rows(
+    matrices: Iterator[Iterable[Rows]], hidden: Tensor, inner: int, each: Callable[..., None] = in_turn
+) -> Tensor:
     """What `swiglu` gives for hidden [n, hidden], the rows of gate, up and down coming in this order.
 
-    Memory: [n, inner], the answer, and what one block takes.
+    Memory: [n, inner], the answer, and what one block takes. `each` applies a task to blocks, here or elsewhere.
     """
     between = hidden.new_empty(len(hidden), inner)
-    for rows, tensors in next(matrices):
-        _product(tensors, "gate_proj", hidden, between[:, rows])
+    each(lambda rows, tensors: _product(tensors, "gate_proj", hidden, between[:, rows]), next(matrices))
     between = functional.silu(between)
-    for rows, tensors in next(matrices):
-        up = hidden.new_empty(len(hidden), rows.stop - rows.start)
-        _product(tensors, "up_proj", hidden, up)
-        between[:, rows] *= up
+
+    def up(rows: slice, tensors: Mapping[str, Tensor]) -> None:
+        found = hidden.new_empty(len(hidden), rows.stop - rows.start)
+        _product(tensors, "up_proj", hidden, found)
+        between[:, rows] *= found
+
+    each(up, next(matrices))
     answer = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    for rows, tensors in next(matrices):
-        _product(tensors, "down_proj", between, answer[:, rows])
+    each(lambda rows, tensors: _product(tensors, "down_proj", between, answer[:, rows]), next(matrices))
     return answer
 
 
@@ -110,6 +130,10 @@ def _product(tensors: Mapping[str, Tensor], name: str, hidden: Tensor, into: Ten
     for begin in range(0, count, step):
         some = {each: tensor[begin : begin + step] for each, tensor in tensors.items()} if step < count else tensors
         into[:, begin : begin + step] = linear(some, name, hidden)
+
+
+def _row_bytes(table: Table) -> int:
+    return table.row_bytes
 
 
 def _table(place: TensorPlace) -> Table:

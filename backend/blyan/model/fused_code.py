@@ -78,32 +78,67 @@ from blyan.model.simd import eight_bytes, fp32, load, store
 
 
 @compiled
-def _projected(team, x, inner, rows, table, matrices, columns, widths, outs, listed, room, kind, like, wide):
-    """Products of the same rows with the first `matrices` of a layer's, with bias and rounding."""
-    whole = 0
-    for which in range(matrices):
-        whole += pieces_of(table[columns[which] + 1], widths[which])
+def _project(piece, x, inner, rows, table, columns, widths, outs, listed, room, kind, like, wide):
+    """A piece of the products of the same rows with some of a layer's matrices, with bias and rounding."""
+    which = 0
+    while piece >= pieces_of(table[columns[which] + 1], widths[which]):
+        piece -= pieces_of(table[columns[which] + 1], widths[which])
+        which += 1
+    span = span_of(table[columns[which] + 1], widths[which])
+    width, out, bias = widths[which], outs[which], table[columns[which] + 5]
+    start = piece * span
+    end = min(start + span, width)
+    matrix = matrix_at(table, columns[which])
+    product(x, inner * 4, listed, rows, matrix, inner, start, end, out, width * 4, kind, wide, room)
+    for row in range(rows):
+        at = out + (row * width + start) * 4
+        if bias:
+            add_bias(at, bias + start // 8 * eight_bytes(like), end - start, like)
+        else:
+            round_run(at, end - start, like)
+
+
+@compiled
+def _asked(team, layer, dims, floats, trunk, places, rows, few, nothing, room, kind, like, wide):
+    """Queries, keys and values of every row. `few`: whoever ends the last piece places them too (`_placed`)."""
+    hidden, table, count = dims[HIDDEN], trunk[layer], len(rows)
+    width, narrow = dims[HEADS] * dims[HEAD_DIM], dims[KV_HEADS] * dims[HEAD_DIM]
+    outs = places[QUERIES], places[NEW_KEYS], places[NEW_VALUES]
+    columns, widths = (Q, K, V), (width, narrow, narrow)
+    whole = pieces_of(table[Q + 1], width) + pieces_of(table[K + 1], narrow) + pieces_of(table[V + 1], narrow)
     while True:
         piece = next_piece(team, whole)
         if piece >= whole:
             return
-        which = 0
-        while piece >= pieces_of(table[columns[which] + 1], widths[which]):
-            piece -= pieces_of(table[columns[which] + 1], widths[which])
-            which += 1
-        span = span_of(table[columns[which] + 1])
-        width, out, bias = widths[which], outs[which], table[columns[which] + 5]
-        start = piece * span
-        end = min(start + span, width)
-        matrix = matrix_at(table, columns[which])
-        product(x, inner * 4, listed, rows, matrix, inner, start, end, out, width * 4, kind, wide, room)
-        for row in range(rows):
-            at = out + (row * width + start) * 4
-            if bias:
-                add_bias(at, bias + start // 8 * eight_bytes(like), end - start, like)
-            else:
-                round_run(at, end - start, like)
-        finish(team, whole)
+        x = places[NORMED]
+        _project(piece, x, hidden, count, table, columns, widths, outs, nothing, room, kind, like, wide)
+        if last(team, whole):
+            if few:
+                for row in range(count):
+                    _place(row, layer, dims, floats, trunk, places, rows, like)
+            open_next(team)
+
+
+@compiled
+def _answered(team, layer, dims, floats, trunk, places, work, few, room, kind, like, wide):
+    """What attention gave, through its last matrix. `few`: whoever ends the last piece routes the rows too."""
+    sizes, all_rows, _, _, _, _, chosen, shares, slots, listed, ranges = work
+    rows, hidden, inner, table = all_rows[: sizes[0]], dims[HIDDEN], dims[HEADS] * dims[HEAD_DIM], trunk[layer]
+    out, nothing, count = places[PROJECTED], listed[:0], len(rows)
+    columns, widths, outs = (O, O, O), (hidden, hidden, hidden), (out, out, out)
+    whole = pieces_of(table[O + 1], hidden)
+    while True:
+        piece = next_piece(team, whole)
+        if piece >= whole:
+            return
+        x = places[ATTENDED]
+        _project(piece, x, inner, count, table, columns, widths, outs, nothing, room, kind, like, wide)
+        if last(team, whole):
+            if few:
+                for row in range(count):
+                    _route(row, layer, dims, floats, trunk, places, chosen, shares, like)
+                group_rows(layer, dims, trunk, rows, chosen, listed, slots, ranges)
+            open_next(team)
 
 
 @compiled
@@ -128,10 +163,6 @@ def _embedded(team, dims, floats, trunk, places, rows, like):
 @compiled
 def _placed(team, layer, dims, floats, trunk, places, rows, like):
     """Norms, clipping and rotation of queries and keys; keys and values into their pages."""
-    heads, kv_heads, head_dim = dims[HEADS], dims[KV_HEADS], dims[HEAD_DIM]
-    wide, narrow = heads * head_dim, kv_heads * head_dim
-    head_bytes = 32 * head_dim // 8 * eight_bytes(like)
-    eps, bound = floats[0], floats[1]
     at_once = rows_at_once(team, len(rows))
     whole = max(1, (len(rows) + at_once - 1) // at_once)
     while True:
@@ -139,29 +170,38 @@ def _placed(team, layer, dims, floats, trunk, places, rows, like):
         if piece >= whole:
             return
         for row in range(piece * at_once, min((piece + 1) * at_once, len(rows))):
-            q, k = places[QUERIES] + row * wide * 4, places[NEW_KEYS] + row * narrow * 4
-            v = places[NEW_VALUES] + row * narrow * 4
-            if dims[QK_NORM] == 2:
-                norm(q, trunk[layer, Q_NORM], wide, eps, q, like)
-                norm(k, trunk[layer, K_NORM], narrow, eps, k, like)
-            if bound > 0:
-                clip(q, wide, bound)
-                clip(k, narrow, bound)
-                clip(v, narrow, bound)
-            if dims[QK_NORM] == 1:
-                for head in range(heads):
-                    at = q + head * head_dim * 4
-                    norm(at, trunk[layer, Q_NORM], head_dim, eps, at, like)
-                for head in range(kv_heads):
-                    at = k + head * head_dim * 4
-                    norm(at, trunk[layer, K_NORM], head_dim, eps, at, like)
-            rotate(q, heads, head_dim, rows[row, 1], like)
-            rotate(k, kv_heads, head_dim, rows[row, 1], like)
-            slot = (layer * dims[PAGES] + rows[row, 2]) * kv_heads * head_bytes
-            slot += rows[row, 3] * head_dim // 8 * eight_bytes(like)
-            keep(k, kv_heads, head_dim, places[KEYS] + slot, head_bytes, like)
-            keep(v, kv_heads, head_dim, places[VALUES] + slot, head_bytes, like)
+            _place(row, layer, dims, floats, trunk, places, rows, like)
         finish(team, whole)
+
+
+@compiled
+def _place(row, layer, dims, floats, trunk, places, rows, like):
+    heads, kv_heads, head_dim = dims[HEADS], dims[KV_HEADS], dims[HEAD_DIM]
+    wide, narrow = heads * head_dim, kv_heads * head_dim
+    head_bytes = 32 * head_dim // 8 * eight_bytes(like)
+    eps, bound = floats[0], floats[1]
+    q, k = places[QUERIES] + row * wide * 4, places[NEW_KEYS] + row * narrow * 4
+    v = places[NEW_VALUES] + row * narrow * 4
+    if dims[QK_NORM] == 2:
+        norm(q, trunk[layer, Q_NORM], wide, eps, q, like)
+        norm(k, trunk[layer, K_NORM], narrow, eps, k, like)
+    if bound > 0:
+        clip(q, wide, bound)
+        clip(k, narrow, bound)
+        clip(v, narrow, bound)
+    if dims[QK_NORM] == 1:
+        for head in range(heads):
+            at = q + head * head_dim * 4
+            norm(at, trunk[layer, Q_NORM], head_dim, eps, at, like)
+        for head in range(kv_heads):
+            at = k + head * head_dim * 4
+            norm(at, trunk[layer, K_NORM], head_dim, eps, at, like)
+    rotate(q, heads, head_dim, rows[row, 1], like)
+    rotate(k, kv_heads, head_dim, rows[row, 1], like)
+    slot = (layer * dims[PAGES] + rows[row, 2]) * kv_heads * head_bytes
+    slot += rows[row, 3] * head_dim // 8 * eight_bytes(like)
+    keep(k, kv_heads, head_dim, places[KEYS] + slot, head_bytes, like)
+    keep(v, kv_heads, head_dim, places[VALUES] + slot, head_bytes, like)
 
 
 @compiled
@@ -192,8 +232,6 @@ def _attended(team, layer, dims, trunk, places, tasks, tables, like):
 @compiled
 def _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, listed, slots, ranges, like):
     """The residual after attention, the second norm, and the experts of every row; then the rows of every expert."""
-    hidden = dims[HIDDEN]
-    lanes = (dims[EXPERTS] + 7) // 8 * 8
     at_once = rows_at_once(team, len(rows))
     whole = max(1, (len(rows) + at_once - 1) // at_once)
     while True:
@@ -201,25 +239,30 @@ def _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, list
         if piece >= whole:
             return
         for row in range(piece * at_once, min((piece + 1) * at_once, len(rows))):
-            at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
-            add_rounded(at, places[PROJECTED] + row * hidden * 4, hidden, like)
-            norm(at, trunk[layer, POST_NORM], hidden, floats[0], to, like)
-            if trunk[layer, MOE] > 0:
-                room, gate = places[ROUTING] + row * lanes * 4, trunk[layer, GATE]
-                picked, given = chosen[trunk[layer, MOE] - 1, row], shares[row]
-                wide, even = dims[WIDE], dims[NORMALISE]
-                route(to, gate, hidden, dims[EXPERTS], dims[TOP_K], even, wide, room, picked, given, like)
+            _route(row, layer, dims, floats, trunk, places, chosen, shares, like)
         if last(team, whole):
             group_rows(layer, dims, trunk, rows, chosen, listed, slots, ranges)
             open_next(team)
 
 
 @compiled
-def _scored(team, dims, places, scored, room, like):
-    """Scores over the vocabulary of the rows that are asked for."""
+def _route(row, layer, dims, floats, trunk, places, chosen, shares, like):
+    hidden = dims[HIDDEN]
+    at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
+    add_rounded(at, places[PROJECTED] + row * hidden * 4, hidden, like)
+    norm(at, trunk[layer, POST_NORM], hidden, floats[0], to, like)
+    if trunk[layer, MOE] > 0:
+        room, gate = places[ROUTING] + row * ((dims[EXPERTS] + 7) // 8 * 8) * 4, trunk[layer, GATE]
+        picked, given = chosen[trunk[layer, MOE] - 1, row], shares[row]
+        route(to, gate, hidden, dims[EXPERTS], dims[TOP_K], dims[NORMALISE], dims[WIDE], room, picked, given, like)
+
+
+@compiled
+def _scored(team, dims, places, scored, bad, room, like):
+    """Scores over the vocabulary of the rows that are asked for; those that are not all finite are noted as bad."""
     hidden, vocab = dims[HIDDEN], dims[VOCAB]
     stride = hidden // 8 * eight_bytes(like)
-    span = span_of(stride)
+    span = span_of(stride, vocab)
     whole = pieces_of(stride, vocab)
     while True:
         piece = next_piece(team, whole)
@@ -231,46 +274,31 @@ def _scored(team, dims, places, scored, room, like):
         x, out = places[NORMED], places[SCORES]
         product(x, hidden * 4, scored, len(scored), matrix, hidden, start, end, out, vocab * 4, like, fp32, room)
         for row in range(len(scored)):
-            round_run(out + (row * vocab + start) * 4, end - start, like)
+            at = out + (row * vocab + start) * 4
+            round_run(at, end - start, like)
+            if not finite(at, end - start):
+                bad[row] = 1
         finish(team, whole)
 
 
 @compiled
-def _checked(team, dims, places, bad):
-    """Note the rows whose scores are not all finite."""
-    at_once = rows_at_once(team, len(bad))
-    whole = max(1, (len(bad) + at_once - 1) // at_once)
-    while True:
-        piece = next_piece(team, whole)
-        if piece >= whole:
-            return
-        for row in range(piece * at_once, min((piece + 1) * at_once, len(bad))):
-            bad[row] = 0 if finite(places[SCORES] + row * dims[VOCAB] * 4, dims[VOCAB]) else 1
-        finish(team, whole)
-
-
-@compiled
-def _chosen(team, layer, dims, floats, trunk, places, work, room, kind, like, into):
+def _chosen(team, layer, dims, floats, trunk, places, work, few, room, kind, like, into):
     """Attention of a layer, and the experts of every row; the team in the next phase."""
     sizes, all_rows, all_tasks, tables, _, _, chosen, shares, slots, listed, ranges = work
     rows, tasks = all_rows[: sizes[0]], all_tasks[: sizes[1]]
-    hidden, wide = dims[HIDDEN], dims[HEADS] * dims[HEAD_DIM]
-    narrow = dims[KV_HEADS] * dims[HEAD_DIM]
-    nothing, table, count = listed[:0], trunk[layer], len(rows)
-    x, outs = places[NORMED], (places[QUERIES], places[NEW_KEYS], places[NEW_VALUES])
-    columns, widths = (Q, K, V), (wide, narrow, narrow)
-    _projected(team, x, hidden, count, table, 3, columns, widths, outs, nothing, room, kind, like, into)
+    _asked(team, layer, dims, floats, trunk, places, rows, few, listed[:0], room, kind, like, into)
     team = pass_on(team)
-    _placed(team, layer, dims, floats, trunk, places, rows, like)
-    team = pass_on(team)
+    if not few:
+        _placed(team, layer, dims, floats, trunk, places, rows, like)
+        team = pass_on(team)
     _attended(team, layer, dims, trunk, places, tasks, tables, like)
     team = pass_on(team)
-    x, out = places[ATTENDED], places[PROJECTED]
-    columns, widths, outs = (O, O, O), (hidden, hidden, hidden), (out, out, out)
-    _projected(team, x, wide, count, table, 1, columns, widths, outs, nothing, room, kind, like, into)
+    _answered(team, layer, dims, floats, trunk, places, work, few, room, kind, like, into)
     team = pass_on(team)
-    _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, listed, slots, ranges, like)
-    return pass_on(team)
+    if not few:
+        _routed(team, layer, dims, floats, trunk, places, rows, chosen, shares, listed, slots, ranges, like)
+        team = pass_on(team)
+    return team
 
 
 @compiled
@@ -292,12 +320,11 @@ def _entered(team, layer, dims, floats, trunk, places, rows, like):
 @compiled
 def _step(thread, threads, shared, announced, dims, floats, trunk, experts, places, work, kind, like, into):
     """The announced parts of a step, as one of `threads` threads. `work` has room for more than `sizes` tells."""
-    first, of, to = announced
+    first, of, to, few = announced
     sizes, all_rows, _, _, all_scored, all_bad, chosen, shares, slots, listed, ranges = work
     rows = all_rows[: sizes[0]]
     scored, bad = all_scored[: sizes[2]], all_bad[: sizes[2]]
     team = (shared, first, thread, threads)
-    nothing = listed[:0]
     room = places[PANELS] + thread * places[PANEL_BYTES]
     if of == 0:
         _embedded(team, dims, floats, trunk, places, rows, like)
@@ -308,19 +335,18 @@ def _step(thread, threads, shared, announced, dims, floats, trunk, experts, plac
             _entered(team, layer, dims, floats, trunk, places, rows, like)
             team = pass_on(team)
         if of <= part < to:
-            team = _chosen(team, layer, dims, floats, trunk, places, work, room, kind, like, into)
+            team = _chosen(team, layer, dims, floats, trunk, places, work, few, room, kind, like, into)
+        mixed = few == 1 and part + 2 < to
         if of <= part + 1 < to:
             raise_rows(team, layer, dims, trunk, experts, places, listed, ranges, room, kind, like, into)
             team = pass_on(team)
-            lower_rows(team, layer, dims, trunk, experts, places, ranges, nothing, room, kind, into)
+            lower_rows(team, layer, dims, floats, trunk, experts, places, work, mixed, room, kind, like, into)
             team = pass_on(team)
-        if of <= part + 2 < to:
+        if of <= part + 2 < to and not (mixed and of <= part + 1):
             mix_rows(team, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like)
             team = pass_on(team)
     if to > 1 + 3 * dims[LAYERS]:
-        _scored(team, dims, places, scored, room, like)
-        team = pass_on(team)
-        _checked(team, dims, places, bad)
+        _scored(team, dims, places, scored, bad, room, like)
         pass_on(team)
 
 
@@ -357,6 +383,8 @@ def serve(thread, threads, seen, patience, once, table, kind, like, into):
 
 
 @entry
-def announce(shared, of, to):
-    """Make the other threads look up: the parts `of` to `to` of a step are to be computed."""
-    begin(shared, of, to)
+def announce(shared, of, to, few):
+    """Make the other threads look up: the parts `of` to `to` of a step are to be computed. `few`: of so few rows (1)
+    that what is done to single rows is done by whoever ends the phase before: it would be one piece of work anyway.
+    """
+    begin(shared, of, to, few)

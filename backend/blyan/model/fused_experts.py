@@ -31,7 +31,7 @@ from blyan.model.fused_layout import (
 from blyan.model.fused_rows import add_rounded, add_shared, gated, mix, norm
 from blyan.model.jit import compiled
 from blyan.model.kernels import matrix_at, pieces_of, product, round_run, span_of
-from blyan.model.meeting import finish, next_piece, rows_at_once
+from blyan.model.meeting import finish, last, next_piece, open_next, rows_at_once
 
 
 @compiled
@@ -86,7 +86,8 @@ def _piece(piece, dims, experts, layer, column, extra, plain, ranges):
         width = extra if expert == dims[EXPERTS] else plain
         stride = experts[layer, expert, column + 1]
         if piece < pieces_of(stride, width):
-            return which, piece * span_of(stride), min((piece + 1) * span_of(stride), width)
+            span = span_of(stride, width)
+            return which, piece * span, min((piece + 1) * span, width)
         piece -= pieces_of(stride, width)
         which += 1
 
@@ -118,8 +119,10 @@ def raise_rows(team, layer, dims, trunk, experts, places, listed, ranges, wideni
 
 
 @compiled
-def lower_rows(team, layer, dims, trunk, experts, places, ranges, nothing, widening, kind, wide):
-    """Down products of every expert's rows."""
+def lower_rows(team, layer, dims, floats, trunk, experts, places, work, few, widening, kind, like, wide):
+    """Down products of every expert's rows. `few`: whoever ends the last one mixes them too (`mix_rows`)."""
+    sizes, _, _, _, _, _, chosen, shares, slots, listed, ranges = work
+    nothing = listed[:0]
     hidden, extra, room = dims[HIDDEN], trunk[layer, EXTRA_INNER], dims[ROOM] * 4
     whole = _pieces(dims, experts, layer, DOWN, hidden, hidden, ranges)
     while True:
@@ -132,14 +135,16 @@ def lower_rows(team, layer, dims, trunk, experts, places, ranges, nothing, widen
         x, out = places[GATED] + first * room, places[LOWERED] + first * hidden * 4
         matrix = matrix_at(experts[layer, expert], DOWN)
         product(x, room, nothing, count, matrix, inner, begin, end, out, hidden * 4, kind, wide, widening)
-        finish(team, whole)
+        if last(team, whole):
+            if few:
+                for row in range(sizes[0]):
+                    _mixed(row, layer, dims, floats, trunk, places, chosen, shares, slots, ranges, like)
+            open_next(team)
 
 
 @compiled
 def mix_rows(team, layer, dims, floats, trunk, places, rows, chosen, shares, slots, ranges, like):
     """The residual after the experts, and the next norm."""
-    hidden, top_k = dims[HIDDEN], dims[TOP_K]
-    others = ranges[dims[EXPERTS] + 1, 1]
     at_once = rows_at_once(team, len(rows))
     whole = max(1, (len(rows) + at_once - 1) // at_once)
     while True:
@@ -147,20 +152,26 @@ def mix_rows(team, layer, dims, floats, trunk, places, rows, chosen, shares, slo
         if piece >= whole:
             return
         for row in range(piece * at_once, min((piece + 1) * at_once, len(rows))):
-            at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
-            more, lowered = places[MIXED] + row * hidden * 4, places[LOWERED]
-            extra = lowered + (others + row) * hidden * 4
-            if trunk[layer, MOE] > 0:
-                picks = chosen[trunk[layer, MOE] - 1, row]
-                mix(lowered, hidden * 4, slots[row], picks[:top_k], shares[row], hidden, dims[WIDE], more, like)
-                if trunk[layer, EXTRA_INNER]:
-                    add_shared(more, to, trunk[layer, SHARED_GATE], extra, hidden, like)
-            else:
-                round_run(extra, hidden, like)
-                more = extra
-            add_rounded(at, more, hidden, like)
-            last = layer + 1 == dims[LAYERS]
-            weight = places[FINAL_NORM] if last else trunk[layer + 1, INPUT_NORM]
-            if weight:  # else what follows is computed elsewhere
-                norm(at, weight, hidden, floats[0], to, like)
+            _mixed(row, layer, dims, floats, trunk, places, chosen, shares, slots, ranges, like)
         finish(team, whole)
+
+
+@compiled
+def _mixed(row, layer, dims, floats, trunk, places, chosen, shares, slots, ranges, like):
+    """The residual of one row after the experts, and the next norm."""
+    hidden, top_k = dims[HIDDEN], dims[TOP_K]
+    at, to = places[X] + row * hidden * 4, places[NORMED] + row * hidden * 4
+    more, lowered = places[MIXED] + row * hidden * 4, places[LOWERED]
+    extra = lowered + (ranges[dims[EXPERTS] + 1, 1] + row) * hidden * 4
+    if trunk[layer, MOE] > 0:
+        picks = chosen[trunk[layer, MOE] - 1, row]
+        mix(lowered, hidden * 4, slots[row], picks[:top_k], shares[row], hidden, dims[WIDE], more, like)
+        if trunk[layer, EXTRA_INNER]:
+            add_shared(more, to, trunk[layer, SHARED_GATE], extra, hidden, like)
+    else:
+        round_run(extra, hidden, like)
+        more = extra
+    add_rounded(at, more, hidden, like)
+    weight = places[FINAL_NORM] if layer + 1 == dims[LAYERS] else trunk[layer + 1, INPUT_NORM]
+    if weight:  # else what follows is computed elsewhere
+        norm(at, weight, hidden, floats[0], to, like)

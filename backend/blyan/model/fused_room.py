@@ -179,6 +179,7 @@ class Room:
         self._tasks[: len(tasks) // 4] = np.array(tasks, np.int64).reshape(-1, 4)
         self._page_tables[: len(listed)] = listed
         self._scored[:scored] = wanted
+        self.bad[:scored] = 0
         self.sizes[:] = first, len(tasks) // 4, scored
         self.places[at.SCORES] = scores.ctypes.data
         return alive

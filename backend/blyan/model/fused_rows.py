@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from blyan.model.jit import compiled
-from blyan.model.kernels import dot
+from blyan.model.kernels import dot, round_run, run_of_dots
 from blyan.model.simd import (
     add,
     divide,
@@ -117,10 +117,10 @@ def route(x, gate, hidden, experts, top_k, normalise, wide, scratch, chosen, sha
     row = hidden // 8 * eight_bytes(like)
     lanes = (experts + 7) // 8 * 8
     best = np.float32(-np.inf)
+    run_of_dots(x, gate, row, 0, 1, hidden, hidden, 0, experts, scratch, like)
+    round_run(scratch, experts, like)
     for expert in range(experts):
-        score = rounded_one(dot(x, gate + expert * row, 0, 1, hidden, hidden, like), like)
-        best = max(best, score)
-        poke(scratch + expert * 4, score)
+        best = max(best, peek(scratch + expert * 4))
     for expert in range(experts, lanes):
         poke(scratch + expert * 4, np.float32(-np.inf))
     sums = zeros()

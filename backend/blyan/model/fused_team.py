@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from blyan.model.stepping import KVPages, Ready, nothing
 from blyan.model.weight_tables import WeightTables, kinds, widened
 from blyan.model.weights import ModelWeights
 from blyan.primitives.clock import Monotonic
+
+_few: Final = 4  # rows: what is done to each of so many takes less than meeting for it
 
 
 class FusedTeam:
@@ -76,15 +78,15 @@ class FusedTeam:
         threads = pace.threads(rows)
         began = self._monotonic()
         if threads == self.threads:
-            self._run(self.shared, (begin, end), threads, self.arguments, ready)
+            self._run(self.shared, (begin, end, int(rows <= _few)), threads, self.arguments, ready)
         else:
-            self._run(self._alone, (begin, end), threads, self._arguments_alone, ready)
+            self._run(self._alone, (begin, end, 1), threads, self._arguments_alone, ready)
         pace.took(threads, rows, self._monotonic() - began)
 
     def close(self) -> None:
         """End the other threads."""
         self.shared[meeting.STOP] = 1
-        fused_code.announce(self.shared, 0, 0)
+        fused_code.announce(self.shared, 0, 0, 0)
         for other in self._others:
             other.wake()
         for other in self._others:
@@ -94,7 +96,7 @@ class FusedTeam:
     def _run(
         self,
         shared: NDArray[np.int64],
-        parts: tuple[int, int],
+        parts: tuple[int, int, int],
         threads: int,
         arguments: tuple[Any, ...],
         ready: Ready,

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from blyan.model.jit import compiled
 from blyan.model.simd import (
+    both,
     eight_bytes,
     fma,
     fp32,
+    group_scale,
     lane,
     load,
+    load_times,
+    multiply,
     peek,
     poke,
     prefetch,
@@ -28,91 +32,87 @@ from blyan.model.simd import (
 )
 
 _ahead = 8192  # bytes between what is computed with and what is asked for
-_panel_bytes = 24576
-panel = 24  # outputs of a matrix that are computed for all rows before the next: a multiple of 8, 4 and 3
+_panel_bytes = 24576  # of a matrix that make a piece of work, at most, if they are several panels
+_pieces = 4  # of a small matrix
+panel = 24  # outputs of a matrix that are computed for all rows before the next: a multiple of 8 and 3
 
 
 @compiled
-def dots_1x4(x, w, stride, scales, groups, group, inner, kind):
-    """Four outputs of one row: in the lanes 0 … 3."""
-    a = b = c = d = zeros()
-    eight = eight_bytes(kind)
+def dots_1x8(x, w, stride, scales, groups, group, inner, kind, out):
+    """Eight outputs of one row, written as fp32 from `out` on: so many sums do not wait for each other."""
+    a = b = c = d = e = f = g = h = zeros()
+    eight, row, third, fifth, seventh = eight_bytes(kind), groups * 4, 3 * stride, 5 * stride, 7 * stride
     ahead = w + _ahead
-    for g in range(groups):
-        e = f = h = i = zeros()
-        for _ in range(min(group, inner - g * group) // 8):
+    for part in range(groups):
+        s = scales + part * 4
+        i, j = group_scale(s, kind), group_scale(s + row, kind)
+        k, t = group_scale(s + 2 * row, kind), group_scale(s + 3 * row, kind)
+        m, n = group_scale(s + 4 * row, kind), group_scale(s + 5 * row, kind)
+        o, p = group_scale(s + 6 * row, kind), group_scale(s + 7 * row, kind)
+        for _ in range(min(group, inner - part * group) // 8):
             v = load(x, fp32)
-            e = fma(load(w, kind), v, e)
-            f = fma(load(w + stride, kind), v, f)
-            h = fma(load(w + 2 * stride, kind), v, h)
-            i = fma(load(w + 3 * stride, kind), v, i)
-            prefetch(ahead)
-            if eight == 32:
-                prefetch(ahead + 64)
-            ahead += 4 * eight
+            a = fma(load_times(w, i, kind), v, a)
+            b = fma(load_times(w + stride, j, kind), v, b)
+            c = fma(load_times(w + 2 * stride, k, kind), v, c)
+            d = fma(load_times(w + third, t, kind), v, d)
+            e = fma(load_times(w + 4 * stride, m, kind), v, e)
+            f = fma(load_times(w + fifth, n, kind), v, f)
+            g = fma(load_times(w + 2 * third, o, kind), v, g)
+            h = fma(load_times(w + seventh, p, kind), v, h)
+            for line in range(0, 8 * eight, 64):
+                prefetch(ahead + line)
+            ahead += 8 * eight
             x += 32
             w += eight
-        if scaled(kind):
-            s, row = scales + g * 4, groups * 4
-            a = fma(e, splat(peek(s)), a)
-            b = fma(f, splat(peek(s + row)), b)
-            c = fma(h, splat(peek(s + 2 * row)), c)
-            d = fma(i, splat(peek(s + 3 * row)), d)
-        else:
-            a, b, c, d = e, f, h, i
-    return totals4(a, b, c, d)
+    if scaled(kind):
+        a, b = multiply(a, splat(peek(scales))), multiply(b, splat(peek(scales + 4)))
+        c, d = multiply(c, splat(peek(scales + 8))), multiply(d, splat(peek(scales + 12)))
+        e, f = multiply(e, splat(peek(scales + 16))), multiply(f, splat(peek(scales + 20)))
+        g, h = multiply(g, splat(peek(scales + 24))), multiply(h, splat(peek(scales + 28)))
+    store(out, both(totals4(a, b, c, d), totals4(e, f, g, h)), fp32)
 
 
 @compiled
 def dot(x, w, scales, groups, group, inner, kind):
     """One output of one row."""
     a = zeros()
-    eight = eight_bytes(kind)
-    for g in range(groups):
-        e = zeros()
-        for _ in range(min(group, inner - g * group) // 8):
-            e = fma(load(w, kind), load(x, fp32), e)
+    for part in range(groups):
+        scale = group_scale(scales + part * 4, kind)
+        for _ in range(min(group, inner - part * group) // 8):
+            a = fma(load_times(w, scale, kind), load(x, fp32), a)
             x += 32
-            w += eight
-        a = fma(e, splat(peek(scales + g * 4)), a) if scaled(kind) else e
-    return total(a)
+            w += eight_bytes(kind)
+    return total(multiply(a, splat(peek(scales))) if scaled(kind) else a)
 
 
 @compiled
-def dots_4x3(x0, x1, x2, x3, w, stride, scales, groups, group, inner, kind, out, out_stride):
+def dots_4x3(x0, x1, x2, x3, w, stride, scales, inner, wide, out, out_stride):
     """Three outputs of four rows, written as fp32 from `out` on; rows of it are `out_stride` bytes apart."""
     a0 = a1 = a2 = b0 = b1 = b2 = c0 = c1 = c2 = d0 = d1 = d2 = zeros()
-    eight = eight_bytes(kind)
     ahead = w + _ahead
-    for g in range(groups):
-        e0 = e1 = e2 = f0 = f1 = f2 = g0 = g1 = g2 = h0 = h1 = h2 = zeros()
-        for _ in range(min(group, inner - g * group) // 8):
-            u, v, t = load(w, kind), load(w + stride, kind), load(w + 2 * stride, kind)
-            x = load(x0, fp32)
-            e0, e1, e2 = fma(u, x, e0), fma(v, x, e1), fma(t, x, e2)
-            x = load(x1, fp32)
-            f0, f1, f2 = fma(u, x, f0), fma(v, x, f1), fma(t, x, f2)
-            x = load(x2, fp32)
-            g0, g1, g2 = fma(u, x, g0), fma(v, x, g1), fma(t, x, g2)
-            x = load(x3, fp32)
-            h0, h1, h2 = fma(u, x, h0), fma(v, x, h1), fma(t, x, h2)
-            prefetch(ahead)
-            ahead += 3 * eight
-            x0 += 32
-            x1 += 32
-            x2 += 32
-            x3 += 32
-            w += eight
-        if scaled(kind):
-            s, row = scales + g * 4, groups * 4
-            u, v, t = splat(peek(s)), splat(peek(s + row)), splat(peek(s + 2 * row))
-            a0, a1, a2 = fma(e0, u, a0), fma(e1, v, a1), fma(e2, t, a2)
-            b0, b1, b2 = fma(f0, u, b0), fma(f1, v, b1), fma(f2, t, b2)
-            c0, c1, c2 = fma(g0, u, c0), fma(g1, v, c1), fma(g2, t, c2)
-            d0, d1, d2 = fma(h0, u, d0), fma(h1, v, d1), fma(h2, t, d2)
-        else:
-            a0, a1, a2, b0, b1, b2 = e0, e1, e2, f0, f1, f2
-            c0, c1, c2, d0, d1, d2 = g0, g1, g2, h0, h1, h2
+    for _ in range(inner // 8):
+        u, v, t = load(w, wide), load(w + stride, wide), load(w + 2 * stride, wide)
+        x = load(x0, fp32)
+        a0, a1, a2 = fma(u, x, a0), fma(v, x, a1), fma(t, x, a2)
+        x = load(x1, fp32)
+        b0, b1, b2 = fma(u, x, b0), fma(v, x, b1), fma(t, x, b2)
+        x = load(x2, fp32)
+        c0, c1, c2 = fma(u, x, c0), fma(v, x, c1), fma(t, x, c2)
+        x = load(x3, fp32)
+        d0, d1, d2 = fma(u, x, d0), fma(v, x, d1), fma(t, x, d2)
+        prefetch(ahead)
+        ahead += 96
+        x0 += 32
+        x1 += 32
+        x2 += 32
+        x3 += 32
+        w += 32
+    if scaled(wide):
+        u, v, t = splat(peek(scales)), splat(peek(scales + 4)), splat(peek(scales + 8))
+        a0, a1, a2 = multiply(a0, u), multiply(a1, v), multiply(a2, t)
+        b0, b1, b2 = multiply(b0, u), multiply(b1, v), multiply(b2, t)
+        c0, c1, c2 = multiply(c0, u), multiply(c1, v), multiply(c2, t)
+        d0, d1, d2 = multiply(d0, u), multiply(d1, v), multiply(d2, t)
     _put_rows(out, out_stride, totals4(a0, b0, c0, d0))
     _put_rows(out + 4, out_stride, totals4(a1, b1, c1, d1))
     _put_rows(out + 8, out_stride, totals4(a2, b2, c2, d2))
@@ -127,27 +127,22 @@ def _put_rows(out, out_stride, sums):
 
 
 @compiled
-def _put3(out, sums):
-    poke(out, lane(sums, 0))
-    poke(out + 4, lane(sums, 1))
-    poke(out + 8, lane(sums, 2))
-
-
-@compiled
-def _widened(w, inner, to, kind):
-    """One row of a stored matrix as fp32."""
+def _widened(w, inner, scales, groups, group, to, kind):
+    """One row of a stored matrix as fp32; codes whose scales are those of groups are multiplied out."""
     ahead = w + _ahead
-    for at in range(0, inner * 4, 32):
-        store(to + at, load(w, kind), fp32)
-        prefetch(ahead)
-        w += eight_bytes(kind)
-        ahead += eight_bytes(kind)
+    for part in range(groups):
+        scale = group_scale(scales + part * 4, kind)
+        for _ in range(min(group, inner - part * group) // 8):
+            store(to, load_times(w, scale, kind), fp32)
+            prefetch(ahead)
+            to += 32
+            w += eight_bytes(kind)
+            ahead += eight_bytes(kind)
 
 
 @compiled
-def _fours(x, x_stride, listed, rows, matrix, inner, begin, end, out, out_stride, wide):
-    """Outputs of rows, four at a time, of a matrix in fp32."""
-    w, stride, scales, groups, group = matrix
+def _fours(x, x_stride, listed, rows, w, stride, scales, inner, begin, end, out, out_stride, wide):
+    """Outputs of rows, four at a time, of a matrix in fp32 (or codes of it, which have a scale each row)."""
     for row in range(0, rows, 4):
         if len(listed) > 0:
             x0, x1 = x + listed[row] * x_stride, x + listed[row + 1] * x_stride
@@ -158,13 +153,12 @@ def _fours(x, x_stride, listed, rows, matrix, inner, begin, end, out, out_stride
         to = out + row * out_stride
         n = begin
         while n + 3 <= end:
-            of, by = w + n * stride, scales + n * groups * 4
-            dots_4x3(x0, x1, x2, x3, of, stride, by, groups, group, inner, wide, to + n * 4, out_stride)
+            dots_4x3(x0, x1, x2, x3, w + n * stride, stride, scales + n * 4, inner, wide, to + n * 4, out_stride)
             n += 3
         while n < end:
             for one in range(row, row + 4):
                 at = x + (listed[one] if len(listed) > 0 else one) * x_stride
-                sums = dot(at, w + n * stride, scales + n * groups * 4, groups, group, inner, wide)
+                sums = dot(at, w + n * stride, scales + n * 4, 1, inner, inner, wide)
                 poke(out + one * out_stride + n * 4, sums)
             n += 1
 
@@ -180,27 +174,32 @@ def product(x, x_stride, listed, rows, matrix, inner, begin, end, out, out_strid
     w, stride, scales, groups, group = matrix
     row = rows // 4 * 4
     if row > 0 and eight_bytes(kind) == 32:
-        _fours(x, x_stride, listed, row, matrix, inner, begin, end, out, out_stride, wide)
+        _fours(x, x_stride, listed, row, w, stride, scales, inner, begin, end, out, out_stride, wide)
     elif row > 0:
         for first in range(begin, end, panel):
             last = min(first + panel, end)
             for n in range(first, last):
-                _widened(w + n * stride, inner, room + (n - first) * inner * 4, kind)
-            widened = room - first * inner * 4, inner * 4, scales, groups, group
-            _fours(x, x_stride, listed, row, widened, inner, first, last, out, out_stride, wide)
+                to = room + (n - first) * inner * 4
+                _widened(w + n * stride, inner, scales + n * groups * 4, groups, group, to, kind)
+            widened = room - first * inner * 4
+            _fours(x, x_stride, listed, row, widened, inner * 4, scales, inner, first, last, out, out_stride, wide)
     while row < rows:
         at = x + (listed[row] if len(listed) > 0 else row) * x_stride
-        to = out + row * out_stride
-        n = begin
-        while n + 4 <= end:
-            sums = dots_1x4(at, w + n * stride, stride, scales + n * groups * 4, groups, group, inner, kind)
-            _put3(to + n * 4, sums)
-            poke(to + n * 4 + 12, lane(sums, 3))
-            n += 4
-        while n < end:
-            poke(to + n * 4, dot(at, w + n * stride, scales + n * groups * 4, groups, group, inner, kind))
-            n += 1
+        run_of_dots(at, w, stride, scales, groups, group, inner, begin, end, out + row * out_stride, kind)
         row += 1
+
+
+@compiled
+def run_of_dots(x, w, stride, scales, groups, group, inner, begin, end, out, kind):
+    """Outputs begin … end of one row."""
+    n = begin
+    while n + 8 <= end:
+        of, by = w + n * stride, scales + n * groups * 4
+        dots_1x8(x, of, stride, by, groups, group, inner, kind, out + n * 4)
+        n += 8
+    while n < end:
+        poke(out + n * 4, dot(x, w + n * stride, scales + n * groups * 4, groups, group, inner, kind))
+        n += 1
 
 
 @compiled
@@ -224,13 +223,16 @@ def matrix_at(row, column):
 
 
 @compiled
-def span_of(stride):
-    """Outputs of a matrix with rows of `stride` bytes that make one piece of work."""
-    return max(1, _panel_bytes // (stride * panel)) * panel
+def span_of(stride, outputs):
+    """How many of a matrix's `outputs` make one piece of work, its rows being of `stride` bytes.
+
+    Enough that taking it costs little beside it, and few enough that two threads end together.
+    """
+    return max(1, min(_panel_bytes // (stride * panel), (outputs + _pieces * panel - 1) // (_pieces * panel))) * panel
 
 
 @compiled
 def pieces_of(stride, outputs):
-    """How many pieces of work a product with `outputs` outputs is."""
-    span = span_of(stride)
+    """How many pieces of work a product is."""
+    span = span_of(stride, outputs)
     return (outputs + span - 1) // span

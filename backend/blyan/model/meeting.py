@@ -24,6 +24,8 @@ _counters = 5  # line of the first: one of each thread
 _bits = 24  # of a counter that say how many pieces are taken; the others name the phase
 _names = (1 << 39) - 1  # phases that differ by no more than this have different names
 _part_bits = 12  # of a number that names a part of a step (`fused_layout`)
+_told_bits = 2 * _part_bits + 1  # of what is announced beside the first phase
+_firsts = (1 << 63 - _told_bits) - 1  # first phases that differ by no more than this are told apart
 _patience = 1024  # looks at a shared number before another thread may have the core: some twenty microseconds
 _waiting = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}.get(platform.machine())
 _i32, _i64 = ir.IntType(32), ir.IntType(64)
@@ -99,21 +101,25 @@ def give_way(_typing: Any) -> Any:
 
 
 @compiled
-def begin(shared, of, to):
-    """Announce the parts `of` to `to` of a step, whose first phase is the next. For one thread, while no other holds a
-    piece. All three lie in one number: a latecomer must not pass the phases of one step as if they were another's.
+def begin(shared, of, to, few):
+    """Announce the parts `of` to `to` of a step of `few` rows (1) or many (0), whose first phase is the next. For one
+    thread, while no other holds a piece. All lie in one number: a latecomer must not pass the phases of one step as if
+    they were another's, so nothing else decides how many there are.
     """
     address = shared.ctypes.data
-    write_shared(address + FIRST * 8, (read_shared(address + PHASE * 8) << 2 * _part_bits) | of << _part_bits | to)
+    first = read_shared(address + PHASE * 8) & _firsts
+    write_shared(address + FIRST * 8, first << _told_bits | few << 2 * _part_bits | of << _part_bits | to)
     take_number(address + GO * 8)
 
 
 @compiled
 def begun(shared):
-    """What was announced last: the first phase, and the parts of the step."""
-    found = read_shared(shared.ctypes.data + FIRST * 8)
-    mask = (1 << _part_bits) - 1
-    return found >> 2 * _part_bits, found >> _part_bits & mask, found & mask
+    """What was announced last: the first phase, the parts of the step, and whether its rows are few."""
+    address = shared.ctypes.data
+    found = read_shared(address + FIRST * 8)
+    now, mask = read_shared(address + PHASE * 8), (1 << _part_bits) - 1
+    first = now - (now - (found >> _told_bits) & _firsts)
+    return first, found >> _part_bits & mask, found & mask, found >> 2 * _part_bits & 1
 
 
 @compiled

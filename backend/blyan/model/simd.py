@@ -29,7 +29,7 @@ fp16: Final = np.empty(0, np.int16)
 int8: Final = np.empty(0, np.int8)
 fp8: Final = np.empty(0, np.uint8)
 int4: Final = np.empty(0, np.uint32)
-codes: Final = np.empty(0, np.float64)  # codes that were widened to fp32, and have a scale
+codes: Final = np.empty(0, np.float64)  # codes that were widened to fp32, and have a scale each row
 
 _f32 = ir.FloatType()
 _i8, _i16, _i32, _i64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -98,12 +98,16 @@ def _widened(builder: Any, address: Any, dtype: Any) -> Any:
         # the exponent's bias is 7 there and 127 here; a product by 2^120 sets it right, for subnormal codes too
         small = builder.bitcast(builder.or_(sign, rest), _v8)
         return builder.fmul(small, _every(2.0**120))
-    if dtype == types.uint32:
-        word = builder.load(at_address(builder, address, _i32), align=1)
-        shifted = builder.lshr(_spread(builder, word, _v8i), _ints(*range(0, 32, 4)))
-        codes = builder.sub(builder.and_(shifted, _ints(*[15] * 8)), _ints(*[8] * 8))
-        return builder.sitofp(codes, _v8)
     raise TypeError(f"no way of storing numbers stands for {dtype}")
+
+
+def _multiplied(builder: Any, address: Any, scale: Any) -> Any:
+    """Eight codes of four bits, each less eight and times `scale`."""
+    word = builder.load(at_address(builder, address, _i32), align=1)
+    shifted = builder.lshr(_spread(builder, word, _v8i), _ints(*range(0, 32, 4)))
+    codes = builder.sitofp(builder.and_(shifted, _ints(*[15] * 8)), _v8)
+    # rounded once, as a code less eight times the scale is: both products are exact before
+    return call(builder, "llvm.fma.v8f32", _v8, codes, scale, builder.fmul(scale, _every(-8.0)))
 
 
 def _rounded(builder: Any, vector: Any, dtype: Any) -> Any:
@@ -152,6 +156,30 @@ def load(_typing: Any, address: Any, like: Any) -> Any:
 
     def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return _widened(builder, arguments[0], like.dtype)
+
+    return f32x8(types.int64, like), code
+
+
+@instruction
+def load_times(_typing: Any, address: Any, scale: Any, like: Any) -> Any:
+    """Eight stored numbers as fp32: int4 codes times the scale of their group, others as `load` has them."""
+
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        if like.dtype == types.uint32:
+            return _multiplied(builder, arguments[0], arguments[1])
+        return _widened(builder, arguments[0], like.dtype)
+
+    return f32x8(types.int64, f32x8, like), code
+
+
+@instruction
+def group_scale(_typing: Any, address: Any, like: Any) -> Any:
+    """The scale of a group of int4 codes, eight times; nothing is read for what is stored otherwise."""
+
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        if like.dtype != types.uint32:
+            return _every(0.0)
+        return _spread(builder, builder.load(at_address(builder, arguments[0], _f32), align=4), _v8)
 
     return f32x8(types.int64, like), code
 
@@ -208,16 +236,6 @@ def zeros(_typing: Any) -> Any:
 
 
 @instruction
-def splat(_typing: Any, number: Any) -> Any:
-    """One number, eight times."""
-
-    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return _spread(builder, arguments[0], _v8)
-
-    return f32x8(types.float32), code
-
-
-@instruction
 def fma(_typing: Any, left: Any, right: Any, more: Any) -> Any:
     """left × right + more, rounded once."""
 
@@ -237,22 +255,28 @@ def _binary(emit: Any) -> Any:
     return instruction(typed)
 
 
+def _unary(result: Any, argument: Any, emit: Any) -> Any:
+    def typed(_typing: Any, given: Any) -> Any:
+        def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return emit(builder, arguments[0])
+
+        return result(argument), code
+
+    return instruction(typed)
+
+
+exp: Final = _unary(f32x8, f32x8, _exp)  # e to the power of each
+splat: Final = _unary(f32x8, types.float32, lambda builder, number: _spread(builder, number, _v8))  # one, eight times
+# one fp32 number at an address
+peek: Final = _unary(
+    types.float32, types.int64, lambda builder, place: builder.load(at_address(builder, place, _f32), align=4)
+)
 add: Final = _binary(lambda builder, left, right: builder.fadd(left, right))
 subtract: Final = _binary(lambda builder, left, right: builder.fsub(left, right))
 multiply: Final = _binary(lambda builder, left, right: builder.fmul(left, right))
 divide: Final = _binary(lambda builder, left, right: builder.fdiv(left, right))
 smaller: Final = _binary(lambda builder, left, right: call(builder, "llvm.minnum.v8f32", _v8, left, right))
 larger: Final = _binary(lambda builder, left, right: call(builder, "llvm.maxnum.v8f32", _v8, left, right))
-
-
-@instruction
-def exp(_typing: Any, vector: Any) -> Any:
-    """e to the power of each."""
-
-    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return _exp(builder, arguments[0])
-
-    return f32x8(f32x8), code
 
 
 @instruction
@@ -279,6 +303,16 @@ def totals4(_typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         return _shuffled(builder, _folded(builder, both, both, 2), 0, 2, 1, 3, 0, 2, 1, 3)
 
     return f32x8(f32x8, f32x8, f32x8, f32x8), code
+
+
+@instruction
+def both(_typing: Any, left: Any, right: Any) -> Any:
+    """The first four of `left`, then the first four of `right`."""
+
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.shuffle_vector(arguments[0], arguments[1], _ints(0, 1, 2, 3, 8, 9, 10, 11))
+
+    return f32x8(f32x8, f32x8), code
 
 
 def _shuffled(builder: Any, vector: Any, *lanes: int) -> Any:
@@ -310,16 +344,6 @@ def lane(_typing: Any, vector: Any, number: Any) -> Any:
 
 
 @instruction
-def peek(_typing: Any, address: Any) -> Any:
-    """One fp32 number."""
-
-    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.load(at_address(builder, arguments[0], _f32), align=4)
-
-    return types.float32(types.int64), code
-
-
-@instruction
 def poke(_typing: Any, address: Any, number: Any) -> Any:
     """Write one fp32 number."""
 
@@ -342,22 +366,21 @@ def prefetch(_typing: Any, address: Any) -> Any:
     return types.void(types.int64), code
 
 
-@instruction
-def scaled(_typing: Any, like: Any) -> Any:
-    """Whether numbers stored so are codes that have a scale; known when code is compiled."""
+def _known(kind: Any, constant: Callable[[Any], ir.Constant]) -> Any:
+    """What is known of a way of storing numbers when code is compiled."""
 
-    def code(_context: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
-        return ir.Constant(ir.IntType(1), int(like.dtype in (types.int8, types.uint8, types.uint32, types.float64)))
+    def typed(_typing: Any, like: Any) -> Any:
+        def code(_context: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
+            return constant(like.dtype)
 
-    return types.boolean(like), code
+        return kind(like), code
+
+    return instruction(typed)
 
 
-@instruction
-def eight_bytes(_typing: Any, like: Any) -> Any:
-    """Bytes that eight numbers stored so take; known when code is compiled."""
-
-    def code(_context: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
-        special = {types.uint32: 4, types.float64: 32}
-        return ir.Constant(_i64, special.get(like.dtype, like.dtype.bitwidth))
-
-    return types.int64(like), code
+_codes: Final = (types.int8, types.uint8, types.float64)
+_eight: Final = {types.uint32: 4, types.float64: 32}
+# whether numbers stored so are codes that have a scale each row
+scaled: Final = _known(types.boolean, lambda dtype: ir.Constant(ir.IntType(1), int(dtype in _codes)))
+# bytes that eight numbers stored so take
+eight_bytes: Final = _known(types.int64, lambda dtype: ir.Constant(_i64, _eight.get(dtype, dtype.bitwidth)))

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from blyan.model.expert_memory import ExpertMemory, WarmExpert
-from blyan.model.expert_rows import ExpertLayout, ResidentExpert, swiglu_by_rows
+from blyan.model.expert_rows import ExpertLayout, ResidentExpert, in_turn, swiglu_by_rows
 from blyan.model.expert_tiers import Tier
 from blyan.model.experts import ExpertCall
+from blyan.model.lone_threads import lone_threads
 from blyan.model.manifest import Manifest
 from blyan.model.parts import Part, expert_part, parts_of
 from blyan.model.stored_part import naming, want_layout
@@ -88,8 +89,9 @@ class TieredExperts:
         with self._store.reading(payload) as reader:
             layout = self._layout_of(name, payload, reader)
             if not hot:
+                each = lone_threads().in_turn if layout.bound_by_memory(hidden) else in_turn
                 with self._memory.ring.stream(reader, layout.groups, keep_cached=False) as blocks:
-                    return swiglu_by_rows(layout.streamed(blocks), hidden, layout.inner)
+                    return swiglu_by_rows(layout.streamed(blocks), hidden, layout.inner, each)
 
             def views(memory: memoryview) -> ResidentExpert:
                 return ResidentExpert(layout, tensor_block.views(layout.all_places, memory))

@@ -29,8 +29,8 @@ kinds: Final = {
 
 
 def widened(kind: NDArray[Any]) -> NDArray[Any]:
-    """What numbers stored as `kind` are once they are fp32: themselves, or codes that have a scale."""
-    return simd.codes if kind.dtype in (np.int8, np.uint8, np.uint32) else simd.fp32
+    """What numbers stored as `kind` are once they are fp32: themselves, or codes that have a scale each row."""
+    return simd.codes if kind.dtype in (np.int8, np.uint8) else simd.fp32
 
 
 class WeightTables:

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import resource
 from pathlib import Path
+from typing import Final
+
+# sched_setattr and sched_getattr of sched(7), for which the C library has no names
+_calls: Final = {"x86_64": (314, 315), "aarch64": (274, 275)}
+
+
+class _Scheduling(ctypes.Structure):
+    """`struct sched_attr` of its first version."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("policy", ctypes.c_uint32),
+        ("flags", ctypes.c_uint64),
+        ("nice", ctypes.c_int32),
+        ("priority", ctypes.c_uint32),
+        ("runtime", ctypes.c_uint64),  # nanoseconds; of an ordinary thread: its turn on a core
+        ("deadline", ctypes.c_uint64),
+        ("period", ctypes.c_uint64),
+    )
 
 
 def memory() -> tuple[int, int]:
@@ -35,6 +56,35 @@ def raise_descriptors(wanted: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (aim, hard))
         return aim
     return soft
+
+
+def shorten_turns(seconds: float) -> float:
+    """Let this thread, and those that it begins, have a core for shorter turns and therefore sooner; seconds of a turn.
+
+    It gets no larger share. Linux 6.12 and later (EEVDF, `custom slice`) know this, from 0.0001 to 0.1 s; elsewhere
+    nothing changes, and 0 is returned.
+    """
+    held = _scheduling()
+    if held is None or held.policy != os.SCHED_OTHER:
+        return 0.0
+    held.size, held.flags, held.runtime = ctypes.sizeof(held), 0, round(seconds * 1e9)
+    if ctypes.CDLL(None).syscall(_calls[platform.machine()][0], 0, ctypes.byref(held), 0):
+        return 0.0
+    return turn_seconds()
+
+
+def turn_seconds() -> float:
+    """How long this thread may have a core while others wait for it; 0 where the kernel does not say."""
+    held = _scheduling()
+    return 0.0 if held is None else held.runtime / 1e9
+
+
+def _scheduling() -> _Scheduling | None:
+    if platform.system() != "Linux" or platform.machine() not in _calls:
+        return None
+    held = _Scheduling()
+    number, size = _calls[platform.machine()][1], ctypes.sizeof(held)
+    return None if ctypes.CDLL(None).syscall(number, 0, ctypes.byref(held), size, 0) else held
 
 
 def processors() -> int:

@@ -18,6 +18,7 @@ payload_bytes_max: Final = 64 * GIB
 pin_bytes_max: Final = KIB
 verify_threads_max: Final = 8
 stream_buffers: Final = 4  # blocks of rows in memory while an expert is streamed, each about a tile
+stream_readers: Final = 2  # threads that read them: one hashes while another waits for the disk
 tensor_header_bytes_max: Final = MIB
 tensors_per_block_max: Final = 65_536
 tensor_rank_max: Final = 8

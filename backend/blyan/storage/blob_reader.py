@@ -83,9 +83,13 @@ class BlobReader:
                 self._payload, self._path, f"subtile {words} of {len(self._index.leaves)} does not match", bad
             )
 
-    def will_read(self, begin: int, length: int) -> None:
-        """Tell the kernel to begin to read these bytes; returns at once."""
-        os.posix_fadvise(self._handle, begin, length, os.POSIX_FADV_WILLNEED)
+    def read_in_order(self) -> None:
+        """Tell the kernel that the file is read from here on in its order.
+
+        Not what is to be read (`POSIX_FADV_WILLNEED`): that fills the page cache page by page, which took three times
+        the processor time of reading ahead by itself.
+        """
+        os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def let_go(self, begin: int, length: int) -> None:
         """Tell the kernel that the page cache need not keep these bytes (whole pages of them, unless mapped)."""
