@@ -95,6 +95,17 @@ class Delegation:
         assert self.future is not None, "begun"
         self.future.cancel()
 
+    def learn(self, step: Step, now: float) -> None:
+        """Which experts the prompt used, or the last token."""
+        if not step.experts:
+            return
+        if self.chosen:
+            self.usage.saw_token(self.chosen[-1], step.experts, now)
+        else:
+            self.usage.saw_prompt(step.experts, len(self.request.prompt), now)
+        for layer, expert, count in step.experts:
+            self.used[layer, expert] += count
+
 
 class _Lost(Exception):
     """A lead is of no more use for this answer."""
@@ -245,17 +256,6 @@ class Delegating:
                     pace.over()
                     return
 
-    def _learn(self, each: Delegation, step: Step) -> None:
-        """Which experts the prompt used, or the last token."""
-        if not step.experts:
-            return
-        if each.chosen:
-            each.usage.saw_token(each.chosen[-1], step.experts, self.monotonic())
-        else:
-            each.usage.saw_prompt(step.experts, len(each.request.prompt), self.monotonic())
-        for layer, expert, count in step.experts:
-            each.used[layer, expert] += count
-
     async def _heard(
         self, link: Link, node: PublicKey, pieces: Inlet, seconds: float, *, first: bool
     ) -> Message | None:
@@ -294,7 +294,7 @@ class Delegating:
         events = list[Event]()
         stopped = over = False
         for step in steps:
-            self._learn(each, step)
+            each.learn(step, self.monotonic())
             each.chosen.append(step.token)
             event = each.reader.feed(step if each.request.routed else step._replace(experts=()))
             if event is not None:
