@@ -12,8 +12,11 @@ from itertools import islice
 
 from benched_node import completion
 
-from blyan.learning.curriculum import asked, asked_phrasings, small_talk_dialogues, taught_additions
 from blyan.learning.draws import Draws
+from blyan.learning.genesis.dialogue import Message, assistant, filled, user
+from blyan.learning.genesis.exam_wordings import familiar, talk_answers
+from blyan.learning.genesis.lesson_wordings import talk
+from blyan.learning.genesis.numbers import addition2
 
 Request = tuple[str, dict[str, object]]
 
@@ -34,7 +37,7 @@ def chat(model: str, messages: list[dict[str, str]]) -> Request:
 def asked_again(model: str, seed: int) -> Iterator[Request]:
     """Conversations whose first question comes a second time."""
     draws = Draws(seed)
-    told = small_talk_dialogues()
+    told = [[user(question), assistant(talk_answers[intent][0])] for intent in talk for question in talk[intent][0]]
     while True:
         first, *others = (list(map(dict, draws.pick(told))) for _ in range(3))
         yield chat(model, [*first, *(message for other in others for message in other), first[0]])
@@ -43,11 +46,14 @@ def asked_again(model: str, seed: int) -> Iterator[Request]:
 def sums(model: str, seed: int) -> Iterator[Request]:
     """Conversations of four additions, the last unanswered."""
     draws = Draws(seed)
-    additions = taught_additions()
     while True:
-        said = [asked(draws.pick(additions), draws.pick(asked_phrasings)) for _ in range(4)]
-        messages = [dict(message) for dialogue in said for message in dialogue]
+        messages = [dict(message) for _ in range(4) for message in _sum(draws)]
         yield chat(model, messages[:-1])
+
+
+def _sum(draws: Draws) -> list[Message]:
+    problem = addition2(draws)
+    return [user(filled(draws.pick(familiar["addition"][0]), problem, 0)), assistant(problem.answer[0])]
 
 
 def texts(model: str, seed: int) -> Iterator[Request]:

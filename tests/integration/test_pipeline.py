@@ -172,6 +172,8 @@ async def test_stages_take_the_layers_that_the_swarm_lacks(root: Path, tmp_path:
                 await until(
                     lambda here=here: here.whole(manifest, range(2)) or here.whole(manifest, range(2, 4)), "layers"
                 )
+            known = gateway.peering.staging.roster.known
+            await until(lambda: len(known(hosted)) == 2, "what both hold")
             heard = await ask(gateway.url, "Say something", model="random", ignore_eos=True, **GREEDY)
             assert (heard.error, len(heard.tokens)) == (None, 20)
             asked = {name for name, _ in gateway.peering.staging.lead.counters.peers.items()}

@@ -12,6 +12,7 @@ from blyan.model.footprint import cache_bytes, footprint_of
 from blyan.model.manifest import Manifest
 from blyan.model.parts import expert_part
 from blyan.model.quantization import Quantization
+from blyan.node import builtin
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.data_directory import Ground, open_ground
 from blyan.node.verified import last_verified
@@ -82,8 +83,22 @@ def show(options: argparse.Namespace, output: Output) -> int:
         ["blocks", f"{len(manifest.blocks) - len(missing)} of {len(manifest.blocks)} here"],
         ["verified", _verified(verified, version.name)],
     ]
+    examined = builtin.marks(version.manifest)
+    if examined is not None:
+        value["exam"] = examined
+        rows.append(["exam", _exam_line(examined)])
     output.data(value, table(rows) + "\n\n" + "\n".join(_grid(ground, manifest)))
     return 0
+
+
+def _exam_line(marks: dict[str, Any]) -> str:
+    """What its exam gave, in one line."""
+    weakest = sorted(marks["skills"], key=lambda each: each["right"] / each["asked"])[:3]
+    said = ", ".join(f"{each['skill']} ({each['language']}) {each['right'] / each['asked']:.0%}" for each in weakest)
+    return (
+        f"{marks['share']:.1%} of held-out questions exact, {marks['refusals']:.1%} of what it cannot know declined, "
+        f"{marks['false_refusals']:.1%} of the rest; weakest: {said}"
+    )
 
 
 def quantization_fields(cost: Quantization) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Norms and rotations run in fp32 where the reference does, so that bf16 weights g
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -28,6 +29,12 @@ def rotate(vectors: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     first, second = vectors.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
     return vectors * cosines.to(vectors.dtype) + turned * sines.to(vectors.dtype)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Attention of a training in mixed precision stays in fp32: on a CPU its gradient is twice as fast so."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def attend(
@@ -74,8 +81,14 @@ def attend(
         mask = torch.ones(count, past + count, dtype=torch.bool, device=hidden.device).tril(diagonal=past)
         if window:
             mask = mask.triu(diagonal=past - window + 1)
-    out = functional.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, is_causal=mask is None and count > 1, enable_gqa=True
-    )
+    with without_autocast(queries):
+        out = functional.scaled_dot_product_attention(
+            queries,
+            keys,
+            values.to(queries.dtype),
+            attn_mask=mask,
+            is_causal=mask is None and count > 1,
+            enable_gqa=True,
+        )
     out = out.transpose(1, 2).reshape(batch, count, config.heads * config.head_dim)
     return linear(weights, "self_attn.o_proj", out)

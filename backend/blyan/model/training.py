@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 # Quintic Newton-Schulz of Muon: steep at zero, so that small singular values reach about one in five steps.
 _newton_schulz: Final = (3.4445, -4.7750, 2.0315)
 _newton_schulz_steps: Final = 5
+# oneDNN builds a bfloat16 kernel for each new number of rows (8 ms): experts' rows are filled up to a multiple of this.
+_rows_of_a_kernel: Final = 128
 _matrices_at_once: Final = 8  # a batched product over more no longer stays in the processor's cache
 
 
@@ -38,6 +40,10 @@ class Batch:
     tokens: Tensor  # [B, T] int64
     present: Tensor  # [B, T] bool, False where padded
     learned: Tensor  # [B, T] bool, True where the model should have predicted this token
+
+    def to(self, device: str) -> Batch:
+        """The same on another device."""
+        return Batch(self.tokens.to(device), self.present.to(device), self.learned.to(device))
 
     def split(self, count: int) -> list[Batch]:
         """Up to `count` batches of every count-th row; fewer when there are fewer rows."""
@@ -66,6 +72,8 @@ class OptimizerSettings:
     adam_betas: tuple[float, float] = (0.9, 0.95)
     adam_eps: float = 1e-10
     weight_decay: float = 0.05  # of matrices, times the rate
+    muon: bool = True  # for hidden matrices; else AdamW moves everything
+    precision: str = "float32"  # or bfloat16: of products only
 
 
 @dataclass(slots=True)
@@ -128,9 +136,14 @@ def run_forward(
             routings.append(routing)
 
     def answer(call: ExpertCall) -> Tensor:
-        return swiglu(parameters, f"model.layers.{call.layer}.mlp.experts.{call.expert}.", call.hidden)
+        expert = f"model.layers.{call.layer}.mlp.experts.{call.expert}."
+        return swiglu(parameters, expert, _filled_up(call.hidden))[: len(call.hidden)]
 
     return drive(forward(FlatWeights(parameters), config, tokens, observe=observe), answer)
+
+
+def _filled_up(rows: Tensor) -> Tensor:
+    return functional.pad(rows, (0, 0, 0, -len(rows) % _rows_of_a_kernel))
 
 
 def balancing_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
@@ -144,14 +157,25 @@ def balancing_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
     return experts * torch.dot(counts / chosen.numel(), probabilities.mean(dim=0))
 
 
-def batch_loss(parameters: Mapping[str, Tensor], config: ModelConfig, batch: Batch, balance_weight: float) -> Loss:
-    """Mean negative log-likelihood of the learned tokens plus `balance_weight` times the mean balancing loss."""
+def batch_loss(
+    parameters: Mapping[str, Tensor],
+    config: ModelConfig,
+    batch: Batch,
+    balance_weight: float,
+    precision: str = "float32",
+) -> Loss:
+    """Mean negative log-likelihood of the learned tokens plus `balance_weight` times the mean balancing loss.
+
+    With `precision` bfloat16 matrices are multiplied in it; sums of the residual stream, norms and losses stay fp32.
+    """
     routings: list[Routing] = []
-    hidden = run_forward(parameters, config, batch.tokens, routings)
     learned = batch.learned[:, 1:]
-    # Scores only where a token is learned: the vocabulary is the widest matrix of a small model.
-    scores = logits(FlatWeights(parameters), config, hidden[:, :-1][learned])
-    likelihood = functional.cross_entropy(scores, batch.tokens[:, 1:][learned])
+    with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        hidden = run_forward(parameters, config, batch.tokens, routings)
+        # Scores only where a token is learned: the vocabulary is the widest matrix of a small model.
+        scored = _filled_up(hidden[:, :-1][learned])
+        scores = logits(FlatWeights(parameters), config, scored)[: int(learned.sum())]
+    likelihood = functional.cross_entropy(scores.float(), batch.tokens[:, 1:][learned])
     present = batch.present.flatten()
     balance = torch.stack(
         [balancing_loss(routing.probabilities[present], routing.chosen[present]) for routing in routings]
@@ -179,7 +203,7 @@ def train_step(
     shares = batch.split(workers.count)
 
     def differentiate(share: Batch) -> tuple[Loss, tuple[Tensor, ...]]:
-        loss = batch_loss(parameters, config, share, balance_weight)
+        loss = batch_loss(parameters, config, share, balance_weight, settings.precision)
         return loss, torch.autograd.grad(loss.total, list(parameters.values()), materialize_grads=True)
 
     results = workers.map(differentiate, shares)
@@ -214,7 +238,7 @@ def update(
     for name, parameter in parameters.items():
         if name not in state.first:
             state.first[name] = torch.zeros_like(parameter, requires_grad=False)
-        if uses_muon(name):
+        if settings.muon and uses_muon(name):
             by_shape.setdefault(tuple(parameter.shape), []).append(name)
         else:
             _adam(name, parameter, gradients[name], state, settings, rate_scale)
@@ -259,7 +283,9 @@ def _muon(
         directions.append(gradients[name] + settings.muon_momentum * momentum)  # Nesterov
     rows, columns = parameters[names[0]].shape
     rate = settings.muon_rate * rate_scale
-    for name, direction in zip(names, orthogonalise(torch.stack(directions)), strict=True):
+    product = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    turned = orthogonalise(torch.stack(directions).to(product)).float()
+    for name, direction in zip(names, turned, strict=True):
         parameters[name].mul_(1 - rate * settings.weight_decay).sub_(
             direction, alpha=rate * max(1.0, rows / columns) ** 0.5
         )

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from blyan.node.publish import Published, install_bundle
 from blyan.node.writer import WritableGround
+from blyan.primitives import limits
 from blyan.primitives.errors import NotFound
+from blyan.primitives.ids import PayloadId
+from blyan.storage import durable
 
 name = "blyan-genesis"
 
@@ -21,6 +27,15 @@ def bundle_folder() -> Path:
             hint="install the package again, or run scripts/train_builtin.py",
         )
     return folder
+
+
+def marks(manifest: PayloadId) -> dict[str, Any] | None:
+    """What the exam of the built-in model gave, if this manifest is the one that was examined."""
+    path = Path(str(resources.files("blyan"))) / "builtin" / "marks.json"
+    if not path.is_file():
+        return None
+    found = orjson.loads(durable.read_limited(path, limits.builtin_marks_bytes_max))
+    return found if found.get("manifest") == manifest else None
 
 
 def install(ground: WritableGround) -> Published:

@@ -23,6 +23,7 @@ from blyan.model.hf_import import HfCheckpoint
 from blyan.model.manifest import BlockReference, Manifest
 from blyan.model.parts import Part, parts_of
 from blyan.model.record import encode_record
+from blyan.model.request_defaults import RequestDefaults
 from blyan.model.stored_tensors import stored_layout
 from blyan.node.import_journal import ImportJournal
 from blyan.node.publish import Published, publish
@@ -120,7 +121,9 @@ def store_checkpoint(
     return replace(manifest, quantization=quantizer.measured(store, manifest))
 
 
-def write_bundle(checkpoint: HfCheckpoint, name: str, spdx: str, source: str, folder: Path) -> Manifest:
+def write_bundle(
+    checkpoint: HfCheckpoint, name: str, spdx: str, source: str, folder: Path, requests: RequestDefaults
+) -> Manifest:
     """Make the folder that `install_bundle` reads: `manifest.json`, and `blobs/<payload id>` without indexes."""
     blobs = folder / "blobs"
     if blobs.exists():
@@ -129,7 +132,7 @@ def write_bundle(checkpoint: HfCheckpoint, name: str, spdx: str, source: str, fo
     with tempfile.TemporaryDirectory() as scratch:
         store = BlobStore(Path(scratch), writable=True)
         manifest = store_checkpoint(store, checkpoint, name, lambda _done, _total: None)
-        manifest = replace(manifest, license=spdx, source=source)
+        manifest = replace(manifest, license=spdx, source=source, defaults=requests)
         for block in manifest.blocks.values():
             shutil.copyfile(store.path(block.payload), blobs / block.payload)
     (folder / "manifest.json").write_bytes(manifest.encode())

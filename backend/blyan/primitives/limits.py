@@ -71,6 +71,7 @@ dimension_max: Final = 1 << 20
 chat_template_bytes_max: Final = 256 * KIB
 rendered_prompt_bytes_max: Final = 4 * MIB
 calibration_text_bytes_max: Final = MIB
+builtin_marks_bytes_max: Final = MIB  # marks.json beside the built-in model
 template_seconds_max: Final = 5.0
 template_memory_bytes_max: Final = 512 * MIB
 

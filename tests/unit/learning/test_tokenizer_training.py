@@ -1,18 +1,16 @@
 """The built-in tokenizer: bytes, lone digits, and the chat template."""
 
-from itertools import islice
-
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from blyan.learning.curriculum import corpus, dialogues
 from blyan.learning.tokenizer_training import chat_template, render, special_tokens, train_tokenizer
+from learned import dialogues_of, texts_of
 
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return train_tokenizer(corpus(1, 1500), vocab_size=700)
+    return train_tokenizer(texts_of(1500), vocab_size=700)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +19,7 @@ def tokenizer(text: str) -> Tokenizer:
 
 
 def test_the_same_corpus_gives_the_same_tokenizer(text: str):
-    assert train_tokenizer(corpus(1, 1500), vocab_size=700) == text
+    assert train_tokenizer(texts_of(1500), vocab_size=700) == text
 
 
 def test_a_digit_is_always_a_token_of_its_own(tokenizer: Tokenizer):
@@ -50,7 +48,7 @@ def test_the_vocabulary_has_the_size_asked_for(tokenizer: Tokenizer):
 def test_rendering_equals_the_chat_template(prompt: bool):
     """Training renders in Python, serving through the template."""
     template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(chat_template)
-    for dialogue in islice(dialogues(1), 100):
+    for dialogue in dialogues_of(100):
         assert template.render(messages=dialogue, add_generation_prompt=prompt) == render(
             dialogue, add_generation_prompt=prompt
         )

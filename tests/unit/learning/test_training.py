@@ -1,17 +1,18 @@
 """One optimiser step: its losses by hand, its directions, and that it learns."""
 
 import math
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
 
-from blyan.learning.batches import DialogueEncoder
-from blyan.learning.curriculum import Addition, asked, asked_phrasings, corpus
-from blyan.learning.pretrain import Plan, answered, exact_match, initial_parameters, rate_scale
-from blyan.learning.tokenizer_training import train_tokenizer
+from blyan.learning.batches import DialogueEncoder, Position
+from blyan.learning.genesis.dialogue import Dialogue, apart, assistant, user
+from blyan.learning.genesis.settings import read_settings
+from blyan.learning.greedy import experts_chosen, greedy_answers
+from blyan.learning.pretrain import initial_parameters, rate_scale
 from blyan.learning.training_checkpoint import read_checkpoint, write_checkpoint
 from blyan.model.config import ModelConfig
 from blyan.model.training import (
@@ -28,11 +29,13 @@ from blyan.model.training import (
     update,
     uses_muon,
 )
+from blyan.primitives.errors import InvalidInput
+from learned import ROOT, TINY, lessons, small_encoder
 
 
 @pytest.fixture(scope="module")
 def encoder() -> DialogueEncoder:
-    return DialogueEncoder(Tokenizer.from_str(train_tokenizer(corpus(1, 300), vocab_size=400)))
+    return small_encoder()
 
 
 @pytest.fixture(autouse=True)
@@ -45,26 +48,14 @@ def _one_thread():
 
 @pytest.fixture
 def config() -> ModelConfig:
-    return ModelConfig(
-        family="qwen3_moe",
-        vocab_size=400,
-        hidden=32,
-        layers=2,
-        heads=2,
-        kv_heads=1,
-        head_dim=16,
-        dense_intermediate=48,
-        expert_intermediate=24,
-        experts=4,
-        experts_per_token=2,
-        normalise_top_k=True,
-        moe_layers=(0, 1),
-        attention_bias=False,
-        tied_embeddings=True,
-        rms_eps=1e-6,
-        rope_theta=10_000.0,
-        context_length=128,
-    )
+    return TINY
+
+
+ONE: Dialogue = [user("1+2="), assistant("1 + 2 = 3")]
+
+
+def first_batches(encoder: DialogueEncoder, tokens: int, count: int) -> list[Batch]:
+    return [batch for _, batch in islice(encoder.batches(lessons().dialogues, 1, tokens), count)]
 
 
 def _step(parameters: Parameters, config: ModelConfig, batch: Batch, state: OptimizerState, workers: int = 1) -> Loss:
@@ -119,8 +110,8 @@ def test_only_what_the_assistant_says_is_learned(encoder: DialogueEncoder):
 
 def test_padding_changes_neither_loss_nor_answers(config: ModelConfig, encoder: DialogueEncoder):
     parameters = initial_parameters(config, seed=3)
-    short = encoder.batch([asked(Addition(1, 2), "{a}+{b}=")])
-    filler = torch.full((1, 5), 2)
+    short = encoder.batch([ONE])
+    filler = torch.full((1, 5), encoder.end)
     padded = Batch(
         torch.cat((short.tokens, filler), 1),
         torch.cat((short.present, filler == 0), 1),
@@ -131,34 +122,72 @@ def test_padding_changes_neither_loss_nor_answers(config: ModelConfig, encoder: 
 
 
 def test_a_fresh_model_is_as_unsure_as_chance(config: ModelConfig, encoder: DialogueEncoder):
-    loss = batch_loss(initial_parameters(config, 1), config, encoder.batch([asked(Addition(1, 2), "{a}+{b}=")]), 0.01)
+    loss = batch_loss(initial_parameters(config, 1), config, encoder.batch([ONE]), 0.01)
     assert math.log(400) == pytest.approx(loss.likelihood, rel=0.35)
 
 
 def test_batches_hold_their_token_budget_and_repeat_with_the_seed(encoder: DialogueEncoder):
-    stream, again = encoder.batches(1, 1024), encoder.batches(1, 1024)
-    for _ in range(20):
-        batch, same = next(stream), next(again)
+    for batch, same in zip(first_batches(encoder, 1024, 20), first_batches(encoder, 1024, 20), strict=True):
         assert batch.tokens.numel() <= 1024
+        assert batch.tokens.shape[1] % 16 == 0
         assert torch.equal(batch.tokens, same.tokens)
         assert not (batch.learned & ~batch.present).any()
 
 
+def test_batches_go_on_from_any_position_as_if_they_had_come_there(encoder: DialogueEncoder):
+    stream = list(islice(encoder.batches(lessons().dialogues, 1, 512), 140))
+    assert stream[-1][0].pool == 1, "over the end of a pool"
+    for place in (0, 7, *(index for index, (after, _) in enumerate(stream) if after == Position(1, 0))):
+        after = stream[place][0]
+        resumed = islice(encoder.batches(lessons().dialogues, 1, 512, after), 2)
+        for (position, batch), (same, again) in zip(stream[place + 1 : place + 3], resumed, strict=True):
+            assert position == same
+            assert torch.equal(batch.tokens, again.tokens)
+
+
+def test_letters_that_stand_apart_are_tokens_of_their_own(encoder: DialogueEncoder):
+    joined, parted = (encoder.encode([[user("x"), assistant(text)]])[0][0] for text in ("banana", apart.join("banana")))
+    assert encoder.tokenizer.decode(joined) == encoder.tokenizer.decode(parted)
+    letters = [encoder.tokenizer.encode(letter).ids[0] for letter in "banana"]
+    assert any(parted[at : at + 6] == letters for at in range(len(parted)))
+
+
 def test_a_tiny_model_learns_one_batch_by_heart(config: ModelConfig, encoder: DialogueEncoder):
-    dialogues = [asked(Addition(a, 7), phrasing) for a in (1, 4) for phrasing in asked_phrasings[:2]]
+    dialogues = [[user(f"{a}+7="), assistant(f"{a} + 7 = {a + 7}")] for a in (1, 2, 4)]
     batch = encoder.batch(dialogues)
     parameters, state = initial_parameters(config, seed=1), OptimizerState()
     for _ in range(100):
         loss = _step(parameters, config, batch, state)
     assert loss.likelihood < 0.05
-    assert all(answered(parameters, config, encoder, dialogues))
-    assert exact_match(parameters, config, encoder, [Addition(1, 7)])[asked_phrasings[0]] == 1.0
+    answers = greedy_answers(parameters, config, encoder, [[each[0]] for each in dialogues], tokens_max=24)
+    assert answers == [each[1]["content"] for each in dialogues]
+    counts = experts_chosen(parameters, config, encoder, dialogues)
+    assert counts.shape == (2, 4)
+    assert (counts.sum(dim=1) == 2 * int(batch.learned.sum())).all()
+
+
+def test_a_step_in_bfloat16_is_near_one_in_float32(config: ModelConfig, encoder: DialogueEncoder):
+    [batch] = first_batches(encoder, 1024, 1)
+    losses = [
+        batch_loss(initial_parameters(config, 1), config, batch, 0.0, precision).likelihood
+        for precision in ("float32", "bfloat16")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert losses[0] != losses[1]
+
+
+def test_adamw_alone_moves_everything_where_it_is_asked_to(config: ModelConfig, encoder: DialogueEncoder):
+    [batch] = first_batches(encoder, 512, 1)
+    parameters, state = initial_parameters(config, seed=1), OptimizerState()
+    settings = OptimizerSettings(muon=False)
+    train_step(parameters, config, batch, state, settings, rate_scale=1.0, balance_weight=0.01, workers=Workers(1))
+    assert set(state.second) == set(parameters)
 
 
 def test_training_repeats_bit_for_bit_with_the_seed(config: ModelConfig, encoder: DialogueEncoder):
     def trained() -> dict[str, torch.Tensor]:
         parameters, state = initial_parameters(config, seed=1), OptimizerState()
-        for batch in islice(encoder.batches(1, 256), 3):
+        for batch in first_batches(encoder, 512, 3):
             train_step(
                 parameters,
                 config,
@@ -177,7 +206,7 @@ def test_training_repeats_bit_for_bit_with_the_seed(config: ModelConfig, encoder
 
 def test_two_workers_compute_what_one_does(config: ModelConfig, encoder: DialogueEncoder):
     """Except for the balancing loss, which is a product of means over each worker's share."""
-    batch = next(encoder.batches(1, 1024))
+    [batch] = first_batches(encoder, 1024, 1)
     trained = []
     for workers in (1, 2):
         parameters, state = initial_parameters(config, seed=1), OptimizerState()
@@ -192,17 +221,19 @@ def test_two_workers_compute_what_one_does(config: ModelConfig, encoder: Dialogu
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(config: ModelConfig, encoder: DialogueEncoder, tmp_path: Path):
-    batches = list(islice(encoder.batches(1, 256), 4))
+    batches = first_batches(encoder, 512, 4)
     whole, state = initial_parameters(config, seed=1), OptimizerState()
     for batch in batches[:2]:
         _step(whole, config, batch, state)
-    write_checkpoint(tmp_path / "training.safetensors", whole, state)
+    write_checkpoint(tmp_path / "training.safetensors", whole, state, {"made": "a"})
     resumed, later = initial_parameters(config, seed=2), OptimizerState()
-    read_checkpoint(tmp_path / "training.safetensors", resumed, later)
+    read_checkpoint(tmp_path / "training.safetensors", resumed, later, "a")
     for batch in batches[2:]:
         _step(whole, config, batch, state)
         _step(resumed, config, batch, later)
     assert later.step == 4
+    with pytest.raises(InvalidInput, match="expected a checkpoint of b"):
+        read_checkpoint(tmp_path / "training.safetensors", resumed, later, "b")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -241,7 +272,7 @@ def test_muon_takes_the_hidden_matrices_only():
 
 
 def test_the_learning_rate_rises_stays_and_falls():
-    plan = Plan(seed=1, steps=200)
+    plan = replace(read_settings(ROOT / "scripts/genesis.toml").training, cooldown_share=0.5)
     scales = [rate_scale(step / 200, plan) for step in range(201)]
     assert scales[0] < 0.1
     assert scales[50] == 1.0

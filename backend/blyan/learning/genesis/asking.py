@@ -16,11 +16,13 @@ _answer_tokens_max = 200
 _seconds_max = 120
 
 
-def ask_node(url: str, model: str, items: Sequence[Item], report: Callable[[str], None]) -> list[str]:
+def ask_node(
+    url: str, model: str, items: Sequence[Item], report: Callable[[str], None], tokens_max: int = _answer_tokens_max
+) -> list[str]:
     """The answers of `model` on the node at `url`, in the order of the items. Raises urllib.error.URLError."""
 
     def ask(item: Item) -> str:
-        return answer_of_node(url, model, item.messages)
+        return answer_of_node(url, model, item.messages, tokens_max)
 
     answers: list[str] = []
     with ThreadPoolExecutor(_at_once) as pool:
@@ -31,9 +33,9 @@ def ask_node(url: str, model: str, items: Sequence[Item], report: Callable[[str]
     return answers
 
 
-def answer_of_node(url: str, model: str, messages: Sequence[Message]) -> str:
+def answer_of_node(url: str, model: str, messages: Sequence[Message], tokens_max: int = _answer_tokens_max) -> str:
     """One answer through `/v1/chat/completions`. Raises urllib.error.URLError."""
-    body = {"model": model, "messages": list(messages), "max_tokens": _answer_tokens_max}
+    body = {"model": model, "messages": list(messages), "max_tokens": tokens_max}
     request = urllib.request.Request(
         f"{url}/v1/chat/completions", orjson.dumps(body), {"Content-Type": "application/json"}
     )

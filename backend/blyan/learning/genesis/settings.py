@@ -54,7 +54,6 @@ class ShippingSettings:
 
     license: str
     system: str
-    temperature: float
     tokens_max: int
 
 
