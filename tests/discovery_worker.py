@@ -1,6 +1,7 @@
 """One node of the tests of discovery in a process of its own, or somebody who announces nonsense.
 
 `node LISTEN SWARM SECONDS` writes a line for what is found, gone and linked. `hostile ADDRESS KEY TAG WHAT…` sends.
+`announced` writes what a node on all addresses says to be reached at.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from zeroconf.const import _CLASS_IN, _FLAGS_AA, _FLAGS_QR_RESPONSE, _TYPE_A, _T
 from blyan.network.dialling import Expected
 from blyan.network.discovery import Announcement, Candidate, Discovery, service_type
 from blyan.network.handshake import Swarm
+from blyan.node.peer_addresses import announced
 from blyan.primitives.clock import system_entropy
 from blyan.primitives.errors import Fault
 from relays import RelayNode
@@ -109,5 +111,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(name)s %(message)s")
     if sys.argv[1] == "node":
         asyncio.run(node(*sys.argv[2:]))
+    elif sys.argv[1] == "announced":
+        say(*(announced(host, 9650) for host in ("0.0.0.0", "::", "10.9.0.7")))
     else:
         hostile(*sys.argv[2:])

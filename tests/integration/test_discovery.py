@@ -92,6 +92,17 @@ def test_nodes_of_one_swarm_find_each_other_and_no_others(wires: Wires) -> None:
         assert not [line for line in a.lines if c.key in line]
 
 
+def test_on_a_network_without_a_way_out_a_node_is_reached_at_its_address_there(wires: Wires) -> None:
+    machines = wires.switch({"a": "10.9.0.1/24"})
+    ip("addr", "add", "fd00:9::1/64", "dev", "eth0", "nodad", within=machines["a"])
+    with process(machines["a"], WORKER, "announced") as running:
+        assert running.stdout.readline().split() == [
+            "wss://10.9.0.1:9650",
+            "wss://[fd00:9::1]:9650",
+            "wss://10.9.0.7:9650",
+        ]
+
+
 def test_a_node_that_dies_without_a_word_is_gone_after_its_time(wires: Wires) -> None:
     """And found again when it is back."""
     machines = wires.switch({"a": "10.9.0.1/24", "b": "10.9.0.2/24"})

@@ -6,8 +6,11 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import ifaddr
 
 from blyan.primitives import canonical, limits
 from blyan.primitives.errors import InvalidInput
@@ -25,7 +28,10 @@ _wildcards: Final = {"0.0.0.0": (socket.AF_INET, "192.0.2.1"), "::": (socket.AF_
 
 
 def announced(host: str, port: int) -> str:
-    """The URL at which others reach a peer port; of a wildcard, that of the address this machine goes out by."""
+    """The URL at which others reach a peer port; of a wildcard, that of the address this machine goes out by.
+
+    On a network without a way out: that of its first interface.
+    """
     if host in _wildcards:
         family, far = _wildcards[host]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:  # nothing is sent: only a route is chosen
@@ -33,8 +39,19 @@ def announced(host: str, port: int) -> str:
                 probe.connect((far, 9))
                 host = probe.getsockname()[0]
             except OSError:
-                host = "127.0.0.1" if family == socket.AF_INET else "::1"
+                host = _first_address(family) or ("127.0.0.1" if family == socket.AF_INET else "::1")
     return f"wss://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _first_address(family: socket.AddressFamily) -> str | None:
+    """One of this machine's by which others on its network come; none that needs an interface beside it."""
+    for adapter in ifaddr.get_adapters():
+        for each in adapter.ips:
+            address = ip_address(each.ip if isinstance(each.ip, str) else each.ip[0])
+            wanted = each.is_IPv4 if family == socket.AF_INET else each.is_IPv6
+            if wanted and not address.is_loopback and not address.is_link_local:
+                return str(address)
+    return None
 
 
 def read_peers(folder: Path) -> list[tuple[str, PublicKey | None]]:
