@@ -25,7 +25,7 @@ async def relay(listen: str, _url: str) -> None:
         say(node.url, node.key)
         while await read_line() == "who":
             links = [link for link in node.links if link.open]
-            say(*(link._socket._req.remote for link in links), "|", *node.host.nodes)
+            say(*(link._socket._transport.get_extra_info("peername")[0] for link in links), "|", *node.host.nodes)
 
 
 async def node(listen: str, url: str) -> None:

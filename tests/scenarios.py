@@ -351,12 +351,14 @@ def _bundle(folder: Path) -> Path:
 def _model_prepare(folder: Path) -> None:
     """A small model as a bundle, beside the disk that may fail."""
     from blyan.model.hf_import import read_checkpoint
+    from blyan.model.request_defaults import RequestDefaults
     from blyan.node.importing import write_bundle
     from checkpoints import save_random_checkpoint
 
     if not _bundle(folder).exists():
         save_random_checkpoint(folder.parent / "hf", num_hidden_layers=2, num_experts=3, num_experts_per_tok=2)
-        write_bundle(read_checkpoint(folder.parent / "hf"), "m", "Apache-2.0", "test", _bundle(folder))
+        checkpoint = read_checkpoint(folder.parent / "hf")
+        write_bundle(checkpoint, "m", "Apache-2.0", "test", _bundle(folder), RequestDefaults())
 
 
 def _model_import(folder: Path, acknowledge: Acknowledge) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pytest
 
 from blyan.network import door
+from blyan.network.connection import Connection
 from relays import RelayNode
 
 
@@ -14,7 +17,9 @@ async def test_a_flood_of_challenges_from_one_address_drops_no_others(monkeypatc
         kept = node.door._challenges
         kept["mine"] = (float("inf"), "192.0.2.7")
         for _ in range(5):
-            await caller.dialler._challenged(node.url.replace("wss", "https"))
+            connection = await Connection.open(urlsplit(node.url), caller.dialler.context, "", 5.0)
+            assert (await connection.get("peer", door.challenge_path, None)).status == 200
+            connection.close()
         assert len(kept) == 3
         assert "mine" in kept
         assert (await caller.dial(node.url)).open

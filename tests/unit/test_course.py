@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 
 import pytest
@@ -88,6 +89,10 @@ def test_who_leaves_ends_what_is_under_way() -> None:
 
 def test_a_receipt_names_the_plan_and_who_computed_what() -> None:
     """Two answers of one request: their nodes together; `mixed` if they went different ways."""
+    Context().run(_the_receipt_names_them)
+
+
+def _the_receipt_names_them() -> None:
     trace = begin_trace(None, b"abcd")
     assert computed() == ("local", {})
     trace.courses += [heard(static_delegate=Way(others={A: 3}))[0], heard(static_delegate=Way(others={A: 4, B: 2}))[0]]

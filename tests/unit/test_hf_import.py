@@ -14,6 +14,8 @@ from blyan.model.parts import Part, parts_of
 from blyan.primitives.errors import InvalidInput, NotFound, UnsupportedModel
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 
+pytestmark = pytest.mark.timeout(60)  # the first test of a process that asks for transformers waits for its import
+
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
