@@ -50,6 +50,17 @@ def test_what_was_used_an_hour_ago_counts_half() -> None:
     assert use.shares(half_life_s)[:4] == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3])
 
 
+@pytest.mark.parametrize("begin", [0.0, 50 * 86_400.0])
+def test_a_machine_may_run_for_years_and_a_node_be_idle_for_months(begin: float) -> None:
+    """A monotonic clock counts from the machine's start, and two to the power of 43 days in hours is no float."""
+    use = ExpertUse(GRID, 2)
+    for now in (begin, begin + 90 * 86_400.0, begin + 400 * 86_400.0):
+        for _ in range(300):
+            use.note(token((0, 1), (2, 3)), now)
+        assert use.positions(now) == pytest.approx(300)
+        assert use.shares(now) == pytest.approx([1, 1, 0, 0, 0, 0, 1, 1])
+
+
 def test_what_follows_an_expert_in_the_next_layer_is_counted() -> None:
     followers = used().followers(0, 0.0)
     assert followers is not None

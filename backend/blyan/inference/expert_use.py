@@ -24,7 +24,8 @@ half_life_s: Final = 3_600.0
 _aside_max: Final = 256  # positions that wait to be counted
 _aside_seconds: Final = 60.0  # without news, after which these are counted as of then
 _pairs_of: Final = 32  # positions of these whose pairs are counted, evenly spread
-_unit_max: Final = 1e6
+_halvings_max: Final = 20.0  # of what was counted first, until all is counted in smaller units
+_halvings_told: Final = 1_000.0  # what is older counts nothing, and a float has no more
 
 
 class ExpertUse:
@@ -38,7 +39,7 @@ class ExpertUse:
         self._waiting = 0
         self._noted = 0.0
         # All below in units of what counts one at `_base`: a use adds more and more, so that nothing must shrink.
-        self._base = 0.0
+        self._base: float | None = None  # the first moment that anything was said of
         self._positions = self._computed = 0.0
         layers, experts = len(grid.layers), grid.experts
         self._places = {layer: place for place, layer in enumerate(grid.layers)}
@@ -158,9 +159,11 @@ class ExpertUse:
 
     def _unit(self, now: float) -> float:
         """What one use counts now, in the units that are kept; the lock is held."""
-        unit = 2.0 ** ((now - self._base) / self._half_life)
-        if unit <= _unit_max:
-            return unit
+        base = now if self._base is None else self._base
+        self._base, halvings = base, (now - base) / self._half_life
+        if halvings <= _halvings_max:
+            return 2.0**halvings
+        unit = 2.0 ** min(halvings, _halvings_told)
         self._base, smaller = now, np.float32(1 / unit)
         self._positions /= unit
         self._computed /= unit

@@ -97,19 +97,25 @@ def received(step: SentStep) -> Step:
 class LedSteps:
     """The steps of one generation as they come, for one reader in the loop."""
 
+    ended: Callable[[], None] = lambda: None  # told when it is of no more use
     _here: list[Step] = field(default_factory=list[Step])
+    _waiting: int = 0  # numbers of what is here: tokens, candidates, experts
     _end: Finished | Fault | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, event: Event) -> None:
-        """One more event, in the loop. A reader that stands still ends it."""
+        """One more event, in the loop. A reader that stands still ends it: nothing is taken out of its midst."""
+        if self._end is not None:
+            return
         if isinstance(event, Delta):
             report = event.tokens[0]
             self._here.append(Step(report.token, report.logprob, report.top, event.experts))
-            if len(self._here) > limits.generation_backlog_steps_max:
+            self._waiting += 1 + len(report.top) + len(event.experts)
+            if len(self._here) > limits.generation_backlog_steps_max or self._waiting > limits.generation_backlog_max:
                 self._here.clear()
                 self._end = Busy("generation: expected its steps to be taken, found too many that wait")
-        elif self._end is None and isinstance(event, Finished | Failed):
+                self.ended()
+        elif isinstance(event, Finished | Failed):
             self._end = event.fault if isinstance(event, Failed) else event
         self._news.set()
 
@@ -123,6 +129,7 @@ class LedSteps:
             self._news.clear()
             await self._news.wait()
         taken, self._here = self._here[:most], self._here[most:]
+        self._waiting -= sum(1 + len(step.top) + len(step.experts) for step in taken)
         return taken
 
 
@@ -142,6 +149,7 @@ class Lead:
         led = LedSteps()
         work = steps_work(model, order, self._drafts_max())
         ticket = self._scheduler.submit(model, work, led.put, client=client, listener=self._listener)
+        led.ended = ticket.cancel
         try:
             yield led
         finally:

@@ -192,6 +192,7 @@ generation_eos_max: Final = 256  # tokens that may end it
 generation_chunk_steps_max: Final = 64
 generation_chunk_experts_max: Final = 1 << 15  # (layer, expert, tokens) of one chunk
 generation_backlog_steps_max: Final = 4_096  # that its asker has not taken: then it ends
+generation_backlog_max: Final = 1 << 18  # the same, counting their candidates and experts too
 generations_led_max: Final = 256  # for other nodes
 generations_led_peer_max: Final = 128  # for one of them
 generations_delegated_max: Final = 2_048
