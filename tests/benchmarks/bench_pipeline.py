@@ -176,7 +176,7 @@ def rates(page: Page, model: Reference, root: Path) -> None:
 def drafts(page: Page, model: Reference, root: Path) -> None:
     """Repetitive requests with guesses and without: one trip verifies all guesses of a step."""
     vocab = model.manifest("fp32").config.vocab_size
-    requests = [body for _, body in first(records(model.model("fp32"), 1, vocab, TOKENS), 2 * RUNS)]
+    requests = [body for _, body in first(records(model.model("fp32"), 1, vocab, TOKENS), RUNS)]
     answers: dict[float, dict[int, tuple[float, list[list[int]]]]] = {}
     for guessed in (0, GUESSED):
         with swarm_of(root, 2, inference__draft_tokens=str(guessed)) as swarm:
