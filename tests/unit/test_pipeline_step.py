@@ -13,7 +13,7 @@ import torch
 
 from blyan.inference.pipeline_step import PipelineStepper
 from blyan.model.eager_step import EagerStepper
-from blyan.model.stepping import KVPages, PagesLost, Run
+from blyan.model.stepping import KVPages, PagesLost, Run, RunFault
 from blyan.network.questions import Refused
 from blyan.primitives import limits
 from blyan.primitives.errors import StageUnavailable
@@ -82,6 +82,14 @@ def lost_in(stepper: PipelineStepper, runs: list[Run]) -> None:
         stepper.step(runs)
 
 
+def unavailable(stepper: PipelineStepper, runs: list[Run]) -> str:
+    """Why no run of the step is computed: each has the fault, for none is better off by itself."""
+    faults = [each.reason for each in stepper.step(runs) if isinstance(each, RunFault)]
+    assert len(runs) == len(faults)
+    assert all(isinstance(fault, StageUnavailable) for fault in faults)
+    return faults[0].message
+
+
 @pytest.mark.parametrize("how", ["gone", "silent"])
 def test_a_lost_stage_is_replaced_and_its_pages_are_said_to_be_lost(house: House, how: str) -> None:
     steps = steps_of()
@@ -106,12 +114,10 @@ def test_without_stages_a_step_fails_in_time_and_the_next_at_once(house: House) 
     for key in house.keys:
         house.lose(key)
     began = time.monotonic()
-    with pytest.raises(StageUnavailable, match="all layers"):
-        stepper.step(runs)
+    assert "all layers" in unavailable(stepper, runs)
     assert 0.25 < time.monotonic() - began < 3
     again = time.monotonic()
-    with pytest.raises(StageUnavailable):
-        stepper.step(runs)
+    unavailable(stepper, runs)
     assert time.monotonic() - again < 0.25
 
 

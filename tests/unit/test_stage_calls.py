@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
-from blyan.inference.stage_session import Session, StageNodes, look, stuck
+from blyan.inference.pipeline_step import PipelineStepper
+from blyan.inference.stage_session import Session, StageNodes, leases, look, stuck
 from blyan.model.stepping import PagesLost, Run
-from blyan.network.questions import NoAnswer
-from blyan.primitives.errors import MalformedMessage
+from blyan.network.questions import NoAnswer, Refused
+from blyan.primitives.errors import BlockCorrupt, MalformedMessage, NotComputable
 from blyan.primitives.ids import PublicKey
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import Hop, Progress, parse_progress
+from blyan.wire.stage_call import Hop, Passed, Progress, open_kind, parse_progress
 from random_models import RandomWeights, small_config
-from stage_links import MODEL, House, compared, right_of, stepper_of, steps_of
+from stage_links import MODEL, FakeLink, House, compared, right_of, stepper_of, steps_of
 
 CONFIG = small_config()
 WEIGHTS = RandomWeights(CONFIG)
@@ -83,6 +85,140 @@ def test_who_a_call_is_stuck_at() -> None:
     assert stuck(HOPS, seen((5, 5), (5, 5), 900), 5) == B
     assert stuck(HOPS, seen((5, 4), (5, 4), 900), 5, moving_s=1.0) is None
     assert stuck(HOPS, seen((5, 4), (5, 4), 1300), 5, moving_s=1.0) == B
+
+
+SENT = [Run((1, 2), 0, (0,), 1)]
+
+
+def lost_until_it_goes_well(stepper: PipelineStepper) -> int:
+    """How often the step loses its stages before it is computed."""
+    for lost in range(8):
+        with suppress(PagesLost):
+            compared(stepper.step(SENT), stepper.step(SENT))
+            return lost
+    raise AssertionError("it never goes well")
+
+
+@pytest.mark.parametrize("spans", [(range(3),) * 3, (range(1), range(1, 3), range(1, 3))])
+def test_a_stage_that_answers_with_a_fault_is_left_for_another(spans: tuple[range, ...]) -> None:
+    """It names nobody: its own answer names it."""
+    with House(CONFIG, WEIGHTS, *spans) as house:
+        bad = house.keys[1]
+
+        def broken(*_: object) -> Passed:
+            raise BlockCorrupt("a block")
+
+        house.hosts[bad]._compute = broken
+        assert lost_until_it_goes_well(stepper_of(house)) == 1
+        assert house.lead.counters.of(bad).lost == 1
+        assert [house.hosts[key].counters.calls for key in (bad, house.keys[2])] == [0, 2]
+
+
+def not_finite(house: House, key: PublicKey) -> None:
+    """That stage gives numbers that are none."""
+    host = house.hosts[key]
+    compute = host._compute
+
+    def computed(*arguments: Any) -> Passed:
+        given = compute(*arguments)
+        hidden = np.frombuffer(given.hidden, "<f4").copy()
+        hidden[1] = np.nan
+        return Passed(hidden.tobytes(), given.chosen)
+
+    host._compute = computed
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_stage_that_gives_what_is_no_number_is_named_and_left(place: int) -> None:
+    """The last one by the lead, another by the stage that it gives to; nobody computes with it."""
+    with House(CONFIG, WEIGHTS, range(1), range(1, 3), range(1), range(1, 3)) as house:
+        right = right_of(house, [SENT])[0]
+        not_finite(house, house.keys[place])
+        stepper = stepper_of(house)
+        assert lost_until_it_goes_well(stepper) == 1
+        compared(stepper.step(SENT), right)
+        assert [int(at == place) for at in range(4)] == [house.lead.counters.of(key).lost for key in house.keys]
+        assert house.hosts[house.keys[1]].counters.calls == (3 if place == 0 else 1)
+
+
+def test_a_lead_sends_nothing_that_is_no_number() -> None:
+    """Its own layers gave that, by whose fault no stage is; who is computed beside it is not lost."""
+    with House(CONFIG, WEIGHTS, range(3), lead=range(2)) as house:
+        stepper = stepper_of(house)
+        stepper.step(SENT)
+        assert stepper._own is not None
+        layers, bad = stepper._own.current(), [True]
+        through = layers.through
+
+        def overflowing(hidden: torch.Tensor, runs: Any) -> Any:
+            given, chosen = through(hidden, runs)
+            return (given * torch.inf if bad else given), chosen
+
+        layers.through = overflowing  # type: ignore[method-assign]
+        with pytest.raises(NotComputable):
+            stepper.step(SENT)
+        bad.clear()
+        stepper.step(SENT)
+        assert (len(stage_calls(house)), house.lead.counters.lost) == (2, 0)
+
+
+def leased(house: House, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second stage answers no renewal of a lease any more, or with a fault."""
+    request = FakeLink.request
+
+    async def answered(link: FakeLink, kind: str, *arguments: Any, seconds: float) -> Message:
+        if kind == open_kind and link.peer.node == house.keys[1] and house.lead.sessions:
+            house.sent.append((house.lead_key, house.keys[1], "renewal", Message({}, ())))
+            if how != "now and then" or len(renewals(house)) % 2:
+                raise Refused(house.keys[1], "busy", "none", {}) if how == "refused" else NoAnswer("late")
+        return await request(link, kind, *arguments, seconds=seconds)
+
+    monkeypatch.setattr(FakeLink, "request", answered)
+    monkeypatch.setattr("blyan.inference.stage_lead._renew_seconds", 0.05)
+
+
+def renewals(house: House) -> list[str]:
+    return [what for _, _, what, _ in house.sent if what == "renewal"]
+
+
+@pytest.mark.parametrize(("how", "needed"), [("refused", 1), ("silent", 2)])
+def test_a_stage_whose_lease_does_not_go_on_is_named(how: str, needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that says nothing once may be late; a lease lasts for three renewals."""
+    with House(CONFIG, WEIGHTS, *(range(3),) * 3) as house:
+        leased(house, how, monkeypatch)
+        stepper_of(house).step(SENT)
+        session = house.lead.sessions[0]
+        until = time.monotonic() + 5
+        while session.lost is None and time.monotonic() < until:
+            time.sleep(0.005)
+        assert session.lost is not None
+        assert frozenset(house.keys[1:2]) == session.lost.nodes
+        assert needed == len(renewals(house))
+
+
+def test_renewals_that_are_late_now_and_then_end_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    with House(CONFIG, WEIGHTS, *(range(3),) * 2) as house:
+        leased(house, "now and then", monkeypatch)
+        stepper = stepper_of(house)
+        stepper.step(SENT)
+        until = time.monotonic() + 5
+        while len(renewals(house)) < 6 and time.monotonic() < until:
+            time.sleep(0.005)
+        stepper.step(SENT)
+        assert (len(renewals(house)) >= 6, house.lead.counters.lost) == (True, 0)
+
+
+@pytest.mark.parametrize(("rows", "seconds"), [(0, 0.6), (20_000, 0.6 + 20_000 * CONFIG.hidden * 4 / (128 << 10))])
+async def test_a_lease_is_given_the_time_that_what_is_under_way_takes(rows: int, seconds: float) -> None:
+    """Its renewal may lie behind a long prompt, as a look does."""
+    link = BusyLink(False)
+    nodes = SimpleNamespace(link=lambda _node: link, round_trip=lambda _node: 0.01)
+    session = Session("5" * 32, MODEL, CONFIG, torch.float32, range(0), HOPS)
+    session.rows = rows
+    for lease in leases(cast(StageNodes, nodes), A, session, 4):
+        with pytest.raises(NoAnswer):
+            await lease
+        assert seconds == pytest.approx(link.granted)
 
 
 class BusyLink:

@@ -158,7 +158,7 @@ class Batching:
         if not runs:
             return bool(made.preempted)
         before = _waited(engine)
-        done = self._computed(engine, runs)
+        done = self._computed(engine, runs) or []
         self.watch.stepped(self.monotonic() - now, len(done), sum(len(run.tokens) for _, run in done))
         for sequence, _ in done:
             self.shares.charge(sequence.client, engine.charge(sequence))
@@ -176,21 +176,32 @@ class Batching:
         seen = StepSeen(plan, self.monotonic() - began, _waited(engine) - waited, len(runs), tokens, positions)
         self.timed(engine.model.manifest_id, seen, jitted=engine.jitted)
 
-    def _computed(self, engine: Engine, runs: list[tuple[TokenSequence, Run]]) -> list[tuple[TokenSequence, Run]]:
-        """Those of the runs that went well. A step that fails is made again, each run by itself."""
+    def _computed(
+        self, engine: Engine, runs: list[tuple[TokenSequence, Run]]
+    ) -> list[tuple[TokenSequence, Run]] | None:
+        """Those of the runs that went well. A step that fails is made again, each run by itself.
+
+        None if the pages were lost: everybody begins anew, so none of these runs is to be computed any more.
+        """
         failed: dict[int, Fault] = {}
         reason = attempted(lambda: failed.update(engine.compute(runs, self.deliver)))
         if isinstance(reason, PagesLost):
             self._recomputed(engine, reason)
-            return []
+            return None
         if reason is None:
             for number, fault in failed.items():
                 self._fail(self.jobs[number], fault)
             return [(sequence, run) for sequence, run in runs if sequence.id not in failed] if failed else runs
-        if len(runs) > 1:
-            return [run for alone in runs for run in self._computed(engine, [alone])]
-        self._fail(self.jobs[runs[0][0].id], reason)
-        return []
+        if len(runs) == 1:
+            self._fail(self.jobs[runs[0][0].id], reason)
+            return []
+        done: list[tuple[TokenSequence, Run]] = []
+        for alone in runs:
+            went = self._computed(engine, [alone])
+            if went is None:
+                return None
+            done += went
+        return done
 
     def _recomputed(self, engine: Engine, reason: PagesLost) -> None:
         _log.warning("%s is computed again from its tokens: %s", engine.model.name, reason)

@@ -28,7 +28,7 @@ from blyan.model.stepping import PagesLost, PlanName, Ready, Run, RunFault, RunR
 from blyan.model.transformer import TrunkWeights
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import Fault, StageUnavailable
+from blyan.primitives.errors import Fault, NotComputable, StageUnavailable
 from blyan.primitives.ids import PayloadId
 
 _piece_rows: Final = 64  # fewer are not worth a call of their own
@@ -109,7 +109,16 @@ class PipelineStepper:
 
     @torch.inference_mode()
     def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult | RunFault]:
-        """One result per run, in order. `PagesLost` where stages were replaced, `StageUnavailable` where none are."""
+        """One result per run, in order: all `StageUnavailable` where none are. `PagesLost` where stages were replaced.
+
+        The former is not raised: each run would be tried by itself, in pages that may be others by then.
+        """
+        try:
+            return self._stepped(runs, ready)
+        except StageUnavailable as reason:
+            return [RunFault(reason) for _ in runs]
+
+    def _stepped(self, runs: Sequence[Run], ready: Ready) -> list[RunResult | RunFault]:
         if self._offered is not None:
             make, self._offered = self._offered, None
             self._head.close()
@@ -129,7 +138,7 @@ class PipelineStepper:
         return results
 
     def _begun(self, session: Session, runs: Sequence[Run], piece: Sequence[_Part]) -> Outcome:
-        """Compute what is computed here, and send it on."""
+        """Compute what is computed here, and send it on. `NotComputable` if that gives what is no number."""
         tokens = [token for part in piece for token in runs[part.index].tokens[part.begin : part.end]]
         stretches = [_stretch(runs[part.index], part) for part in piece]
         hidden = self._led.weights.embed()[torch.tensor(tokens)]
@@ -139,6 +148,8 @@ class PipelineStepper:
         if not session.hops:
             assert chosen is not None, "all layers are here"
             return partial(_given, hidden, chosen)
+        if not bool(torch.isfinite(hidden).all()):  # stages refuse it, and none of them is at fault
+            raise NotComputable("layers: expected finite numbers, found others (an overflow in this dtype?)")
         return partial(self._lead.finish, session, self._lead.begin(session, hidden, stretches, chosen))
 
     def close(self) -> None:

@@ -125,7 +125,10 @@ class StageCalls:
             raise lost from None
 
     def ended(self, session: Session, number: int, sender: PublicKey, message: Message) -> None:
-        """What a stage says of a call that is waited for. `Denied` if it is another's to say."""
+        """What a stage says of a call that is waited for. `Denied` if it is another's to say.
+
+        Who could not compute it is at fault, unless it names another stage.
+        """
         fault = cast("dict[str, Any] | None", message.fields.get("fault"))
         if fault is None and sender == session.hops[-1].node:
             count = session.waiting[number].call.count
@@ -137,7 +140,7 @@ class StageCalls:
                 theirs.rows += count
         elif isinstance(fault, dict) and any(sender == hop.node for hop in session.hops):
             named = fault.get("node")
-            blamed = frozenset(hop.node for hop in session.hops if hop.node == named)
+            blamed = frozenset(hop.node for hop in session.hops if hop.node == named) or frozenset((sender,))
             said = str(fault.get("message"))[:200]
             self.lose(session, StageLost(f"stage {sender[:12]}: {said if said.isprintable() else 'a fault'}", blamed))
         else:

@@ -25,9 +25,9 @@ from blyan.network.link import Link
 from blyan.network.questions import LinkLost
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import Busy, Denied, Fault, InternalError, NotHeld
+from blyan.primitives.errors import Busy, Denied, Fault, InternalError, MalformedMessage, NotHeld
 from blyan.primitives.ids import PublicKey
-from blyan.wire.framing import Message
+from blyan.wire.framing import Message, are_finite
 from blyan.wire.stage_call import (
     Passed,
     StageCall,
@@ -154,7 +154,8 @@ class StageHost:
             else:
                 await self._tell(call, end_of(call, given))
         elif isinstance(given, Fault):
-            await self._tell(call, fault_of(call, given.code, given.message, ""))
+            named = lease.asked.before if isinstance(given, MalformedMessage) else ""
+            await self._tell(call, fault_of(call, given.code, given.message, named))
         else:
             _log.error("computing layers %d to %d for %s", call.begin, call.end, lease.lead[:12], exc_info=given)
             await self._tell(call, fault_of(call, InternalError.code, "internal error", ""))
@@ -174,6 +175,8 @@ class StageHost:
     def _compute(self, lease: Lease, call: StageCall, passed: Passed) -> Passed:
         if not lease.open:
             raise NotHeld("stage call: expected a session with a lease here, found it ended")
+        if not are_finite(call.dtype, passed.hidden):  # named is who gave it, before it is taken for ours
+            raise MalformedMessage("stage call: expected finite numbers, found others")
         settled, began = lease.layers.settled, self._monotonic()
         hidden = torch.frombuffer(bytearray(passed.hidden), dtype=lease.model.dtype).view(call.count, call.width)
         runs = [Stretch(run.rows, run.start, run.pages, run.reach) for run in call.runs]

@@ -23,7 +23,7 @@ from blyan.inference.stage_session import Passage, Session, StageLost, StageNode
 from blyan.model.config import ModelConfig
 from blyan.model.stepping import Stretch
 from blyan.network.link import Link
-from blyan.network.questions import LinkLost, Refused
+from blyan.network.questions import LinkLost, NoAnswer, Refused
 from blyan.network.thread import NetworkThread
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
@@ -143,7 +143,7 @@ class StageLead:
 
     async def _kept(self, session: Session, pages: int) -> None:
         """Renew the leases now and then, and see when a link ends, until the session does."""
-        renewed = self.monotonic()
+        renewed, late = self.monotonic(), frozenset[PublicKey]()
         while session.lost is None:
             links = [self.nodes.link(hop.node) for hop in session.hops]
             gone = frozenset(hop.node for hop, link in zip(session.hops, links, strict=True) if link is None)
@@ -159,11 +159,19 @@ class StageLead:
                     each.cancel()
             if not done:
                 renewed = self.monotonic()
-                for reason in await asyncio.gather(
-                    *leases(self.nodes, self.own, session, pages), return_exceptions=True
-                ):
-                    if isinstance(reason, Fault):
-                        self._lose(session, StageLost(f"stage: its lease did not go on: {reason.message}"))
+                late = await self._renewed(session, pages, late)
+
+    async def _renewed(self, session: Session, pages: int, late: frozenset[PublicKey]) -> frozenset[PublicKey]:
+        """Renew the leases; which stages said nothing. Twice in a row ends the session: a lease lasts for three."""
+        reasons = await asyncio.gather(*leases(self.nodes, self.own, session, pages), return_exceptions=True)
+        silent: set[PublicKey] = set()
+        for hop, reason in zip(session.hops, reasons, strict=True):
+            if isinstance(reason, NoAnswer) and hop.node not in late:
+                silent.add(hop.node)
+            elif isinstance(reason, Fault):
+                why = f"stage {hop.node[:12]}: its lease did not go on: {reason.message}"
+                self._lose(session, StageLost(why, frozenset((hop.node,))))
+        return frozenset(silent)
 
     def _lose(self, session: Session, reason: StageLost) -> None:
         if session.lost is None:

@@ -22,7 +22,7 @@ from blyan.network.questions import LinkLost, NoAnswer, Refused
 from blyan.primitives import limits
 from blyan.primitives.errors import MalformedMessage
 from blyan.primitives.ids import PayloadId, PublicKey
-from blyan.wire.framing import Message
+from blyan.wire.framing import Message, are_finite
 from blyan.wire.stage_call import (
     Hop,
     Progress,
@@ -152,19 +152,24 @@ class Session:
 
 
 def leases(nodes: StageNodes, own: PublicKey, session: Session, pages: int) -> list[Coroutine[Any, Any, None]]:
-    """Ask each stage for its lease, or that it goes on."""
+    """Ask each stage for its lease, or that it goes on: what is on its way may go first."""
     before = [own, *(hop.node for hop in session.hops)]
     return [
-        _asked(nodes, hop.node, StageOpen(session.model, session.id, hop.begin, hop.end, pages, previous))
+        _asked(
+            nodes,
+            hop.node,
+            StageOpen(session.model, session.id, hop.begin, hop.end, pages, previous),
+            session.moving_s(),
+        )
         for hop, previous in zip(session.hops, before, strict=False)
     ]
 
 
-async def _asked(nodes: StageNodes, node: PublicKey, asked: StageOpen) -> None:
+async def _asked(nodes: StageNodes, node: PublicKey, asked: StageOpen, moving_s: float) -> None:
     link = nodes.link(node)
     if link is None:
         raise LinkLost(f"peer {node[:12]}: expected a link, found none")
-    seconds = max(_open_seconds, _open_factor * nodes.round_trip(node))
+    seconds = max(_open_seconds, _open_factor * nodes.round_trip(node)) + moving_s
     await link.request(open_kind, asked.fields(), seconds=seconds)
 
 
@@ -221,12 +226,17 @@ def stuck(
 
 
 def result_of(session: Session, call: StageCall, message: Message) -> tuple[Tensor, NDArray[Any]]:
-    """Hidden states and chosen experts of an end; `MalformedMessage` unless it is this call's. From any thread."""
+    """Hidden states, finite, and chosen experts of an end; `MalformedMessage` unless it is this call's.
+
+    From any thread.
+    """
     config = session.config
     shape = (len(config.moe_layers), call.count, config.experts_per_token)
     passed = read_end(call, message)
     chosen = np.frombuffer(passed.chosen, "<u2").astype(np.int32)
     if chosen.size != shape[0] * shape[1] * shape[2] or (chosen.size and int(chosen.max()) >= config.experts):
         raise MalformedMessage("stage end: expected the experts of each position in each MoE layer")
+    if not are_finite(call.dtype, passed.hidden):
+        raise MalformedMessage("stage end: expected finite numbers, found others")
     hidden = torch.frombuffer(bytearray(passed.hidden), dtype=session.dtype).view(call.count, call.width)
     return hidden, chosen.reshape(shape)

@@ -36,6 +36,7 @@ _tokens_min: Final = 4  # of an answer that tells of a rate
 _settled: Final = 8  # answers that were measured, before another plan is tried
 _stale_s: Final = 60.0  # after which a plan that was not used is tried again now and then
 _turned_s: Final = 5.0  # for which a plan that turned out impossible is not chosen
+_turned_max_s: Final = 300.0  # each time twice as long, for a pipeline
 
 
 def _nobody(_model: PayloadId, _config: ModelConfig) -> None:
@@ -50,6 +51,13 @@ class Planned(NamedTuple):
     shape: Shape
     corrections: tuple[tuple[PlanName, Correction], ...]
     decision: Decision
+
+
+class _Turned(NamedTuple):
+    """A plan turned out impossible: until when it is not chosen, and for how long that is."""
+
+    until: float
+    seconds: float
 
 
 class _Seen(NamedTuple):
@@ -74,7 +82,9 @@ class Planning:
     chosen: Counter[PlanName] = field(default_factory=Counter["PlanName"])
     _seen: dict[PayloadId, _Seen] = field(default_factory=dict["PayloadId", "_Seen"])
     _used: dict[tuple[PayloadId, PlanName], float] = field(default_factory=dict["tuple[PayloadId, PlanName]", float])
-    _turned: dict[tuple[PayloadId, PlanName], float] = field(default_factory=dict["tuple[PayloadId, PlanName]", float])
+    _turned: dict[tuple[PayloadId, PlanName], _Turned] = field(
+        default_factory=dict["tuple[PayloadId, PlanName]", "_Turned"]
+    )
 
     def shape(self, prompt: int, answer: int, beside: int, standing: tuple[int, int] = (0, 0)) -> Shape:
         """A request as this node computes it, beside so many generations; of its prompt so much stands already."""
@@ -93,7 +103,7 @@ class Planning:
             if len(self._seen) > limits.models_timed_max:
                 del self._seen[next(iter(self._seen))]
         stages = None if seen.route is None else seen.route.takes(shape.prompt, shape.answer, shape.chunk)
-        turned = [plan for plan in plans if now < self._turned.get((model, plan), 0.0)]
+        turned = [plan for plan in plans if (each := self._turned.get((model, plan))) and now < each.until]
         stale = [plan for plan in plans if now - self._used.setdefault((model, plan), now) > _stale_s]
         return replace(
             seen.situation,
@@ -123,10 +133,21 @@ class Planning:
         return Planned(model, situation, shape, corrections, choose(situation, shape, corrections))
 
     def turned(self, planned: Planned, used: PlanName) -> None:
-        """An answer went another way than was decided, for what was decided turned out impossible."""
+        """An answer went another way than was decided, for what was decided turned out impossible.
+
+        A pipeline is left alone longer each time, until an answer goes by it: the compute thread, and whoever else is
+        computed there, waits while stages are looked for.
+        """
         decided = planned.decision.plan
-        if decided is not None and decided != used:
-            self._turned[planned.model, decided] = self.monotonic() + _turned_s
+        if decided is None or decided == used:
+            return
+        now, seconds = self.monotonic(), _turned_s
+        before = self._turned.get((planned.model, decided))
+        if before is not None and decided == "pipeline":
+            if now < before.until:
+                return  # it was under way with the one that is counted
+            seconds = min(2 * before.seconds, _turned_max_s)
+        self._turned[planned.model, decided] = _Turned(now + seconds, seconds)
 
     def ended(self, planned: Planned, tokens: int, first_s: float, rest_s: float) -> None:
         """An answer of so many tokens ended well: seconds until the first, and until the last after it.
@@ -137,6 +158,7 @@ class Planning:
         if plan is None:
             return
         self._used[planned.model, plan] = self.monotonic()
+        self._turned.pop((planned.model, plan), None)
         for kept in (self._used, self._turned):
             while len(kept) > len(plans) * limits.models_timed_max:
                 del kept[next(iter(kept))]

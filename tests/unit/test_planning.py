@@ -1,0 +1,70 @@
+"""For how long a plan that turned out impossible is not chosen."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from batches import CONFIG, MANIFEST, RULES
+from blyan.model.stepping import PlanName
+from blyan.node.planning import Planned, Planning
+
+
+class Clock:
+    """Goes by hand."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def planning(clock: Clock) -> Planning:
+    """That of a node without peers."""
+    return Planning(None, RULES, clock, lambda: 0.5)
+
+
+def planned(plan: PlanName) -> Planned:
+    """A decision for that plan."""
+    return Planned(MANIFEST, cast(Any, None), cast(Any, None), (), cast(Any, SimpleNamespace(plan=plan)))
+
+
+def left_alone(planning: Planning, clock: Clock, plan: PlanName) -> float:
+    """Seconds until it may be chosen again; that time has come then."""
+    began = clock.now
+    while clock.now - began < 1000:
+        situation = asyncio.run(planning.situation(MANIFEST, CONFIG, planning.shape(1, 1, 0)))
+        if plan not in dict(situation.why_not):
+            break
+        clock.now += 1
+    return clock.now - began
+
+
+def test_a_pipeline_that_stays_impossible_is_tried_ever_less_often(planning: Planning, clock: Clock) -> None:
+    """Each try may hold up everybody whom this node computes for; one that goes well makes it as at first."""
+    found: list[float] = []
+    for _ in range(9):
+        planning.turned(planned("pipeline"), "dynamic")
+        planning.turned(planned("pipeline"), "dynamic")  # another that was under way: one try is one
+        found.append(left_alone(planning, clock, "pipeline"))
+    assert found == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    planning.ended(planned("pipeline"), 1, 1.0, 0.0)
+    planning.turned(planned("pipeline"), "dynamic")
+    assert left_alone(planning, clock, "pipeline") == 5
+
+
+def test_another_plan_that_is_impossible_holds_nobody_up(planning: Planning, clock: Clock) -> None:
+    for _ in range(3):
+        planning.turned(planned("static_delegate"), "dynamic")
+        assert left_alone(planning, clock, "static_delegate") == 5
+    planning.turned(planned("dynamic"), "dynamic")
+    assert left_alone(planning, clock, "dynamic") == 0
