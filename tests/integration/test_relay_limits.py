@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -213,3 +215,32 @@ async def test_one_caller_leaves_room_for_others_at_a_node(monkeypatch: pytest.M
         with pytest.raises(Refused, match="expected at most 2 tunnels of one caller"):
             await link.request(open_kind, {"node": node.key}, seconds=5)
         assert (await other.call(relay, node)).open
+
+
+async def test_a_way_through_a_relay_takes_one_connection_after_the_other() -> None:
+    """As many at the same time as are allowed, and any number in all."""
+    async with three() as (relay, node, caller):
+        await caller.dial(relay.url)
+        async with caller.tunnels.to(relay.key, node.key) as url:
+            parts = urlsplit(url)
+            for _ in range(12):
+                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+                await until(lambda: node.tunnels.count == 1)
+                writer.close()
+                await until(lambda: node.tunnels.count == caller.tunnels.count == 0)
+
+
+async def test_what_is_wrong_with_the_own_disk_is_no_fault_of_a_relay() -> None:
+    """A connection that the relay refuses is."""
+    for reason, expected in ((OSError(28, "no space left"), OSError), (ConnectionResetError(), PeerFault)):
+        async with three() as (relay, node, caller):
+            await caller.dial(relay.url)
+            node.links[0].shut()
+            await until(lambda host=relay.host: not host.nodes)
+            with pytest.raises(expected, match="no space" if expected is OSError else "relay"):
+                async with caller.tunnels.to(relay.key, node.key) as url:
+                    parts = urlsplit(url)
+                    reader, _ = await asyncio.open_connection(parts.hostname, parts.port)
+                    with contextlib.suppress(ConnectionError):
+                        await reader.read()  # until it was refused
+                    raise reason

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from blyan.inference import expert_host
 from blyan.inference.expert_host import ExpertHost, HostedModel, bytes_of
 from blyan.inference.steppers import PreparedMixture
 from blyan.model.experts import ExpertCall
 from blyan.model.weights import ModelWeights
 from blyan.network.link import Link
 from blyan.primitives import limits
-from blyan.primitives.errors import BlockCorrupt, Busy, InvalidInput, NotHeld
+from blyan.primitives.errors import BlockCorrupt, Busy, InvalidInput, MalformedMessage, NotHeld
 from blyan.primitives.ids import PayloadId, PublicKey
-from blyan.wire.expert_call import ExpertBatch, packed, read_answer
-from blyan.wire.framing import Message
+from blyan.wire.expert_call import ExpertBatch, packed, read_answer, unpacked
+from blyan.wire.framing import Message, WireTensor
 from random_models import RandomWeights, small_config
 
 MODEL = PayloadId("ab" * 32)
@@ -191,4 +192,53 @@ async def test_what_takes_no_longer_than_a_change_of_thread_is_computed_in_the_l
         answer = await host.answer(link(), message)
         assert bytes(read_answer(batch, message.tensors[0], answer)) == bytes(message.tensors[0].data)
     assert [thread == here for thread in quick.threads] == [False, True, False, False]
+    host.close()
+
+
+async def test_many_quick_calls_in_one_turn_of_the_loop_wait_for_the_thread_whose_queue_is_limited() -> None:
+    """In the next turn the loop computes again."""
+    quick, here = Quick(), threading.get_ident()
+    held = HostedModel(CONFIG, cast(ModelWeights, None), lambda _layer, _expert: True, cast(PreparedMixture, quick))
+    ticks = iter(range(1_000_000))
+    host = ExpertHost(lambda _manifest: held, lambda: next(ticks) * 1e-5)
+    _, message = call()
+    await host.answer(link(), message)  # from now on it is known how long a row takes
+    quick.threads.clear()
+    begun: list[Any] = []
+    refused = 0
+    for _ in range(400):
+        try:
+            begun.append(host.answer.begin(link(), message))
+        except Busy:
+            refused += 1
+    at_once = [each for each in begun if isinstance(each, Message)]
+    assert 0 < len(at_once) < 100
+    assert len(begun) - len(at_once) == limits.expert_queue_peer_max
+    assert refused == 400 - len(begun)
+    await asyncio.gather(*(each() for each in begun if not isinstance(each, Message)))
+    assert isinstance(host.answer.begin(link(), message), Message)
+    assert quick.threads[-1] == here
+    host.close()
+
+
+async def test_int8_rows_of_who_is_refused_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor those that wait, before their turn."""
+    unpacking: list[int] = []
+
+    def noted(*given: Any) -> Any:
+        unpacking.append(threading.get_ident())
+        return unpacked(*given)
+
+    monkeypatch.setattr(expert_host, "unpacked", noted)
+    host = host_of(RandomWeights(CONFIG), rows_per_minute=3)
+    _, message = call(activations="int8")
+    assert message.tensors[0].dtype == "U8"
+    await host.answer(link(), message)
+    with pytest.raises(Busy, match="3 rows a minute"):
+        await host.answer(link(), message)
+    assert len(unpacking) == 1
+    assert threading.get_ident() not in unpacking
+    odd = Message(message.fields, (WireTensor("hidden", "U8", (5,), b"12345"),))
+    with pytest.raises(MalformedMessage, match="int8 rows"):
+        await host.answer(link("b"), odd)
     host.close()

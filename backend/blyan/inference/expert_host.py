@@ -17,6 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from blyan.inference.quick_work import QuickWork
 from blyan.inference.steppers import PreparedMixture
 from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall
@@ -29,7 +30,7 @@ from blyan.primitives.errors import BlockCorrupt, Busy, InvalidInput, NotFound, 
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage import tensor_block
 from blyan.wire.expert_call import ExpertBatch, answer_of, parse_batch, unpacked
-from blyan.wire.framing import Buffer, Message
+from blyan.wire.framing import Buffer, Message, WireTensor
 
 _log = logging.getLogger(__name__)
 _quick_seconds: Final = 0.0005  # what is computed in the network's loop itself: two changes of thread take as long
@@ -102,6 +103,7 @@ class ExpertHost:
     ) -> None:
         """`rows_per_minute`: of one node; 0 is without limit."""
         self._find = find
+        self.quick = QuickWork()
         self._of: Counter[PublicKey] = Counter()  # messages that wait, by node
         self.allowance = Allowance(rows_per_minute, monotonic)
         self._monotonic = monotonic
@@ -124,7 +126,6 @@ class ExpertHost:
     def _begin(self, link: Link, message: Message) -> Message | Callable[[], Awaitable[Message]]:
         node = link.peer.node
         batch = parse_batch(message.fields)
-        data = unpacked(batch, message.tensors)
         until = self._monotonic() + batch.milliseconds / 1000
         if self.queue >= limits.expert_queue_max or self._of[node] >= limits.expert_queue_peer_max:
             self.counters.refused += 1
@@ -136,10 +137,12 @@ class ExpertHost:
             self.counters.refused += 1
             raise Busy(f"expert calls: expected at most {self.allowance.rows} rows a minute of one node, found more")
         if self._is_quick(batch):
-            return answer_of(batch, message.tensors[0], self._compute(batch, data, until))
+            with self.quick.timed(self._monotonic):
+                rows = self._compute(batch, message.tensors, until)
+            return answer_of(batch, message.tensors[0], rows)
         self.queue += 1
         self._of[node] += 1
-        wanted = [data]
+        wanted = [message.tensors]  # packed: unpacked they may be four times as large
         done = asyncio.get_running_loop().run_in_executor(self._thread, self._turn, batch, wanted, until)
         done.add_done_callback(lambda over: self._left(node, over))
 
@@ -160,7 +163,7 @@ class ExpertHost:
     def _is_quick(self, batch: ExpertBatch) -> bool:
         """Whether it is computed sooner than a thread would begin with it, and nobody waits for the thread."""
         seconds = self._row_seconds.get(batch.model)
-        if seconds is None or self.queue or seconds * batch.count > _quick_seconds:
+        if seconds is None or self.queue or seconds * batch.count > _quick_seconds or self.quick.over:
             return False
         hosted = self._find(batch.model)
         return hosted is not None and hosted.computes_at_once(batch.layer, batch.experts)
@@ -173,16 +176,16 @@ class ExpertHost:
         if not self._of[node]:
             del self._of[node]
 
-    def _turn(self, batch: ExpertBatch, wanted: list[Buffer], until: float) -> Buffer:
+    def _turn(self, batch: ExpertBatch, wanted: list[tuple[WireTensor, ...]], until: float) -> Buffer:
         try:
-            data = wanted.pop()
+            tensors = wanted.pop()
         except IndexError:
             self.counters.called_off += 1
             return b""
-        return self._compute(batch, data, until)
+        return self._compute(batch, tensors, until)
 
     @torch.inference_mode()
-    def _compute(self, batch: ExpertBatch, data: Buffer, until: float) -> Buffer:
+    def _compute(self, batch: ExpertBatch, tensors: tuple[WireTensor, ...], until: float) -> Buffer:
         began = self._monotonic()
         if began > until:
             self.counters.refused += 1
@@ -192,6 +195,7 @@ class ExpertHost:
             self._row_seconds.pop(batch.model, None)
             raise NotHeld(f"model {batch.model[:12]}: expected one that is held here, found none")
         self._want(hosted, batch)
+        data = unpacked(batch, tensors)
         dtype = tensor_block.dtypes[batch.dtype]
         hidden = torch.frombuffer(bytearray(data), dtype=dtype).view(batch.count, batch.width)
         output = self._computed(hosted, batch, hidden)

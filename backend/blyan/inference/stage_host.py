@@ -19,6 +19,7 @@ import torch
 from blyan.inference.expert_host import bytes_of
 from blyan.inference.job import attempted
 from blyan.inference.layers_in_turn import MakeLayers
+from blyan.inference.quick_work import QuickWork
 from blyan.inference.stage_leases import Find, Lease, Leases
 from blyan.model.stepping import Stretch
 from blyan.network.link import Link
@@ -69,8 +70,13 @@ class StageHost:
         kv_bytes: int,
         monotonic: Monotonic,
         allow: Callable[[PublicKey, int], bool],
+        quick: QuickWork | None = None,
     ) -> None:
-        """`kv_bytes`: for the pages of all leases together. `allow`: whether a lead may have so many rows computed."""
+        """`kv_bytes`: for the pages of all leases together. `allow`: whether a lead may have so many rows computed.
+
+        `quick`: what is computed in the loop, of others too.
+        """
+        self._quick = QuickWork() if quick is None else quick
         self._link, self._allow, self._monotonic = link, allow, monotonic
         self._thread = ThreadPoolExecutor(1, "blyan-stage")
         self.leases = Leases(find, make, kv_bytes, monotonic, lambda lease: self._thread.submit(lease.close))
@@ -108,7 +114,8 @@ class StageHost:
         lease.under_way += 1
         try:
             if self._is_quick(lease, call):
-                given = _outcome(self._compute, lease, call, passed)
+                with self._quick.timed(self._monotonic):
+                    given = _outcome(self._compute, lease, call, passed)
             else:
                 given = await self._by_thread(lease, call, passed)
             await self._carried(lease, call, given)
@@ -131,7 +138,9 @@ class StageHost:
 
     def _is_quick(self, lease: Lease, call: StageCall) -> bool:
         """Whether it is computed about as soon as a thread would begin with it, and nothing goes before it."""
-        if self.queue or lease.under_way > 1 or not lease.layers.settled or lease.row_seconds is None:
+        if self.queue or self._quick.over or lease.under_way > 1:
+            return False
+        if not lease.layers.settled or lease.row_seconds is None:
             return False
         return lease.row_seconds * call.count <= _quick_seconds
 

@@ -118,6 +118,7 @@ class Links:
         if not links:
             _log.info("peer %s is linked", node[:12])
         links.append(link)
+        link.peer = self.more.filled(link.peer)
         self.watcher.linked(link.peer, self.monotonic())
         self._begin(self._watched(link))
 
@@ -142,11 +143,11 @@ class Links:
         for link in self.open.get(summary.node, ()):
             if link.peer.boot == summary.boot and link.peer.sequence < summary.sequence:
                 link.peer = summary
+                self._ask_more(link)
 
     async def tell(self) -> None:
         """Say our summary to all linked nodes now, and hear from a few what else is known."""
-        links = self._newest()
-        links.sort(key=lambda _link: self.draw())
+        links = sorted(self._newest(), key=lambda _link: self.draw())
         work = (self._exchange(link, full=place < _partners) for place, link in enumerate(links))
         for reason in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(reason, Exception):  # a mistake of ours with one of them: the others are told
@@ -263,7 +264,10 @@ class Links:
         if summary.sequence > link.peer.sequence:
             link.peer = self.more.filled(summary)
             self.watcher.heard(link.peer, self.monotonic())
-        if self.more.lacks(link.peer):
+        self._ask_more(link)
+
+    def _ask_more(self, link: Link) -> None:
+        if link.open and self.more.lacks(link.peer):
             self._begin(self.more.fill(link, self.table, self.watcher))
 
     def _passed_on(self, known: object) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
-from ssl import SSLContext
+from ssl import SSLContext, SSLError
 from types import TracebackType
 from typing import Any, Final, Self, cast
 from urllib.parse import urlsplit
@@ -33,7 +33,7 @@ _piece_bytes: Final = limits.relay_frame_bytes_max // 2
 _ask_seconds: Final = 8.0  # the relay asks the node meanwhile
 _door_seconds: Final = 2.0
 _open_seconds: Final = 5.0  # until the relay has taken an end
-_connections_max: Final = 4  # on the port of one caller's end; a dialler makes two
+_connections_max: Final = 4  # at the same time on the port of one caller's end; a dialler makes two
 _look_seconds: Final = 0.25
 _refused_seconds: Final = 30.0  # before a relay that did not want us is asked again
 
@@ -62,30 +62,31 @@ class Tunnels:
         return len(self._tasks)
 
     @asynccontextmanager
-    async def to(self, relay: PublicKey, node: PublicKey, connections: int = _connections_max) -> AsyncGenerator[str]:
-        """`https://127.0.0.1:PORT`, where a node behind a relay answers so many connections while this is open.
+    async def to(self, relay: PublicKey, node: PublicKey) -> AsyncGenerator[str]:
+        """`https://127.0.0.1:PORT`, where a node behind a relay answers a few connections at a time while this is open.
 
-        Those that were made meanwhile stay until they end. `PeerFault` if the relay does not do it.
+        Those that were made meanwhile stay until they end. `PeerFault` if the relay does not do it, in place of what
+        is wrong with a connection.
         """
         link = self._relay(relay)
         if link is None or not link.open:
             raise PeerFault(f"peer {node[:12]}: expected a link to its relay {relay[:12]}, found none")
         failed: list[Fault] = []
-        came = 0
+        under_way = set[asyncio.Task[None]]()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal came
-            came += 1
-            if came > connections:  # somebody else on this machine
+            if len(under_way) >= _connections_max:  # somebody else on this machine
                 writer.transport.abort()
-            else:
-                self._begin(self._call(link, node, reader, writer, failed))
+                return
+            call = self._begin(self._call(link, node, reader, writer, failed))
+            under_way.add(call)
+            call.add_done_callback(under_way.discard)
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=_piece_bytes)
         try:
             port = cast("tuple[str, int]", server.sockets[0].getsockname())[1]
             yield f"https://127.0.0.1:{port}"
-        except (NoAnswer, NoHttp, OSError) as reason:
+        except (NoAnswer, NoHttp, ConnectionError, SSLError, TimeoutError) as reason:  # not of a disk
             if failed:
                 raise PeerFault(f"relay {relay[:12]}: {failed[0].message}", detail=failed[0].detail) from None
             raise reason from None
@@ -108,10 +109,11 @@ class Tunnels:
             raise Unavailable("tunnel: expected the node's own peer port, found no answer there") from None
         self._begin(self._answer(link, token, reader, writer))
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _call(
         self,

@@ -21,6 +21,7 @@ from blyan.wire.peer import Holding, Summary, encode_holdings
 
 _log = logging.getLogger(__name__)
 _fresh_seconds = 5.0
+_margin_bytes = 64  # that must be left to say more models than the last time: numbers have more digits at times
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +40,7 @@ class OwnSummary:
     _sequence: int = 0
     _said: tuple[object, ...] = ()
     _signed: Summary | None = None
+    _fitted: int = limits.summary_models_max  # models in the last summary
     _rest: bytes = b""  # of models that did not fit in, as they are told who asks
 
     @property
@@ -79,11 +81,16 @@ class OwnSummary:
                 rest=hashlib.sha256(self._rest).hexdigest() if self._rest else "",
             )
             try:
-                return made.sign(ours.key)
+                signed = made.sign(ours.key)
             except InvalidInput:
                 if not fits:
                     raise
-                fits = fits[: len(fits) * 3 // 4]
+            else:
+                more = len(fits) > self._fitted
+                if not more or len(signed.signed) <= limits.summary_bytes_max - _margin_bytes:
+                    self._fitted = len(fits)
+                    return signed
+            fits = fits[: len(fits) * 3 // 4]
 
     def _not_in(self, models: Sequence[tuple[PayloadId, Holding]]) -> bytes:
         """As they are told, as many as may be."""

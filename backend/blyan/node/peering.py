@@ -308,7 +308,8 @@ def _number(holdings: Holdings, manifest_id: PayloadId, layer: int, expert: int)
 
 def _around(peering: Peering, thread: NetworkThread) -> Around:
     chance = peering.monotonic, peering.entropy
-    return Around(thread, peering.links, peering.holdings, peering.registry, *chance, peering.host.allowance.take)
+    host, known = peering.host, (peering.links, peering.holdings, peering.registry)
+    return Around(thread, *known, *chance, host.allowance.take, host.quick)
 
 
 def _reach_options(network: NetworkConfig) -> ReachOptions:

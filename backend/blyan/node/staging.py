@@ -9,6 +9,7 @@ from functools import partial
 
 from blyan.inference.layers_in_turn import LayersInTurn
 from blyan.inference.pipeline_step import Led, PipelineStepper
+from blyan.inference.quick_work import QuickWork
 from blyan.inference.registry import Registry
 from blyan.inference.stage_calls import LeadOptions
 from blyan.inference.stage_host import StageHost
@@ -47,6 +48,7 @@ class Around:
     monotonic: Monotonic
     entropy: Entropy
     allow: Callable[[PublicKey, int], bool]  # whether a node may have so many rows computed
+    quick: QuickWork  # what is computed in its loop
 
 
 @dataclass(slots=True, eq=False)
@@ -115,5 +117,5 @@ def make_staging(
     speeds = StageSpeeds(roster, probe, lead, led)
     patience = float(network.call_seconds)
     patience = min(patience, _patience_seconds) if network.plan == "auto" else patience
-    host = StageHost(models.get, links.link, steppers.make_layers, kv_bytes, monotonic, around.allow)
+    host = StageHost(models.get, links.link, steppers.make_layers, kv_bytes, monotonic, around.allow, around.quick)
     return Staging(host, lead, steppers, around.holdings, monotonic, models, roster, speeds, patience)

@@ -80,7 +80,7 @@ class SwarmBlobs:
             relay = PublicKey(url.removeprefix("relay:"))
             if self.peering.links.link(relay) is None:
                 continue
-            way = self.peering.reach.tunnels.to(relay, summary.node, limits.relayed_connections_max)
+            way = self.peering.reach.tunnels.to(relay, summary.node)
             local = await ways.enter_async_context(way)
             # its address here is another each time: what it gave is remembered under its key
             name = blobs_url(f"wss://{summary.node}.relayed")

@@ -238,7 +238,6 @@ relay_tunnels_caller_max: Final = 16  # from one node to another
 relay_join_seconds_max: Final = 10.0  # until both ends have come
 relay_idle_seconds_max: Final = 120.0
 relayed_sources_max: Final = 4  # nodes behind relays that one fetch asks for blocks, one tunnel each
-relayed_connections_max: Final = 32  # to each of them in one fetch, one after the other
 relay_frame_bytes_max: Final = 128 * KIB
 relay_tunnel_bytes_per_second: Final = 64 * MIB  # of one tunnel, both ways together
 relay_bytes_per_second: Final = 256 * MIB  # of one relay
