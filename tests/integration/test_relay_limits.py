@@ -237,10 +237,14 @@ async def test_what_is_wrong_with_the_own_disk_is_no_fault_of_a_relay() -> None:
             await caller.dial(relay.url)
             node.links[0].shut()
             await until(lambda host=relay.host: not host.nodes)
-            with pytest.raises(expected, match="no space" if expected is OSError else "relay"):
-                async with caller.tunnels.to(relay.key, node.key) as url:
+
+            async def failing(caller: RelayNode, way: tuple[str, str], reason: Exception) -> None:
+                async with caller.tunnels.to(*way) as url:
                     parts = urlsplit(url)
                     reader, _ = await asyncio.open_connection(parts.hostname, parts.port)
                     with contextlib.suppress(ConnectionError):
                         await reader.read()  # until it was refused
                     raise reason
+
+            with pytest.raises(expected, match="no space" if expected is OSError else "relay"):
+                await failing(caller, (relay.key, node.key), reason)

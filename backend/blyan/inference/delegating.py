@@ -138,14 +138,12 @@ class Delegating:
 
         The request is one that `delegable` says can be.
         """
-        tokens_max = answer_tokens_max(model, request)
-        self._enter(client)
         usage = self.usage(model)
         order = Order(
             model.manifest_id,
             request.prompt,
             fields_of(request.sampling),
-            tokens_max,
+            answer_tokens_max(model, request),
             eos=tuple(sorted(eos_of(model, request))),
             top=request.top,
             told=request.told,
@@ -154,7 +152,14 @@ class Delegating:
         )
         until = self.monotonic() + limits.request_seconds_max
         made = Delegation(model, request, order, reader_of(model, request), emit, listener, client, usage, until)
-        made.future = self.thread.run(self._run(made))
+        self._enter(client)  # the last that may fail, so that no place is lost
+        running = self._run(made)
+        try:
+            made.future = self.thread.run(running)
+        except BaseException:
+            running.close()
+            self._leave(client)
+            raise
         made.future.add_done_callback(lambda done: self._ended(made, done))
         return made
 
@@ -180,11 +185,14 @@ class Delegating:
                 )
             self._of[client] += 1
 
-    def _ended(self, each: Delegation, done: Future[None]) -> None:
+    def _leave(self, client: str) -> None:
         with self._lock:
-            self._of[each.client] -= 1
-            if not self._of[each.client]:
-                del self._of[each.client]
+            self._of[client] -= 1
+            if not self._of[client]:
+                del self._of[client]
+
+    def _ended(self, each: Delegation, done: Future[None]) -> None:
+        self._leave(each.client)
         reason = None if done.cancelled() else done.exception()
         if reason is None:
             return
@@ -251,8 +259,7 @@ class Delegating:
                 steps = reader.read(chunk)
                 pace.came(len(steps))
                 self.counters.steps += len(steps)
-                each.led[node] += len(steps)
-                if self._take(each, [received(step) for step in steps]):
+                if self._take(each, [received(step) for step in steps], node):
                     pace.over()
                     return
 
@@ -289,13 +296,15 @@ class Delegating:
         finally:
             piece.cancel()
 
-    def _take(self, each: Delegation, steps: Sequence[Step]) -> bool:
-        """Steps came: pass on what they say; whether the answer is whole."""
+    def _take(self, each: Delegation, steps: Sequence[Step], node: PublicKey | None = None) -> bool:
+        """Steps came, of `node` unless they are our own: pass on what they say; whether the answer is whole."""
         events = list[Event]()
         stopped = over = False
         for step in steps:
             each.learn(step, self.monotonic())
             each.chosen.append(step.token)
+            if node is not None:  # here: what comes after a stop is no part of the answer
+                each.led[node] += 1
             event = each.reader.feed(step if each.request.routed else step._replace(experts=()))
             if event is not None:
                 events.append(event)
