@@ -18,6 +18,7 @@ from blyan.inference.placement import MoveBudget, Shelf, choose
 from blyan.node.holdings import Hosted, read_held
 from blyan.node.peering import Peering
 from blyan.node.swarm_blobs import SwarmBlobs, linked_nodes
+from blyan.node.taking_layers import held_for_stages
 from blyan.primitives import limits
 from blyan.primitives.ids import PayloadId, PublicKey
 
@@ -50,9 +51,13 @@ class Placing:
         mine = [_key(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
         held = await asyncio.to_thread(read_held, peering.config.data_dir)
         own = frozenset(each for each in mine if _of_key(each)[0] not in held)  # a model of this node's own
+        room = _everything if (budget := peering.config.network.memory_bytes) is None else budget
+        if "stage" in peering.config.network.roles:  # else their layers would be fetched again and again
+            layers, trunks = held_for_stages(models.values(), room)
+            own |= {_key(hosted.manifest_id, number) for hosted, number in layers}
+            room -= trunks
         shelf = replace(await _with_demand(peering, self._shelf(models), models), kept=own)
         self._expect(shelf, models)
-        room = _everything if (budget := peering.config.network.memory_bytes) is None else budget
         self._budget = self._budget.now(peering.monotonic())
         tried, self._tried = shelf.demand is self._tried, shelf.demand  # once for what is known: others see it too
         exchanges = 0 if budget is None or tried else int(self._budget.left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from blyan.inference.stage_route import layers_to_hold
@@ -41,6 +41,29 @@ async def take_layers(peering: Peering, blobs: SwarmBlobs) -> None:
             if layer not in mine and kept + sum(sizes[each] for each in span if each <= layer) <= room:
                 await _fetch_layer(peering, blobs, hosted, blocks[layer])
         room -= sum(sizes[layer] for layer in {*mine, *span})
+
+
+def held_for_stages(models: Iterable[Hosted], room: int) -> tuple[list[tuple[Hosted, int]], int]:
+    """The experts here, by number, of layers that a stage holds, and the bytes of the trunk's parts of these layers.
+
+    As many layers as fit `room`: what is beyond it is kept for no stage. Experts of a layer that is still being fetched
+    count too: else they would be given up before the last has come.
+    """
+    found: list[tuple[Hosted, int]] = []
+    trunks = 0
+    for hosted in models:
+        for layer in sorted(hosted.layers):
+            if hosted.trunk and not hosted.whole(layer):  # a gateway's
+                continue
+            blocks = blocks_of_layer(hosted.manifest, layer)
+            room -= sum(block.length for block in blocks)
+            if room < 0:
+                return found, trunks
+            trunks += 0 if hosted.trunk else blocks[0].length
+            if layer in hosted.grid.layers:
+                first = hosted.grid.layers.index(layer) * hosted.grid.experts
+                found += [(hosted, each) for each in range(first, first + hosted.grid.experts) if each in hosted.here]
+    return found, trunks
 
 
 async def _fetch_layer(peering: Peering, blobs: SwarmBlobs, hosted: Hosted, blocks: Sequence[BlockReference]) -> None:
