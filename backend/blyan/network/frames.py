@@ -9,6 +9,7 @@ TLS. For the network's loop.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple, cast
@@ -125,6 +126,7 @@ class FrameSocket(asyncio.BufferedProtocol):
         self._full = False  # the other end takes less than is sent
         self._room: set[asyncio.Future[None]] = set()
         self._closing = False
+        self._found: socket.socket | None = None  # below it all, for an end that nothing else makes
         self._waiter: asyncio.Future[bytes] | None = None  # for one frame
         self._ended = asyncio.Event()  # no frame comes any more
         self._gone = asyncio.Event()  # nor can one be sent
@@ -132,6 +134,7 @@ class FrameSocket(asyncio.BufferedProtocol):
     def take_over(self, transport: asyncio.BaseTransport, came: bytes = b"") -> None:
         """From now on this is the protocol of an upgraded connection, on which `came` was read already."""
         self._transport = cast("asyncio.Transport", transport)
+        self._found = self._transport.get_extra_info("socket")
         room = self._came.room()
         assert len(came) <= len(room), "what was read with an answer's head"
         room[: len(came)] = came
@@ -199,7 +202,8 @@ class FrameSocket(asyncio.BufferedProtocol):
         with suppress(ConnectionError):
             self._write(_closes, _going)
         self._end()
-        self._transport.close()
+        if not self._transport.is_closing():  # a second `close` of TLS takes its `abort` away (Python 3.11)
+            self._transport.close()
         asyncio.get_running_loop().call_later(_close_seconds, self._abort)
 
     async def close(self) -> bool:
@@ -216,6 +220,9 @@ class FrameSocket(asyncio.BufferedProtocol):
     def _abort(self) -> None:
         if not self._gone.is_set():
             self._transport.abort()
+            with suppress(OSError):  # it ends also where somebody else closed the transport before
+                if self._found is not None:
+                    self._found.shutdown(socket.SHUT_RDWR)
 
     def _end(self) -> None:
         self._closing = True
@@ -274,6 +281,10 @@ class FrameSocket(asyncio.BufferedProtocol):
         self._give()
         if not self._came.room() and not self._closing:  # it is held up
             self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """The other end says nothing any more: what it does not take of ours within seconds is lost."""
+        self.shut()
 
     def pause_writing(self) -> None:
         """The other end is behind."""

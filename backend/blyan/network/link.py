@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from blyan.network.answers import Answers, Handler, frame_of
-from blyan.network.questions import CalledOff, LinkLost, Question, Questions, refusal
+from blyan.network.questions import CalledOff, LinkFull, LinkLost, Question, Questions, refusal
 from blyan.network.streams import Inlet, Streams
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
@@ -98,8 +98,7 @@ class Link:
 
         `LinkLost` if it cannot be sent.
         """
-        if not self.open or not self._questions.room:
-            raise LinkLost(f"peer {self.peer.node[:12]}: expected a link with room, found none")
+        self._want_room()
         question = self._questions.ask(self.peer.node)
         try:
             frame = frame_of({**fields, "kind": kind, "id": question.number}, tensors)
@@ -114,8 +113,7 @@ class Link:
 
     def ask_now(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()) -> Question | None:
         """As `ask`, in this turn of the loop; None if the frame would have to wait."""
-        if not self.open or not self._questions.room:
-            raise LinkLost(f"peer {self.peer.node[:12]}: expected a link with room, found none")
+        self._want_room()
         question = self._questions.ask(self.peer.node)
         try:
             if self.send_now(frame_of({**fields, "kind": kind, "id": question.number}, tensors)):
@@ -125,6 +123,12 @@ class Link:
             raise
         self._questions.forget(question)
         return None
+
+    def _want_room(self) -> None:
+        if not self.open:
+            raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found it closed")
+        if not self._questions.room:
+            raise LinkFull(f"peer {self.peer.node[:12]}: expected a link with room, found none")
 
     def forget(self, question: Question) -> None:
         """Nobody waits for the answer any more; one that did not come yet need not be made."""

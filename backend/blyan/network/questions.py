@@ -32,6 +32,10 @@ class LinkLost(PeerFault):
     """The link ended before the answer came."""
 
 
+class LinkFull(LinkLost):
+    """Too much is under way on the link for one more; it may be open and well."""
+
+
 class NoAnswer(PeerFault):
     """The answer did not come in time."""
 
