@@ -311,3 +311,17 @@ async def test_a_mistake_of_who_takes_ends_the_connection() -> None:
     transport.feed(frame(b"x") * 2 * limits.frames_turn_max, 1 << 20)
     await asyncio.wait_for(reading, 5)
     assert transport.ended
+
+
+async def test_larger_frames_are_taken_once_they_are_allowed() -> None:
+    """Also one that had come before; without that it ends the connection."""
+    for allowed in (False, True):
+        socket, transport = taken(client=True, most=100)
+        transport.feed(frame(bytes(100)) + frame(bytes(101)), 1 << 20)
+        assert await socket.one() == bytes(100)
+        if allowed:
+            socket.allow(1 << 20)
+            assert await socket.one() == bytes(101)
+        else:
+            with pytest.raises(ConnectionError):
+                await socket.one()

@@ -14,9 +14,10 @@ from blyan.network import links as links_module
 from blyan.network.answers import Handler
 from blyan.network.dialling import Dialler
 from blyan.network.gossip import SummaryTable
-from blyan.network.link import Link
+from blyan.network.link import Link, frame_of
 from blyan.network.links import Links, Watcher
 from blyan.primitives import limits
+from blyan.wire.framing import Message
 from swarms import node, said
 
 
@@ -101,4 +102,21 @@ async def test_a_link_on_which_much_is_asked_stays(monkeypatch: pytest.MonkeyPat
 
 async def test_a_silent_link_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     async with watched(monkeypatch) as (_socket, link):
+        await asyncio.wait_for(link.closed.wait(), 2)
+
+
+async def test_a_link_that_this_end_holds_up_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is read again, and silent."""
+    done = asyncio.Event()
+
+    async def work(_link: Link, _message: Message) -> Message:
+        await done.wait()
+        return Message({}, ())
+
+    async with watched(monkeypatch, {"work": work}) as (socket, link):
+        for number in range(limits.link_waiting_max + 1):
+            socket.take(frame_of({"kind": "work", "id": number}))
+        await asyncio.sleep(0.5)
+        assert link.open
+        done.set()
         await asyncio.wait_for(link.closed.wait(), 2)

@@ -94,7 +94,7 @@ class Link:
     async def ask(
         self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = (), *, patience: float
     ) -> Question:
-        """Ask, and wait at most `patience` seconds for the frame to leave. To be given back by `forget`.
+        """Ask, and wait at most `patience` seconds for the frame to leave; it may leave later, until `forget`.
 
         `LinkLost` if it cannot be sent.
         """
@@ -102,10 +102,8 @@ class Link:
         question = self._questions.ask(self.peer.node)
         try:
             frame = frame_of({**fields, "kind": kind, "id": question.number}, tensors)
-            async with asyncio.timeout(patience):
-                await self.send(frame)
-        except TimeoutError:
-            pass  # it lies in a buffer, and may go out yet
+            if not self.send_now(frame):
+                await question.leaves(self.send(frame), patience)
         except BaseException:
             self.forget(question)
             raise
@@ -209,11 +207,20 @@ class Link:
         """Begin to end it."""
         self._socket.shut()
 
+    @property
+    def holds_up(self) -> bool:
+        """Whether the peer is not read because this end has too much to do for it."""
+        return self._next is not None and not self._answers.leaving
+
     def has_room(self) -> None:
         """A request was answered: what waited may be taken."""
         if self._next is not None and self.open:
             frame, self._next = self._next, None
-            self._came(frame)
+            try:
+                self._came(frame)
+            except BaseException:
+                self.shut()  # what follows is never released
+                raise
             if self._next is None:
                 self._socket.release()
 

@@ -170,7 +170,7 @@ class Links:
                     await link.request("ping", {}, seconds=_ping_late_seconds)
                     self.watcher.pinged(link.peer.node, self.monotonic() - began, self.monotonic())
                 except NoAnswer:
-                    if self.monotonic() - link.heard > _ping_late_seconds:
+                    if self.monotonic() - link.heard > _ping_late_seconds and not link.holds_up:
                         _log.info("peer %s is silent: link cut", link.peer.node[:12])
                         await link.close()
                 except LinkFull:
