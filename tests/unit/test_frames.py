@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from blyan.network.frames import FrameSocket
+from blyan.primitives import limits
 
 KEY = bytes((1, 2, 3, 4))
 
@@ -24,7 +25,7 @@ class FakeTransport(asyncio.Transport):
         assert isinstance(protocol, FrameSocket)
         self.protocol = protocol
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
 
     def is_closing(self) -> bool:
@@ -174,6 +175,28 @@ async def test_who_sends_waits_while_the_other_end_is_behind() -> None:
         await socket.one()
 
 
+async def test_nothing_is_written_while_the_other_end_is_behind_and_then_all_in_order() -> None:
+    """Nor does one that would not wait overtake those that do; who gives up is not sent."""
+    socket, transport = taken(client=False)
+    socket.pause_writing()
+    sending = [asyncio.create_task(socket.send_bytes(bytes([each]))) for each in range(4)]
+    await asyncio.sleep(0)
+    sending[1].cancel()
+    await asyncio.sleep(0)
+    assert not transport.written
+    socket.resume_writing()
+    assert not socket.send_now(b"x")
+    await asyncio.gather(*sending, return_exceptions=True)
+    assert socket.send_now(b"y")
+    assert transport.written == b"".join(map(frame, (b"\0", b"\2", b"\3", b"y")))
+    socket.pause_writing()
+    last = asyncio.create_task(socket.send_bytes(b"z"))
+    await asyncio.sleep(0)
+    transport.close()
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(last, 5)
+
+
 async def test_one_frame_after_the_other_may_be_asked_for() -> None:
     """What comes meanwhile waits; the end is an error for who asks for one more."""
     socket, transport = taken(client=True)
@@ -185,3 +208,120 @@ async def test_one_frame_after_the_other_may_be_asked_for() -> None:
     transport.close()
     with pytest.raises(ConnectionError):
         await asking
+
+
+@pytest.mark.parametrize("how", ["lost", "goodbye", "close frame"])
+async def test_what_came_whole_before_the_end_is_given_yet(how: str) -> None:
+    """However it ended; then it is an error to ask for more."""
+    socket, transport = taken(client=True)
+    transport.feed(frame(b"1") + frame(b"2") + (frame(b"\x03\xe8", first=0x88) if how == "close frame" else b""), 100)
+    found = [await socket.one()]
+    if how == "lost":
+        socket.connection_lost(None)
+    elif how == "goodbye":
+        socket.eof_received()
+    found.append(await socket.one())
+    assert found == [b"1", b"2"]
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            await socket.one()
+
+
+async def test_who_shut_it_is_given_nothing_more() -> None:
+    socket, transport = taken(client=True)
+    transport.feed(frame(b"1") + frame(b"2"), 100)
+    await socket.one()
+    socket.shut()
+    with pytest.raises(ConnectionError):
+        await socket.one()
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["open", "lost meanwhile"])
+async def test_many_frames_are_given_on_in_several_turns(ends: bool) -> None:
+    """All of them, in order, and others have their turn between."""
+    socket, transport = taken(client=True)
+    came: list[bytes] = []
+    reading = asyncio.create_task(socket.read(came.append))
+    await asyncio.sleep(0)
+    many = [each.to_bytes(2, "little") for each in range(10 * limits.frames_turn_max)]
+    transport.feed(b"".join(map(frame, many)), 1 << 20)
+    assert len(came) == limits.frames_turn_max
+    if ends:
+        socket.connection_lost(None)
+    for _ in range(12):
+        await asyncio.sleep(0)
+    assert came == many
+    assert reading.done() == ends
+    await socket.close() if ends else transport.close()
+    await asyncio.wait_for(reading, 5)
+
+
+async def test_a_full_buffer_is_read_on_after_it_was_given_on() -> None:
+    """Frames so small that many turns pass before there is room."""
+    socket, transport = taken(client=True)
+    came: list[bytes] = []
+    reading = asyncio.create_task(socket.read(came.append))
+    await asyncio.sleep(0)
+    raw, count = frame(b"x") * 100_000, 0
+    while count < len(raw):
+        if transport.reading:
+            piece = min(len(raw) - count, len(socket.get_buffer(-1)))
+            assert piece, "whoever reads into nothing takes that for the end"
+            transport.feed(raw[count : count + piece], piece)
+            count += piece
+        await asyncio.sleep(0)
+    while len(came) < 100_000:  # noqa: ASYNC110 - what is waited for tells nobody
+        await asyncio.sleep(0)
+    await socket.close()
+    await asyncio.wait_for(reading, 5)
+
+
+async def test_of_many_pings_the_last_is_answered() -> None:
+    """Once there is room, if there is none now."""
+    socket, transport = taken(client=False)
+    reading = asyncio.create_task(socket.read(lambda _: None))
+    await asyncio.sleep(0)
+    pings = b"".join(frame(bytes([each]), first=0x89, key=KEY) for each in range(20))
+    transport.feed(pings, 1 << 20)
+    assert transport.written == frame(b"\x13", first=0x8A)
+    socket.pause_writing()
+    transport.feed(pings, 1 << 20)
+    assert transport.written == frame(b"\x13", first=0x8A)
+    socket.resume_writing()
+    assert transport.written == 2 * frame(b"\x13", first=0x8A)
+    transport.close()
+    await asyncio.wait_for(reading, 5)
+
+
+async def test_a_mistake_of_who_takes_ends_the_connection() -> None:
+    """Also in a later turn of the loop."""
+    socket, transport = taken(client=True)
+    came = 0
+
+    def take(_payload: bytes) -> None:
+        nonlocal came
+        came += 1
+        if came > limits.frames_turn_max:
+            raise ValueError("a mistake")
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, _context: None)
+    reading = asyncio.create_task(socket.read(take))
+    await asyncio.sleep(0)
+    transport.feed(frame(b"x") * 2 * limits.frames_turn_max, 1 << 20)
+    await asyncio.wait_for(reading, 5)
+    assert transport.ended
+
+
+async def test_larger_frames_are_taken_once_they_are_allowed() -> None:
+    """Also one that had come before; without that it ends the connection."""
+    for allowed in (False, True):
+        socket, transport = taken(client=True, most=100)
+        transport.feed(frame(bytes(100)) + frame(bytes(101)), 1 << 20)
+        assert await socket.one() == bytes(100)
+        if allowed:
+            socket.allow(1 << 20)
+            assert await socket.one() == bytes(101)
+        else:
+            with pytest.raises(ConnectionError):
+                await socket.one()

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from blyan.network.questions import LinkLost
+from blyan.network.questions import LinkLost, refusal_chars_max
 from blyan.network.streams import Streaming, Streams, refuse
 from blyan.primitives import limits
 from blyan.primitives.errors import Fault, InternalError, MalformedMessage, PeerFault
@@ -37,6 +37,17 @@ class Prompt:
         return begun if isinstance(begun, Message) else await begun()
 
 
+@dataclass(frozen=True, slots=True)
+class Bulky:
+    """A handler of small requests for large answers: of one link one at a time, until the answer has left."""
+
+    give: Handler
+
+    async def __call__(self, link: Link, message: Message) -> Message:
+        """As any other handler."""
+        return await self.give(link, message)
+
+
 class Answers:
     """Those that are being made for one link."""
 
@@ -44,7 +55,9 @@ class Answers:
         self.handlers = handlers
         self._link, self._streams = link, streams
         self._tasks: dict[asyncio.Task[None], int] = {}  # → the number of its request
-        self._bytes = 0  # of their requests
+        self._bytes = 0  # of their requests, and of answers that have not left
+        self.leaving = 0  # answers that are made, and the peer does not take yet
+        self._bulky = asyncio.Lock()
         self._newest = -1  # number of the peer's last request: numbers rise, so none is answered twice
 
     def full(self, size: int) -> bool:
@@ -91,15 +104,32 @@ class Answers:
         self._link.has_room()
 
     async def _answer(self, number: int, handler: Handler | None, kind: str, message: Message) -> None:
-        frame = await _answer_frame(self._link, number, handler or self._unknown, kind, message)
+        if isinstance(handler, Bulky):
+            async with self._bulky:
+                await self._answer_now(number, handler, kind, message)
+        else:
+            await self._answer_now(number, handler or self._unknown, kind, message)
+
+    async def _answer_now(self, number: int, handler: Handler, kind: str, message: Message) -> None:
+        frame = await _answer_frame(self._link, number, handler, kind, message)
         if message.fields.get("quiet") is True:
             return
         try:
             if not self._link.send_now(frame):
-                await _in_a_task()
-                await self._link.send(frame)
+                await self._leaves(frame)
         except LinkLost:
             self._link.shut()
+
+    async def _leaves(self, frame: bytes) -> None:
+        """Send it when the peer takes it; until then it counts."""
+        self._bytes += len(frame)
+        self.leaving += 1
+        try:
+            await _in_a_task()
+            await self._link.send(frame)
+        finally:
+            self._bytes -= len(frame)
+            self.leaving -= 1
 
     async def _unknown(self, _link: Link, message: Message) -> Message:
         kind = str(message.fields.get("kind"))[:40]
@@ -112,11 +142,19 @@ async def _answer_frame(link: Link, number: int, handler: Handler, kind: str, me
         made = await _made(handler, link, message)
         return frame_of({**made.fields, "re": number}, made.tensors)
     except Fault as reason:
-        said = {"code": reason.code, "message": reason.message, "detail": dict(reason.detail)}
+        return _refused(number, reason.code, reason.message, reason.detail)
     except Exception:  # noqa: BLE001 - task boundary: a mistake of ours is no reason to leave the peer waiting
         _log.exception("answering %s of peer %s", kind[:40], link.peer.node[:12])
-        said = {"code": InternalError.code, "message": "internal error"}
-    return frame_of({"re": number, "fault": said})
+        return _refused(number, InternalError.code, "internal error", {})
+
+
+def _refused(number: int, code: str, message: str, detail: Mapping[str, Any]) -> bytes:
+    """A refusal; without its detail, and in as many words as are read, where those fit in no frame."""
+    try:
+        return frame_of({"re": number, "fault": {"code": code, "message": message, "detail": dict(detail)}})
+    except (Fault, TypeError, ValueError):  # TypeError: what JSON does not know
+        words = message[:refusal_chars_max].encode("utf-8", "replace").decode("utf-8")
+        return frame_of({"re": number, "fault": {"code": code, "message": words}})
 
 
 async def _made(handler: Handler, link: Link, message: Message) -> Message:

@@ -129,13 +129,14 @@ class Dialler:
             **proofs(key, self.swarm, "peer-caller", said, ours),
         }
         fields = {proofs_header: base64.b64encode(orjson.dumps(shown)).decode("ascii")}
-        socket = await connection.upgraded(host, link_path, fields, self.entropy(16), limits.link_frame_bytes_max)
+        socket = await connection.upgraded(host, link_path, fields, self.entropy(16), limits.link_handshake_bytes_max)
         try:
-            return socket, check_proofs(
-                challenge, self.swarm, "peer-answerer", said, dict(decode(await socket.one()).fields)
-            )
+            welcome = dict(decode(await socket.one()).fields)
+            peer = check_proofs(challenge, self.swarm, "peer-answerer", said, welcome)
         except MalformedMessage as reason:
             raise PeerFault(f"peer {url}: expected a welcome, found {reason.message}") from None
+        socket.allow(limits.link_frame_bytes_max)  # no other frame was looked at before: `one` holds them up
+        return socket, peer
 
 
 async def _challenged(connection: Connection, host: str, url: str) -> Challenge:

@@ -9,11 +9,14 @@ TLS. For the network's loop.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple, cast
 
 import numpy as np
+
+from blyan.primitives import limits
 
 _buffer_bytes: Final = 128 * 1024
 _close_seconds: Final = 2.0  # in which the other end takes what was sent, and closes too
@@ -42,7 +45,7 @@ class _Frames:
     """What has come and was not taken yet, as frames."""
 
     def __init__(self, *, masked: bool, frame_bytes_max: int) -> None:
-        self._masked, self._max = masked, frame_bytes_max
+        self._masked, self.frame_bytes_max = masked, frame_bytes_max
         self._buffer = bytearray(_buffer_bytes)
         self._at = 0  # bytes of it that were taken
         self.filled = 0
@@ -101,7 +104,7 @@ class _Frames:
                 return None
             length = int.from_bytes(buffer[at + 2 : at + begin], "big")
         opcode = first & 0x0F
-        fits = length <= (self._max if opcode == _binary else _control_bytes_max)
+        fits = length <= (self.frame_bytes_max if opcode == _binary else _control_bytes_max)
         known = first & 0xF0 == _final and opcode in (_binary, _closes, _pings, _pongs)
         if not fits or not known or bool(second & _masked) is not self._masked:
             raise _NoFrameError
@@ -112,19 +115,99 @@ class _Frames:
         return _Header(opcode, bytes(buffer[at + begin : at + begin + 4]), begin + 4, length)
 
 
+class _Sending:
+    """Frames on their way out: in the order in which they were given, no more of them than the other end takes."""
+
+    def __init__(self, *, masked: bool) -> None:
+        self._masked = _masked if masked else 0
+        self._order = asyncio.Lock()
+        self._waiting = 0  # frames that were not written yet
+        self._room: set[asyncio.Future[None]] = set()
+        self.full = False  # the other end takes less than is sent
+        self.closed = False
+        self.pinged: bytes | None = None  # by the last ping that was not answered
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        """This way, before anything else."""
+        self.transport = transport
+        self._socket: socket.socket | None = transport.get_extra_info("socket")
+
+    def now(self, frame: bytes) -> bool:
+        """One frame; False if others wait, or it would."""
+        if self.full or self._waiting:
+            return False
+        self.write(_binary, frame)
+        return True
+
+    async def in_turn(self, frame: bytes) -> None:
+        """One frame, when there is room; then wait until there is room again."""
+        self._waiting += 1
+        try:
+            async with self._order:
+                await self._has_room()
+                self.write(_binary, frame)
+        finally:
+            self._waiting -= 1
+        await self._has_room()
+
+    def write(self, opcode: int, payload: bytes) -> None:
+        """Whether there is room or not; `ConnectionError` if it is closed."""
+        if self.closed or self.transport.is_closing():
+            raise ConnectionResetError("expected an open connection, found it closing")
+        length = len(payload)
+        if length < 126:
+            head = bytes((_final | opcode, self._masked | length))
+        elif length < 1 << 16:
+            head = bytes((_final | opcode, self._masked | 126)) + length.to_bytes(2, "big")
+        else:
+            head = bytes((_final | opcode, self._masked | 127)) + length.to_bytes(8, "big")
+        self.transport.write(b"".join((head, bytes(4) if self._masked else b"", payload)))
+
+    def go_on(self) -> None:
+        """There is room, or nobody needs any."""
+        self.full = False
+        for waiter in self._room:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def pong(self) -> None:
+        """Answer the last ping: those before need none of their own (RFC 6455, section 5.5.3)."""
+        if self.pinged is not None and not self.full and not self.closed:
+            payload, self.pinged = self.pinged, None
+            with suppress(ConnectionError):
+                self.write(_pongs, payload)
+
+    def abort(self) -> None:
+        """At once, also where somebody else closed the transport twice before."""
+        self.transport.abort()
+        if self._socket is not None:
+            with suppress(OSError):  # it is gone
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    async def _has_room(self) -> None:
+        while self.full:
+            waiter = asyncio.get_running_loop().create_future()
+            self._room.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._room.discard(waiter)
+
+
 class FrameSocket(asyncio.BufferedProtocol):
     """One end. `take_over` first; then `one` and `read`, one after the other."""
 
     def __init__(self, *, client: bool, frame_bytes_max: int, beside: asyncio.BaseProtocol | None = None) -> None:
         """`beside`: the protocol that the connection had before, which is told of its end."""
-        self._client, self._beside = client, beside
+        self._beside = beside
+        self._sending = _Sending(masked=client)
         self._came = _Frames(masked=not client, frame_bytes_max=frame_bytes_max)
         self._take: Callable[[bytes], None] | None = None
         self._held = True  # nothing is given on now
         self._giving = False
-        self._full = False  # the other end takes less than is sent
-        self._room: set[asyncio.Future[None]] = set()
-        self._closing = False
+        self._again = False  # it goes on giving in another turn of the loop
+        self._closing = False  # nothing can be sent, nor comes over the wire
+        self._discards = False  # this end shut it: what came is given to nobody
         self._waiter: asyncio.Future[bytes] | None = None  # for one frame
         self._ended = asyncio.Event()  # no frame comes any more
         self._gone = asyncio.Event()  # nor can one be sent
@@ -132,6 +215,7 @@ class FrameSocket(asyncio.BufferedProtocol):
     def take_over(self, transport: asyncio.BaseTransport, came: bytes = b"") -> None:
         """From now on this is the protocol of an upgraded connection, on which `came` was read already."""
         self._transport = cast("asyncio.Transport", transport)
+        self._sending.begin(self._transport)
         room = self._came.room()
         assert len(came) <= len(room), "what was read with an answer's head"
         room[: len(came)] = came
@@ -142,26 +226,20 @@ class FrameSocket(asyncio.BufferedProtocol):
         else:
             self._transport.resume_reading()
 
+    def allow(self, frame_bytes_max: int) -> None:
+        """From the next frame on they may be as large."""
+        self._came.frame_bytes_max = frame_bytes_max
+
     def send_now(self, frame: bytes) -> bool:
-        """Send a frame; False, and nothing is sent, if the other end is behind. `ConnectionError` if it is gone."""
-        if self._full:
-            return False
-        self._write(_binary, frame)
-        return True
+        """Send a frame; False, and nothing is sent, if it would have to wait. `ConnectionError` if it is gone."""
+        return self._sending.now(frame)
 
     async def send_bytes(self, frame: bytes) -> None:
-        """Send a frame, and wait while the other end is behind."""
-        self._write(_binary, frame)
-        while self._full:
-            waiter = asyncio.get_running_loop().create_future()
-            self._room.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._room.discard(waiter)
+        """Send a frame as soon as the other end takes it, after those that wait already. `ConnectionError`."""
+        await self._sending.in_turn(frame)
 
     async def one(self) -> bytes:
-        """The next frame; `ConnectionError` if none comes."""
+        """The next frame; `ConnectionError` if none comes. What came whole before the end is a frame yet."""
         waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiter = waiter
 
@@ -170,8 +248,6 @@ class FrameSocket(asyncio.BufferedProtocol):
             if not waiter.done():
                 waiter.set_result(frame)
 
-        if self._closing:
-            raise ConnectionResetError("expected a frame, found the connection closed")
         self._begin(take)
         return await waiter
 
@@ -194,13 +270,8 @@ class FrameSocket(asyncio.BufferedProtocol):
 
     def shut(self) -> None:
         """Begin to end it: what was sent goes out, nothing is given on any more."""
-        if self._closing:
-            return
-        with suppress(ConnectionError):
-            self._write(_closes, _going)
-        self._end()
-        self._transport.close()
-        asyncio.get_running_loop().call_later(_close_seconds, self._abort)
+        self._discards = True
+        self._leave()
 
     async def close(self) -> bool:
         """End it; whether it had not ended before."""
@@ -213,45 +284,66 @@ class FrameSocket(asyncio.BufferedProtocol):
         self._take = take
         self.release()
 
+    def _leave(self) -> None:
+        if self._closing:
+            self._end()
+            return
+        with suppress(ConnectionError):
+            self._sending.write(_closes, _going)
+        self._end()
+        if not self._transport.is_closing():  # a second `close` of TLS takes its `abort` away (Python 3.11)
+            self._transport.close()
+        asyncio.get_running_loop().call_later(_close_seconds, self._abort)
+
     def _abort(self) -> None:
         if not self._gone.is_set():
-            self._transport.abort()
+            self._sending.abort()
 
     def _end(self) -> None:
-        self._closing = True
+        self._closing = self._sending.closed = True
+        if not self._again or self._held or self._discards:
+            self._over()
+
+    def _over(self) -> None:
+        """No frame comes any more, nor is one left that somebody waits for."""
         self._ended.set()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ConnectionResetError("expected a frame, found the connection closed"))
 
-    def _write(self, opcode: int, payload: bytes) -> None:
-        if self._closing or self._transport.is_closing():
-            raise ConnectionResetError("expected an open connection, found it closing")
-        length = len(payload)
-        masked = _masked if self._client else 0
-        if length < 126:
-            head = bytes((_final | opcode, masked | length))
-        elif length < 1 << 16:
-            head = bytes((_final | opcode, masked | 126)) + length.to_bytes(2, "big")
-        else:
-            head = bytes((_final | opcode, masked | 127)) + length.to_bytes(8, "big")
-        self._transport.write(b"".join((head, bytes(4) if masked else b"", payload)))
-
     def _give(self) -> None:
         """Give on what has come."""
+        self._again = False
         if self._giving:
             return  # whoever takes a frame let go of the next
         self._giving = True
         try:
-            while not self._held and not self._closing:
-                frame = self._came.next()
-                if frame is None:
-                    break
-                self._took(*frame)
+            self._give_turn()
         except _NoFrameError:
             self.shut()
+        except BaseException:
+            self.shut()
+            raise
         finally:
             self._giving = False
             self._came.compact()
+        self._sending.pong()
+        if self._closing and not self._again:
+            self._over()
+        elif not self._held and not self._closing:
+            self._transport.resume_reading()  # there may have been no room
+
+    def _give_turn(self) -> None:
+        """What has come, as far as others may wait for it."""
+        for _ in range(limits.frames_turn_max):
+            if self._held or self._discards:
+                return
+            frame = self._came.next()
+            if frame is None:
+                return
+            self._took(*frame)
+        if not self._held and not self._discards:
+            self._again = True
+            asyncio.get_running_loop().call_soon(self._give)
 
     def _took(self, opcode: int, payload: bytes) -> None:
         if opcode == _binary:
@@ -259,8 +351,8 @@ class FrameSocket(asyncio.BufferedProtocol):
             self._take(payload)
         elif opcode == _closes:
             self.shut()
-        elif opcode == _pings and not self._full:
-            self._write(_pongs, payload)
+        elif opcode == _pings:
+            self._sending.pinged = payload
 
     # -- asyncio's side
 
@@ -275,28 +367,26 @@ class FrameSocket(asyncio.BufferedProtocol):
         if not self._came.room() and not self._closing:  # it is held up
             self._transport.pause_reading()
 
+    def eof_received(self) -> None:
+        """The other end says nothing any more: what it does not take of ours within seconds is lost."""
+        self._leave()
+
     def pause_writing(self) -> None:
         """The other end is behind."""
-        self._full = True
+        self._sending.full = True
 
     def resume_writing(self) -> None:
         """It caught up."""
-        self._full = False
-        self._wake()
+        self._sending.go_on()
+        self._sending.pong()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by whichever end."""
         self._end()
         self._gone.set()
-        self._full = False
-        self._wake()
+        self._sending.go_on()
         if self._beside is not None:
             cast("asyncio.Protocol", self._beside).connection_lost(exc)
-
-    def _wake(self) -> None:
-        for waiter in self._room:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 def _unmasked(payload: bytes, key: bytes) -> bytes:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from blyan.network.answers import Answers, Handler, frame_of
-from blyan.network.questions import CalledOff, LinkLost, Question, Questions, refusal
+from blyan.network.questions import CalledOff, LinkFull, LinkLost, Question, Questions, refusal
 from blyan.network.streams import Inlet, Streams
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
@@ -94,19 +94,16 @@ class Link:
     async def ask(
         self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = (), *, patience: float
     ) -> Question:
-        """Ask, and wait at most `patience` seconds for the frame to leave. To be given back by `forget`.
+        """Ask, and wait at most `patience` seconds for the frame to leave; it may leave later, until `forget`.
 
         `LinkLost` if it cannot be sent.
         """
-        if not self.open or not self._questions.room:
-            raise LinkLost(f"peer {self.peer.node[:12]}: expected a link with room, found none")
+        self._want_room()
         question = self._questions.ask(self.peer.node)
         try:
             frame = frame_of({**fields, "kind": kind, "id": question.number}, tensors)
-            async with asyncio.timeout(patience):
-                await self.send(frame)
-        except TimeoutError:
-            pass  # it lies in a buffer, and may go out yet
+            if not self.send_now(frame):
+                await question.leaves(self.send(frame), patience)
         except BaseException:
             self.forget(question)
             raise
@@ -114,8 +111,7 @@ class Link:
 
     def ask_now(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()) -> Question | None:
         """As `ask`, in this turn of the loop; None if the frame would have to wait."""
-        if not self.open or not self._questions.room:
-            raise LinkLost(f"peer {self.peer.node[:12]}: expected a link with room, found none")
+        self._want_room()
         question = self._questions.ask(self.peer.node)
         try:
             if self.send_now(frame_of({**fields, "kind": kind, "id": question.number}, tensors)):
@@ -125,6 +121,12 @@ class Link:
             raise
         self._questions.forget(question)
         return None
+
+    def _want_room(self) -> None:
+        if not self.open:
+            raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found it closed")
+        if not self._questions.room:
+            raise LinkFull(f"peer {self.peer.node[:12]}: expected a link with room, found none")
 
     def forget(self, question: Question) -> None:
         """Nobody waits for the answer any more; one that did not come yet need not be made."""
@@ -205,11 +207,20 @@ class Link:
         """Begin to end it."""
         self._socket.shut()
 
+    @property
+    def holds_up(self) -> bool:
+        """Whether the peer is not read because this end has too much to do for it."""
+        return self._next is not None and not self._answers.leaving
+
     def has_room(self) -> None:
         """A request was answered: what waited may be taken."""
         if self._next is not None and self.open:
             frame, self._next = self._next, None
-            self._came(frame)
+            try:
+                self._came(frame)
+            except BaseException:
+                self.shut()  # what follows is never released
+                raise
             if self._next is None:
                 self._socket.release()
 

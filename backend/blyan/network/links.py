@@ -19,7 +19,7 @@ from blyan.network.dialling import Dialler
 from blyan.network.gossip import SummaryTable, parse_digest
 from blyan.network.link import Link
 from blyan.network.more_held import Hearer, MoreHeld
-from blyan.network.questions import NoAnswer
+from blyan.network.questions import LinkFull, LinkLost, NoAnswer
 from blyan.network.targets import Target, Targets
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
@@ -171,9 +171,13 @@ class Links:
                     await link.request("ping", {}, seconds=_ping_late_seconds)
                     self.watcher.pinged(link.peer.node, self.monotonic() - began, self.monotonic())
                 except NoAnswer:
-                    if self.monotonic() - link.heard > _ping_late_seconds:
+                    if self.monotonic() - link.heard > _ping_late_seconds and not link.holds_up:
                         _log.info("peer %s is silent: link cut", link.peer.node[:12])
                         await link.close()
+                except LinkFull:
+                    pass
+                except LinkLost:  # nothing can be sent any more
+                    await link.close()
                 except Fault:
                     pass
                 async with _or_nothing(_ping_seconds):

@@ -6,7 +6,7 @@ An answer wakes who waits for it in one turn of the loop; no task stands between
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from blyan.wire.fields import as_dict
 from blyan.wire.framing import Message, WireTensor
 
 _code_chars_max: Final = 64
-_message_chars_max: Final = 400
+refusal_chars_max: Final = 400
 
 
 class Refused(PeerFault):
@@ -32,6 +32,10 @@ class LinkLost(PeerFault):
     """The link ended before the answer came."""
 
 
+class LinkFull(LinkLost):
+    """Too much is under way on the link for one more; it may be open and well."""
+
+
 class NoAnswer(PeerFault):
     """The answer did not come in time."""
 
@@ -39,7 +43,7 @@ class NoAnswer(PeerFault):
 def refusal(peer: str, fault: object) -> Refused:
     """What a peer's `fault` says, bounded."""
     said = as_dict(fault) or {}
-    code, message = str(said.get("code", ""))[:_code_chars_max], str(said.get("message", ""))[:_message_chars_max]
+    code, message = str(said.get("code", ""))[:_code_chars_max], str(said.get("message", ""))[:refusal_chars_max]
     words = message if message.isprintable() else "a refusal without words"
     return Refused(peer, code, words, as_dict(said.get("detail")) or {})
 
@@ -47,13 +51,27 @@ def refusal(peer: str, fault: object) -> Refused:
 class Question:
     """One request. One may wait for it at a time."""
 
-    __slots__ = ("_outcome", "_waiter", "number", "peer", "then")
+    __slots__ = ("_outcome", "_sending", "_waiter", "number", "peer", "then")
 
     def __init__(self, number: int, peer: str) -> None:
         self.number, self.peer = number, peer
         self.then: Callable[[], None] | None = None  # called as it is settled, unless that was before
         self._outcome: Message | LinkLost | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
+
+    async def leaves(self, sending: Coroutine[Any, Any, None], seconds: float) -> None:
+        """Wait at most so long until it is sent; that goes on then, until `stop`. Raises what sending raises so far."""
+        self._sending = task = asyncio.create_task(sending)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait({task}, timeout=max(0.0, seconds))
+        if task.done():
+            task.result()
+
+    def stop(self) -> None:
+        """It need not be sent any more."""
+        if self._sending is not None:
+            self._sending.cancel()
 
     @property
     def is_settled(self) -> bool:
@@ -132,12 +150,17 @@ class Questions:
     def forget(self, question: Question) -> None:
         """Nobody waits for it any more."""
         self._waiting.pop(question.number, None)
+        question.stop()
 
     def end(self, reason: LinkLost) -> None:
         """No answers come any more."""
         waiting, self._waiting = self._waiting, {}
+        loop = asyncio.get_running_loop()
         for question in waiting.values():
+            then, question.then = question.then, None
             question.settle(reason)
+            if then is not None:
+                loop.call_soon(then)  # a mistake in one is the loop's to tell, and no other's
 
 
 class CalledOff:

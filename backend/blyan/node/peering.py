@@ -29,6 +29,7 @@ from blyan.model.manifest import Manifest, read_manifest
 from blyan.model.parts import expert_part
 from blyan.model.weights import ModelWeights
 from blyan.network import more_held
+from blyan.network.answers import Bulky
 from blyan.network.dialling import Dialler
 from blyan.network.door import PeerDoor
 from blyan.network.gossip import SummaryTable
@@ -348,7 +349,7 @@ def _redis_gossip(url: str, swarm: str, peering: Peering) -> RedisGossip | None:
 
 
 def _manifest_giver(holdings: Holdings, store: BlobStore) -> Handler:
-    """Answers with the bytes of the manifest of a model that is hosted here."""
+    """Answers with the bytes of the manifest of a model that is hosted here, for each link one after the other."""
 
     async def give(_link: Link, message: Message) -> Message:
         asked = message.fields.get("manifest")
@@ -357,7 +358,7 @@ def _manifest_giver(holdings: Holdings, store: BlobStore) -> Handler:
         raw = await asyncio.to_thread(store.read, PayloadId(asked), bytes_max=limits.manifest_bytes_max)
         return Message({}, (WireTensor("manifest", "U8", (len(raw),), raw),))
 
-    return give
+    return Bulky(give)
 
 
 def _not_local(call: ExpertCall) -> Fault:

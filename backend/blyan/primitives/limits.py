@@ -168,6 +168,7 @@ gossip_summaries_max: Final = 64  # in one message, and in one look at Redis
 summary_stream_max: Final = 4 * nodes_known_max  # entries that Redis keeps
 redis_look_seconds_max: Final = 1.0  # for one look at it, connecting included
 link_frame_bytes_max: Final = 64 * MIB  # header and tensors
+frames_turn_max: Final = 64  # that one connection gives on before others have their turn
 link_handshake_bytes_max: Final = 16 * KIB  # of each of its frames
 link_handshake_seconds_max: Final = 10.0
 link_under_way_bytes_max: Final = 2 * link_frame_bytes_max  # of requests of one link that are being answered
