@@ -73,6 +73,24 @@ class GossipPace:
         self._hurry.clear()
 
 
+async def _pinged(link: Link, watcher: Watcher, monotonic: Monotonic) -> None:
+    """Ping a link once, and end it where that shows that nobody is there."""
+    began = monotonic()
+    try:
+        await link.request("ping", {}, seconds=_ping_late_seconds)
+        watcher.pinged(link.peer.node, monotonic() - began, monotonic())
+    except NoAnswer:
+        if monotonic() - link.heard > _ping_late_seconds and not link.holds_up:
+            _log.info("peer %s is silent: link cut", link.peer.node[:12])
+            await link.close()
+    except LinkFull:
+        pass
+    except LinkLost:  # nothing can be sent any more
+        await link.close()
+    except Fault:
+        pass
+
+
 @dataclass(slots=True, eq=False)
 class Links:
     """All links of this process. `run` until it is cancelled."""
@@ -166,20 +184,7 @@ class Links:
         try:
             await self._exchange(link)
             while link.open:
-                began = self.monotonic()
-                try:
-                    await link.request("ping", {}, seconds=_ping_late_seconds)
-                    self.watcher.pinged(link.peer.node, self.monotonic() - began, self.monotonic())
-                except NoAnswer:
-                    if self.monotonic() - link.heard > _ping_late_seconds and not link.holds_up:
-                        _log.info("peer %s is silent: link cut", link.peer.node[:12])
-                        await link.close()
-                except LinkFull:
-                    pass
-                except LinkLost:  # nothing can be sent any more
-                    await link.close()
-                except Fault:
-                    pass
+                await _pinged(link, self.watcher, self.monotonic)
                 async with _or_nothing(_ping_seconds):
                     await link.closed.wait()
         finally:
