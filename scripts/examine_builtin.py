@@ -7,8 +7,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 from blyan.learning.genesis import blyan_words
+from blyan.learning.genesis.arguments import count
 from blyan.learning.genesis.asking import ask_node
 from blyan.learning.genesis.documents import read_documents
 from blyan.learning.genesis.exam import exam
@@ -22,13 +24,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--node", default="http://127.0.0.1:8645", help="whom to ask")
     parser.add_argument("--model", default=name)
-    parser.add_argument("--each", type=int, default=50, help="questions for each skill and language")
+    parser.add_argument("--each", type=count, default=50, help="questions for each skill and language")
     parser.add_argument("--answers", type=Path, help="file for every question with its answer, as lines of JSON")
     arguments = parser.parse_args()
     documents = read_documents(root / "docs")
     blyan_words.check(documents)
     items = exam(documents, arguments.each)
-    answers = ask_node(arguments.node, arguments.model, items, lambda line: print(line, file=sys.stderr))
+    try:
+        answers = ask_node(arguments.node, arguments.model, items, lambda line: print(line, file=sys.stderr))
+    except URLError as reason:
+        parser.exit(1, f"{arguments.node}: expected a node that answers, found {reason.reason}\n")
     if arguments.answers is not None:
         lines = (
             {"skill": item.skill, "language": item.language, "messages": item.messages, "expected": item.expected,

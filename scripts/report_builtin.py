@@ -26,6 +26,7 @@ from torch import Tensor
 from blyan.learning.batches import DialogueEncoder
 from blyan.learning.draws import Draws
 from blyan.learning.genesis import curve, report
+from blyan.learning.genesis.arguments import count, trained
 from blyan.learning.genesis.asking import answer_of_node, ask_node
 from blyan.learning.genesis.dialogue import Message, apart, assistant, languages, user
 from blyan.learning.genesis.documents import read_documents
@@ -45,11 +46,11 @@ def say(line: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="of the training")
+    parser.add_argument("folder", type=trained, help="of the training")
     parser.add_argument("--settings", type=Path, default=root / "scripts/genesis.toml")
     parser.add_argument("--blocks", type=Path, default=root / "backend/blyan/builtin", help="of `ship_builtin.py`")
     parser.add_argument("--page", type=Path, default=root / "docs/benchmarks", help="folder of genesis.md")
-    parser.add_argument("--each", type=int, default=50, help="questions for each skill and language")
+    parser.add_argument("--each", type=count, default=50, help="questions for each skill and language")
     parser.add_argument("--schemes", default="whole,int8,int4", help="which are served and asked")
     arguments = parser.parse_args()
     settings = read_settings(arguments.settings)

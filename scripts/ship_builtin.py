@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from blyan.learning.batches import pool_seed
+from blyan.learning.genesis.arguments import count, trained
 from blyan.learning.genesis.documents import read_documents
 from blyan.learning.genesis.exam import exam, fingerprints
 from blyan.learning.genesis.lessons import Lessons, digest_of
@@ -32,10 +33,10 @@ named_dialogues = 4_000  # of each pool, about as many as a training reads of it
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="of the training")
+    parser.add_argument("folder", type=trained, help="of the training")
     parser.add_argument("--settings", type=Path, default=root / "scripts/genesis.toml")
     parser.add_argument("--blocks", type=Path, default=root / "backend/blyan/builtin", help="where the blocks go")
-    parser.add_argument("--dialogues", type=int, default=named_dialogues, help="of each pool that the card names")
+    parser.add_argument("--dialogues", type=count, default=named_dialogues, help="of each pool that the card names")
     arguments = parser.parse_args()
     settings = read_settings(arguments.settings)
     made = json.loads((arguments.folder / "made.json").read_text())

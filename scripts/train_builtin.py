@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from blyan.learning.genesis import blyan_words
+from blyan.learning.genesis.arguments import count
 from blyan.learning.genesis.documents import read_documents
 from blyan.learning.genesis.exam import exam, fingerprints
 from blyan.learning.genesis.lessons import Lessons
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the training is kept, and `hf/` is written when it is done")
     parser.add_argument("--settings", type=Path, default=root / "scripts/genesis.toml")
     parser.add_argument("--seed", type=int, help="another one than the settings'")
-    parser.add_argument("--steps", type=int, help="how many in all, for a trial: rates follow")
+    parser.add_argument("--steps", type=count, help="how many in all, for a trial: rates follow")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), help="another one than the settings', to compare")
     parser.add_argument("--measure", action="store_true", help="time 40 steps and say how many fit into two hours")
     arguments = parser.parse_args()
