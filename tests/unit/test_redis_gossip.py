@@ -184,6 +184,18 @@ async def test_a_clock_that_is_put_back_hides_no_news(redis_server: RedisServer,
         await until(lambda: one.heard_of(two))
 
 
+async def test_it_ends_wherever_in_a_look_it_is_called_off(redis_server: RedisServer, redis_url: str) -> None:
+    """Also in the turn in which a part of the look is done, where `asyncio.wait_for` of Python 3.11 forgets it."""
+    for turns in range(80):
+        one = Speaker(redis_url, 1)
+        task = asyncio.create_task(one.gossip.run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        ended, _ = await asyncio.wait([task], timeout=2)
+        assert ended, f"called off after {turns} turns"
+
+
 async def test_a_rare_rest_ends_at_once_when_gossip_is_the_only_way() -> None:
     pace = GossipPace()
     pace.turn(True)

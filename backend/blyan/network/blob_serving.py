@@ -92,7 +92,8 @@ async def _send(response: web.StreamResponse, view: memoryview) -> None:
         try:
             # read in a thread: a page that is not in memory would hold up every other answer
             chunk = await asyncio.to_thread(bytes, view[at : at + _chunk_bytes])
-            await asyncio.wait_for(response.write(chunk), _send_seconds_max)
+            async with asyncio.timeout(_send_seconds_max):
+                await response.write(chunk)
         except TimeoutError:
             raise Unavailable(
                 f"blob: expected its reader to take {_chunk_bytes} bytes, found it standing still"

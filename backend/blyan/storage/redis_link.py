@@ -32,7 +32,9 @@ class RedisLink:
         self._seconds = seconds = limits.redis_seconds_max if seconds is None else seconds
         self._client: Any = redis.asyncio.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] - untyped options
             url,
-            socket_timeout=seconds,
+            # `_answered` bounds the command; `socket_timeout` would too, by `asyncio.wait_for`, which in Python 3.11
+            # forgets that a task was cancelled in the turn in which its part is done
+            socket_timeout=None,
             socket_connect_timeout=seconds,
             max_connections=limits.redis_connections_max,
             retry=Retry(NoBackoff(), 1),  # once: a connection that Redis closed while idle
