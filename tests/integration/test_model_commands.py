@@ -121,6 +121,15 @@ def test_an_unknown_model_is_not_found(data_dir: Path, verb: str) -> None:
     assert "plain, small" in done.stderr
 
 
+@pytest.mark.parametrize("verb", ["show", "plan"])
+def test_the_only_model_needs_no_name(data_dir: Path, tmp_path: Path, verb: str) -> None:
+    done = command("model", verb, data_dir=data_dir)
+    assert done.returncode == 2
+    assert "expected one of plain, small" in done.stderr
+    assert command("init", data_dir=tmp_path).returncode == 0
+    assert json_of("model", verb, data_dir=tmp_path)["name"] == "blyan-genesis"
+
+
 def test_a_read_only_directory_can_be_shown_and_verified(data_dir: Path) -> None:
     """Nothing has to be written for it."""
     (data_dir / "verified").write_text("in the way")

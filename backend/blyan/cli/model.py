@@ -49,7 +49,7 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser, readable: argparse
     listed = commands.add_parser("list", parents=[common, readable], help="the models of this node's chain")
     listed.set_defaults(run=_list)
     shown = commands.add_parser("show", parents=[common, readable], help="one model: sizes, licence, what is here")
-    shown.add_argument("name", metavar="NAME", type=canonical_name)
+    shown.add_argument("name", metavar="NAME", nargs="?", type=canonical_name, help="default: the only model")
     shown.set_defaults(run=show)
     model_plan.add_command(commands, common, readable)
     verified = commands.add_parser("verify", parents=[common, readable], help="hash every block of a model again")

@@ -31,7 +31,7 @@ def add_command(commands: Any, common: argparse.ArgumentParser, readable: argpar
     planned = commands.add_parser(
         "plan", parents=[common, readable], help="what running a model needs, if it fits, and how fast each plan is"
     )
-    planned.add_argument("name", metavar="NAME", type=canonical_name)
+    planned.add_argument("name", metavar="NAME", nargs="?", type=canonical_name, help="default: the only model")
     for option, what in (("--prompt-tokens", "of the prompt"), ("--tokens", "of the answer")):
         planned.add_argument(option, metavar="N", type=int, default=128, help=f"{what}; default: 128")
     planned.add_argument("--node", metavar="URL", help="who says it; default: the node of the data directory")
@@ -39,7 +39,7 @@ def add_command(commands: Any, common: argparse.ArgumentParser, readable: argpar
 
 
 def plan(options: argparse.Namespace, output: Output) -> int:
-    """Run `model plan NAME`."""
+    """Run `model plan [NAME]`."""
     _want_counts(options)
     ground = open_ground(options.data_dir)
     version, manifest = model_of(ground, options.name)

@@ -16,6 +16,7 @@ from blyan.node import builtin
 from blyan.node.catalogue import manifest_of, no_such_model
 from blyan.node.data_directory import Ground, open_ground
 from blyan.node.verified import last_verified
+from blyan.primitives.errors import UsageMistake
 
 _micro: Final = 1_000_000
 _grid_columns: Final = 64
@@ -24,7 +25,7 @@ _here, _some, _none = "█", "▒", "·"
 
 
 def show(options: argparse.Namespace, output: Output) -> int:
-    """Run `model show NAME`."""
+    """Run `model show [NAME]`."""
     ground = open_ground(options.data_dir)
     version, manifest = model_of(ground, options.name)
     config, bytes_of = manifest.config, footprint_of(manifest)
@@ -134,11 +135,16 @@ def when(seconds: int) -> str:
     return dt.datetime.fromtimestamp(seconds, tz=dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def model_of(ground: Ground, name: str) -> tuple[ModelVersion, Manifest]:
-    """A model as the chain has it now; `NotFound` names those that there are."""
+def model_of(ground: Ground, name: str | None) -> tuple[ModelVersion, Manifest]:
+    """A model as the chain has it now, without a name the only one. `NotFound`, `UsageMistake` name what there is."""
+    models = ground.chains.state.models
+    if name is None:
+        if len(models) > 1:
+            raise UsageMistake(f"NAME: expected one of {', '.join(sorted(models))}, found none")
+        name = next(iter(models), "")
     version = ground.chains.state.current(name)
     if version is None:
-        raise no_such_model(name, ground.chains.state.models)
+        raise no_such_model(name, models)
     return version, manifest_of(ground, version)
 
 
