@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from blyan.primitives.ids import PayloadId
+from lone_expert import ALONE, DOES_WITHOUT, NEEDS_IT
 from nodes import install_builtin, serving
 from swarm_nodes import Heard, Swarm, SwarmNode, ask, nothing, part_of_builtin
 
-ALONE = (3, 1)
-SERVED, NEEDS_IT = "안녕하세요", "What is 12 plus 30?"  # the first answer does without that expert
 CALL_SECONDS = 2
 
 
@@ -49,7 +48,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     async def answers() -> dict[str, Heard]:
         async with serving(root / "whole") as client:
             url = str(client.make_url("/")).rstrip("/")
-            return {prompt: await ask(url, prompt, max_tokens=16) for prompt in (SERVED, NEEDS_IT)}
+            return {prompt: await ask(url, prompt, max_tokens=16) for prompt in (DOES_WITHOUT, NEEDS_IT)}
 
     gateway = SwarmNode(root / "gateway", call_seconds=str(CALL_SECONDS))
     with Swarm(gateway, [SwarmNode(root / "honest")], direct=True):

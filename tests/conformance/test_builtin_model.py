@@ -1,6 +1,7 @@
 """The built-in model: what it knows, and that `transformers` computes the same from its blocks."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,11 @@ def export(model: LoadedModel, data_dir: Path, folder: Path) -> None:
 
 
 def prompt_of(model: LoadedModel, renderer: TemplateRenderer, question: str) -> list[int]:
+    """As the page asks: with what the publisher wants said first."""
     assert model.tokenizer is not None
-    text = model.tokenizer.chat_prompt(renderer, [{"role": "user", "content": question}])
+    system = model.manifest.defaults.system
+    first = [{"role": "system", "content": system}] if system else []
+    text = model.tokenizer.chat_prompt(renderer, [*first, {"role": "user", "content": question}])
     return model.tokenizer.encode(text, add_special=False, tokens_max=1024)
 
 
@@ -134,3 +138,25 @@ def test_it_adds_two_digit_numbers_that_it_never_saw(installed: tuple[LoadedMode
         right += is_right("number", str(a + b), model.tokenizer.decode(answer_of(model, prompt)))
     renderer.close()
     assert right >= 0.9 * len(sample), f"{right} of {len(sample)}"
+
+
+def test_it_answers_what_the_empty_page_suggests(installed: tuple[LoadedModel, Path]) -> None:
+    """Every question that `frontend/words.js` offers, in both languages."""
+    model, _ = installed
+    assert model.tokenizer is not None
+    words = (Path(__file__).resolve().parents[2] / "frontend/words.js").read_text(encoding="utf-8")
+    suggested = [json.loads(found) for found in re.findall(r'^  "example\.\d": (\[.*\]),$', words, re.MULTILINE)]
+    rules = {
+        "What is 23 + 45?": ("number", "68"),
+        "23 더하기 45는?": ("number", "68"),
+        "Reverse the word planet": ("word", "tenalp"),
+        "planet을 거꾸로 써 줘": ("word", "tenalp"),
+        "Who are you?": ("named", "Blyan"),
+        "너는 누구야?": ("named", "Blyan"),
+    }
+    assert sorted(text for texts in suggested for text in texts) == sorted(rules)
+    renderer = TemplateRenderer(lambda: 0)
+    for question, (rule, expected) in rules.items():
+        said = model.tokenizer.decode(answer_of(model, prompt_of(model, renderer, question)))
+        assert is_right(rule, expected, said), (question, said)
+    renderer.close()

@@ -26,18 +26,17 @@ from blyan.wire.framing import Message, WireTensor
 from blyan.wire.generation import ChunkWriter, SentStep, parse_order
 from blyan.wire.peer import Holding
 from crooked_node import CrookedNode
+from lone_expert import ALONE, DOES_WITHOUT, NEEDS_IT
 from nodes import install_builtin, serving
 from swarm_in_process import Member, in_one_process, until
 from swarm_nodes import Heard, ask, everything, nothing, part_of_builtin
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 
-SERVED = "안녕하세요"  # whose answer does without the expert below
-PROMPTS = ["What is 12 plus 30?", SERVED]
+PROMPTS = [NEEDS_IT, DOES_WITHOUT]
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 24}
 SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "frequency_penalty": 0.4, "seed": 7, "max_tokens": 24}
 PLAIN = {"expert_memory": "0B"}
-ALONE = (3, 1)  # layer and expert that the first answer needs
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +129,7 @@ async def test_a_delegated_answer_takes_one_round_trip_where_experts_take_one_ea
     """At least 95 % fewer: of an answer that needs no expert that the lead lacks, where nobody is held up."""
     monkeypatch.setattr("blyan.inference.delegating._silence_s", 5.0)
     gateway, _ = swarm
-    prompt, options, expected = next(each for each in alone if each[0] == SERVED)
+    prompt, options, expected = next(each for each in alone if each[0] == DOES_WITHOUT)
     assert_same(expected, await ask(gateway.url, prompt, **options))
     delegated = trips()
     monkeypatch.setattr(gateway.node.answering, "excluded", lambda *_: frozenset({"static_delegate"}))
@@ -143,7 +142,7 @@ async def test_a_delegated_answer_takes_one_round_trip_where_experts_take_one_ea
 async def test_an_answer_by_a_grammar_is_not_delegated(swarm: tuple[Member, Member]) -> None:
     gateway, _ = swarm
     before = delegating(gateway).counters.asked
-    heard = await ask(gateway.url, SERVED, max_tokens=8, response_format={"type": "json_object"})
+    heard = await ask(gateway.url, DOES_WITHOUT, max_tokens=8, response_format={"type": "json_object"})
     assert heard.error is None
     assert delegating(gateway).counters.asked == before
 
@@ -152,7 +151,7 @@ async def test_a_caller_who_leaves_ends_it_at_the_lead(swarm: tuple[Member, Memb
     """Within the time of a few tokens: nothing is computed that nobody reads."""
     gateway, lead = swarm
     left = host(lead).counters.left
-    body = {"model": builtin.name, "messages": [{"role": "user", "content": SERVED}], "stream": True}
+    body = {"model": builtin.name, "messages": [{"role": "user", "content": DOES_WITHOUT}], "stream": True}
     body |= {"max_tokens": 900, "ignore_eos": True}
     async with aiohttp.ClientSession(gateway.url) as session, session.post("/v1/chat/completions", json=body) as got:
         assert got.status == 200, await got.text()

@@ -14,7 +14,8 @@ from blyan.primitives.keys import Key
 from blyan.wire.framing import WireTensor
 from blyan.wire.peer import Summary, parse_summary
 from crooked_node import CrookedNode
-from crooked_scene import SERVED, Scene
+from crooked_scene import Scene
+from lone_expert import DOES_WITHOUT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -106,8 +107,8 @@ async def test_nobody_speaks_for_the_gateway_itself(scene: Scene, gossiping: tup
     double = CrookedNode(scene.folder, scene.manifest, key=key)
     double.changes = {"peer_urls": ("wss://127.0.0.1:9",)}
     await link.request("gossip", {"known": [[text(double.summary()), 0]]}, seconds=5)
-    heard = await scene.ask(SERVED)
-    assert (heard.error, heard.tokens) == (None, scene.expected[SERVED].tokens)
+    heard = await scene.ask(DOES_WITHOUT)
+    assert (heard.error, heard.tokens) == (None, scene.expected[DOES_WITHOUT].tokens)
     passed_on = (await known_to(scene, node, link)).get(scene.gateway.key)
     assert passed_on is None or passed_on.boot != double.identity.boot
 

@@ -12,7 +12,8 @@ from blyan.primitives.keys import Key
 from blyan.wire.framing import Message
 from crooked_answers import NEVER_RIGHT, wrong_digest
 from crooked_node import CrookedNode, honest, send_raw
-from crooked_scene import CALL_SECONDS, NEEDS_IT, SERVED, Scene
+from crooked_scene import CALL_SECONDS, Scene
+from lone_expert import DOES_WITHOUT, NEEDS_IT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -24,8 +25,8 @@ async def test_nothing_crooked_is_used(scene: Scene, crook: str) -> None:
         await node.dial(scene.url)
         await asyncio.sleep(0.1)
         for _ in range(4):
-            heard = await scene.ask(SERVED)
-            assert (heard.error, heard.tokens) == (None, scene.expected[SERVED].tokens)
+            heard = await scene.ask(DOES_WITHOUT)
+            assert (heard.error, heard.tokens) == (None, scene.expected[DOES_WITHOUT].tokens)
             if node.asked:
                 break
         refused = await scene.ask(NEEDS_IT)
@@ -46,7 +47,7 @@ async def test_a_late_answer_is_not_taken_for_another(scene: Scene) -> None:
     async with CrookedNode(scene.folder, scene.manifest, twist) as node:
         await node.dial(scene.url)
         await asyncio.sleep(0.1)
-        for prompt in (SERVED, NEEDS_IT, SERVED):
+        for prompt in (DOES_WITHOUT, NEEDS_IT, DOES_WITHOUT):
             heard = await scene.ask(prompt)
             assert (heard.error, heard.tokens) == (None, scene.expected[prompt].tokens)
         assert node.asked > 10
@@ -63,9 +64,9 @@ async def test_a_flood_of_requests_holds_nobody_up(scene: Scene) -> None:
                 await send_raw(link, {"kind": kind, "id": number, "known": [["x", 1]]})
 
         flooding = asyncio.create_task(flood())
-        heard = await scene.ask(SERVED)
+        heard = await scene.ask(DOES_WITHOUT)
         flooding.cancel()
-        assert (heard.error, heard.tokens) == (None, scene.expected[SERVED].tokens)
+        assert (heard.error, heard.tokens) == (None, scene.expected[DOES_WITHOUT].tokens)
         assert heard.seconds < 10
 
 
@@ -80,5 +81,5 @@ async def test_two_processes_of_one_key_are_both_kept_apart(scene: Scene) -> Non
             await node.dial(scene.url)
         await asyncio.sleep(0.1)
         for _ in range(3):
-            heard = await scene.ask(SERVED)
-            assert (heard.error, heard.tokens) == (None, scene.expected[SERVED].tokens)
+            heard = await scene.ask(DOES_WITHOUT)
+            assert (heard.error, heard.tokens) == (None, scene.expected[DOES_WITHOUT].tokens)

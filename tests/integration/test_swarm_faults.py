@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterator
 import aiohttp
 import pytest
 
+from lone_expert import ALONE, DOES_WITHOUT, NEEDS_IT
 from swarm_faults import FAULTS, kill, stop, swallow, throttle
 from swarm_nodes import Heard, Swarm, SwarmNode, ask, every, nothing, part_of_builtin, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("whole_again")]
 
-ALONE = (3, 1)  # layer and expert that node 3 alone holds
-PROMPT = "What is 12 plus 30?"
-WITHOUT = "안녕하세요"  # whose answer does not need that expert
 TOKENS = 90
 CALL_SECONDS = 3
 PAUSE_MAX_S = 3.0  # of a machine that does other things; what is aimed at is one
@@ -45,8 +43,8 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
 
 
 async def long_answer(swarm: Swarm, *at: tuple[int, Callable[[], object]]) -> Heard:
-    """`PROMPT` with things happening on the way."""
-    return await ask(swarm.gateway.url, PROMPT, at=dict(at), ignore_eos=True, max_tokens=TOKENS)
+    """`NEEDS_IT` with things happening on the way."""
+    return await ask(swarm.gateway.url, NEEDS_IT, at=dict(at), ignore_eos=True, max_tokens=TOKENS)
 
 
 def assert_survived(expected: Heard, found: Heard, what: str) -> None:
@@ -102,7 +100,7 @@ async def test_what_no_live_node_holds_is_said_and_the_rest_goes_on(swarm: Swarm
     The second to ask does not wait as long as the first: it is known by then. Once the node is back the same request
     is answered.
     """
-    greeting = await ask(swarm.gateway.url, WITHOUT, max_tokens=16)
+    greeting = await ask(swarm.gateway.url, DOES_WITHOUT, max_tokens=16)
     broken = await long_answer(swarm, (5, lambda: kill(swarm, 3)))
     assert broken.error is not None
     assert (broken.error["code"], broken.status) == ("expert_unavailable", 200)
@@ -110,7 +108,8 @@ async def test_what_no_live_node_holds_is_said_and_the_rest_goes_on(swarm: Swarm
     assert broken.tokens == expected.tokens[: len(broken.tokens)]
     assert broken.seconds - broken.times[-1] < CALL_SECONDS + 1.5
     refused, other = await asyncio.gather(
-        ask(swarm.gateway.url, PROMPT, max_tokens=16, stream=False), ask(swarm.gateway.url, WITHOUT, max_tokens=16)
+        ask(swarm.gateway.url, NEEDS_IT, max_tokens=16, stream=False),
+        ask(swarm.gateway.url, DOES_WITHOUT, max_tokens=16),
     )
     assert (refused.status, refused.error and refused.error["code"]) == (503, "expert_unavailable")
     assert refused.seconds < CALL_SECONDS
