@@ -271,7 +271,7 @@ class FrameSocket(asyncio.BufferedProtocol):
     def shut(self) -> None:
         """Begin to end it: what was sent goes out, nothing is given on any more."""
         self._discards = True
-        self._leave()
+        self.leave()
 
     async def close(self) -> bool:
         """End it; whether it had not ended before."""
@@ -284,7 +284,8 @@ class FrameSocket(asyncio.BufferedProtocol):
         self._take = take
         self.release()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Begin to end it, as the other end may: what came whole before is given on yet."""
         if self._closing:
             self._end()
             return
@@ -369,7 +370,7 @@ class FrameSocket(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         """The other end says nothing any more: what it does not take of ours within seconds is lost."""
-        self._leave()
+        self.leave()
 
     def pause_writing(self) -> None:
         """The other end is behind."""
