@@ -221,14 +221,15 @@ async def test_of_many_pings_the_last_is_answered() -> None:
     socket, transport = taken(client=False)
     reading = asyncio.create_task(socket.read(lambda _: None))
     await asyncio.sleep(0)
-    pings = b"".join(frame(bytes([each]), first=0x89, key=KEY) for each in range(20))
+    pings = b"".join(frame(bytes([each]), first=0x89, key=KEY) for each in range(10))
+    last = frame(b"\x09", first=0x8A)
     transport.feed(pings, 1 << 20)
-    assert transport.written == frame(b"\x13", first=0x8A)
+    assert transport.written == last
     socket.pause_writing()
     transport.feed(pings, 1 << 20)
-    assert transport.written == frame(b"\x13", first=0x8A)
+    assert transport.written == last
     socket.resume_writing()
-    assert transport.written == 2 * frame(b"\x13", first=0x8A)
+    assert transport.written == 2 * last
     transport.close()
     await asyncio.wait_for(reading, 5)
 
@@ -265,3 +266,26 @@ async def test_larger_frames_are_taken_once_they_are_allowed() -> None:
         else:
             with pytest.raises(ConnectionError):
                 await socket.one()
+
+
+async def test_a_turn_gives_on_no_more_however_often_something_comes() -> None:
+    """Nor answers more pings: what fills the buffer again and again waits for its turn."""
+    socket, transport = taken(client=True)
+    came = 0
+
+    def take(_payload: bytes) -> None:
+        nonlocal came
+        came += 1
+
+    reading = asyncio.create_task(socket.read(take))
+    await asyncio.sleep(0)
+    small = (frame(b"x") + frame(b"", first=0x89)) * limits.frames_turn_max
+    for turn in range(50):
+        before, pongs = came, len(transport.written)
+        for _ in range(4):
+            transport.feed(small, 1 << 20)
+        await asyncio.sleep(0)
+        assert 0 < came - before <= limits.frames_turn_max, f"in turn {turn}"  # half of the frames are pings
+        assert len(transport.written) - pongs <= 2 * len(frame(b"", key=KEY))
+    await socket.close()
+    await asyncio.wait_for(reading, 5)

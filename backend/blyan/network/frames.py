@@ -311,11 +311,11 @@ class FrameSocket(asyncio.BufferedProtocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ConnectionResetError("expected a frame, found the connection closed"))
 
-    def _give(self) -> None:
-        """Give on what has come."""
-        self._again = False
-        if self._giving:
-            return  # whoever takes a frame let go of the next
+    def _give(self, *, again: bool = False) -> None:
+        """Give on what has come; `again`: in the turn of the loop that was left to it, before which it gives none."""
+        self._again &= not again
+        if self._giving or self._again:
+            return  # whoever takes a frame let go of the next; or others have their turn
         self._giving = True
         try:
             self._give_turn()
@@ -344,7 +344,7 @@ class FrameSocket(asyncio.BufferedProtocol):
             self._took(*frame)
         if not self._held and not self._discards:
             self._again = True
-            asyncio.get_running_loop().call_soon(self._give)
+            asyncio.get_running_loop().call_soon(lambda: self._give(again=True))
 
     def _took(self, opcode: int, payload: bytes) -> None:
         if opcode == _binary:
