@@ -162,6 +162,10 @@ class SwarmNode(RunningNode):
                 (found.discard if seen[2] else found.add)(seen[1])
         return found
 
+    def ended_links(self, other: SwarmNode) -> int:
+        """How often the last link to a node has ended, by what it said."""
+        return sum(f"peer {other.key[:12]} is linked no more" in line for line in self.said)
+
     def wait_linked(self, others: Sequence[SwarmNode], seconds: float = 30) -> None:
         """Until it has a link to each of these."""
         wanted = {other.key[:12] for other in others}
