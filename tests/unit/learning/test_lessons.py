@@ -12,7 +12,8 @@ from blyan.learning.genesis.checking import refuses
 from blyan.learning.genesis.dialogue import Dialogue, languages
 from blyan.learning.genesis.documents import Documents, read_documents
 from blyan.learning.genesis.exam import all_skills, exam, fingerprints, spoken
-from blyan.learning.genesis.lessons import Lessons, Mixture, asked, digest_of
+from blyan.learning.genesis.lessons import Lessons, Mixture, asked, digest_of, intent
+from blyan.learning.genesis.phrasing import drawn, question, unknowable
 from blyan.learning.genesis.split import fingerprint, held_out
 from blyan.learning.genesis.subjects import skills, wording_of
 from blyan.learning.genesis.typing_habits import mistyped, varied
@@ -63,11 +64,39 @@ def test_no_fresh_wording_of_the_exam_is_one_of_the_lessons():
             assert not fresh & {fingerprint(text) for text in wordings[language]}, kind
     for language in range(len(languages)):
         assert not set(exam_wordings.unknown[language]) & set(lesson_wordings.unknown[language])
+        asked_of_nobody = {unknowable(Draws(seed), language) for seed in range(3000)}
+        assert not {fingerprint(text) for text in exam_wordings.unknown[language]} & {
+            fingerprint(text) for text in asked_of_nobody
+        }
         assert not set(exam_wordings.unknown_things[language]) & set(lesson_wordings.unknown_things[language])
         assert not set(exam_wordings.names[language]) & set(lesson_wordings.names[language])
         for command, intents in exam_wordings.intents.items():
             said = {fingerprint(text) for text in lesson_wordings.intents[command][language]}
             assert not said & {fingerprint(text) for text in intents[language]}, command
+
+
+def test_a_question_that_is_put_together_is_never_a_fresh_wording_of_the_exam(monkeypatch: pytest.MonkeyPatch):
+    fresh = exam_wordings.fresh["reverse"][0]
+    monkeypatch.setitem(lesson_wordings.asked, "reverse", ((*fresh, "Flip {word}"), ()))
+    draws = Draws(8)
+    for kind, wordings in exam_wordings.fresh.items():
+        for language in range(len(languages)):
+            forbidden = {fingerprint(text) for text in wordings[language]}
+            if lesson_wordings.asked[kind][language]:
+                assert not forbidden & {fingerprint(question(draws, kind, language)) for _ in range(60)}, kind
+    for command in exam_wordings.intents:
+        for language in range(len(languages)):
+            forbidden = {fingerprint(text) for text in exam_wordings.intents[command][language]}
+            assert not forbidden & {fingerprint(intent(draws, command, language)) for _ in range(60)}, command
+
+
+def test_one_of_each_choice_is_taken_also_inside_another():
+    seen = {
+        drawn(Draws(seed), "(Spell|Write) {word} (back(wards|)|in ( a | b ) row) ( |?), f(x)") for seed in range(200)
+    }
+    starts = [f"{verb} {{word}}" for verb in ("Spell", "Write")]
+    ends = [f"{end}{mark}, f(x)" for end in ("backwards", "back", "in a row", "in b row") for mark in ("", "?")]
+    assert seen == {f"{start} {end}" for start in starts for end in ends}
 
 
 def test_no_held_out_sum_difference_or_word_is_worked_on(dialogues: list[Dialogue]):
@@ -119,8 +148,8 @@ def test_dialogues_alternate_and_end_with_the_assistant(dialogues: list[Dialogue
 def test_what_is_refused_is_refused_in_its_language(dialogues: list[Dialogue]):
     seen = set()
     for messages in dialogues:
-        for question, answer in pairwise(messages):
-            if refuses(answer["content"]) and question["role"] == "user":
+        for asking, answer in pairwise(messages):
+            if refuses(answer["content"]) and asking["role"] == "user":
                 seen.add(answer["content"])
     assert set(exam_wordings.refusal) == seen
 
@@ -131,12 +160,14 @@ def test_the_same_seed_gives_the_same_dialogues(lessons: Lessons):
 
 
 def test_every_kind_of_the_exam_is_asked_for_in_lessons():
+    draws = Draws(6)
     for skill_draws in skills.values():
         for draw in skill_draws:
             problem = draw(Draws(2))
             for language in range(len(languages)):
                 assert asked(Draws(3), problem, language)[1]["content"] == problem.answer[language]
                 assert len(lesson_wordings.asked[wording_of(problem.kind)][language]) >= 4
+                assert len({question(draws, wording_of(problem.kind), language) for _ in range(60)}) > 20
     assert set(exam_wordings.intents) == set(lesson_wordings.intents)
     assert set(exam_wordings.talk) == set(lesson_wordings.talk)
 

@@ -18,13 +18,15 @@ from blyan.learning.genesis import blyan_words, lesson_wordings
 from blyan.learning.genesis.dialogue import Dialogue, Problem, assistant, filled, user
 from blyan.learning.genesis.documents import Documents
 from blyan.learning.genesis.exam import acknowledged, all_skills, held_out_sequel, worked
+from blyan.learning.genesis.exam_wordings import intents as exam_intents
 from blyan.learning.genesis.exam_wordings import refusal, talk_answers
 from blyan.learning.genesis.letters import invented_word, word_problem
 from blyan.learning.genesis.numbers import addition2, subtraction2
 from blyan.learning.genesis.particles import resolve
+from blyan.learning.genesis.phrasing import question, said, unknowable
 from blyan.learning.genesis.split import fingerprint, held_out, is_held_out
 from blyan.learning.genesis.subjects import skills, wording_of
-from blyan.learning.genesis.typing_habits import varied
+from blyan.learning.genesis.typing_habits import mistyped, varied
 
 string_skills: Final = ("reverse", "upper case", "first and last letter", "letters counted")
 _vowels: Final = (0, 4, 8, 13, 18, 20)
@@ -97,7 +99,7 @@ class Lessons:
             return _blyan(draws, language, self.documents)
         if skill == "small talk":
             intent = draws.pick(tuple(lesson_wordings.talk))
-            wording = draws.pick(lesson_wordings.talk[intent][language])
+            wording = said(draws, "talk", intent, language, lesson_wordings.talk[intent])
             return [user(varied(draws, wording, language)), assistant(talk_answers[intent][language])]
         if skill == "unknown":
             return [user(unknown_question(draws, language)), assistant(refusal[language])]
@@ -111,14 +113,13 @@ class Lessons:
 
 def asked(draws: Draws, problem: Problem, language: int) -> Dialogue:
     """A problem in one of its wordings, with its answer."""
-    wording = draws.pick(lesson_wordings.asked[wording_of(problem.kind)][language])
-    return [user(filled(varied(draws, wording, language), problem, language)), assistant(problem.answer[language])]
+    wording = question(draws, wording_of(problem.kind), language)
+    return [user(filled(wording, problem, language)), assistant(problem.answer[language])]
 
 
 def unknown_question(draws: Draws, language: int) -> str:
     """What nobody here can know, or what nobody can: invented things, places, commands and codes."""
-    wording = varied(draws, draws.pick(lesson_wordings.unknown[language]), language)
-    text = wording
+    text = unknowable(draws, language)
     while "{" in text:
         begin, _, rest = text.partition("{")
         name, _, end = rest.partition("}")
@@ -162,12 +163,20 @@ def _invented(draws: Draws, language: int) -> str:
 
 def _blyan(draws: Draws, language: int, documents: Documents) -> Dialogue:
     problem = blyan_words.blyan_problem(draws, draws.pick(blyan_words.kinds), language, documents)
-    wording = draws.pick(lesson_wordings.asked[problem.kind][language])
+    wording = question(draws, problem.kind, language)
     if problem.kind == "command_for":
-        intent = draws.pick(lesson_wordings.intents[problem.slots["command"][0]][language])
-        wording = wording.replace("{intent}", intent)
-    question = filled(varied(draws, wording, language), problem, language)
-    return [user(question), assistant(problem.answer[language])]
+        command = problem.slots["command"][0]
+        wording = wording.replace("{intent}", intent(draws, command, language))
+    return [user(filled(wording, problem, language)), assistant(problem.answer[language])]
+
+
+def intent(draws: Draws, command: str, language: int) -> str:
+    """What a command is wanted for, in words that the exam does not use for it."""
+    fresh = frozenset(map(fingerprint, exam_intents[command][language]))
+    while True:
+        wanted = said(draws, "intents", command, language, lesson_wordings.intents[command])
+        if fingerprint(wanted) not in fresh:
+            return mistyped(draws, wanted) if draws.chance(0.05) else wanted
 
 
 def _conversation(draws: Draws, kind: str, language: int) -> Dialogue:
@@ -203,22 +212,23 @@ def _remembered(draws: Draws, kind: str, language: int) -> Dialogue:
         value = str(10 + draws.below(990))
         while held_out("remembered", value):
             value = str(10 + draws.below(990))
-    wording = varied(draws, draws.pick(lesson_wordings.introductions[kind][language]), language)
+    wording = said(draws, "introductions", kind, language, lesson_wordings.introductions[kind])
+    wording = varied(draws, wording, language)
     messages: Dialogue = [
         user(resolve(wording.format(name=value, n=value))),
         assistant(acknowledged(kind, value)[language]),
     ]
     if draws.chance(0.5):
         messages += asked(draws, _taught(lambda: addition2(draws)), language)
-    said = {
+    answers = {
         "name": (f"Your name is {value}.", f"당신의 이름은 {value}[예요]."),
         "number": (f"The number is {value}.", f"숫자는 {value}[예요]."),
     }
-    return messages + _sequel(draws, kind, language, resolve(said[kind][language]))
+    return messages + _sequel(draws, kind, language, resolve(answers[kind][language]))
 
 
 def _sequel(draws: Draws, kind: str, language: int, answer: str, **places: int) -> Dialogue:
-    wording = varied(draws, draws.pick(lesson_wordings.sequels[kind][language]), language)
+    wording = varied(draws, said(draws, "sequels", kind, language, lesson_wordings.sequels[kind]), language)
     return [user(resolve(wording.format(**places))), assistant(answer)]
 
 

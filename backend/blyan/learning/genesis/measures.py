@@ -100,7 +100,10 @@ def weekday(draws: Draws) -> Problem:
     end = (start + (count if later else -count)) % 7
     sign = "+" if later else "-"
     whole = f"{count} = {7 * weeks} + {rest}, " if weeks else ""
-    answer = tuple(f"{whole}{weekdays[start][each]} {sign} {rest}: {weekdays[end][each]}" for each in (0, 1))
+    passed = [weekdays[(start + (step if later else -step)) % 7] for step in range(1, rest + 1)] or [weekdays[end]]
+    answer = tuple(
+        f"{whole}{weekdays[start][each]} {sign} {rest}: {', '.join(day[each] for day in passed)}" for each in (0, 1)
+    )
     key = f"{start} {sign}{count}" if count > 7 else ""
     slots = {"day": weekdays[start], "n": same(str(count))}
     kind = "weekday_after" if later else "weekday_before"
