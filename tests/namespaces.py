@@ -65,12 +65,18 @@ class Wires:
         return made
 
     def plug(self, machine: str, name: str, address: str, *settings: str) -> None:
-        """Connect one more machine to the switch; `settings` of its interface are made before it is up."""
+        """Connect one more machine to the switch; `settings` of its interface are made before it is up.
+
+        Of IPv6 it has what `address` says, which may be more than one or none: then it makes itself a link-local one.
+        """
         ip("link", "add", "eth0", "netns", machine, "type", "veth", "peer", "name", f"port-{name}", "netns", self._hub)
         ip("link", "set", f"port-{name}", "master", "br0", "up", within=self._hub)
         if settings:
             ip("link", "set", "eth0", *settings, within=machine)
-        ip("addr", "add", address, "dev", "eth0", within=machine)
+        if address:
+            ip("link", "set", "eth0", "addrgenmode", "none", within=machine)
+        for each in address.split():
+            ip("addr", "add", each, "dev", "eth0", *(("nodad",) if ":" in each else ()), within=machine)
         ip("link", "set", "eth0", "up", within=machine)
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ class RelayNode:
 
     async def __aenter__(self) -> Self:
         self.port = await self.door.listen(self.listen, self.port)
-        self.url = f"wss://{self.listen}:{self.port}"
+        self.url = f"wss://{f'[{self.listen}]' if ':' in self.listen else self.listen}:{self.port}"
         self.peer_urls = (self.url,)
         await self.tunnels.__aenter__()
         self.client = RelayClient(

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ import pytest
 
 from forked import Forked, Nursery
 from forked import nursery as shared
+from kept_ports import kept_port
 
 START_LIMIT_S = 90
 STOP_LIMIT_S = 20
@@ -34,7 +34,7 @@ class RunningNode:
         """Forked by `nursery` or that of this process; `apart`: in an interpreter of its own, as a shell starts it."""
         self.data_dir, self._nursery, self._apart = data_dir, nursery, apart
         self.url = ""
-        self._listen_at, self._environment = listen, environment or {}
+        self.listen_at, self.environment = listen, environment or {}
         self.metrics_url = ""  # where `metrics.listen` is set
         self.peer_url = ""  # where `network.listen` is set
         self._said: list[str] = []
@@ -42,20 +42,20 @@ class RunningNode:
 
     def start(self) -> None:
         """Returns when the node has printed its address; fails the test, with what it said, when it does not."""
-        arguments = ["--data-dir", str(self.data_dir), "up", "--listen", self._listen_at, "--no-browser"]
+        arguments = ["--data-dir", str(self.data_dir), "up", "--listen", self.listen_at, "--no-browser"]
         self._said.clear()
         self._ready.clear()
         self.url = self.metrics_url = self.peer_url = ""
         self._process: subprocess.Popen[str] | Forked
         if not self._apart:
-            self._process = (self._nursery or shared()).popen(arguments, self._environment)
+            self._process = (self._nursery or shared()).popen(arguments, self.environment)
         else:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "blyan", *arguments],
                 stderr=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 text=True,
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self.environment},
             )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -116,9 +116,10 @@ class RunningNode:
         return self._process.returncode
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL; returns when the process has ended, and what it said last was heard."""
         self._process.kill()
         self._process.wait()
+        self._listener.join(STOP_LIMIT_S)  # one that heard the end later would take it for that of the next process
 
     def blob(self, payload: str) -> Path:
         """The file that holds the payload with this id."""
@@ -127,7 +128,7 @@ class RunningNode:
 
 def with_accounts(data_dir: Path, **settings: str) -> RunningNode:
     """A node where people sign in, at the address that it will have; `settings` as BLYAN_SECTION__KEY."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{probe.getsockname()[1]}"
-    return RunningNode(data_dir, listen, {"BLYAN_ACCOUNTS__ORIGIN": f"http://{listen}", **settings})
+    node = RunningNode(data_dir)
+    listen = f"127.0.0.1:{kept_port(node)}"
+    node.listen_at, node.environment = listen, {"BLYAN_ACCOUNTS__ORIGIN": f"http://{listen}", **settings}
+    return node

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from nodes import install_builtin, serving
-from swarm_nodes import Heard, Swarm, ask
+from swarm_nodes import Heard, Swarm, ask, wait_for
 
 
 def kill(swarm: Swarm, number: int) -> None:
@@ -49,14 +50,25 @@ FAULTS = [kill, stop, swallow, reset, half_close, corrupt]
 
 def restored(swarm: Swarm) -> None:
     """Every node runs, every link passes everything, and the gateway is linked to all."""
-    for proxy in swarm.proxies:
+    for number, proxy in enumerate(swarm.proxies):
+        swallowed = proxy.up.swallow
         proxy.heal()
+        if swallowed:  # what vanished is missing in the midst of the link, if that was not cut yet
+            ended = swarm.gateway.ended_links(swarm.experts[number])
+            proxy.reset()
+            wait_for(partial(unlinked_since, swarm, number, ended), "a link that was black-holed to end")
     for node in (*swarm.experts, swarm.gateway):
         if node.running:
             node.send(signal.SIGCONT)
         else:
             node.start()
     swarm.gateway.wait_linked(swarm.experts)
+
+
+def unlinked_since(swarm: Swarm, number: int, ended: int) -> bool:
+    """Whether the gateway has no link to a node, or its link ended since so many had."""
+    node = swarm.experts[number]
+    return node.key[:12] not in swarm.gateway.linked() or swarm.gateway.ended_links(node) > ended
 
 
 def passed(swarm: Swarm) -> list[int]:

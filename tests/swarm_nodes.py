@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +33,7 @@ from blyan.storage.blob_store import BlobStore
 from blyan.wire.peer import encode_code
 from chaos_proxy import ChaosProxy
 from forked import Nursery
+from kept_ports import kept_port
 from running_node import RunningNode
 
 SECRET = bytes(range(16))
@@ -132,9 +132,8 @@ class SwarmNode(RunningNode):
     def __init__(self, data_dir: Path, nursery: Nursery | None = None, **settings: str) -> None:
         """`settings` are of the section `network` unless they name another."""
         self.name = data_dir.name
-        with _unused_port() as port:
-            self.peer_port = port
-        self.settings = {"listen": f"127.0.0.1:{port}", "memory": room(data_dir)} | settings
+        self.peer_port = kept_port(self)
+        self.settings = {"listen": f"127.0.0.1:{self.peer_port}", "memory": room(data_dir)} | settings
         with _ground(data_dir) as ground:
             self.key = ground.key.public
         super().__init__(data_dir, nursery=nursery)
@@ -142,8 +141,8 @@ class SwarmNode(RunningNode):
     def start(self) -> None:
         """As a person would, with the environment made of the settings of now."""
         named = {key if "__" in key else f"network__{key}": value for key, value in self.settings.items()}
-        self._environment = {f"BLYAN_{key.upper()}": value for key, value in named.items()}
-        self._environment |= {"BLYAN_COMPUTE__THREADS": "1", "OMP_NUM_THREADS": "1"}
+        self.environment = {f"BLYAN_{key.upper()}": value for key, value in named.items()}
+        self.environment |= {"BLYAN_COMPUTE__THREADS": "1", "OMP_NUM_THREADS": "1"}
         super().start()
 
     @property
@@ -162,6 +161,10 @@ class SwarmNode(RunningNode):
             if seen := re.search(r"peer ([0-9a-f]{12}) is linked( no more)?", line):
                 (found.discard if seen[2] else found.add)(seen[1])
         return found
+
+    def ended_links(self, other: SwarmNode) -> int:
+        """How often the last link to a node has ended, by what it said."""
+        return sum(f"peer {other.key[:12]} is linked no more" in line for line in self.said)
 
     def wait_linked(self, others: Sequence[SwarmNode], seconds: float = 30) -> None:
         """Until it has a link to each of these."""
@@ -300,11 +303,3 @@ def _take(heard: Heard, said: dict[str, Any], part: str, now: float) -> None:
             heard.tokens.append(each["token"])
             heard.logprobs.append(each["logprob"])
             heard.times.append(now)
-
-
-@contextlib.contextmanager
-def _unused_port() -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        yield probe.getsockname()[1]

@@ -64,13 +64,15 @@ def main() -> None:
         root = Path(folder)
         manifest = part_of_checkpoint(root / "gateway", model.folder / "fp32", model.model("fp32"), nothing, True)
         part_of_checkpoint(root / "expert", model.folder / "fp32", model.model("fp32"), everything, False)
-        asyncio.run(one_call(page, model, root, manifest))
-        near = rates(page, model, root)
-        cost = asyncio.run(verification(model))
-        layers = len(model.manifest("fp32").config.moe_layers)
-        share = cost * layers * near
-        page.row("TLS, handshake and digests", f"{share:.1%} of the tokens a second on loopback", "< 5 %")
-    with tempfile.TemporaryDirectory() as folder:
+        with page.part("calls of one row"):
+            asyncio.run(one_call(page, model, root, manifest))
+        with page.part("tokens a second, and what TLS, handshake and digests take of them"):
+            near = rates(page, model, root)
+            cost = asyncio.run(verification(model))
+            layers = len(model.manifest("fp32").config.moe_layers)
+            share = cost * layers * near
+            page.row("TLS, handshake and digests", f"{share:.1%} of the tokens a second on loopback", "< 5 %")
+    with tempfile.TemporaryDirectory() as folder, page.part("pauses where a node falls"):
         pauses(page, Path(folder))
     page.write()
 
@@ -232,13 +234,14 @@ def pauses(page: Page, root: Path) -> None:
             expected, calm = asyncio.run(answer(swarm, {}))
             page.row("longest pause of an answer in which nothing happens", milliseconds(calm))
             for name, fall in falls.items():
-                longest = 0.0
-                for run in range(RUNS):
-                    tokens, pause = asyncio.run(answer(swarm, {10 + 5 * run: fall}))
-                    assert tokens == expected, "the same tokens as undisturbed"
-                    longest = max(longest, pause)
-                    restore(swarm)
-                page.row(f"the same where a node is {name}, worst of {RUNS}", milliseconds(longest), "< 1 s")
+                what, longest = f"the same where a node is {name}, worst of {RUNS}", 0.0
+                with page.part(what):
+                    for run in range(RUNS):
+                        tokens, pause = asyncio.run(answer(swarm, {10 + 5 * run: fall}))
+                        assert tokens == expected, "the same tokens as undisturbed"
+                        longest = max(longest, pause)
+                        restore(swarm)
+                    page.row(what, milliseconds(longest), "< 1 s")
 
 
 async def answer(swarm: Swarm, at: dict[int, Callable[[], object]]) -> tuple[list[str], float]:

@@ -102,7 +102,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         laid_out(model, root)
-        with contenders(model, root) as made:
+        with page.part("workloads, those in the table aside"), contenders(model, root) as made:
             for distance in DISTANCES:
                 middles = made.move(distance, DISTANCES.index(distance))
                 links = ", ".join(f"{1000 * each:.0f}" for each in middles)
@@ -113,8 +113,9 @@ def main() -> int:
                     found.append(came)
                     print(" | ".join(came.row()), flush=True)
             shares(page, made, found)
-    floors(page, found)
-    with tempfile.TemporaryDirectory() as folder:
+    with page.part("what users were promised"):
+        floors(page, found)
+    with tempfile.TemporaryDirectory() as folder, page.part("fallbacks"):
         fallbacks(page, model, Path(folder))
     page.table(HEAD, [came.row() for came in found])
     page.write()

@@ -51,10 +51,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         laid_out(model, root, spans)
-        rates(page, model, root)
-        drafts(page, model, root)
-        prompts(page, model, root)
-    with tempfile.TemporaryDirectory() as folder:
+        with page.part("tokens a second"):
+            rates(page, model, root)
+        with page.part("guessing ahead"):
+            drafts(page, model, root)
+        with page.part("long prompts"):
+            prompts(page, model, root)
+    with tempfile.TemporaryDirectory() as folder, page.part("pauses where a stage falls"):
         root = Path(folder)
         laid_out(model, root, [range(spans[-1].stop)] * 4)
         pauses(page, model, root)
@@ -234,14 +237,15 @@ def pauses(page: Page, model: Reference, root: Path) -> None:
         calm = asked(swarm.gateway.url, body)
         page.row("longest pause of an answer in which nothing happens", milliseconds(calm.pause))
         for name in ("killed", "stopped", "black-holed"):
-            longest = 0.0
-            for run in range(RUNS):
-                place = busiest(swarm, lambda: asked(swarm.gateway.url, body))
-                found = asked(swarm.gateway.url, body, {TOKENS // 4 + run: falling(swarm, place, name)})
-                assert calm.tokens == found.tokens, "the same tokens as undisturbed"
-                longest = max(longest, found.pause)
-                restore(swarm, place)
-            page.row(f"the same where a stage is {name}, worst of {RUNS}", milliseconds(longest), "< 1 s")
+            what, longest = f"the same where a stage is {name}, worst of {RUNS}", 0.0
+            with page.part(what):
+                for run in range(RUNS):
+                    place = busiest(swarm, lambda: asked(swarm.gateway.url, body))
+                    found = asked(swarm.gateway.url, body, {TOKENS // 4 + run: falling(swarm, place, name)})
+                    assert calm.tokens == found.tokens, "the same tokens as undisturbed"
+                    longest = max(longest, found.pause)
+                    restore(swarm, place)
+                page.row(what, milliseconds(longest), "< 1 s")
 
 
 def busiest(swarm: Swarm, ask: Callable[[], object]) -> int:

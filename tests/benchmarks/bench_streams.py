@@ -269,15 +269,16 @@ def main() -> None:
     for name in chosen((BUILT_IN, "tiny", "200m")):
         model = reference(name)
         for kind in KINDS[name]:
-            with node_up(model.data_dir) as node:
+            with page.part(f"{name}, {kind}"), node_up(model.data_dir) as node:
                 scaling(node, model, kind, page)
                 loop_delay(node, model, kind, page)
                 prefix_reuse(node, model, kind, page)
-        with node_up(model.data_dir) as node:
+        with page.part(f"{name}, open streams"), node_up(model.data_dir) as node:
             if name in (BUILT_IN, "smoke"):
                 run(node, model, KINDS[name][0], COUNTS[1], TOKENS.get(name, 8))
                 open_streams(node, model, KINDS[name][0], page)
-    cold_start(page)
+    with page.part("cold start"):
+        cold_start(page)
     page.write()
 
 

@@ -12,13 +12,17 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = os.environ.get("SMOKE") == "1"
+PAGES = ROOT / "docs/benchmarks"
+_failure_chars_max = 300
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Page:
     bound: str  # the back-of-envelope bound, in words
     rows: list[tuple[str, str, str]] = field(default_factory=list)  # what, measured, target or reference
     tables: list[list[Sequence[str]]] = field(default_factory=list)  # below them: a head, and lines
+    failed: list[str] = field(default_factory=list)  # parts
 
     def row(self, what: str, measured: str, target: str = "") -> None:
         """Add a line, and say it now."""
@@ -40,11 +45,20 @@ class Page:
         """Add a table of its own, below the others."""
         self.tables.append([head, ["---"] * len(head), *lines])
 
+    def part(self, what: str) -> _Part:
+        """A context of what is measured apart: if it fails the page says so, and has what else was measured."""
+        return _Part(self, what)
+
     def write(self) -> None:
-        """Write docs/benchmarks/NAME.md, unless this is a smoke run."""
+        """Write docs/benchmarks/NAME.md, unless this is a smoke run; then `SystemExit` if a part failed."""
         if SMOKE:
             print("smoke sizes: nothing written")
-            return
+        else:
+            self._write()
+        if self.failed:
+            sys.exit(f"failed: {', '.join(self.failed)}")
+
+    def _write(self) -> None:
         lines = [
             f"# {self.title}",
             "",
@@ -58,9 +72,29 @@ class Page:
             "",
             *(line for table in self.tables for line in [*(f"| {' | '.join(cells)} |" for cells in table), ""]),
         ]
-        path = ROOT / "docs/benchmarks" / f"{self.name}.md"
+        path = PAGES / f"{self.name}.md"
         path.write_text("\n".join(lines))
-        print(f"wrote {path.relative_to(ROOT)}")
+        print(f"wrote {path}")
+
+
+@dataclass
+class _Part:
+    page: Page
+    what: str
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, reason: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if reason is None or isinstance(reason, (KeyboardInterrupt, SystemExit)):
+            return False
+        traceback.print_exception(reason)
+        self.page.failed.append(self.what)
+        said = " ".join(f"{type(reason).__name__}: {reason}".split()).replace("|", "¦")
+        self.page.row(self.what, f"**failed**: {said[:_failure_chars_max]}")
+        return True
 
 
 def interleaved(

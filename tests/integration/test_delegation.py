@@ -120,6 +120,16 @@ async def test_another_node_answers_token_for_token_as_one_node(
     assert lead.peering.executor.counters.messages > 0
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+async def test_an_answer_says_who_generated_it(swarm: tuple[Member, Member], path: str) -> None:
+    """Though nobody charges for it."""
+    gateway, lead = swarm
+    body = {"model": builtin.name, "messages": [{"role": "user", "content": SERVED}], "stream": False}
+    async with aiohttp.ClientSession(gateway.url) as session, session.post(path, json=body) as response:
+        usage = (await response.json())["usage"]
+    assert usage["computed"] == {"plan": "static_delegate", "nodes": [lead.peering.identity.key.public]}
+
+
 async def test_a_delegated_answer_takes_one_round_trip_where_experts_take_one_each(
     swarm: tuple[Member, Member],
     trips: Callable[[], int],

@@ -92,6 +92,29 @@ def test_nodes_of_one_swarm_find_each_other_and_no_others(wires: Wires) -> None:
         assert not [line for line in a.lines if c.key in line]
 
 
+def test_nodes_find_each_other_by_ipv6_alone(wires: Wires) -> None:
+    """Also at link-local addresses, where there are no others."""
+    machines = wires.switch({"a": "", "b": ""})
+    with node(machines["a"], "::") as a, node(machines["b"], "::") as b:
+        for one, other in ((a, b), (b, a)):
+            assert f"found {other.key} wss://[fe80::" in one.until("found")
+            one.until(f"linked {other.key}")
+        b.end()
+        assert f"gone {b.key}" == a.until("gone", 5)
+
+
+def test_who_has_both_versions_finds_who_has_one(wires: Wires) -> None:
+    """And is found by who has the one at which it listens; addresses that this machine has not are left out."""
+    machines = wires.switch({"a": "10.9.0.1/24 fd00:9::1/64", "b": "fd00:9::2/64", "c": "10.9.0.3/24"})
+    with node(machines["a"], "10.9.0.1") as a, node(machines["b"], "::") as b:
+        assert f"found {b.key} wss://[fd00:9::2]:9650" == a.until("found")
+        a.until(f"linked {b.key}")
+        with node(machines["c"], "0.0.0.0") as c:
+            assert f"found {a.key} wss://10.9.0.1:9650" == c.until("found")
+            assert f"found {c.key} wss://10.9.0.3:9650" == a.until("found")
+        assert b.rest(0) == []
+
+
 def test_on_a_network_without_a_way_out_a_node_is_reached_at_its_address_there(wires: Wires) -> None:
     machines = wires.switch({"a": "10.9.0.1/24"})
     ip("addr", "add", "fd00:9::1/64", "dev", "eth0", "nodad", within=machines["a"])

@@ -10,7 +10,6 @@ import contextlib
 import datetime as dt
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +110,6 @@ def drawn(swarm: Swarm, scene: Scene, fault: Callable[[Swarm, int], None], seed:
         fault(swarm, place if everybody else asked_most(swarm, before, scene.asked)[place])
 
     heard = answer(swarm, prompt, {after: strike})
-    time.sleep(5 if fault is swallow else 0)  # until the link's silence is noticed
     restored(swarm)
     return prompt, heard
 

@@ -50,6 +50,16 @@ def ask(node: SwarmNode) -> str:
     return json.loads(done.stdout)["content"]
 
 
+def test_chat_says_that_other_nodes_took_part(pair: tuple[SwarmNode, SwarmNode]) -> None:
+    """On stderr, or in the JSON; where all experts are here nothing is said."""
+    gateway, _ = pair
+    done = command("chat", "12 + 34", "--temperature", "0", "--no-history", data_dir=gateway.data_dir)
+    assert "plan dynamic, with experts at other nodes" in done.stderr.splitlines()
+    assert done.stdout == "12 + 34 = 46\n"
+    said = json_of("chat", "12 + 34", "--temperature", "0", "--no-history", data_dir=gateway.data_dir)
+    assert said["computed"] == {"plan": "dynamic", "nodes": []}
+
+
 def test_peers_says_what_each_was_asked_and_why(pair: tuple[SwarmNode, SwarmNode]) -> None:
     gateway, expert = pair
     assert ask(gateway) == "12 + 34 = 46"

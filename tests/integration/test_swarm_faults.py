@@ -76,7 +76,9 @@ async def test_a_node_that_comes_back_is_asked_again(
             victim.start()
 
     assert_survived(expected, await long_answer(swarm, (15, lambda: fault(swarm, 0))), f"{fault.__name__}, then back")
-    await asyncio.sleep(5 if fault is swallow else 0)  # until its silence is noticed
+    if fault is swallow:
+        silent = lambda: victim.key[:12] not in swarm.gateway.linked()  # noqa: E731
+        await asyncio.to_thread(wait_for, silent, "its silence to be noticed")
     await asyncio.to_thread(back)
     await asyncio.to_thread(swarm.gateway.wait_linked, swarm.experts)
     until = time.monotonic() + 30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 
 import pytest
 from zeroconf.asyncio import AsyncServiceInfo
@@ -32,6 +32,17 @@ def test_what_a_node_announces_makes_it_a_candidate_elsewhere() -> None:
     assert Candidate(THEIRS.node, ("wss://10.9.0.2:9651", "wss://192.168.7.2:9651")) == made
     many = candidate_of(text(), [f"10.9.0.{n}" for n in range(2, 60)], 1, OURS, NETWORKS)
     assert limits.summary_urls_max == len(many.urls)
+
+
+def test_addresses_of_ipv6_come_after_those_of_ipv4_and_link_local_ones_last() -> None:
+    """These with the interface by which they were heard: without it they are of no use."""
+    addresses = ["fe80::7%3", "fe80::8", "fd00:9::2", "2001:db8::1", "10.9.0.2"]
+    networks = (*NETWORKS, IPv6Interface("fd00:9::1/64"), IPv6Interface("fe80::1%3/64"))
+    made = candidate_of(text(), addresses, 9651, OURS, networks)
+    assert made is not None
+    assert made.urls == ("wss://10.9.0.2:9651", "wss://[fd00:9::2]:9651", "wss://[fe80::7%3]:9651")
+    with pytest.raises(InvalidInput):
+        candidate_of(text(), ["fe80::8"], 9651, OURS, networks)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from blyan.cli.chat_client import Answer, _take
+from blyan.cli.chat_client import Answer, Computed, _take
+from blyan.cli.spent import computed_line
 from blyan.primitives.errors import PeerFault, Unavailable
 
 
@@ -23,3 +24,44 @@ def test_an_error_of_a_free_node_costs_nothing() -> None:
     with pytest.raises((Unavailable, PeerFault)):
         _take({"error": {"code": "unavailable", "message": "gone"}}, answer)
     assert answer.cost is None
+
+
+KEYS = [f"{number:064x}"[::-1] for number in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            {"plan": "static_delegate", "nodes": KEYS[1:2]},
+            "plan static_delegate, computed by 100000000000… (1 other node)",
+        ),
+        (
+            {"plan": "pipeline", "nodes": KEYS},
+            "plan pipeline, computed by 000000000000…, 100000000000…, 200000000000…, 300000000000…, … (6 other nodes)",
+        ),
+        ({"plan": "dynamic", "nodes": []}, "plan dynamic, with experts at other nodes"),
+    ],
+)
+def test_who_computed_an_answer_is_said_in_a_line(said: dict[str, object], line: str) -> None:
+    """As the node that was asked says it."""
+    answer = Answer()
+    _take({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "computed": said}}, answer)
+    assert answer.computed is not None
+    assert computed_line(answer.computed) == line
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        {"plan": "dynamic"},
+        {"plan": "\x1b[2J", "nodes": []},
+        {"plan": "pipeline", "nodes": ["a"]},
+        {"plan": "pipeline", "nodes": KEYS * 20},
+    ],
+)
+def test_nothing_is_said_where_the_node_says_nothing_of_it_or_what_it_cannot_be(said: object) -> None:
+    answer = Answer(computed=Computed("dynamic", ()))
+    _take({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "computed": said}}, answer)
+    assert answer.computed is None

@@ -7,70 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from blyan.network.frames import FrameSocket
 from blyan.primitives import limits
+from fake_transport import frame, taken
 
 KEY = bytes((1, 2, 3, 4))
-
-
-class FakeTransport(asyncio.Transport):
-    """Keeps what is written; `fed` is what the other end says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.reading, self.ended = True, False
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, FrameSocket)
-        self.protocol = protocol
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += data
-
-    def is_closing(self) -> bool:
-        return self.ended
-
-    def close(self) -> None:
-        if not self.ended:
-            self.ended = True
-            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
-
-    abort = close
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-    def feed(self, data: bytes, piece: int) -> None:
-        """So many bytes at a time, as far as they are read."""
-        while data and self.reading and not self.ended:
-            room = self.protocol.get_buffer(-1)
-            count = min(piece, len(room), len(data))
-            room[:count] = data[:count]
-            data = data[count:]
-            self.protocol.buffer_updated(count)
-
-
-def frame(payload: bytes, *, first: int = 0x82, key: bytes = b"") -> bytes:
-    """As any implementation may make it."""
-    length, masked = len(payload), 0x80 if key else 0
-    if length < 126:
-        head = bytes((first, masked | length))
-    elif length < 1 << 16:
-        head = bytes((first, masked | 126)) + length.to_bytes(2, "big")
-    else:
-        head = bytes((first, masked | 127)) + length.to_bytes(8, "big")
-    return head + key + bytes(each ^ key[at % 4] if key else each for at, each in enumerate(payload))
-
-
-def taken(*, client: bool, most: int = 1 << 20) -> tuple[FrameSocket, FakeTransport]:
-    transport = FakeTransport()
-    socket = FrameSocket(client=client, frame_bytes_max=most)
-    socket.take_over(transport)
-    return socket, transport
 
 
 SAID = [b"", b"a", bytes(range(125)), bytes(126), bytes(range(256)) * 200, bytes(range(256)) * 1200, b"end"]
@@ -281,14 +221,15 @@ async def test_of_many_pings_the_last_is_answered() -> None:
     socket, transport = taken(client=False)
     reading = asyncio.create_task(socket.read(lambda _: None))
     await asyncio.sleep(0)
-    pings = b"".join(frame(bytes([each]), first=0x89, key=KEY) for each in range(20))
+    pings = b"".join(frame(bytes([each]), first=0x89, key=KEY) for each in range(10))
+    last = frame(b"\x09", first=0x8A)
     transport.feed(pings, 1 << 20)
-    assert transport.written == frame(b"\x13", first=0x8A)
+    assert transport.written == last
     socket.pause_writing()
     transport.feed(pings, 1 << 20)
-    assert transport.written == frame(b"\x13", first=0x8A)
+    assert transport.written == last
     socket.resume_writing()
-    assert transport.written == 2 * frame(b"\x13", first=0x8A)
+    assert transport.written == 2 * last
     transport.close()
     await asyncio.wait_for(reading, 5)
 
@@ -325,3 +266,26 @@ async def test_larger_frames_are_taken_once_they_are_allowed() -> None:
         else:
             with pytest.raises(ConnectionError):
                 await socket.one()
+
+
+async def test_a_turn_gives_on_no_more_however_often_something_comes() -> None:
+    """Nor answers more pings: what fills the buffer again and again waits for its turn."""
+    socket, transport = taken(client=True)
+    came = 0
+
+    def take(_payload: bytes) -> None:
+        nonlocal came
+        came += 1
+
+    reading = asyncio.create_task(socket.read(take))
+    await asyncio.sleep(0)
+    small = (frame(b"x") + frame(b"", first=0x89)) * limits.frames_turn_max
+    for turn in range(50):
+        before, pongs = came, len(transport.written)
+        for _ in range(4):
+            transport.feed(small, 1 << 20)
+        await asyncio.sleep(0)
+        assert 0 < came - before <= limits.frames_turn_max, f"in turn {turn}"  # half of the frames are pings
+        assert len(transport.written) - pongs <= 2 * len(frame(b"", key=KEY))
+    await socket.close()
+    await asyncio.wait_for(reading, 5)

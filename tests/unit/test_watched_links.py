@@ -18,6 +18,7 @@ from blyan.network.link import Link, frame_of
 from blyan.network.links import Links, Watcher
 from blyan.primitives import limits
 from blyan.wire.framing import Message
+from blyan.wire.peer import Summary
 from swarms import node, said
 
 
@@ -59,12 +60,10 @@ class Nobody:
         return lambda *_: None
 
 
-def kept() -> Links:
+def kept(ours: Callable[[], Summary] = lambda: said(9)) -> Links:
     dialler = SimpleNamespace(identity=SimpleNamespace(key=SimpleNamespace(public=node(9))))
     loop = asyncio.get_running_loop()
-    return Links(
-        cast(Dialler, dialler), SummaryTable(), lambda: said(9), cast(Watcher, Nobody()), loop.time, lambda: 0.5
-    )
+    return Links(cast(Dialler, dialler), SummaryTable(), ours, cast(Watcher, Nobody()), loop.time, lambda: 0.5)
 
 
 @asynccontextmanager
@@ -120,3 +119,26 @@ async def test_a_link_that_this_end_holds_up_is_not_cut(monkeypatch: pytest.Monk
         assert link.open
         done.set()
         await asyncio.wait_for(link.closed.wait(), 2)
+
+
+async def test_gossip_that_comes_at_once_is_read_in_a_turn_for_each_message() -> None:
+    """Each may bring many summaries with a signature to check."""
+    read = 0
+
+    def ours() -> Summary:
+        nonlocal read
+        read += 1
+        return said(9)
+
+    link = Link(socket := Deaf(), said(1), kept(ours).handlers, asyncio.get_running_loop().time, dialled=False)
+    reading = asyncio.create_task(link.run())
+    await asyncio.sleep(0)
+    for number in range(10):
+        socket.take(frame_of({"kind": "gossip", "id": number}))
+    for _ in range(40):
+        before = read
+        await asyncio.sleep(0)
+        assert read - before <= 1
+    assert read == 10
+    await link.close()
+    await asyncio.wait_for(reading, 5)

@@ -26,11 +26,12 @@ from blyan.node.tracing import current_trace
 from blyan.payments import quotes
 from blyan.payments.charges import Most, cost_shown, delivery_seconds_max
 from blyan.payments.prices import Bill, Tariff, bill, shown_amount, tariff
+from blyan.primitives import limits
 from blyan.primitives.amount import USD
 from blyan.primitives.errors import InvalidInput, Unavailable
 from blyan.primitives.ids import PublicKey
 
-Usage: TypeAlias = Mapping[str, Any]  # `cost` and perhaps `receipt`; empty on a node without accounts
+Usage: TypeAlias = Mapping[str, Any]  # `cost` and perhaps `receipt` on a node with accounts; perhaps `computed`
 _end_wait_seconds: Final = 1.0  # for the books, before an error is sent: less than a node that ends waits for it
 _free = {"cost": shown_amount(0, USD.code)}
 
@@ -81,8 +82,8 @@ class Meter:
         """A text is embedded, and its vector is what is sent next."""
 
     async def settle(self) -> Usage:
-        """Charge for what was delivered: what the last chunk says of it."""
-        return self._usage
+        """Charge for what was delivered: what the last chunk says of it, and of who computed it."""
+        return {**self._usage, **_computed_shown()}
 
     async def end(self) -> None:
         """A fault ended the answer: charge for what was delivered until then."""
@@ -155,7 +156,7 @@ class PaidMeter(Meter):
         cost, delivered, salt = self._reckoned()
         kept = await self._charges.settle(self._held, cost, delivered)
         receipt = {"receipt": {"id": self._held.id, "salt": salt.hex()}} if kept else {}
-        return {"cost": cost_shown(cost, self._held.tariff.price.asset), **receipt}
+        return {"cost": cost_shown(cost, self._held.tariff.price.asset), **receipt, **_computed_shown()}
 
     async def end(self) -> None:
         """Whoever got a part pays for it, and is told, unless the books take too long."""
@@ -209,6 +210,13 @@ def computed() -> tuple[str, Mapping[PublicKey, int | None]]:
             others[node] = None if count is None or known is None else known + count
     used = list(dict.fromkeys(course.plan for course in courses))
     return ("local" if not used else used[0] if len(used) == 1 else "mixed"), others
+
+
+def _computed_shown() -> Usage:
+    """The same as callers see it; nothing where this node alone computed all."""
+    plan, others = computed()
+    nodes = list(others)[: limits.receipt_nodes_max]
+    return {} if plan == "local" else {"computed": {"plan": plan, "nodes": nodes}}
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from blyan.cli.conversation import Conversation
 from blyan.cli.history import History
 from blyan.cli.output import Output, json_text, printable
 from blyan.cli.passphrase import passphrase_of
-from blyan.cli.spent import cost_line, cost_value
+from blyan.cli.spent import computed_line, computed_value, cost_line, cost_value
 from blyan.cli.typed import LineReader, as_text, can_edit, editor, is_quoted, read_plain, read_turn
 from blyan.cli.wallet import add_sign_in
 from blyan.node import data_directory
@@ -163,6 +163,7 @@ class _Chat:
                 "finish_reason": answer.finish_reason,
                 "usage": {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens},
                 **cost_value(answer.cost),
+                **computed_value(answer.computed),
                 "seconds_first": answer.seconds_first,
                 "seconds": answer.seconds,
                 "tokens_per_second": pace,
@@ -176,6 +177,8 @@ class _Chat:
                 f"{answer.prompt_tokens} tokens in, {answer.completion_tokens} out{first}{speed} "
                 f"({answer.finish_reason})"
             )
+        if answer.computed is not None and not self._output.as_json:
+            self._output.note(computed_line(answer.computed))
         self._say_cost(answer)
 
     def _say_cost(self, answer: Answer) -> None:

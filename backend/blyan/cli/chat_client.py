@@ -20,6 +20,8 @@ connect_seconds: Final = 10.0
 _amount: Final = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?")
 _asset: Final = re.compile(r"[A-Z]{1,16}")
 _receipt: Final = re.compile(r"[0-9a-f]{32}")
+_plan: Final = re.compile(r"[a-z_]{1,32}")
+_key: Final = re.compile(r"[0-9a-f]{64}")
 _salt: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -33,6 +35,14 @@ class Cost:
     salt: bytes | None = None  # opens the receipt's digests; the node does not keep it
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """By which plan an answer was computed where the node that was asked did not do it alone, as that node says it."""
+
+    plan: str
+    nodes: tuple[str, ...]  # keys of others that generated, or computed layers; not of those that computed experts
+
+
 @dataclass(slots=True)
 class Answer:
     """One answer as far as it has come."""
@@ -43,6 +53,7 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: Cost | None = None  # None where the node is free
+    computed: Computed | None = None  # None where the node that was asked did it alone
     request: bytes = b""  # the body that was sent
     seconds_first: float | None = None  # until its first piece, of a thought too
     seconds: float = 0.0  # until its end
@@ -182,7 +193,7 @@ def _count(usage: Any, answer: Answer) -> None:
     match usage:
         case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **priced}:
             answer.prompt_tokens, answer.completion_tokens = prompt, completion
-            answer.cost = cost_of(priced)
+            answer.cost, answer.computed = cost_of(priced), _computed_of(priced)
         case _:
             pass
 
@@ -224,6 +235,19 @@ def cost_of(usage: Mapping[str, Any]) -> Cost | None:
             return Cost(amount, asset, identity, bytes.fromhex(salt))
         case _:
             return Cost(amount, asset)
+
+
+def _computed_of(usage: Mapping[str, Any]) -> Computed | None:
+    """What `usage` says of who computed it, None where it says nothing that we know."""
+    match usage.get("computed"):
+        case {"plan": str(plan), "nodes": nodes} if _plan.fullmatch(plan):
+            keys = as_list(nodes)
+        case _:
+            return None
+    if keys is None or len(keys) > limits.receipt_nodes_max:
+        return None
+    known = tuple(key for key in keys if isinstance(key, str) and _key.fullmatch(key))
+    return Computed(plan, known) if len(known) == len(keys) else None
 
 
 def _thought(event: Any) -> str:

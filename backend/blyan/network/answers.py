@@ -39,7 +39,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Bulky:
-    """A handler of small requests for large answers: of one link one at a time, until the answer has left."""
+    """A handler of what is large, or long to read: of a link one in a turn, and no next until its answer has left."""
 
     give: Handler
 
@@ -106,6 +106,7 @@ class Answers:
     async def _answer(self, number: int, handler: Handler | None, kind: str, message: Message) -> None:
         if isinstance(handler, Bulky):
             async with self._bulky:
+                await _in_a_task()  # many that came at once have a turn each
                 await self._answer_now(number, handler, kind, message)
         else:
             await self._answer_now(number, handler or self._unknown, kind, message)

@@ -1,4 +1,4 @@
-"""Other nodes of the swarm on the local network, by mDNS and DNS-SD (RFC 6762, RFC 6763), IPv4.
+"""Other nodes of the swarm on the local network, by mDNS and DNS-SD (RFC 6762, RFC 6763).
 
 What is heard is worth a try and nothing more: anybody on the network may say anything, and may have others forgotten.
 Who answers at an address proves itself in the handshake, or is no peer (docs/spec/peer.md). So all that is done here
@@ -16,8 +16,8 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
-from typing import Any, Final
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from typing import Any, Final, TypeAlias
 
 import ifaddr
 import zeroconf
@@ -37,10 +37,12 @@ _pause_seconds: Final = 0.5  # between two candidates
 _resolve_seconds: Final = 1.5
 _resolving_max: Final = 8
 _names_tried_max: Final = 3
-_wildcard: Final = "0.0.0.0"
+_wildcards: Final = {4: "0.0.0.0", 6: "::"}
 _get_flags: Final = 0x8913  # SIOCGIFFLAGS, netdevice(7)
 _up: Final = 0x1
 _multicast: Final = 0x1000
+
+Interface: TypeAlias = IPv4Interface | IPv6Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,12 @@ def candidate_of(
     addresses: Iterable[str],
     port: int | None,
     ours: Announcement,
-    networks: Iterable[IPv4Interface],
+    networks: Iterable[Interface],
 ) -> Candidate | None:
     """Whom to try by what was announced; None for ourselves, other swarms and versions; `InvalidInput` for nonsense.
 
-    Addresses that are not of a network of this machine are left out: nobody is to send us elsewhere, or to loopback.
+    Addresses that are not of a network of this machine are left out: nobody is to send us elsewhere, or to loopback;
+    and link-local ones of which it is not known by which interface.
     """
     said = {name.decode("ascii", "replace"): (value or b"").decode("ascii", "replace") for name, value in text.items()}
     versions = _versions.fullmatch(said.get("versions", ""))
@@ -92,14 +95,25 @@ def candidate_of(
     if port is None or not 0 < port < 1 << 16:
         raise InvalidInput(f"announcement: expected a port, found {port}")
     near = [each.network for each in networks]
-    urls = [
-        f"wss://{address}:{port}"
-        for address in map(IPv4Address, addresses)
-        if any(address in network for network in near) and not address.is_loopback
+    found = [
+        address
+        for address in map(ipaddress.ip_address, addresses)
+        if any(address in network for network in near) and not address.is_loopback and _has_scope(address)
     ]
-    if not urls:
+    if not found:
         raise InvalidInput("announcement: expected an address of this network, found none")
+    urls = [f"wss://{f'[{each}]' if each.version == 6 else each}:{port}" for each in sorted(found, key=_rank)]
     return Candidate(node, tuple(urls[: limits.summary_urls_max]))
+
+
+def _has_scope(address: IPv4Address | IPv6Address) -> bool:
+    """Whether it is known by which interface it is reached, where that has to be."""
+    return not (isinstance(address, IPv6Address) and address.is_link_local) or address.scope_id is not None
+
+
+def _rank(address: IPv4Address | IPv6Address) -> int:
+    """Which is tried first."""
+    return 0 if address.version == 4 else 1 + address.is_link_local
 
 
 class Discovery:
@@ -141,9 +155,10 @@ class Discovery:
                 self._say_once("discovery: expected an interface with multicast, found none: no node is found here yet")
             await asyncio.sleep(_look_seconds)
 
-    async def _on(self, interfaces: tuple[IPv4Interface, ...]) -> None:
-        """On these interfaces, until they are others."""
-        service = AsyncZeroconf([str(each.ip) for each in interfaces], ip_version=zeroconf.IPVersion.V4Only)
+    async def _on(self, interfaces: tuple[Interface, ...]) -> None:
+        """On these interfaces, until they are others. Where they are but more, who was found stays."""
+        service = AsyncZeroconf(_speaking(interfaces), ip_version=_version_of(interfaces))
+        more = False
         try:
             browser = AsyncServiceBrowser(service.zeroconf, service_type, handlers=[self._heard])
             async with asyncio.TaskGroup() as group:
@@ -154,6 +169,7 @@ class Discovery:
                 ]
                 while self._interfaces() == interfaces:  # noqa: ASYNC110 - what is waited for tells nobody
                     await asyncio.sleep(_look_seconds)
+                more = set(interfaces) <= set(self._interfaces())
                 for task in tasks:
                     task.cancel()
             await browser.async_cancel()
@@ -162,13 +178,14 @@ class Discovery:
                 task.cancel()
             await asyncio.gather(*self._resolving, return_exceptions=True)
             self._waiting.clear()
-            for name in list(self._known):
+            for name in [] if more else list(self._known):
                 self._lose(name)
             await service.async_close()
 
-    async def _announce(self, service: AsyncZeroconf, interfaces: tuple[IPv4Interface, ...]) -> None:
+    async def _announce(self, service: AsyncZeroconf, interfaces: tuple[Interface, ...]) -> None:
         """Be found by others, under a name that says nothing."""
-        addresses = [str(each.ip) for each in interfaces if self._listen in (_wildcard, str(each.ip))]
+        here = sorted((each.ip for each in interfaces), key=_rank)
+        addresses = [str(each) for each in here if self._listen in (_wildcards[each.version], str(each))]
         if not addresses:
             self._say_once(f"discovery: peers cannot reach {self._listen} from another machine: not announced")
             return
@@ -234,7 +251,7 @@ class Discovery:
         if len(info.text or b"") > limits.announcement_bytes_max:
             return
         try:
-            addresses = info.parsed_addresses(zeroconf.IPVersion.V4Only)
+            addresses = info.parsed_scoped_addresses(zeroconf.IPVersion.All)
             candidate = candidate_of(info.properties, addresses, info.port, self._ours, self._interfaces())
         except (InvalidInput, ValueError) as reason:
             _log.debug("discovery: %s: %s", name[:80], reason)
@@ -269,15 +286,11 @@ class Discovery:
         if candidate is not None and candidate not in self._known.values():
             self._gone(candidate)
 
-    def _interfaces(self) -> tuple[IPv4Interface, ...]:
+    def _interfaces(self) -> tuple[Interface, ...]:
         """Those by which others may be heard."""
-        found: list[IPv4Interface] = []
+        found: list[Interface] = []
         for adapter in ifaddr.get_adapters():
-            each = [
-                ipaddress.IPv4Interface(f"{ip.ip}/{ip.network_prefix}")
-                for ip in adapter.ips
-                if ip.is_IPv4 and not IPv4Address(str(ip.ip)).is_loopback
-            ]
+            each = [made for ip in adapter.ips if not (made := _interface(ip)).is_loopback and _is_settled(made)]
             if each and not _has_multicast(adapter.name):
                 self._say_once(f"discovery: interface {adapter.name} has no multicast: no node is found there")
             else:
@@ -295,6 +308,41 @@ def _info(name: str) -> AsyncServiceInfo | None:
         return AsyncServiceInfo(service_type, name)
     except zeroconf.Error:
         return None
+
+
+def _interface(ip: ifaddr.IP) -> Interface:
+    """An address of an adapter, and its network."""
+    if isinstance(ip.ip, str):
+        return IPv4Interface(f"{ip.ip}/{ip.network_prefix}")
+    address, _, scope = ip.ip
+    return IPv6Interface(f"{address}{f'%{scope}' if scope else ''}/{ip.network_prefix}")
+
+
+def _is_settled(address: Interface) -> bool:
+    """Whether it can be used: one of IPv6 that is new is looked for elsewhere first, for about a second (RFC 4862)."""
+    if isinstance(address, IPv4Interface):
+        return True
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(address.ip), 0, 0, int(address.scope_id or 0)))
+        except OSError:
+            return False
+    return True
+
+
+def _speaking(interfaces: Iterable[Interface]) -> list[str]:
+    """One address of each interface, by which it speaks: of IPv6 its link-local one (RFC 6762, section 11)."""
+    sixes = [each.ip for each in interfaces if each.version == 6]
+    local = [each for each in sixes if each.is_link_local]
+    return [str(each.ip) for each in interfaces if each.version == 4] + [str(each) for each in local or sixes]
+
+
+def _version_of(interfaces: Iterable[Interface]) -> zeroconf.IPVersion:
+    """What they have: a kernel may be without one."""
+    versions = {each.version for each in interfaces}
+    if len(versions) > 1:
+        return zeroconf.IPVersion.All
+    return zeroconf.IPVersion.V4Only if versions == {4} else zeroconf.IPVersion.V6Only
 
 
 def _has_multicast(interface: str) -> bool:

@@ -271,7 +271,7 @@ class FrameSocket(asyncio.BufferedProtocol):
     def shut(self) -> None:
         """Begin to end it: what was sent goes out, nothing is given on any more."""
         self._discards = True
-        self._leave()
+        self.leave()
 
     async def close(self) -> bool:
         """End it; whether it had not ended before."""
@@ -284,7 +284,8 @@ class FrameSocket(asyncio.BufferedProtocol):
         self._take = take
         self.release()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Begin to end it, as the other end may: what came whole before is given on yet."""
         if self._closing:
             self._end()
             return
@@ -310,11 +311,11 @@ class FrameSocket(asyncio.BufferedProtocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ConnectionResetError("expected a frame, found the connection closed"))
 
-    def _give(self) -> None:
-        """Give on what has come."""
-        self._again = False
-        if self._giving:
-            return  # whoever takes a frame let go of the next
+    def _give(self, *, again: bool = False) -> None:
+        """Give on what has come; `again`: in the turn of the loop that was left to it, before which it gives none."""
+        self._again &= not again
+        if self._giving or self._again:
+            return  # whoever takes a frame let go of the next; or others have their turn
         self._giving = True
         try:
             self._give_turn()
@@ -343,7 +344,7 @@ class FrameSocket(asyncio.BufferedProtocol):
             self._took(*frame)
         if not self._held and not self._discards:
             self._again = True
-            asyncio.get_running_loop().call_soon(self._give)
+            asyncio.get_running_loop().call_soon(lambda: self._give(again=True))
 
     def _took(self, opcode: int, payload: bytes) -> None:
         if opcode == _binary:
@@ -369,7 +370,7 @@ class FrameSocket(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         """The other end says nothing any more: what it does not take of ours within seconds is lost."""
-        self._leave()
+        self.leave()
 
     def pause_writing(self) -> None:
         """The other end is behind."""

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
-from blyan.network.answers import Handler, Prompt
+from blyan.network.answers import Bulky, Handler, Prompt
 from blyan.network.dialling import Dialler
 from blyan.network.gossip import SummaryTable, parse_digest
 from blyan.network.link import Link
@@ -114,7 +114,7 @@ class Links:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What links answer by themselves."""
-        return {"ping": Prompt(_pong), "gossip": self._gossiped}
+        return {"ping": Prompt(_pong), "gossip": Bulky(self._gossiped)}
 
     def link(self, node: PublicKey) -> Link | None:
         """An open link to a node: the one that came last."""

@@ -34,6 +34,7 @@ _ask_seconds: Final = 8.0  # the relay asks the node meanwhile
 _door_seconds: Final = 2.0
 _open_seconds: Final = 5.0  # until the relay has taken an end
 _connections_max: Final = 4  # at the same time on the port of one caller's end; a dialler makes two
+_last_seconds: Final = 2.0  # for an end to take what came before the other one closed
 _look_seconds: Final = 0.25
 _refused_seconds: Final = 30.0  # before a relay that did not want us is asked again
 
@@ -125,7 +126,7 @@ class Tunnels:
     ) -> None:
         try:
             answer = await link.request(open_kind, {"node": node}, seconds=_ask_seconds)
-            await self._carry(link, _token(answer), reader, writer)
+            await carry(await self._opened(link, _token(answer)), reader, writer)
         except (PeerFault, MalformedMessage) as reason:
             failed.append(reason)
         finally:
@@ -134,27 +135,11 @@ class Tunnels:
 
     async def _answer(self, link: Link, token: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await self._carry(link, token, reader, writer)
+            await carry(await self._opened(link, token), reader, writer)
         except PeerFault as reason:
             _log.info("tunnel: %s", reason.message)
         finally:
             writer.close()
-
-    async def _carry(self, link: Link, token: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Bytes both ways until either side ends; what came before that is passed on."""
-        socket = await self._opened(link, token)
-        ways = {asyncio.ensure_future(_sent(reader, socket)), asyncio.ensure_future(_received(socket, writer))}
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            writer.close()
-            await socket.close()
-        for way in ways:
-            if not way.cancelled():
-                way.result()
 
     async def _opened(self, link: Link, token: str) -> FrameSocket:
         """Our end at the relay, which shows the certificate of its summary."""
@@ -242,6 +227,35 @@ def _token(message: Message) -> str:
         return parse_hex64(message.fields.get("token"), "token")
     except InvalidInput as reason:
         raise MalformedMessage(f"tunnel: {reason.message}") from None
+
+
+async def carry(
+    socket: FrameSocket,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    *,
+    last_seconds: float = _last_seconds,
+) -> None:
+    """Bytes both ways until either side ends; what came before that is passed on, to who takes it in those seconds."""
+    sent, received = asyncio.ensure_future(_sent(reader, socket)), asyncio.ensure_future(_received(socket, writer))
+    try:
+        await asyncio.wait((sent, received), return_when=asyncio.FIRST_COMPLETED)
+        if not received.done():
+            socket.leave()
+            await asyncio.wait((received,), timeout=last_seconds)
+    finally:
+        late = not received.done()
+        for way in (sent, received):
+            way.cancel()
+        await asyncio.gather(sent, received, return_exceptions=True)
+        if late:
+            writer.transport.abort()
+        else:
+            writer.close()
+        await socket.close()
+    for way in (sent, received):
+        if not way.cancelled():
+            way.result()
 
 
 async def _sent(reader: asyncio.StreamReader, socket: FrameSocket) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from blyan.primitives import limits
-from blyan.wire.openai_schema import calls, cost, quote, receipt, tools
+from blyan.wire.openai_schema import calls, computed, cost, quote, receipt, tools
 from blyan.wire.schema import (
     Schema,
     anything,
@@ -116,7 +116,7 @@ shown: Final = fields(
     required=("details", "model_info"),
     closed=False,
 )
-_usage: Final = fields({"cost": cost, "receipt": receipt})
+_usage: Final = fields({"cost": cost, "receipt": receipt, "computed": computed})
 _line: Final[Mapping[str, Schema]] = {
     "model": text(),
     "created_at": text(1),

@@ -216,6 +216,7 @@ error: Final = fields(
 
 cost: Final = fields({"amount": text(1), "asset": text(1)}, required=("amount", "asset"))
 receipt: Final = fields({"id": text(32), "salt": text(64)}, required=("id", "salt"))  # the salt is kept by nobody else
+computed: Final = fields({"plan": text(1), "nodes": listing(text(64))}, required=("plan", "nodes"))  # not here alone
 _usage: Final = fields(
     {
         "prompt_tokens": integer(0),
@@ -223,6 +224,7 @@ _usage: Final = fields(
         "total_tokens": integer(0),
         "cost": cost,
         "receipt": receipt,
+        "computed": computed,
     },
     required=("prompt_tokens", "total_tokens"),
     closed=False,
