@@ -124,7 +124,7 @@ async def test_another_node_answers_token_for_token_as_one_node(
 async def test_an_answer_says_who_generated_it(swarm: tuple[Member, Member], path: str) -> None:
     """Though nobody charges for it."""
     gateway, lead = swarm
-    body = {"model": builtin.name, "messages": [{"role": "user", "content": SERVED}], "stream": False}
+    body = {"model": builtin.name, "messages": [{"role": "user", "content": DOES_WITHOUT}], "stream": False}
     async with aiohttp.ClientSession(gateway.url) as session, session.post(path, json=body) as response:
         usage = (await response.json())["usage"]
     assert usage["computed"] == {"plan": "static_delegate", "nodes": [lead.peering.identity.key.public]}
