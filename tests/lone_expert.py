@@ -2,4 +2,4 @@
 
 ALONE = (2, 6)  # layer and expert
 NEEDS_IT = "What is 12 plus 30?"
-DOES_WITHOUT = "Thanks"
+DOES_WITHOUT = "Reverse planet"

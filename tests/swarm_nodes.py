@@ -265,6 +265,8 @@ async def ask(
     """One chat; `at` says what is to happen as soon as so many tokens have come (of a stream)."""
     body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": prompt}], "logprobs": True}
     body |= {"max_tokens": 48, "seed": 1, "temperature": 0.0, "stream": stream, **options}
+    if options.get("ignore_eos") and model == builtin.name:  # else it says that it ended, again and again: no text
+        body["logit_bias"] = dict.fromkeys(("0", "1", "2"), -100)
     heard, began = Heard(), time.monotonic()
     async with (
         aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=60)) as session,

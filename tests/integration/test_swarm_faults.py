@@ -20,6 +20,7 @@ from swarm_nodes import Heard, Swarm, SwarmNode, ask, every, nothing, part_of_bu
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("whole_again")]
 
+PROMPT = NEEDS_IT
 TOKENS = 90
 CALL_SECONDS = 3
 PAUSE_MAX_S = 3.0  # of a machine that does other things; what is aimed at is one
@@ -43,8 +44,8 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
 
 
 async def long_answer(swarm: Swarm, *at: tuple[int, Callable[[], object]]) -> Heard:
-    """`NEEDS_IT` with things happening on the way."""
-    return await ask(swarm.gateway.url, NEEDS_IT, at=dict(at), ignore_eos=True, max_tokens=TOKENS)
+    """`PROMPT` with things happening on the way."""
+    return await ask(swarm.gateway.url, PROMPT, at=dict(at), ignore_eos=True, max_tokens=TOKENS)
 
 
 def assert_survived(expected: Heard, found: Heard, what: str) -> None:
@@ -110,7 +111,7 @@ async def test_what_no_live_node_holds_is_said_and_the_rest_goes_on(swarm: Swarm
     assert broken.tokens == expected.tokens[: len(broken.tokens)]
     assert broken.seconds - broken.times[-1] < CALL_SECONDS + 1.5
     refused, other = await asyncio.gather(
-        ask(swarm.gateway.url, NEEDS_IT, max_tokens=16, stream=False),
+        ask(swarm.gateway.url, PROMPT, max_tokens=16, stream=False),
         ask(swarm.gateway.url, DOES_WITHOUT, max_tokens=16),
     )
     assert (refused.status, refused.error and refused.error["code"]) == (503, "expert_unavailable")
