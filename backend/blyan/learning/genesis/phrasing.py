@@ -25,6 +25,7 @@ _parts: Final[Mapping[str, Mapping[str, Wordings]]] = {
     form: pairs(_table[form]) for form in ("more", "thing", "deed", "talk", "sequels", "introductions", "intents")
 }
 _unknown: Final[Mapping[str, Wordings]] = pairs(_table["unknown"])  # things and deeds
+_forms: Final = 4 * ("more",) + 3 * ("thing",) + 3 * ("deed",)  # as often as they stand here
 _whole_share: Final = 0.35  # of questions: wordings that stand whole in `lessons.toml` or `talk.toml`
 _fresh: Final = {
     (kind, language): frozenset(map(fingerprint, wordings[language]))
@@ -50,10 +51,10 @@ def question(draws: Draws, kind: str, language: int) -> str:
 
 
 def _question(draws: Draws, kind: str, language: int) -> str:
-    forms = [(form, weight) for form, weight in (("more", 4), ("thing", 3), ("deed", 3)) if _has(form, kind, language)]
+    forms = [form for form in _forms if _has(form, kind, language)]
     if not forms or draws.chance(_whole_share):
         return draws.pick(lesson_wordings.asked[kind][language])
-    form = draws.pick([form for form, weight in forms for _ in range(weight)])
+    form = draws.pick(forms)
     wording = draws.pick(_parts[form][kind][language])
     return drawn(draws, wording) if form == "more" else _framed(draws, form, wording, language)
 
