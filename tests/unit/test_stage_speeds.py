@@ -12,7 +12,7 @@ from blyan.wire.stage_call import Hop
 
 LEAD, A, B, C = (PublicKey(letter * 64) for letter in "0abc")
 ALL = frozenset(range(6))
-COST = LayerCost(100, 0, 0, 0, 1_000, 64, 0)
+COST = LayerCost(100, 0, 0, 0, 1_000, 64, 1)
 MODEL = Model([COST] * 6, LayerCost(10, 20, 0, 0, 0, 0, 0), LEAD)
 USUAL = Demand(512, 128, 128, 1_024)
 
@@ -37,7 +37,7 @@ def test_layers_are_split_evenly_where_nothing_was_measured() -> None:
 
 def test_a_stage_that_is_twice_as_slow_gets_fewer_layers() -> None:
     """As few as the other has no room for; of prompts alone, which both read at once, half as many."""
-    room = known(A, 0.01, room_bytes=400)
+    room = known(A, 0.01, room_bytes=4 * USUAL.positions)
     assert spans(room, known(B, 0.02)) == {A: 4, B: 2}
     prompts = Demand(4_096, 1, 128, 4_096)
     assert spans(known(A, 0.01), known(B, 0.02), demand=prompts) == {A: 4, B: 2}

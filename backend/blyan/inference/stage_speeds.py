@@ -23,7 +23,7 @@ _nodes_most: Final = 16  # the same where those do not hold all layers
 _nodes_quick: Final = 3  # where it must not take long
 _groups: Final = 16  # of layers, which it does not cut then
 _piece_rows: Final = 64  # of a step that is cut into pieces, as the lead cuts it
-_unlimited: Final = 1 << 62
+unlimited: Final = 1 << 62
 _quick: Final = Speed(math.inf, math.inf)
 
 Between: TypeAlias = Mapping[tuple[PublicKey, PublicKey], float]  # seconds from one stage to another, one way
@@ -37,7 +37,7 @@ class Known(NamedTuple):
     times: LayerTimes | None
     round_trip_s: float
     bytes_per_s: float = math.inf
-    room_bytes: int = _unlimited  # for layers with their keys and values, as far as it refused more
+    room_bytes: int = unlimited  # for keys and values, where it refused more lately
 
 
 class Model(NamedTuple):
@@ -80,7 +80,7 @@ def solved(
         ends = model.end.always_bytes + model.end.expert_bytes  # of which the lead has room for no layer
         nodes = [StageNode(model.own, ends, _quick, frozenset())]
         nodes += [
-            StageNode(each.node, each.room_bytes, Measured.of(each.times, model.costs), each.layers)
+            StageNode(each.node, each.room_bytes, Measured.of(each.times, model.costs), each.layers, loaded=True)
             for each in among
             if each.times is not None
         ]

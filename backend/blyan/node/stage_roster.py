@@ -20,7 +20,7 @@ from blyan.inference.stage_lead import StageLead
 from blyan.inference.stage_probe import StageProbe
 from blyan.inference.stage_route import Candidate, even_split
 from blyan.inference.stage_session import Session, StageLost
-from blyan.inference.stage_speeds import Known, Model, Route, along, route, solved
+from blyan.inference.stage_speeds import Known, Model, Route, along, route, solved, unlimited
 from blyan.model.config import ModelConfig
 from blyan.network.link import Link
 from blyan.network.links import Links
@@ -41,6 +41,7 @@ _failed_seconds: Final = 10.0  # the same of one that did not answer
 _drift: Final = 1.5  # times as long, or as short, as calls should take: then stages are tried again
 _drift_seconds: Final = 5.0  # but not at once after they were
 _better: Final = 0.8  # of the seconds of an answer: so much makes another route worth computing again
+_room_seconds: Final = 30.0  # for which it counts that a stage had no room
 _none: Final = frozenset[int]()
 _usual: Final = Demand(512, 128, 128, 1024)  # by which routes are chosen: nobody knows what will be asked
 
@@ -59,6 +60,7 @@ class StageRoster:
         default_factory=dict["tuple[PublicKey, PublicKey]", float]
     )
     preferred: dict[PayloadId, tuple[Hop, ...]] = field(default_factory=dict["PayloadId", "tuple[Hop, ...]"])
+    _rooms: dict[PublicKey, tuple[float, int]] = field(default_factory=dict[PublicKey, "tuple[float, int]"])
     _held: dict[tuple[PublicKey, PayloadId], tuple[Holding, frozenset[int]]] = field(
         default_factory=dict["tuple[PublicKey, PayloadId]", "tuple[Holding, frozenset[int]]"]
     )
@@ -99,6 +101,17 @@ class StageRoster:
         measured = self.registry.measurements.of(node)
         return measured.rtt_p95_s or measured.rtt_s or _round_trip_seconds
 
+    def refused(self, node: PublicKey, left: object) -> None:
+        """It has so many bytes left for pages: for a while routes ask no more of it."""
+        if type(left) is int and left >= 0:
+            self._rooms[node] = self.monotonic() + _room_seconds, left
+            if len(self._rooms) > limits.nodes_known_max:
+                del self._rooms[next(iter(self._rooms))]
+
+    def _room(self, node: PublicKey) -> int:
+        until, left = self._rooms.get(node, (0.0, unlimited))
+        return left if self.monotonic() < until else unlimited
+
     def known(self, hosted: Hosted) -> list[Known]:
         """Linked stages with layers of a model, and what was measured of them."""
         found: list[Known] = []
@@ -110,7 +123,7 @@ class StageRoster:
             times, rtt = self.registry.measurements.layers(node, hosted.manifest_id), self._rtt(node)
             if layers:
                 rate = math.inf if times is None else times.bytes_per_s
-                found.append(Known(node, layers, times, rtt, rate))
+                found.append(Known(node, layers, times, rtt, rate, self._room(node)))
         return found
 
     def model(self, hosted: Hosted) -> Model:
