@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from blyan.inference.own_times import OwnTimes
 from blyan.inference.partition import Demand, LayerCost
 from blyan.inference.stage_speeds import Known, Measured, Model, Route, along, route, solved
 from blyan.network.measurements import LayerTimes
@@ -84,3 +85,29 @@ def test_a_call_of_many_rows_takes_what_was_measured() -> None:
     assert measured.seconds(COST, 1) == pytest.approx(0.01)
     assert measured.seconds(COST, 64) == pytest.approx(0.01 + 63 * 0.002)
     assert solved(MODEL, [], USUAL, {}) is None
+
+
+def test_a_lead_has_fewer_layers_where_it_is_slow_and_the_first_ones() -> None:
+    """Evenly before it was measured; with what only it has however slow it is."""
+    prompts = Demand(4_096, 1, 128, 4_096)
+    assert route(MODEL, [unknown(LEAD), known(A, 0.01)], USUAL, {}) == (Hop(LEAD, 0, 3), Hop(A, 3, 6))
+    assert route(MODEL, [known(LEAD, 0.02), known(A, 0.01)], prompts, {}) == (Hop(LEAD, 0, 2), Hop(A, 2, 6))
+    assert route(MODEL, [known(LEAD, 0.01), known(A, 0.02)], prompts, {}) == (Hop(LEAD, 0, 4), Hop(A, 4, 6))
+    assert route(MODEL, [known(LEAD, 0.1), known(A, 0.01)], USUAL, {}) == (Hop(A, 0, 6),)
+    most = known(A, 0.01, frozenset(range(2, 6)))
+    assert route(MODEL, [known(LEAD, 0.1), most], USUAL, {}) == (Hop(LEAD, 0, 2), Hop(A, 2, 6))
+    assert route(MODEL, [known(LEAD, 0.01), known(A, 0.2)], USUAL, {}) == (Hop(LEAD, 0, 6),)
+
+
+def test_own_layers_are_timed_by_steps() -> None:
+    own = OwnTimes()
+    assert own.times(5.0) is None
+    own.note(2, 64, 0.64)
+    assert own.times(5.0) is None, "nothing tells of a single row"
+    own.note(2, 1, 0.02)
+    assert own.times(5.0) == LayerTimes(0.0, 0.01, 0.005, math.inf, 5.0)
+    for _ in range(40):
+        own.note(2, 1, 0.04)
+    found = own.times(6.0)
+    assert found is not None
+    assert found.layer_s == pytest.approx(0.02, rel=0.01)

@@ -45,6 +45,10 @@ class Openings(Protocol):
         ...
 
 
+def _unnoted(_layers: int, _rows: int, _seconds: float) -> None:
+    """Nobody is told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Led:
     """What is led: a model whose ends are here."""
@@ -55,6 +59,7 @@ class Led:
     pages: int  # that its memory could count at most
     seconds: float  # in which stages must be found
     layers: Callable[[range], LayersInTurn]  # those that are computed here
+    took: Callable[[int, int, float], None] = _unnoted  # told of so many layers for so many rows, and their seconds
 
 
 @dataclass(slots=True, eq=False)

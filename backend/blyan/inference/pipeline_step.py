@@ -125,7 +125,10 @@ class PipelineStepper:
         chosen: NDArray[Any] | None = None
         own = self._stages.own
         if own is not None:
+            settled, began = own.settled, self._monotonic()
             hidden, chosen = own.current().through(hidden, stretches)
+            if settled:
+                self._led.took(len(own.layers), len(tokens), self._monotonic() - began)
         if not session.hops:
             assert chosen is not None, "all layers are here"
             return partial(_given, hidden, chosen)

@@ -84,7 +84,15 @@ class Staging:
         whole = partial(self.holdings.whole, model.manifest_id)
         staged = StagedModel(model.name, config, model.weights, dtype, whole)
         here = partial(LayersInTurn, self.steppers.make_layers, staged, kv)
-        led = Led(model.manifest_id, config, model.weights, kv.pages, self.patience, here)
+        led = Led(
+            model.manifest_id,
+            config,
+            model.weights,
+            kv.pages,
+            self.patience,
+            here,
+            self.roster.own_times(model.manifest_id).note,
+        )
         make_head = partial(self.steppers.make_head, model, kv)
         return PipelineStepper(led, self.lead, make_head, self.monotonic)
 
