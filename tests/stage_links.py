@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from blyan.inference.layers_in_turn import LayersInTurn
-from blyan.inference.pipeline_step import Led, PipelineStepper
+from blyan.inference.pipeline_session import Led
+from blyan.inference.pipeline_step import PipelineStepper
 from blyan.inference.stage_calls import LeadOptions
 from blyan.inference.stage_host import StageHost
 from blyan.inference.stage_lead import StageLead
@@ -22,7 +23,7 @@ from blyan.inference.stage_route import Candidate, even_split
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
 from blyan.model.stage_step import EagerHead, EagerLayers, OfferLayers, StagedModel
-from blyan.model.stepping import KVPages, Run, RunResult, Stretch
+from blyan.model.stepping import KVPages, Ready, Run, RunFault, RunResult, Stretch, nothing
 from blyan.model.weights import ModelWeights
 from blyan.network.link import Link, frame_of
 from blyan.network.questions import LinkLost, NoAnswer, Refused
@@ -97,7 +98,8 @@ class Waiting:
     def through(self, hidden: Tensor, runs: Sequence[Stretch]) -> tuple[Tensor, Any]:
         """As `EagerLayers.through`."""
         self._house.before_layers()
-        return self._layers.through(hidden, runs)
+        given, chosen = self._layers.through(hidden, runs)
+        return self._house.after_layers(given, runs), chosen
 
 
 class House:
@@ -122,8 +124,10 @@ class House:
         self.tamper: Callable[[str, Message], Message] = lambda _kind, message: message
         self.now = 0.0
         self.allow: Callable[[PublicKey, int], bool] = lambda _node, _rows: True
+        self.room: dict[PublicKey, object] = {}  # what stages said that they have left
         self.removed = False  # the model, from every stage
         self.before_layers: Callable[[], object] = lambda: None  # in the compute thread of a stage
+        self.after_layers: Callable[[Tensor, Sequence[Stretch]], Tensor] = lambda hidden, _runs: hidden
         self._kv_bytes = kv_bytes
         self._lead = Candidate(self.lead_key, frozenset(lead))
         self._tasks: set[asyncio.Task[None]] = set()
@@ -226,6 +230,10 @@ class House:
         """None."""
         return 0.0
 
+    def refused(self, node: PublicKey, left: object) -> None:
+        """Kept."""
+        self.room[node] = left
+
 
 # What leads compute through stages, and what it is held to
 
@@ -235,13 +243,23 @@ def plain_layers(model: StagedModel, kv: KVPages, layers: range, _offer: OfferLa
     return EagerLayers(model.weights, model.config, kv, layers)
 
 
-def stepper_of(house: House, pages: int = 8, seconds: float = 1.0) -> PipelineStepper:
+class Prepared(PipelineStepper):
+    """One that waits for its stages in a step, where a compute thread does something else."""
+
+    def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult | RunFault]:
+        """As `PipelineStepper.step`, and what `prepare` raises."""
+        while not self.prepare(1, 1):
+            time.sleep(0.001)
+        return super().step(runs, ready)
+
+
+def stepper_of(house: House, pages: int = 8, seconds: float = 1.0) -> Prepared:
     """That of the lead."""
     config, weights = house.config, house.weights
     model = StagedModel("random", config, cast(ModelWeights, weights), torch.float32, lambda _: True)
     here = partial(LayersInTurn, plain_layers, model, KVPages(config, torch.float32, pages))
     led = Led(MODEL, config, weights, pages, seconds, here)
-    return PipelineStepper(led, house.lead, lambda _: EagerHead(weights, config), time.monotonic, time.sleep)
+    return Prepared(led, house.lead, lambda _: EagerHead(weights, config), time.monotonic)
 
 
 def steps_of(prompt: int = 40, vocab: int = 211) -> list[list[Run]]:

@@ -261,6 +261,7 @@ async def test_a_stage_that_is_twice_as_slow_gets_fewer_layers(scene: Scene, mon
         monkeypatch.setattr(member.peering.staging.host, "_compute", partial(slower, compute, layer_s, key(member)))
         peering.registry.measurements._peers[key(member)].layers.clear()
     staging.speeds._failed.clear()
+    staging.roster._rooms.clear()  # what was refused in other tests
     assert await spans() == {key(quick): 2, key(slow): 2}
     times = peering.registry.measurements.layers
     await until(lambda: all(times(key(each), scene.manifest) for each in scene.stages), "trial calls")
@@ -275,6 +276,31 @@ async def test_a_stage_that_is_twice_as_slow_gets_fewer_layers(scene: Scene, mon
         await scene.asked(scene.gateway)
         assert [each.hops for each in staging.lead.sessions] == [((key(slow), 0, 4),)]
         assert scene.gateway.node.scheduler.counters.recomputed <= recomputed + 1
+
+
+async def test_a_lead_that_shares_takes_fewer_layers_when_its_own_take_longer(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By how long they took in answers; evenly before the first."""
+    peering, config = scene.whole.peering, model_of(scene).manifest.config
+    roster, lead = peering.staging.roster, key(scene.whole)
+    monkeypatch.setattr(roster, "shares", True)
+    roster._rooms.clear()
+    times = roster.own_times(scene.manifest)
+
+    async def share() -> int:
+        found = peering.ask(lambda: roster.route(scene.manifest, config, frozenset()))
+        return sum(hop.end - hop.begin for hop in await asyncio.wrap_future(found) or () if hop.node == lead)
+
+    assert (times.times(0.0), await share() in (1, 2)) == (None, True)
+    with measured(monkeypatch, scene, scene.whole, {plan: 1.0 - 0.9 * (plan == "pipeline") for plan in plans}):
+        await scene.asked(scene.whole)
+    found = times.times(0.0)
+    assert found is not None and 0 < found.layer_s < 1
+    monkeypatch.setattr(times, "_layer_s", 1e-9)
+    assert await share() == config.layers
+    monkeypatch.setattr(times, "_layer_s", 10.0)
+    assert await share() <= 1
 
 
 async def said(scene: Scene) -> Decision:

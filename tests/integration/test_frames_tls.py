@@ -78,5 +78,5 @@ async def test_a_connection_ends_whoever_else_closed_it_before(times: int) -> No
         await asyncio.sleep(0.1)
         for _ in range(times):
             frames._transport.close()
-        await asyncio.wait_for(frames.close(), 5)
+        await asyncio.wait_for(frames.close(), 15)
         await asyncio.wait_for(sending, 1)

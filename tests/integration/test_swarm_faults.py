@@ -62,6 +62,7 @@ async def test_an_answer_survives_a_node(swarm: Swarm, expected: Heard, fault: C
     assert_survived(expected, found, fault.__name__)
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("fault", [kill, stop, swallow], ids=lambda fault: fault.__name__)
 async def test_a_node_that_comes_back_is_asked_again(
     swarm: Swarm, expected: Heard, fault: Callable[[Swarm, int], None]
@@ -82,13 +83,13 @@ async def test_a_node_that_comes_back_is_asked_again(
         await asyncio.to_thread(wait_for, silent, "its silence to be noticed")
     await asyncio.to_thread(back)
     await asyncio.to_thread(swarm.gateway.wait_linked, swarm.experts)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100  # others hold the same: it is asked when they are slower, or were long not compared
     while True:
         before = proxy.up.passed
         assert_survived(expected, await long_answer(swarm), "after it came back")
         if proxy.up.passed - before > 20_000:  # pings and gossip are far less
             return
-        assert time.monotonic() < until, "expected traffic within 30 s"
+        assert time.monotonic() < until, "expected traffic within 100 s"
 
 
 async def test_two_nodes_fall_one_after_the_other(swarm: Swarm, expected: Heard) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from blyan.inference.pipeline_step import PipelineStepper
 from blyan.model.eager_step import EagerStepper
-from blyan.model.stepping import KVPages, PagesLost, Run, RunFault
+from blyan.model.stepping import KVPages, PagesLost, Run
 from blyan.network.questions import Refused
 from blyan.primitives import limits
 from blyan.primitives.errors import StageUnavailable
@@ -83,11 +83,10 @@ def lost_in(stepper: PipelineStepper, runs: list[Run]) -> None:
 
 
 def unavailable(stepper: PipelineStepper, runs: list[Run]) -> str:
-    """Why no run of the step is computed: each has the fault, for none is better off by itself."""
-    faults = [each.reason for each in stepper.step(runs) if isinstance(each, RunFault)]
-    assert len(runs) == len(faults)
-    assert all(isinstance(fault, StageUnavailable) for fault in faults)
-    return faults[0].message
+    """Why there are no pages for a step."""
+    with pytest.raises(StageUnavailable) as found:
+        stepper.step(runs)
+    return found.value.message
 
 
 @pytest.mark.parametrize("how", ["gone", "silent"])
@@ -114,6 +113,7 @@ def test_without_stages_a_step_fails_in_time_and_the_next_at_once(house: House) 
     for key in house.keys:
         house.lose(key)
     began = time.monotonic()
+    lost_in(stepper, runs)
     assert "all layers" in unavailable(stepper, runs)
     assert 0.25 < time.monotonic() - began < 3
     again = time.monotonic()
@@ -236,7 +236,7 @@ def test_an_end_is_taken_of_the_last_stage_alone(house: House) -> None:
 
 
 def opened(house: House, session: str, sender: int = 1, pages: int = 4) -> Message:
-    asked = StageOpen(MODEL, session, 0, 3, pages, house.keys[sender])
+    asked = StageOpen(MODEL, session, 0, 3, pages, pages, house.keys[sender])
     return house.run(house.links[house.keys[sender], house.keys[0]].request(open_kind, asked.fields(), seconds=1))
 
 
@@ -247,7 +247,7 @@ def test_leases_are_bounded_in_number_and_in_bytes(house: House) -> None:
     with pytest.raises(Refused, match="few leases"):
         opened(house, f"{99:032x}")
     opened(house, f"{100:032x}", sender=2)
-    with pytest.raises(Refused, match="bytes of pages"):
+    with pytest.raises(Refused, match="pages, found"):
         opened(house, f"{101:032x}", sender=2, pages=limits.stage_lease_pages_max)
     assert limits.stage_leases_node_max + 1 == len(host.leases)
 

@@ -1,6 +1,7 @@
 """What each plan should give, from what was measured; which one is taken; how far predictions were off."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -131,6 +132,14 @@ def test_local_is_said_to_be_faster_where_others_have_the_experts_too() -> None:
     assert made.said == "local: 100.0 tokens/s, 3.7 times as fast as dynamic"
     assert made.of("dynamic").tokens_per_s == pytest.approx(1 / 0.04)
     assert any("at most" in each for each in made.of("dynamic").assumed)
+
+
+def test_why_others_are_not_asked_for_experts_that_are_all_here_is_said() -> None:
+    offered = frozenset({"local", "static_delegate", "pipeline"})
+    missing = replace(parted(0.02), missing=0)
+    assert "but not asked: they are here too" in one(predict(replace(missing, offered=offered), SHAPE), "dynamic").why
+    assert "not asked" not in one(predict(missing, SHAPE), "dynamic").why
+    assert "not asked" not in one(predict(parted(0.02), SHAPE), "dynamic").why
 
 
 def everything(**more: object) -> Situation:

@@ -11,8 +11,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from batches import CONFIG, MANIFEST, answer, bench, expected
-from blyan.inference.pipeline_step import Lead, Led, PipelineStepper
+from batches import CONFIG, MANIFEST, answer, bench, expected, model_of
+from blyan.inference.pipeline_session import Led
+from blyan.inference.pipeline_step import Lead, PipelineStepper
 from blyan.inference.session import Failed, Finished
 from blyan.inference.stage_session import Session, StageLost
 from blyan.model.sampling import Sampling
@@ -109,7 +110,7 @@ class Falling:
         self.opened += 1
         found: Future[Session] = Future()
         hops = (Hop(PublicKey("a" * 64), 0, CONFIG.layers),)
-        found.set_result(Session("5" * 32, MANIFEST, CONFIG, torch.float32, range(0), hops))
+        found.set_result(Session("5" * 32, MANIFEST, CONFIG, torch.float32, range(0), hops, 64, 64))
         return found
 
     def begin(self, *_: object) -> None:
@@ -121,17 +122,31 @@ class Falling:
         raise StageLost("as ever")
 
 
+def led_by(lead: object, seconds: float = 1.0) -> PipelineStepper:
+    led = Led(MANIFEST, CONFIG, RandomWeights(CONFIG), 64, seconds, cast(Any, None))
+    head = SimpleNamespace(close=lambda: None)
+    return PipelineStepper(led, cast(Lead, lead), lambda _: cast(Any, head), time.monotonic)
+
+
+def through(stepper: PipelineStepper):
+    """Steps of the first model go through stages."""
+    made: list[TokenPages] = []
+
+    def prepare(found: TokenPages) -> None:
+        made.append(found)
+        if len(made) == 1:
+            found.step = stepper.step  # type: ignore[method-assign]
+            found.prepare, found.nodes = stepper.prepare, ()  # type: ignore[attr-defined]
+
+    return prepare
+
+
 @pytest.mark.parametrize("generations", [1, 3])
 def test_generations_end_with_the_fault_where_no_stages_last_for_a_step(generations: int) -> None:
     lead = Falling()
-    led = Led(MANIFEST, CONFIG, RandomWeights(CONFIG), 64, 1.0, cast(Any, None))
-    head = SimpleNamespace(close=lambda: None)
-    stepper = PipelineStepper(led, cast(Lead, lead), lambda _: cast(Any, head), time.monotonic, time.sleep)
+    stepper = led_by(lead)
 
-    def prepare(made: TokenPages) -> None:
-        made.step = stepper.step  # type: ignore[method-assign]
-
-    with bench(prepare=prepare) as made:
+    with bench(prepare=through(stepper)) as made:
         received = [made.submit(answer(list(range(1, 20)), 4)) for _ in range(generations)]
         try:
             ends = [one.end(5) for one in received]
@@ -140,3 +155,29 @@ def test_generations_end_with_the_fault_where_no_stages_last_for_a_step(generati
                 one.ticket.cancel()
     assert all(isinstance(end, Failed) and isinstance(end.fault, StageUnavailable) for end in ends)
     assert lead.opened < 40
+
+
+class Unanswered(Falling):
+    """A lead that opens a pipeline to stages that say nothing."""
+
+    def open(self, *_: object) -> Future[Session]:
+        self.opened += 1
+        return Future()
+
+
+def test_while_a_pipeline_opens_other_answers_go_on_and_its_own_end_in_time() -> None:
+    """The compute thread waits for no stage: who asked for the pipeline waits, as a request."""
+    stepper, greedy = led_by(Unanswered(), seconds=2.0), Sampling(temperature=0.0)
+    prompt, other = list(range(1, 20)), model_of()
+    with bench(pages=128, models=lambda: 2, prepare=through(stepper)) as made:
+        began = time.monotonic()
+        waits = made.submit(answer(prompt, 4))
+        made.settle(lambda: stepper._stages._opening is not None)
+        goes_on = made.submit(answer(prompt, 40, greedy), model=other)
+        assert isinstance(goes_on.end(), Finished)
+        assert time.monotonic() - began < 2, "before anybody was waited for long enough"
+        assert [step.token for step in expected(prompt, 40, greedy)] == goes_on.tokens
+        assert waits.events.empty()
+        end = waits.end(5)
+    assert isinstance(end, Failed)
+    assert isinstance(end.fault, StageUnavailable)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from blyan.inference.own_times import OwnTimes
 from blyan.inference.partition import Demand, LayerCost
 from blyan.inference.stage_speeds import Known, Measured, Model, Route, along, route, solved
 from blyan.network.measurements import LayerTimes
@@ -12,7 +13,7 @@ from blyan.wire.stage_call import Hop
 
 LEAD, A, B, C = (PublicKey(letter * 64) for letter in "0abc")
 ALL = frozenset(range(6))
-COST = LayerCost(100, 0, 0, 0, 1_000, 64, 0)
+COST = LayerCost(100, 0, 0, 0, 1_000, 64, 1)
 MODEL = Model([COST] * 6, LayerCost(10, 20, 0, 0, 0, 0, 0), LEAD)
 USUAL = Demand(512, 128, 128, 1_024)
 
@@ -37,7 +38,7 @@ def test_layers_are_split_evenly_where_nothing_was_measured() -> None:
 
 def test_a_stage_that_is_twice_as_slow_gets_fewer_layers() -> None:
     """As few as the other has no room for; of prompts alone, which both read at once, half as many."""
-    room = known(A, 0.01, room_bytes=400)
+    room = known(A, 0.01, room_bytes=4 * USUAL.positions)
     assert spans(room, known(B, 0.02)) == {A: 4, B: 2}
     prompts = Demand(4_096, 1, 128, 4_096)
     assert spans(known(A, 0.01), known(B, 0.02), demand=prompts) == {A: 4, B: 2}
@@ -84,3 +85,29 @@ def test_a_call_of_many_rows_takes_what_was_measured() -> None:
     assert measured.seconds(COST, 1) == pytest.approx(0.01)
     assert measured.seconds(COST, 64) == pytest.approx(0.01 + 63 * 0.002)
     assert solved(MODEL, [], USUAL, {}) is None
+
+
+def test_a_lead_has_fewer_layers_where_it_is_slow_and_the_first_ones() -> None:
+    """Evenly before it was measured; with what only it has however slow it is."""
+    prompts = Demand(4_096, 1, 128, 4_096)
+    assert route(MODEL, [unknown(LEAD), known(A, 0.01)], USUAL, {}) == (Hop(LEAD, 0, 3), Hop(A, 3, 6))
+    assert route(MODEL, [known(LEAD, 0.02), known(A, 0.01)], prompts, {}) == (Hop(LEAD, 0, 2), Hop(A, 2, 6))
+    assert route(MODEL, [known(LEAD, 0.01), known(A, 0.02)], prompts, {}) == (Hop(LEAD, 0, 4), Hop(A, 4, 6))
+    assert route(MODEL, [known(LEAD, 0.1), known(A, 0.01)], USUAL, {}) == (Hop(A, 0, 6),)
+    most = known(A, 0.01, frozenset(range(2, 6)))
+    assert route(MODEL, [known(LEAD, 0.1), most], USUAL, {}) == (Hop(LEAD, 0, 2), Hop(A, 2, 6))
+    assert route(MODEL, [known(LEAD, 0.01), known(A, 0.2)], USUAL, {}) == (Hop(LEAD, 0, 6),)
+
+
+def test_own_layers_are_timed_by_steps() -> None:
+    own = OwnTimes()
+    assert own.times(5.0) is None
+    own.note(2, 64, 0.64)
+    assert own.times(5.0) is None, "nothing tells of a single row"
+    own.note(2, 1, 0.02)
+    assert own.times(5.0) == LayerTimes(0.0, 0.01, 0.005, math.inf, 5.0)
+    for _ in range(40):
+        own.note(2, 1, 0.04)
+    found = own.times(6.0)
+    assert found is not None
+    assert found.layer_s == pytest.approx(0.02, rel=0.01)

@@ -16,9 +16,9 @@ from blyan.inference.engine_table import EngineTable
 from blyan.inference.fairness import ClientShares
 from blyan.inference.housing import Housing
 from blyan.inference.job import Job, attempted
+from blyan.inference.leased_pages import LeasedPages
 from blyan.inference.needs import Answer, Need
 from blyan.inference.policy import Rules, plan
-from blyan.inference.recomputing import compute_again
 from blyan.inference.sequence import TokenSequence
 from blyan.inference.session import Event, Failed, Finished
 from blyan.inference.step_times import StepSeen, Timed, untimed
@@ -85,9 +85,11 @@ class Batching:
     _deserted: set[Emit] = field(default_factory=set[Emit])  # whose loop is gone; they may be in the step under way
     _turn: int = 0
     _housing: Housing = field(init=False)
+    _leased: LeasedPages = field(init=False)
 
     def __post_init__(self) -> None:
         self._housing = Housing(self.engines, self.monotonic, self._fail)
+        self._leased = LeasedPages(lambda number, reason: self._fail(self.jobs[number], reason), self.counters)
 
     def add(self, job: Job) -> None:
         """A new generation."""
@@ -121,9 +123,11 @@ class Batching:
         self._housing.find()
         busy = [engine for engine in self.engines if not engine.idle]
         done = False
-        if busy:
+        for _ in busy:  # who waits for others keeps nobody up
             self._turn += 1
             done = self._step(busy[self._turn % len(busy)])
+            if done:
+                break
         if not (done and self.jobs):
             self.deliver()
         return done
@@ -138,6 +142,8 @@ class Batching:
                 self._deserted.update(emit for emit, _ in events)
 
     def _step(self, engine: Engine) -> bool:
+        if not self._leased.ready(engine):
+            return False
         waiting = engine.waiting
         if self._housing.to_be_made_anew(engine):
             if not engine.running or self._housing.long_enough(engine):
@@ -162,6 +168,8 @@ class Batching:
         self.watch.stepped(self.monotonic() - now, len(done), sum(len(run.tokens) for _, run in done))
         for sequence, _ in done:
             self.shares.charge(sequence.client, engine.charge(sequence))
+            if engine.leased is not None:
+                self.jobs[sequence.id].worked.update(dict.fromkeys(engine.leased.nodes))
             if sequence.complete:
                 self._advance(self.jobs[sequence.id], engine.answer(sequence))
         if len(done) == len(runs):
@@ -186,7 +194,7 @@ class Batching:
         failed: dict[int, Fault] = {}
         reason = attempted(lambda: failed.update(engine.compute(runs, self.deliver)))
         if isinstance(reason, PagesLost):
-            self._recomputed(engine, reason)
+            self._leased.lost(engine, reason)
             return None
         if reason is None:
             for number, fault in failed.items():
@@ -202,10 +210,6 @@ class Batching:
                 return None
             done += went
         return done
-
-    def _recomputed(self, engine: Engine, reason: PagesLost) -> None:
-        _log.warning("%s is computed again from its tokens: %s", engine.model.name, reason)
-        self.counters.recomputed += compute_again(engine)
 
     def _began(self, job: Job, now: float) -> None:
         if not job.admitted:
@@ -237,7 +241,7 @@ class Batching:
 
     def _asked(self, job: Job, need: Need) -> None:
         if job.engine is not None and job.sequence is not None:
-            if need.end - need.drafts > job.engine.pool.positions:
+            if need.end - need.drafts > job.engine.positions:
                 self._housing.outgrow(job, need)
                 return
             before = job.sequence.need

@@ -22,6 +22,7 @@ from blyan.inference.sequence import TokenSequence, alike_until, pages_for
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import (
     KVPages,
+    Leased,
     Patience,
     Ready,
     Run,
@@ -58,6 +59,13 @@ def page_count(model: LoadedModel, kv_bytes: int) -> int:
     return min(kv_bytes // page_bytes(model), _pages_max)
 
 
+def waiting_of(sequence: TokenSequence, pages: int) -> Waiting:
+    """What the policy reads of a sequence that waits for some of so many pages."""
+    count = len(sequence.tokens)
+    wants = min(pages_for(count + 1), pages)  # one position more, if there is one
+    return Waiting(sequence.id, sequence.client, count - sequence.computed, wants)
+
+
 class Engine:
     """Sequences of one model. `kv_bytes` bounds keys and values, which take memory as they are first written."""
 
@@ -66,18 +74,20 @@ class Engine:
         self.model, self.kv_bytes, self._noted = model, kv_bytes, noted
         self.staged = False  # whether its pages are counted here and lie on stages
         pages = page_count(model, kv_bytes)
+        self.positions = pages * page_positions  # that a sequence may have at most
         self.kv = KVPages(config, model.weights.embed().dtype, pages)
         self.pool = PagePool(pages)
         self._offered: Callable[[], Stepper] | None = None
         self.stepper = make_stepper(model, self.kv, self.offer)
         self.waits = waits_of(self.stepper)
+        self.leased = self.stepper if isinstance(self.stepper, Leased) else None  # whose pages lie elsewhere
         self.limit: int | None = None  # bytes that it is to end in, once its model is offered no more
         self.outgrown_since: float | None = None  # that its memory is to change, and it was first found running
         self.jitted = False  # whether a stepper that was offered later took over
         self.running: dict[int, TokenSequence] = {}
         self.waiting: dict[str, dict[int, Waiting]] = {}  # client → id → what the policy reads, in order of id
         self.drafts_max = 0  # that were welcome in the last step
-        self._sequences: dict[int, TokenSequence] = {}
+        self.sequences: dict[int, TokenSequence] = {}  # all of them
         self.alike, self._chosen = alike_until(config), ChosenExperts(config, pages)
         self._admissions = self._runs = 0
         self._no_scores = np.empty((0, config.vocab_size), np.float32)
@@ -96,7 +106,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._sequences
+        return not self.sequences
 
     @property
     def lacks_pages(self) -> bool:
@@ -113,14 +123,14 @@ class Engine:
 
     def adopt(self, sequence: TokenSequence) -> None:
         """A sequence that waited for another engine of this model."""
-        self._sequences[sequence.id] = sequence
+        self.sequences[sequence.id] = sequence
         self.enqueue(sequence)
 
     def hand_over(self) -> list[TokenSequence]:
         """Those that wait, who go elsewhere. Nothing runs."""
         assert not self.running, "nothing runs"
-        found = list(self._sequences.values())
-        self._sequences.clear()
+        found = list(self.sequences.values())
+        self.sequences.clear()
         self.waiting.clear()
         return found
 
@@ -134,7 +144,7 @@ class Engine:
 
     def remove(self, sequence: TokenSequence) -> None:
         """It ended, or nobody wants it: its pages are free at once."""
-        del self._sequences[sequence.id]
+        del self.sequences[sequence.id]
         self.running.pop(sequence.id, None)
         self._unwait(sequence)
         if sequence.held is not None:
@@ -151,10 +161,9 @@ class Engine:
 
     def admit(self, number: int) -> bool:
         """Give a sequence pages for all its tokens; False, and it waits on, if fewer are free than was planned with."""
-        sequence = self._sequences[number]
+        sequence = self.sequences[number]
         count = len(sequence.tokens)
-        compute_min = max(1, count - sequence.reusable)
-        held = self.pool.begin(sequence.tokens, compute_min=compute_min, share=sequence.shared)
+        held = self.pool.begin(sequence.tokens, compute_min=max(1, count - sequence.reusable), share=sequence.shared)
         if not self.pool.extend(held, count):
             self.pool.release(held)
             return False
@@ -245,9 +254,7 @@ class Engine:
     def enqueue(self, sequence: TokenSequence) -> None:
         """It waits, in its place."""
         queue = self.waiting.setdefault(sequence.client, {})
-        count = len(sequence.tokens)
-        pages = min(pages_for(count + 1), self.pool.pages)  # one position more, if there is one
-        waits = Waiting(sequence.id, sequence.client, count - sequence.computed, pages)
+        waits = waiting_of(sequence, self.pool.pages)
         if not queue or sequence.id > next(reversed(queue)):
             queue[sequence.id] = waits
         else:  # it came before some who wait

@@ -37,7 +37,7 @@ class Housing:
             self.fail(job, too_long_for_memory(most, end))
             return
         engine = self.engines.engine(job.model, end, staged=job.staged)
-        if engine is None or end >= engine.pool.positions:
+        if engine is None or end >= engine.positions:
             self._homeless[job.number] = job
             return
         self._homeless.pop(job.number, None)
@@ -68,7 +68,7 @@ class Housing:
         """It needs more memory than its engine has: perhaps its model's share has grown meanwhile."""
         assert job.engine is not None and job.sequence is not None, "it runs"
         if need.end - need.drafts >= self.engines.positions_max(job.model):
-            raise too_long_for_memory(job.engine.pool.positions, need.end - need.drafts)
+            raise too_long_for_memory(job.engine.positions, need.end - need.drafts)
         job.engine.remove(job.sequence)
         job.sequence.ask(need)
         job.sequence.restart()

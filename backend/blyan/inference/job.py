@@ -13,6 +13,7 @@ from blyan.inference.sequence import TokenSequence
 from blyan.inference.session import Work
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import Patience, endless
+from blyan.primitives.ids import PublicKey
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +35,7 @@ class Job:
     need: Need = field(default_factory=lambda: Need(0, (0,)))  # its first
     engine: Engine | None = None
     sequence: TokenSequence | None = None
+    worked: dict[PublicKey, None] = field(default_factory=dict[PublicKey, None])  # others that computed a part of it
 
 
 def attempted(work: Callable[[], object]) -> BaseException | None:

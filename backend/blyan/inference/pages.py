@@ -53,22 +53,16 @@ class PagedSequence:
 class PagePool:
     """Hands out `pages` pages. Not thread-safe; every call costs the pages it names, none the pool."""
 
-    def __init__(self, pages: int) -> None:
+    def __init__(self, pages: int, counters: PageCounters | None = None) -> None:
         assert pages > 0, "a pool has pages"
-        self.pages = pages
-        self.counters = PageCounters()
+        self.pages, self._era = pages, 0
+        self.counters = counters or PageCounters()
         self._blank = list(range(pages - 1, -1, -1))  # the last to become blank is taken first: memory stays small
         self._unused: OrderedDict[int, None] = OrderedDict()  # published, held by nobody; the next to go is first
         self._owners = array("l", [0]) * pages
         self._keys: list[_Key | None] = [None] * pages  # None: not published
         self._published: dict[_Key, int] = {}
-        self._era = 0
         self._children: dict[int, set[int]] = {}  # page → published pages that continue it, where there are any
-
-    @property
-    def positions(self) -> int:
-        """How many positions all pages hold."""
-        return self.pages * page_positions
 
     @property
     def free(self) -> int:
@@ -79,6 +73,13 @@ class PagePool:
     def kept(self) -> int:
         """Pages that nobody holds and that a sequence to come may read."""
         return len(self._unused)
+
+    def grow(self, pages: int) -> None:
+        """There are so many from now on."""
+        self._blank[:0] = range(pages - 1, self.pages - 1, -1)
+        self._owners.extend([0] * (pages - self.pages))
+        self._keys += [None] * (pages - self.pages)
+        self.pages = pages
 
     def begin(
         self, tokens: Sequence[int], *, scope: str = "", compute_min: int = 1, share: int | None = None

@@ -83,9 +83,10 @@ class StageNode:
     """A node that may be a stage."""
 
     node: PublicKey
-    memory_bytes: int  # for weights, keys and values
+    memory_bytes: int  # for weights, keys and values; where it has the weights, for the others alone
     speed: Pace
     layers: frozenset[int] | None = None  # that it has; None: it could take any
+    loaded: bool = False  # whether it has their weights in memory already
 
 
 class Hop(NamedTuple):
@@ -216,7 +217,7 @@ class _Table:
     lead: int
     one: tuple[tuple[float, ...], ...]  # [node][layers] seconds for a token
     many: tuple[tuple[float, ...], ...]  # [node][layers] seconds for a chunk
-    bytes: tuple[int, ...]  # [layers] held, with keys and values
+    bytes: tuple[tuple[int, ...], ...]  # [node][layers] that it must hold, with keys and values
     activation: int
     room: tuple[int, ...]  # [node] bytes for layers
     most: tuple[int, ...]  # [node] layers that fit at most, wherever they begin
@@ -242,7 +243,9 @@ class _Table:
         quickest = [
             min(tokens * n.speed.seconds(cost, 1) + n.speed.seconds(cost, chunk) for n in nodes) for cost in costs
         ]
+        kept = tuple(accumulate((demand.positions * c.cache_bytes for c in costs), initial=0))
         held = tuple(accumulate((c.held_bytes + demand.positions * c.cache_bytes for c in costs), initial=0))
+        sizes = tuple(kept if each.loaded else held for each in nodes)
         return cls(
             nodes,
             links,
@@ -250,10 +253,10 @@ class _Table:
             lead,
             tuple(sums(each, 1) for each in nodes),
             tuple(sums(each, chunk) for each in nodes),
-            held,
+            sizes,
             max((cost.activation_bytes for cost in costs), default=0),
             tuple(room),
-            tuple(_fitting(held, each) for each in room),
+            tuple(map(_fitting, sizes, room)),
             tuple(reversed(list(accumulate(reversed(quickest), initial=0.0)))),
         )
 
@@ -279,13 +282,14 @@ class _Table:
         if hop is None:
             return []
         one, many, held = self.one[place], self.many[place], self.nodes[place].layers
+        sizes = self.bytes[place]
         fixed = self.nodes[place].speed.fixed_s
         tokens, found = max(0, self.demand.answer - 1), list[tuple[int, _Label]]()
         used, started = label.used | 1 << place, label.weighed + hop[0] + (tokens + 1) * fixed
         free = (most for other, most in enumerate(self.most) if not (used | 1 << self.lead) >> other & 1)
         least = len(one) - 1 - sum(free)  # where it must end at least for the others to hold the rest
         for end in range(at + 1, len(one)):
-            if self.bytes[end] - self.bytes[at] > self.room[place] or (held is not None and end - 1 not in held):
+            if sizes[end] - sizes[at] > self.room[place] or (held is not None and end - 1 not in held):
                 break
             if end < least:
                 continue

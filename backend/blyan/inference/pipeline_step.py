@@ -8,9 +8,9 @@ When a stage is lost others take its place, and what was under way is computed a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -19,31 +19,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blyan.inference.layers_in_turn import LayersInTurn
+from blyan.inference.pipeline_session import Led, Openings, PipelineSession
 from blyan.inference.stage_session import Passage, Session, StageLost
 from blyan.model.attention import rms_norm
-from blyan.model.config import ModelConfig
 from blyan.model.stage_step import Head
-from blyan.model.stepping import PagesLost, PlanName, Ready, Run, RunFault, RunResult, Stretch, nothing, page_positions
-from blyan.model.transformer import TrunkWeights
+from blyan.model.stepping import PlanName, Ready, Run, RunFault, RunResult, Stretch, nothing, page_positions
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import Fault, NotComputable, StageUnavailable
-from blyan.primitives.ids import PayloadId
+from blyan.primitives.errors import Fault, NotComputable
+from blyan.primitives.ids import PublicKey
 
+_sound_seconds: Final = 10.0  # between two tests of stages whose answers were no numbers
+_not_finite: Final = "layers: expected finite numbers, found others (an overflow in this dtype?)"
 _piece_rows: Final = 64  # fewer are not worth a call of their own
-_look_seconds: Final = 0.05  # between two looks for stages
-_tries_max: Final = 8  # sessions in a row that end before a step does
 
 MakeHead: TypeAlias = Callable[[Callable[[Callable[[], Head]], None]], Head]  # one now; perhaps a better one later
-Sleep: TypeAlias = Callable[[float], None]
 
 
-class Lead(Protocol):
+class Lead(Openings, Protocol):
     """Who talks to the stages (`stage_lead.StageLead`)."""
 
-    def open(self, model: PayloadId, config: ModelConfig, dtype: torch.dtype, pages: int) -> Future[Session]:
-        """Leases at the stages of a route."""
+    def test(self, session: Session) -> Future[None]:
+        """Have its stages compute ordinary rows: a session ends of which one gives what is no number for them."""
         ...
 
     def begin(
@@ -55,22 +52,6 @@ class Lead(Protocol):
     def finish(self, session: Session, passage: Passage) -> tuple[Tensor, NDArray[Any]]:
         """Wait for what comes out, and the experts chosen in all layers. Raises `StageLost`."""
         ...
-
-    def close(self, session: Session) -> Future[None]:
-        """Give the leases back."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Led:
-    """What is led: a model whose ends are here."""
-
-    manifest: PayloadId
-    config: ModelConfig
-    weights: TrunkWeights
-    pages: int  # of the lead's pool
-    seconds: float  # in which stages must be found
-    layers: Callable[[range], LayersInTurn]  # those that are computed here
 
 
 Outcome: TypeAlias = Callable[[], tuple[Tensor, NDArray[Any]]]  # waits for what comes out
@@ -86,133 +67,78 @@ class _Part:
 
 
 class PipelineStepper:
-    """Implements `stepping.Stepper` and `Waits`. The compute thread waits for the last stage."""
+    """Implements `stepping.Stepper`, `Waits` and `Leased`. The compute thread waits for the last stage of a step."""
 
     plan: PlanName = "pipeline"
 
-    def __init__(self, led: Led, lead: Lead, make_head: MakeHead, monotonic: Monotonic, sleep: Sleep) -> None:
-        """`sleep` waits between two looks for stages."""
+    def __init__(self, led: Led, lead: Lead, make_head: MakeHead, monotonic: Monotonic) -> None:
         self._led, self._lead = led, lead
-        self._monotonic, self._sleep = monotonic, sleep
+        self._monotonic = monotonic
         self.waited_s = 0.0
-        self._session: Session | None = None
-        self._opened = False  # whether there ever was a session
-        self._tries = 0
-        self._lacking: float | None = None  # since when no stages are found
-        self._own: LayersInTurn | None = None
+        self._stages = PipelineSession(led, lead, monotonic)
         self._offered: Callable[[], Head] | None = None
         self._head = make_head(self.offer)
+        self._sound_until = -math.inf  # so long the stages count as tested
 
     def offer(self, make: Callable[[], Head]) -> None:
         """Score with another head from the next step on. From any thread."""
         self._offered = make
 
+    def prepare(self, least: int, wanted: int) -> int:
+        """See `stepping.Leased`."""
+        return self._stages.prepare(least, wanted)
+
+    @property
+    def nodes(self) -> tuple[PublicKey, ...]:
+        """See `stepping.Leased`."""
+        session = self._stages.current
+        return () if session is None else tuple(hop.node for hop in session.hops)
+
     @torch.inference_mode()
     def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult | RunFault]:
-        """One result per run, in order: all `StageUnavailable` where none are. `PagesLost` where stages were replaced.
-
-        The former is not raised: each run would be tried by itself, in pages that may be others by then.
-        """
-        try:
-            return self._stepped(runs, ready)
-        except StageUnavailable as reason:
-            return [RunFault(reason) for _ in runs]
-
-    def _stepped(self, runs: Sequence[Run], ready: Ready) -> list[RunResult | RunFault]:
+        """One result per run, in order; `prepare` gave pages before. `PagesLost` where the stages are lost."""
         if self._offered is not None:
             make, self._offered = self._offered, None
             self._head.close()
             self._head = make()
-        if self._session is None or self._session.lost is not None:
-            ready()  # whoever is there to be found may take a while
-        session = self._connected()
+        session = self._stages.current
+        assert session is not None, "prepared"
         pieces = _cut(runs, len(session.hops) + bool(session.own))
         try:
+            if session.lost is not None:
+                raise session.lost
             begun = [self._begun(session, runs, piece) for piece in pieces]
             ready()  # once all is on its way: what remains is to wait, and then to score
             results = self._gathered(runs, pieces, begun)
+            if any(isinstance(each, RunFault) and isinstance(each.reason, NotComputable) for each in results):
+                self._want_sound(session)
         except StageLost as reason:
-            self._replace(reason)
-            raise PagesLost(reason.message) from None
-        self._tries = 0
+            raise self._stages.lose(reason) from None
+        self._stages.went_well()
         return results
 
     def _begun(self, session: Session, runs: Sequence[Run], piece: Sequence[_Part]) -> Outcome:
-        """Compute what is computed here, and send it on. `NotComputable` if that gives what is no number."""
+        """Compute what is computed here, and send it on."""
         tokens = [token for part in piece for token in runs[part.index].tokens[part.begin : part.end]]
         stretches = [_stretch(runs[part.index], part) for part in piece]
         hidden = self._led.weights.embed()[torch.tensor(tokens)]
         chosen: NDArray[Any] | None = None
-        if self._own is not None:
-            hidden, chosen = self._own.current().through(hidden, stretches)
+        own = self._stages.own
+        if own is not None:
+            settled, began = own.settled, self._monotonic()
+            hidden, chosen = own.current().through(hidden, stretches)
+            if settled:
+                self._led.took(len(own.layers), len(tokens), self._monotonic() - began)
         if not session.hops:
             assert chosen is not None, "all layers are here"
             return partial(_given, hidden, chosen)
-        if not bool(torch.isfinite(hidden).all()):  # stages refuse it, and none of them is at fault
-            raise NotComputable("layers: expected finite numbers, found others (an overflow in this dtype?)")
         return partial(self._lead.finish, session, self._lead.begin(session, hidden, stretches, chosen))
 
     def close(self) -> None:
         """Give the leases back."""
-        if self._session is not None:
-            self._lead.close(self._session)
-            self._session = None
-        if self._own is not None:
-            self._own.close()
-        self._own = self._offered = None
+        self._stages.close()
+        self._offered = None
         self._head.close()
-
-    def _connected(self) -> Session:
-        """The session; `PagesLost` where it is another one than in the last step."""
-        if self._session is not None and self._session.lost is not None:
-            reason = self._session.lost
-            self._replace(reason)
-            raise PagesLost(reason.message)
-        if self._session is None:
-            self._take(self._found())
-            if self._opened:  # an earlier one ended, and nobody was found at once
-                raise PagesLost("pipeline: stages were found again")
-            self._opened = True
-        assert self._session is not None, "taken"
-        return self._session
-
-    def _found(self) -> Session:
-        led = self._led
-        while True:
-            try:
-                session = self._lead.open(led.manifest, led.config, led.weights.embed().dtype, led.pages).result()
-            except (StageLost, StageUnavailable) as reason:
-                now = self._monotonic()
-                self._lacking = now if self._lacking is None else self._lacking
-                if now - self._lacking > led.seconds:
-                    raise StageUnavailable(
-                        f"pipeline: expected stages for all layers in {led.seconds:g} s, found: {reason.message}",
-                        hint="`blyan node peers` shows which nodes are there; start more with --role stage",
-                    ) from None
-                self._sleep(_look_seconds)
-            else:
-                self._lacking = None
-                return session
-
-    def _replace(self, reason: StageLost) -> None:
-        """Another session for one that serves no more. `StageUnavailable` if that happens again and again."""
-        if self._session is not None:
-            self._lead.close(self._session)
-            self._session = None
-        self._tries += 1
-        if self._tries > _tries_max:
-            self._tries = 0
-            raise StageUnavailable(f"pipeline: expected stages that last for a step, found: {reason.message}")
-        self._take(self._found())
-
-    def _take(self, session: Session) -> None:
-        """Compute by a session from now on."""
-        self._session = session
-        if self._own is not None and self._own.layers != session.own:
-            self._own.close()
-            self._own = None
-        if self._own is None and session.own:
-            self._own = self._led.layers(session.own)
 
     def _gathered(
         self,
@@ -227,9 +153,11 @@ class PipelineStepper:
         faults: dict[int, Fault] = {}
         for piece, outcome in zip(pieces, begun, strict=True):
             hidden, experts = self._waited_for(outcome)
-            first = 0
+            first, sound = 0, bool(torch.isfinite(hidden).all())
             for part in piece:
                 run, end = runs[part.index], first + part.end - part.begin
+                if not sound and not bool(torch.isfinite(hidden[first:end]).all()):
+                    faults.setdefault(part.index, NotComputable(_not_finite))
                 chosen[part.index].append(experts[:, first:end])
                 if run.hidden:
                     states[part.index].append(self._normed(hidden[first:end]))
@@ -251,6 +179,18 @@ class PipelineStepper:
             )
             for index in range(len(runs))
         ]
+
+    def _want_sound(self, session: Session) -> None:
+        """Some runs gave what is no number, as an overflow does, by nobody's fault but the text's: then these runs
+        alone fail. `StageLost` for stages that compute nothing else, which shows when they are asked.
+        """
+        now = self._monotonic()
+        if not session.hops or now < self._sound_until:
+            return
+        self._lead.test(session).result()
+        if session.lost is not None:
+            raise session.lost
+        self._sound_until = now + _sound_seconds
 
     def _waited_for(self, outcome: Outcome) -> tuple[Tensor, NDArray[Any]]:
         began = self._monotonic()

@@ -219,6 +219,8 @@ def _dynamic(situation: Situation, shape: Shape) -> Prediction:
     if not nodes:
         return Prediction("dynamic", False, "no other node that answers holds an expert")
     why = f"{situation.missing or 'all'} experts from {len(nodes)} other {'node' if len(nodes) == 1 else 'nodes'}"
+    if not situation.missing and "local" in situation.offered and "dynamic" not in situation.offered:
+        why = f"{why}, but not asked: they are here too, and a round trip for each layer gains least of all plans"
     unknown = [f"round trip to {_name(each.node)}" for each in situation.callees if each.seconds(1) is None]
     curve, assumed = situation.dynamic, list[str]()
     if not curve.points and not situation.missing:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final, cast
 
 from numpy.typing import NDArray
 from torch import Tensor
 
 from blyan.inference.expert_host import bytes_of
-from blyan.inference.stage_session import Passage, Session, StageLost, StageNodes, look, result_of, stuck
+from blyan.inference.stage_session import Passage, Session, StageLost, StageNodes, Way, look, result_of, stuck
 from blyan.model.stepping import Stretch
 from blyan.network.questions import LinkLost
 from blyan.network.thread import NetworkThread
@@ -127,7 +128,8 @@ class StageCalls:
     def ended(self, session: Session, number: int, sender: PublicKey, message: Message) -> None:
         """What a stage says of a call that is waited for. `Denied` if it is another's to say.
 
-        Who could not compute it is at fault, unless it names another stage.
+        Who could not compute it is at fault. Where it names a stage beside it that is its word alone, and counts for
+        the way between them.
         """
         fault = cast("dict[str, Any] | None", message.fields.get("fault"))
         if fault is None and sender == session.hops[-1].node:
@@ -139,10 +141,10 @@ class StageCalls:
                 theirs.calls += 1
                 theirs.rows += count
         elif isinstance(fault, dict) and any(sender == hop.node for hop in session.hops):
-            named = fault.get("node")
-            blamed = frozenset(hop.node for hop in session.hops if hop.node == named) or frozenset((sender,))
-            said = str(fault.get("message"))[:200]
-            self.lose(session, StageLost(f"stage {sender[:12]}: {said if said.isprintable() else 'a fault'}", blamed))
+            way, said = _way(session, sender, fault.get("node")), str(fault.get("message"))[:200]
+            blamed = frozenset((sender,)) if way is None else frozenset[PublicKey]()
+            said = said if said.isprintable() else "a fault"
+            self.lose(session, StageLost(f"stage {sender[:12]}: {said}", blamed, way))
         else:
             self.counters.rejected += 1
             raise Denied("stage end: expected it of the last stage of its session, found another's")
@@ -203,13 +205,16 @@ class StageCalls:
         silent = frozenset(hop.node for hop in session.hops) - seen.keys()
         if silent:
             return StageLost(f"stages: expected {len(silent)} of {len(looks)} to answer, found them silent", silent)
-        node = stuck(session.hops, seen, number, session.moving_s())
-        return (
-            None if node is None else StageLost(f"stage {node[:12]}: a call did not come through", frozenset((node,)))
-        )
+        return stuck(session.hops, seen, number, session.moving_s())
 
     def task(self, work: Coroutine[Any, Any, None]) -> None:
         """Something that nobody waits for."""
         task = self.thread.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _way(session: Session, sender: PublicKey, named: object) -> Way | None:
+    """Between who says something and the stage before or after it that it names; None for any other."""
+    nodes = [hop.node for hop in session.hops]
+    return next((Way(*pair) for pair in pairwise(nodes) if sender in pair and named in pair and named != sender), None)

@@ -26,9 +26,9 @@ from blyan.network.link import Link
 from blyan.network.questions import LinkLost
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import Busy, Denied, Fault, InternalError, MalformedMessage, NotHeld
+from blyan.primitives.errors import Busy, Denied, Fault, InternalError, InvalidInput, NotHeld
 from blyan.primitives.ids import PublicKey
-from blyan.wire.framing import Message, are_finite
+from blyan.wire.framing import Message
 from blyan.wire.stage_call import (
     Passed,
     StageCall,
@@ -109,7 +109,7 @@ class StageHost:
         except Denied:
             raise  # of whoever else knows the session: the lead is not to be troubled by him
         except Fault as reason:
-            await self._tell(call, fault_of(call, reason.code, reason.message, ""))
+            await self._tell(call, fault_of(call, reason.code, reason.message, self._whose(reason, link)))
             raise
         lease.under_way += 1
         try:
@@ -122,6 +122,10 @@ class StageHost:
         finally:
             lease.under_way -= 1
         return Message({}, ())
+
+    def _whose(self, reason: Fault, link: Link) -> str:
+        """Who sent what does not fit, whether it is changed on its way or never was right; nobody for what is ours."""
+        return link.peer.node if isinstance(reason, InvalidInput) else ""
 
     def _taken(self, sender: PublicKey, call: StageCall) -> Lease:
         """The lease of a call, which counts from now on; a fault for one that is not meant for it, or too many."""
@@ -163,8 +167,7 @@ class StageHost:
             else:
                 await self._tell(call, end_of(call, given))
         elif isinstance(given, Fault):
-            named = lease.asked.before if isinstance(given, MalformedMessage) else ""
-            await self._tell(call, fault_of(call, given.code, given.message, named))
+            await self._tell(call, fault_of(call, given.code, given.message, ""))
         else:
             _log.error("computing layers %d to %d for %s", call.begin, call.end, lease.lead[:12], exc_info=given)
             await self._tell(call, fault_of(call, InternalError.code, "internal error", ""))
@@ -184,8 +187,6 @@ class StageHost:
     def _compute(self, lease: Lease, call: StageCall, passed: Passed) -> Passed:
         if not lease.open:
             raise NotHeld("stage call: expected a session with a lease here, found it ended")
-        if not are_finite(call.dtype, passed.hidden):  # named is who gave it, before it is taken for ours
-            raise MalformedMessage("stage call: expected finite numbers, found others")
         settled, began = lease.layers.settled, self._monotonic()
         hidden = torch.frombuffer(bytearray(passed.hidden), dtype=lease.model.dtype).view(call.count, call.width)
         runs = [Stretch(run.rows, run.start, run.pages, run.reach) for run in call.runs]

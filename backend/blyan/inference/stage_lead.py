@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,20 +16,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blyan.inference.lease_returns import LeaseReturns
 from blyan.inference.shunned import Shunned
 from blyan.inference.stage_calls import LeadCounters, LeadOptions, StageCalls
-from blyan.inference.stage_session import Passage, Session, StageLost, StageNodes, give_back, leases
+from blyan.inference.stage_probe import StageProbe
+from blyan.inference.stage_session import Passage, Session, StageLost, StageNodes, leases
 from blyan.model.config import ModelConfig
 from blyan.model.stepping import Stretch
 from blyan.network.link import Link
-from blyan.network.questions import LinkLost, NoAnswer, Refused
+from blyan.network.questions import NoAnswer, Refused
 from blyan.network.thread import NetworkThread
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.errors import Fault, StageUnavailable
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import Hop, close_kind, end_names, session_chars
+from blyan.wire.stage_call import Hop, end_names, session_chars
 
 _renew_seconds: Final = limits.stage_lease_seconds / 3
 
@@ -47,14 +48,17 @@ class StageLead:
     entropy: Entropy
     options: LeadOptions = field(default_factory=LeadOptions)
     calls: StageCalls = field(init=False)
+    probe: StageProbe = field(init=False)
     _sessions: dict[str, Session] = field(default_factory=dict[str, Session])
-    _owed: dict[PublicKey, list[str]] = field(default_factory=dict[PublicKey, "list[str]"])  # sessions to give back
+    _returns: LeaseReturns = field(init=False)
     _shunned: Shunned = field(default_factory=Shunned)
     _tried: set[tuple[Hop, ...]] = field(default_factory=set["tuple[Hop, ...]"])  # since a session was last opened
 
     def __post_init__(self) -> None:
         chance = self.monotonic, self.entropy
         self.calls = StageCalls(self.thread, self.nodes, self.own, *chance, self.options, self._lose)
+        self.probe = StageProbe(self.nodes, self.own, self.boot, *chance, self.options.activations)
+        self._returns = LeaseReturns(self.nodes, self.calls.task)
 
     @property
     def counters(self) -> LeadCounters:
@@ -68,13 +72,26 @@ class StageLead:
 
     # from the compute thread
 
-    def open(self, model: PayloadId, config: ModelConfig, dtype: torch.dtype, pages: int) -> Future[Session]:
-        """Leases of so many pages at the stages of a route; `StageUnavailable` or `StageLost` if there are none now."""
-        return self.thread.run(self._open(model, config, dtype, pages))
+    def open(
+        self, model: PayloadId, config: ModelConfig, dtype: torch.dtype, pages: int, least: int
+    ) -> Future[Session]:
+        """Leases of so many pages or fewer at the stages of a route.
+
+        `StageUnavailable` or `StageLost` if there are none now, or not `least`.
+        """
+        return self.thread.run(self._open(model, config, dtype, pages, least))
+
+    def grow(self, session: Session, least: int) -> Future[None]:
+        """Ask for more pages; those that there are then are `session.pages`."""
+        return self.thread.run(self._grow(session, least))
 
     def close(self, session: Session) -> Future[None]:
         """Give its leases back."""
         return self.thread.run(self._close(session))
+
+    def test(self, session: Session) -> Future[None]:
+        """Have its stages compute ordinary rows: a session ends of which one gives what is no number for them."""
+        return self.thread.run(self._test(session))
 
     def begin(
         self, session: Session, hidden: Tensor, runs: Sequence[Stretch], chosen: NDArray[Any] | None = None
@@ -89,7 +106,9 @@ class StageLead:
     # the handler of `stage_end`
 
     async def ended(self, link: Link, message: Message) -> Message:
-        """What the last stage gave, or why a stage gave nothing."""
+        """What the last stage gave, or why a stage gave nothing; also of trial calls."""
+        if self.probe.ended(link, message):
+            return Message({}, ())
         name, number = end_names(message.fields)
         session = self._sessions.get(name)
         if session is not None and number in session.waiting:  # else it is too late: nobody waits for it
@@ -98,7 +117,7 @@ class StageLead:
 
     # in the network's loop
 
-    async def _open(self, model: PayloadId, config: ModelConfig, dtype: torch.dtype, pages: int) -> Session:
+    async def _open(self, model: PayloadId, config: ModelConfig, dtype: torch.dtype, pages: int, least: int) -> Session:
         hops = self._route(model, config)
         if hops is None:
             raise StageUnavailable(
@@ -109,21 +128,24 @@ class StageLead:
         name = self.boot[: session_chars // 2] + self.entropy(session_chars // 4).hex()
         own = range(hops[0].end) if hops[0].node == self.own else range(0)
         hops = hops[1:] if own else hops
-        session = Session(name, model, config, dtype, own, hops)
+        session = Session(name, model, config, dtype, own, hops, pages, used=self.monotonic())
         for hop in hops:
-            await self._say_ended(hop.node)
-        reasons = await asyncio.gather(*leases(self.nodes, self.own, session, pages), return_exceptions=True)
-        for hop, reason in zip(hops, reasons, strict=True):
+            await self._returns.say_again(hop.node)
+        given = await asyncio.gather(*leases(self.nodes, self.own, session, least), return_exceptions=True)
+        for hop, reason in zip(hops, given, strict=True):
             if isinstance(reason, Fault):
                 self._shunned.add(hop.node, self.monotonic(), lost=not isinstance(reason, Refused))
+                if isinstance(reason, Refused):
+                    self.nodes.refused(hop.node, reason.about.get("bytes"))
                 await self._close(session)
                 raise StageLost(f"stage {hop.node[:12]}: {reason.message}", frozenset((hop.node,)))
             if isinstance(reason, BaseException):
                 raise reason
+        session.pages = _least(given, pages)
         self._sessions[name] = session
         self._tried.clear()
         if hops:
-            session.keeping = asyncio.create_task(self._kept(session, pages))
+            session.keeping = asyncio.create_task(self._kept(session))
         self.counters.sessions += 1
         return session
 
@@ -139,10 +161,15 @@ class StageLead:
         fresh = [route for route in routes if route not in self._tried]
         if not fresh:
             self._tried.clear()
-        return next(iter(fresh or routes), None)
+        going = [route for route in fresh or routes if self._shunned.goes([hop.node for hop in route], now)]
+        return next(iter(going or fresh or routes), None)
 
-    async def _kept(self, session: Session, pages: int) -> None:
-        """Renew the leases now and then, and see when a link ends, until the session does."""
+    async def _grow(self, session: Session, least: int) -> None:
+        given = await asyncio.gather(*leases(self.nodes, self.own, session, least), return_exceptions=True)
+        session.pages = max(session.pages, _least(given, 0))
+
+    async def _kept(self, session: Session) -> None:
+        """Renew the leases now and then, and see when a link ends, until the session does, or was idle for long."""
         renewed, late = self.monotonic(), frozenset[PublicKey]()
         while session.lost is None:
             links = [self.nodes.link(hop.node) for hop in session.hops]
@@ -157,21 +184,31 @@ class StageLead:
             finally:
                 for each in ends:
                     each.cancel()
-            if not done:
-                renewed = self.monotonic()
-                late = await self._renewed(session, pages, late)
+            if done:
+                continue
+            renewed = self.monotonic()
+            if not session.waiting and renewed - session.used > limits.stage_idle_seconds:
+                await self._close(session)
+                return
+            late = await self._renewed(session, late)
 
-    async def _renewed(self, session: Session, pages: int, late: frozenset[PublicKey]) -> frozenset[PublicKey]:
+    async def _renewed(self, session: Session, late: frozenset[PublicKey]) -> frozenset[PublicKey]:
         """Renew the leases; which stages said nothing. Twice in a row ends the session: a lease lasts for three."""
-        reasons = await asyncio.gather(*leases(self.nodes, self.own, session, pages), return_exceptions=True)
+        given = await asyncio.gather(*leases(self.nodes, self.own, session, session.pages), return_exceptions=True)
+        session.pages = max(session.pages, _least(given, 0))
         silent: set[PublicKey] = set()
-        for hop, reason in zip(session.hops, reasons, strict=True):
+        for hop, reason in zip(session.hops, given, strict=True):
             if isinstance(reason, NoAnswer) and hop.node not in late:
                 silent.add(hop.node)
             elif isinstance(reason, Fault):
                 why = f"stage {hop.node[:12]}: its lease did not go on: {reason.message}"
                 self._lose(session, StageLost(why, frozenset((hop.node,))))
         return frozenset(silent)
+
+    async def _test(self, session: Session) -> None:
+        broken = await self.probe.broken(session)
+        if broken:
+            self._lose(session, StageLost("stage: expected finite numbers for ordinary ones, found others", broken))
 
     def _lose(self, session: Session, reason: StageLost) -> None:
         if session.lost is None:
@@ -180,36 +217,20 @@ class StageLead:
                 self.counters.of(node).lost += 1
         for node in reason.nodes:
             self._shunned.add(node, self.monotonic(), lost=True)
+        if reason.way is not None:
+            self._shunned.add_way(*reason.way, self.monotonic())
         session.end(reason)
 
     async def _close(self, session: Session) -> None:
-        """Who cannot be told finds out by the lease's end."""
+        """Its leases are of no use any more."""
         self._sessions.pop(session.id, None)
-        session.end(StageLost("session: expected it open, found it closed"))
+        session.end(StageLost("session: expected it open, found that its leases were given back"))
         if session.keeping is not None:
             session.keeping.cancel()
-        for hop in session.hops:
-            owed = self._owed.setdefault(hop.node, [])
-            owed.append(session.id)
-            del owed[: -limits.stage_leases_node_max]
-            self.calls.task(self._give_back(hop.node))
+        self._returns.owe(session)
 
-    async def _give_back(self, node: PublicKey) -> None:
-        """Until a stage answers that it has none of the leases any more that are of no use."""
-        link = self.nodes.link(node)
-        for session in list(self._owed.get(node, ())):
-            if link is None or not await give_back(link, session):
-                return
-            owed = self._owed.get(node, [])
-            if session in owed:
-                owed.remove(session)
-        if not self._owed.get(node):
-            self._owed.pop(node, None)
 
-    async def _say_ended(self, node: PublicKey) -> None:
-        """Before more is asked of a stage: what it may not have heard, for it could not be reached then."""
-        link = self.nodes.link(node)
-        with suppress(LinkLost):
-            for session in list(self._owed.get(node, ())):
-                if link is not None:
-                    await link.tell(close_kind, {"session": session})
+def _least(given: Sequence[int | BaseException], otherwise: int) -> int:
+    """Of the pages that stages gave; otherwise so many, where none was asked or not all gave some."""
+    pages = [each for each in given if isinstance(each, int)]
+    return min(pages) if pages and len(pages) == len(given) else otherwise

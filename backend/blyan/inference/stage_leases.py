@@ -7,7 +7,7 @@ otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from blyan.inference.layers_in_turn import LayersInTurn, MakeLayers
@@ -34,7 +34,8 @@ class Lease:
     model: StagedModel
     asked: StageOpen
     lead: PublicKey
-    bytes: int
+    pages: int  # of those that `kv` has room for
+    page_bytes: int
     kv: KVPages
     layers: LayersInTurn
     heard: float
@@ -44,6 +45,11 @@ class Lease:
     under_way: int = 0  # calls that were taken and have not left
     row_seconds: float | None = None  # that a row took lately; None until one was computed
     open: bool = True
+
+    @property
+    def bytes(self) -> int:
+        """What it may take."""
+        return self.pages * self.page_bytes
 
     @property
     def rows(self) -> int:
@@ -67,7 +73,7 @@ class Lease:
             and call.width == config.hidden
             and tensor_block.dtypes[call.dtype] == self.model.dtype
             and all(len(run.pages) * page_positions >= run.start + run.rows for run in call.runs)
-            and all(page < asked.pages for run in call.runs for page in run.pages)
+            and all(page < self.pages for run in call.runs for page in run.pages)
             and all(run.start + run.rows <= config.context_length for run in call.runs)
         )
 
@@ -104,7 +110,7 @@ class Leases:
     @property
     def pages(self) -> int:
         """Pages of all together, each over the layers of its lease."""
-        return sum(lease.asked.pages for lease in self)
+        return sum(lease.pages for lease in self)
 
     def find_open(self, session: str) -> Lease:
         """The lease of a session; `NotHeld` if there is none, or its model is here no more."""
@@ -116,25 +122,31 @@ class Leases:
         return lease
 
     async def opened(self, link: Link, message: Message) -> Message:
-        """The handler of `stage_open`. `NotHeld` and `Busy` say why there is no lease; one that is there goes on."""
+        """The handler of `stage_open`: how many pages there are. `NotHeld` and `Busy` say why there are none.
+
+        A lease that is there goes on, with more pages where more are asked for or have come free.
+        """
         asked, lead = parse_open(message.fields), link.peer.node
         held = self._held.get(asked.session)
         if held is not None:
-            if (held.lead, held.asked) != (lead, asked):
+            if (held.lead, held.asked) != (lead, replace(asked, least=held.asked.least)):
                 raise Denied("stage lease: expected the session's own lead and terms, found others")
             held.heard = self.monotonic()
-            return Message({}, ())
+            held.pages = self._given(asked, held.page_bytes, held.kv.pages, held.pages)
+            return Message({"pages": held.pages}, ())
         model = self.find(asked.model)
         layers = range(asked.begin, asked.end)
         if model is None or asked.end > model.config.layers or not model.holds(layers):
             raise NotHeld(f"layers {asked.begin} to {asked.end}: expected them here, found they are not held")
         self._forget_earlier(lead, asked.session)
-        size = asked.pages * KVPages.page_bytes(model.config, model.dtype, len(layers))
-        self._want_room(lead, size)
-        kv = KVPages(model.config, model.dtype, asked.pages, layers)
+        self._want_place(lead)
+        size = KVPages.page_bytes(model.config, model.dtype, len(layers))
+        most = min(asked.pages, max(asked.least, self.kv_bytes // size))
+        pages = self._given(asked, size, most)
+        kv = KVPages(model.config, model.dtype, most, layers)  # takes memory as pages are written, no more than it has
         turns = LayersInTurn(self.make, model, kv, layers)
-        self._held[asked.session] = Lease(model, asked, lead, size, kv, turns, self.monotonic())
-        return Message({}, ())
+        self._held[asked.session] = Lease(model, asked, lead, pages, size, kv, turns, self.monotonic())
+        return Message({"pages": pages}, ())
 
     async def closed(self, link: Link, message: Message) -> Message:
         """The handler of `stage_close`."""
@@ -165,16 +177,24 @@ class Leases:
         lease.open = False
         self.let_go(lease)
 
-    def _want_room(self, lead: PublicKey, size: int) -> None:
-        theirs = sum(lease.lead == lead for lease in self)
-        full = len(self) >= limits.stage_leases_max or theirs >= limits.stage_leases_node_max
-        left = self.kv_bytes - self.bytes
-        if full or size > left:
+    def _given(self, asked: StageOpen, size: int, most: int, has: int = 0) -> int:
+        """How many pages of that size a lease gets: half of what it could, so that others find room; never less than
+        it has, nor than it must.
+        """
+        could = has + (self.kv_bytes - self.bytes) // size
+        if asked.least > could:
             self.refused += 1
             raise Busy(
-                f"stage lease: expected at most {left} bytes of pages and few leases, found {size} and {theirs}",
-                detail={"bytes": left},
+                f"stage lease: expected at most {could} pages, found {asked.least} needed",
+                detail={"bytes": max(0, self.kv_bytes - self.bytes)},
             )
+        return min(most, max(asked.least, has, could // 2))
+
+    def _want_place(self, lead: PublicKey) -> None:
+        theirs = sum(lease.lead == lead for lease in self)
+        if len(self) >= limits.stage_leases_max or theirs >= limits.stage_leases_node_max:
+            self.refused += 1
+            raise Busy(f"stage lease: expected few leases, found {len(self)}, and {theirs} of this lead")
 
     def _forget_earlier(self, lead: PublicKey, session: str) -> None:
         """What an earlier process of a lead had is of no use."""

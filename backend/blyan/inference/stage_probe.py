@@ -21,11 +21,11 @@ from blyan.network.link import Link
 from blyan.network.measurements import LayerTimes
 from blyan.network.questions import LinkLost, NoAnswer
 from blyan.primitives.clock import Entropy, Monotonic
-from blyan.primitives.errors import PeerFault
+from blyan.primitives.errors import Fault, PeerFault
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage import tensor_block
 from blyan.wire.expert_call import Activations
-from blyan.wire.framing import Message
+from blyan.wire.framing import Message, are_finite
 from blyan.wire.stage_call import (
     Hop,
     Passed,
@@ -45,7 +45,12 @@ _rounds_max: Final = 4  # of those with one row: jitted code comes a moment afte
 _round_seconds: Final = 0.3  # between two
 _better: Final = 0.8  # of the time before: then there may be more to come
 _call_seconds: Final = 5.0
+_test_seconds: Final = 1.0  # for one call that shows whether a stage computes
 _least_share: Final = 0.05  # of a call that is the stage's own, whatever the round trip
+
+
+class NotFinite(PeerFault):
+    """What a stage gave for ordinary rows is no number."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +92,28 @@ class StageProbe:
         rate = moved / sent if sent > 0 else math.inf
         return LayerTimes(max(0.0, alone - layer), layer, row, rate, self.monotonic())
 
+    async def broken(self, session: Session) -> frozenset[PublicKey]:
+        """Stages that give what is no number for a row of ordinary ones; who cannot be asked now is not judged."""
+        about = session.model, session.config, session.dtype, range(0)
+        one = [Session(self._name(), *about, (hop,), asked=1) for hop in session.hops]
+        return frozenset(found for found in await asyncio.gather(*map(self._broken, one)) if found is not None)
+
+    async def _broken(self, session: Session) -> PublicKey | None:
+        link = self.nodes.link(session.hops[0].node)
+        if link is None:
+            return None
+        try:
+            async with asyncio.timeout(_test_seconds):
+                await asyncio.gather(*leases(self.nodes, self.own, session, 1))
+                await self._called(link, session, 1)
+        except NotFinite:
+            return link.peer.node
+        except (Fault, TimeoutError):
+            return None
+        finally:
+            await give_back(link, session.id)
+        return None
+
     async def _tried(self, session: Session) -> tuple[float, float]:
         """Seconds of a call with one row and with many, round trip aside."""
         (hop,) = session.hops
@@ -94,7 +121,8 @@ class StageProbe:
         if link is None:
             raise LinkLost(f"peer {hop.node[:12]}: expected a link, found none")
         try:
-            await asyncio.gather(*leases(self.nodes, self.own, session, -(-_many // page_positions)))
+            session.asked = -(-_many // page_positions)
+            await asyncio.gather(*leases(self.nodes, self.own, session, session.asked))
             one = await self._quickest(link, session, 1)
             for _ in range(_rounds_max - 1):
                 await asyncio.sleep(_round_seconds)
@@ -149,7 +177,8 @@ class StageProbe:
         fault = cast("object", end.fields.get("fault"))
         if fault is not None:
             raise PeerFault(f"stage {hop.node[:12]}: expected layers {hop.begin} to {hop.end}, found a fault")
-        read_end(call, end)
+        if not are_finite(call.dtype, read_end(call, end).hidden):
+            raise NotFinite(f"stage {hop.node[:12]}: expected finite numbers for ordinary ones, found others")
         return seconds
 
     def _name(self) -> str:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ from blyan.network.questions import LinkLost, NoAnswer, Refused
 from blyan.primitives import limits
 from blyan.primitives.errors import MalformedMessage
 from blyan.primitives.ids import PayloadId, PublicKey
-from blyan.wire.framing import Message, are_finite
+from blyan.wire.framing import Message
 from blyan.wire.stage_call import (
     Hop,
     Progress,
     StageCall,
     StageOpen,
     close_kind,
+    given_pages,
     look_kind,
     open_kind,
     parse_progress,
@@ -47,13 +48,21 @@ _few_rows: Final = 8
 _weight: Final = 0.2  # of the newest measurement
 
 
+class Way(NamedTuple):
+    """From a stage to the next one."""
+
+    begin: PublicKey
+    end: PublicKey
+
+
 class StageLost(Exception):
     """A stage of a pipeline is gone, or has not what it had: nothing of the session serves any more."""
 
-    def __init__(self, message: str, nodes: frozenset[PublicKey] = frozenset()) -> None:
+    def __init__(self, message: str, nodes: frozenset[PublicKey] = frozenset(), way: Way | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.nodes = nodes  # whose fault it was, as far as is known
+        self.nodes = nodes  # whose fault it was, as far as this node saw itself
+        self.way = way  # between two stages, that does not go by the word of one of them: either may be at fault
 
 
 class StageNodes(Protocol):
@@ -72,6 +81,10 @@ class StageNodes(Protocol):
 
     def round_trip(self, node: PublicKey) -> float:
         """Seconds of a ping, as far as was measured."""
+        ...
+
+    def refused(self, node: PublicKey, left: object) -> None:
+        """It gave no lease, and said how many bytes it has left for pages."""
         ...
 
 
@@ -104,11 +117,14 @@ class Session:
     dtype: torch.dtype
     own: range  # layers that the lead computes itself, the first ones
     hops: tuple[Hop, ...]  # of others
+    asked: int = 1  # pages that would be of use
+    pages: int = 0  # that there are at every stage
     lost: StageLost | None = None
     number: int = 0  # of the last call; the compute thread's
     fixed: float | None = None  # seconds of a call of few rows
     row: float = 0.0  # of each row more
     rows: int = 0  # under way
+    used: float = 0.0  # when the last call began
     keeping: asyncio.Task[None] | None = None
     looking: bool = False
     waiting: dict[int, Passage] = field(default_factory=dict[int, Passage])
@@ -124,6 +140,7 @@ class Session:
     def add(self, passage: Passage) -> None:
         """One more call is under way."""
         self.waiting[passage.call.number] = passage
+        self.used = passage.began
         self.rows += passage.call.count
 
     def take(self, number: int, message: Message, now: float) -> None:
@@ -151,26 +168,29 @@ class Session:
         self.row = row if not self.row else self.row + _weight * (row - self.row)
 
 
-def leases(nodes: StageNodes, own: PublicKey, session: Session, pages: int) -> list[Coroutine[Any, Any, None]]:
-    """Ask each stage for its lease, or that it goes on: what is on its way may go first."""
+def leases(nodes: StageNodes, own: PublicKey, session: Session, least: int) -> list[Coroutine[Any, Any, int]]:
+    """Ask each stage for its lease, or that it goes on, and how many pages it gives: what is on its way may go first.
+
+    `least`: fewer pages are of no use.
+    """
     before = [own, *(hop.node for hop in session.hops)]
     return [
         _asked(
             nodes,
             hop.node,
-            StageOpen(session.model, session.id, hop.begin, hop.end, pages, previous),
+            StageOpen(session.model, session.id, hop.begin, hop.end, session.asked, least, previous),
             session.moving_s(),
         )
         for hop, previous in zip(session.hops, before, strict=False)
     ]
 
 
-async def _asked(nodes: StageNodes, node: PublicKey, asked: StageOpen, moving_s: float) -> None:
+async def _asked(nodes: StageNodes, node: PublicKey, asked: StageOpen, moving_s: float) -> int:
     link = nodes.link(node)
     if link is None:
         raise LinkLost(f"peer {node[:12]}: expected a link, found none")
     seconds = max(_open_seconds, _open_factor * nodes.round_trip(node)) + moving_s
-    await link.request(open_kind, asked.fields(), seconds=seconds)
+    return given_pages(asked, (await link.request(open_kind, asked.fields(), seconds=seconds)).fields)
 
 
 async def give_back(link: Link, session: str) -> bool:
@@ -207,28 +227,34 @@ async def look(nodes: StageNodes, session: Session, node: PublicKey) -> Progress
 
 def stuck(
     hops: Sequence[Hop], seen: Mapping[PublicKey, Progress], number: int, moving_s: float = 0.0
-) -> PublicKey | None:
-    """The stage that a call was passed on to and did not come to; None while somebody may be computing it.
+) -> StageLost | None:
+    """Where a call was passed on and did not come; None while somebody may be computing it.
 
-    `moving_s`: seconds that its bytes may take from one to the next.
+    Between two stages either may be at fault; between one and this node it is that one. `moving_s`: seconds that its
+    bytes may take from one to the next.
     """
     late_milliseconds = _stuck_milliseconds + 1000 * moving_s
-    before: Progress | None = None  # the lead, which sent it long ago
+    before: tuple[Hop, Progress] | None = None  # else the lead, which sent it long ago
     for hop in hops:
         here = seen[hop.node]
         if here.taken < number:
-            late = before is None or before.milliseconds >= late_milliseconds
-            return hop.node if late else None
+            if before is None:
+                return StageLost(f"stage {hop.node[:12]}: a call did not come", frozenset((hop.node,)))
+            way = Way(before[0].node, hop.node)
+            why = f"stages {way.begin[:12]} to {way.end[:12]}: a call did not come through"
+            return StageLost(why, way=way) if before[1].milliseconds >= late_milliseconds else None
         if here.passed < number:
             return None
-        before = here
-    return hops[-1].node if before is not None and before.milliseconds >= late_milliseconds else None
+        before = hop, here
+    if before is None or before[1].milliseconds < late_milliseconds:
+        return None
+    return StageLost(f"stage {before[0].node[:12]}: what it gave did not come", frozenset((before[0].node,)))
 
 
 def result_of(session: Session, call: StageCall, message: Message) -> tuple[Tensor, NDArray[Any]]:
-    """Hidden states, finite, and chosen experts of an end; `MalformedMessage` unless it is this call's.
+    """Hidden states and chosen experts of an end; `MalformedMessage` unless it is this call's. From any thread.
 
-    From any thread.
+    The states may be no numbers, where something overflowed.
     """
     config = session.config
     shape = (len(config.moe_layers), call.count, config.experts_per_token)
@@ -236,7 +262,5 @@ def result_of(session: Session, call: StageCall, message: Message) -> tuple[Tens
     chosen = np.frombuffer(passed.chosen, "<u2").astype(np.int32)
     if chosen.size != shape[0] * shape[1] * shape[2] or (chosen.size and int(chosen.max()) >= config.experts):
         raise MalformedMessage("stage end: expected the experts of each position in each MoE layer")
-    if not are_finite(call.dtype, passed.hidden):
-        raise MalformedMessage("stage end: expected finite numbers, found others")
     hidden = torch.frombuffer(bytearray(passed.hidden), dtype=session.dtype).view(call.count, call.width)
     return hidden, chosen.reshape(shape)

@@ -23,7 +23,7 @@ _nodes_most: Final = 16  # the same where those do not hold all layers
 _nodes_quick: Final = 3  # where it must not take long
 _groups: Final = 16  # of layers, which it does not cut then
 _piece_rows: Final = 64  # of a step that is cut into pieces, as the lead cuts it
-_unlimited: Final = 1 << 62
+unlimited: Final = 1 << 62
 _quick: Final = Speed(math.inf, math.inf)
 
 Between: TypeAlias = Mapping[tuple[PublicKey, PublicKey], float]  # seconds from one stage to another, one way
@@ -37,7 +37,7 @@ class Known(NamedTuple):
     times: LayerTimes | None
     round_trip_s: float
     bytes_per_s: float = math.inf
-    room_bytes: int = _unlimited  # for layers with their keys and values, as far as it refused more
+    room_bytes: int = unlimited  # for keys and values, where it refused more lately
 
 
 class Model(NamedTuple):
@@ -72,41 +72,48 @@ def solved(
     model: Model, known: Sequence[Known], demand: Demand, between: Between, *, nodes_max: int = _nodes_max
 ) -> StagePlan | None:
     """The best route over stages that were measured; None where they do not hold all layers."""
-    timed = [each for each in known if each.times is not None]
+    timed = [each for each in known if each.times is not None and each.node != model.own]
     quickest = sorted(timed, key=lambda each: _alone(each, len(model.costs)))[:nodes_max]
     for among in (quickest, timed[:_nodes_most]) if len(timed) > nodes_max else (timed,):
         if not among:
             return None
         ends = model.end.always_bytes + model.end.expert_bytes  # of which the lead has room for no layer
         nodes = [StageNode(model.own, ends, _quick, frozenset())]
-        nodes += [
-            StageNode(each.node, each.room_bytes, Measured.of(each.times, model.costs), each.layers)
-            for each in among
-            if each.times is not None
-        ]
+        nodes = [_node(each, model) for each in known if each.node == model.own and each.times is not None] or nodes
+        nodes += [_node(each, model) for each in among]
         found = partition(model.costs, model.end, nodes, _links(among, between), demand, lead=0)
         if found is not None:
             return found
     return None
 
 
+def _node(each: Known, model: Model) -> StageNode:
+    assert each.times is not None, "measured"
+    return StageNode(each.node, each.room_bytes, Measured.of(each.times, model.costs), each.layers, loaded=True)
+
+
 def route(model: Model, known: Sequence[Known], demand: Demand, between: Between) -> tuple[Span, ...] | None:
     """Which nodes take which layers; None where nobody has some of them.
 
+    The lead takes part with its first layers where it is among them; evenly, as all do, where it was not measured.
     In a few milliseconds: of models with many layers it cuts between groups of them, and looks at the quickest nodes.
     """
     size = -(-len(model.costs) // _groups)
     grouped = [each._replace(layers=_groups_of(each.layers, len(model.costs), size)) for each in known]
     costs = [_together(model.costs[at : at + size]) for at in range(0, len(model.costs), size)]
     timed = [each._replace(times=_grouped(each.times, size)) for each in grouped if each.times is not None]
-    found = solved(model._replace(costs=costs), timed, demand, between, nodes_max=_nodes_quick)
+    own = next((each for each in known if each.node == model.own), None)
+    found = None
+    if own is None or own.times is not None:
+        found = solved(model._replace(costs=costs), timed, demand, between, nodes_max=_nodes_quick)
     if found is not None:
         ends = [min(stage.end * size, len(model.costs)) for stage in found.stages]
         begins = [0, *ends]
         return tuple(
             Span(stage.node, begin, end) for stage, begin, end in zip(found.stages, begins, ends, strict=False)
         )
-    return even_split(len(model.costs), [Candidate(each.node, each.layers) for each in known])
+    others = [Candidate(each.node, each.layers) for each in known if each is not own]
+    return even_split(len(model.costs), others, None if own is None else Candidate(own.node, own.layers))
 
 
 def _together(costs: Sequence[LayerCost]) -> LayerCost:

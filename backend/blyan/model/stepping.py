@@ -18,6 +18,7 @@ from torch import Tensor
 
 from blyan.model.config import ModelConfig
 from blyan.primitives.errors import Fault
+from blyan.primitives.ids import PublicKey
 
 page_positions: Final = 32  # positions whose keys and values share a page
 
@@ -128,6 +129,24 @@ class Waits(Protocol):
 def waits_of(stepper: Stepper) -> Waits | None:
     """What it says of its waiting, if it has other nodes compute. Not for every step: asking takes 20 microseconds."""
     return stepper if isinstance(stepper, Waits) else None
+
+
+@runtime_checkable
+class Leased(Protocol):
+    """What a stepper says beside, whose pages lie at other nodes."""
+
+    def prepare(self, least: int, wanted: int) -> int:
+        """How many pages there are for the next step; 0 while they are looked for, which nobody waits for.
+
+        Fewer than `least` are of no use, `wanted` are needed for all. The same or more from one step to the next,
+        until `PagesLost` says that what was in them is gone. The fault where none are found.
+        """
+        ...
+
+    @property
+    def nodes(self) -> tuple[PublicKey, ...]:
+        """Who has them now, and computed the last step."""
+        ...
 
 
 class LayerStepper(Protocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -39,7 +40,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Bulky:
-    """A handler of what is large, or long to read: of a link one in a turn, and no next until its answer has left."""
+    """A handler of what is large, or long to read: of a link and kind one in a turn, the next when its answer left."""
 
     give: Handler
 
@@ -57,7 +58,7 @@ class Answers:
         self._tasks: dict[asyncio.Task[None], int] = {}  # → the number of its request
         self._bytes = 0  # of their requests, and of answers that have not left
         self.leaving = 0  # answers that are made, and the peer does not take yet
-        self._bulky = asyncio.Lock()
+        self._bulky = defaultdict[Bulky, asyncio.Lock](asyncio.Lock)
         self._newest = -1  # number of the peer's last request: numbers rise, so none is answered twice
 
     def full(self, size: int) -> bool:
@@ -105,7 +106,7 @@ class Answers:
 
     async def _answer(self, number: int, handler: Handler | None, kind: str, message: Message) -> None:
         if isinstance(handler, Bulky):
-            async with self._bulky:
+            async with self._bulky[handler]:
                 await _in_a_task()  # many that came at once have a turn each
                 await self._answer_now(number, handler, kind, message)
         else:

@@ -20,7 +20,7 @@ from blyan.inference.expert_set import predict
 from blyan.inference.leading import Lead
 from blyan.inference.leads import Leads
 from blyan.inference.prediction import Delegate
-from blyan.inference.scheduler import Scheduler
+from blyan.inference.scheduler import Scheduler, Ticket
 from blyan.inference.session import GenerationRequest, answer_tokens_max, run
 from blyan.inference.step_times import Curve, Timed, untimed
 from blyan.model.config import ModelConfig
@@ -149,13 +149,14 @@ class _Own:
     answering: Answering
     asked: _Asked
     plan: PlanName
+    ticket: Ticket | None = field(default=None)
 
     def begin(self, emit: Emit) -> Begun:
         """Queue it."""
         asked, scheduler, peering = self.asked, self.answering.scheduler, self.answering.peering
         staged = self.plan == "pipeline" and peering is not None and peering.config.network.plan != "pipeline"
         work = run(asked.model, asked.request, scheduler.drafts_max)
-        return scheduler.submit(
+        self.ticket = scheduler.submit(
             asked.model,
             work,
             emit,
@@ -164,13 +165,11 @@ class _Own:
             until=asked.until,
             staged=staged,
         )
+        return self.ticket
 
     def worked(self) -> Mapping[PublicKey, int | None]:
-        """The stages of now."""
-        peering = self.answering.peering
-        if self.plan != "pipeline" or peering is None:
-            return _nobody
-        return dict.fromkeys(peering.staging.stages(self.asked.model.manifest_id))
+        """The stages of all its steps, those that were lost on the way too."""
+        return _nobody if self.ticket is None else dict.fromkeys(self.ticket.job.worked)
 
 
 @dataclass(slots=True)

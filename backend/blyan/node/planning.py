@@ -135,8 +135,8 @@ class Planning:
     def turned(self, planned: Planned, used: PlanName) -> None:
         """An answer went another way than was decided, for what was decided turned out impossible.
 
-        A pipeline is left alone longer each time, until an answer goes by it: the compute thread, and whoever else is
-        computed there, waits while stages are looked for.
+        A pipeline is left alone longer each time, until an answer goes by it: who is to be answered by it waits while
+        stages are looked for.
         """
         decided = planned.decision.plan
         if decided is None or decided == used:

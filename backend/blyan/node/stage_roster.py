@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from blyan.inference.own_times import OwnTimes
 from blyan.inference.partition import Demand, StagePlan, end_cost, layer_costs
 from blyan.inference.registry import Registry
 from blyan.inference.stage_lead import StageLead
 from blyan.inference.stage_probe import StageProbe
-from blyan.inference.stage_route import Candidate, even_split
 from blyan.inference.stage_session import Session, StageLost
-from blyan.inference.stage_speeds import Known, Model, Route, along, route, solved
+from blyan.inference.stage_speeds import Known, Model, Route, along, route, solved, unlimited
 from blyan.model.config import ModelConfig
 from blyan.network.link import Link
 from blyan.network.links import Links
@@ -41,6 +41,7 @@ _failed_seconds: Final = 10.0  # the same of one that did not answer
 _drift: Final = 1.5  # times as long, or as short, as calls should take: then stages are tried again
 _drift_seconds: Final = 5.0  # but not at once after they were
 _better: Final = 0.8  # of the seconds of an answer: so much makes another route worth computing again
+_room_seconds: Final = 30.0  # for which it counts that a stage had no room
 _none: Final = frozenset[int]()
 _usual: Final = Demand(512, 128, 128, 1024)  # by which routes are chosen: nobody knows what will be asked
 
@@ -59,6 +60,8 @@ class StageRoster:
         default_factory=dict["tuple[PublicKey, PublicKey]", float]
     )
     preferred: dict[PayloadId, tuple[Hop, ...]] = field(default_factory=dict["PayloadId", "tuple[Hop, ...]"])
+    _own: dict[PayloadId, OwnTimes] = field(default_factory=dict["PayloadId", OwnTimes])
+    _rooms: dict[PublicKey, tuple[float, int]] = field(default_factory=dict[PublicKey, "tuple[float, int]"])
     _held: dict[tuple[PublicKey, PayloadId], tuple[Holding, frozenset[int]]] = field(
         default_factory=dict["tuple[PublicKey, PayloadId]", "tuple[Holding, frozenset[int]]"]
     )
@@ -74,17 +77,12 @@ class StageRoster:
     ) -> tuple[Hop, ...] | None:
         """Linked nodes that are stages and hold layers of the model: the best route, evenly split if none is known.
 
-        Evenly too where this node has a share: how fast it is itself was not measured.
+        This node has a share where it may: how large follows from how long its layers took in earlier steps.
         """
         hosted = self.holdings.find(model)
-        if hosted is None:
+        if hosted is None or hosted.manifest.config.layers != config.layers:
             return None
-        known = [each for each in self.known(hosted) if each.node not in without]
-        here = frozenset(layer for layer in range(config.layers) if self.shares and hosted.whole(layer))
-        if 0 in here:
-            return even_split(
-                config.layers, [Candidate(each.node, each.layers) for each in known], Candidate(self.own, here)
-            )
+        known = [each for each in self.candidates(hosted) if each.node not in without]
         preferred, layers = self.preferred.get(model, ()), {each.node: each.layers for each in known}
         if preferred and all(layers.get(hop.node, _none).issuperset(range(hop.begin, hop.end)) for hop in preferred):
             return preferred
@@ -99,6 +97,17 @@ class StageRoster:
         measured = self.registry.measurements.of(node)
         return measured.rtt_p95_s or measured.rtt_s or _round_trip_seconds
 
+    def refused(self, node: PublicKey, left: object) -> None:
+        """It has so many bytes left for pages: for a while routes ask no more of it."""
+        if type(left) is int and left >= 0:
+            self._rooms[node] = self.monotonic() + _room_seconds, left
+            if len(self._rooms) > limits.nodes_known_max:
+                del self._rooms[next(iter(self._rooms))]
+
+    def _room(self, node: PublicKey) -> int:
+        until, left = self._rooms.get(node, (0.0, unlimited))
+        return left if self.monotonic() < until else unlimited
+
     def known(self, hosted: Hosted) -> list[Known]:
         """Linked stages with layers of a model, and what was measured of them."""
         found: list[Known] = []
@@ -110,8 +119,29 @@ class StageRoster:
             times, rtt = self.registry.measurements.layers(node, hosted.manifest_id), self._rtt(node)
             if layers:
                 rate = math.inf if times is None else times.bytes_per_s
-                found.append(Known(node, layers, times, rtt, rate))
+                found.append(Known(node, layers, times, rtt, rate, self._room(node)))
         return found
+
+    def candidates(self, hosted: Hosted) -> list[Known]:
+        """These, and this node itself if it may compute first layers that it has."""
+        own = [layer for layer in range(hosted.manifest.config.layers) if self.shares and hosted.whole(layer)]
+        if 0 not in own:
+            return self.known(hosted)
+        times = self.own_times(hosted.manifest_id).times(self.monotonic())
+        return [Known(self.own, frozenset(own), times, 0.0), *self.known(hosted)]
+
+    def own_times(self, model: PayloadId) -> OwnTimes:
+        """How long this node's layers of a model take. From any thread."""
+        found = self._own.get(model)
+        if found is None:
+            while len(self._own) >= limits.models_timed_max:
+                del self._own[next(iter(self._own))]
+            found = self._own[model] = OwnTimes()
+        return found
+
+    def spans(self, session: Session) -> tuple[Hop, ...]:
+        """The route of a session, this node's layers included."""
+        return (*((Hop(self.own, 0, len(session.own)),) if session.own else ()), *session.hops)
 
     def model(self, hosted: Hosted) -> Model:
         """What a model takes."""
@@ -119,12 +149,13 @@ class StageRoster:
 
     def expected(self, hosted: Hosted, hops: Sequence[Hop], demand: Demand) -> StagePlan | None:
         """What a route should take; None where not all of its stages were measured."""
-        return along(self.model(hosted), self.known(hosted), hops, demand, self.between)
+        return along(self.model(hosted), self.candidates(hosted), hops, demand, self.between)
 
     def now(self, hosted: Hosted, sessions: Sequence[Session]) -> Route | None:
         """The route of the session that is open for a model, else the one that would be."""
-        found = next((each.hops for each in sessions if each.model == hosted.manifest_id and each.lost is None), None)
-        known, now = self.known(hosted), self.monotonic()
+        open_now = (each for each in sessions if each.model == hosted.manifest_id and each.lost is None)
+        found = next((self.spans(each) for each in open_now), None)
+        known, now = self.candidates(hosted), self.monotonic()
         until, spans = self._routes.get(hosted.manifest_id, (0.0, None))
         if found is not None:
             spans = found
@@ -135,7 +166,7 @@ class StageRoster:
 
     async def best(self, hosted: Hosted, demand: Demand) -> StagePlan | None:
         """The best of all routes, which may take a while to find."""
-        return await asyncio.to_thread(solved, self.model(hosted), self.known(hosted), demand, dict(self.between))
+        return await asyncio.to_thread(solved, self.model(hosted), self.candidates(hosted), demand, dict(self.between))
 
     def passed(self, here: PublicKey, there: PublicKey, later: float) -> None:
         """The way from one stage to another took so many seconds more than was expected, or less."""
@@ -190,7 +221,7 @@ class StageSpeeds:
                 await self._try(known, hosted)
         for session in sessions:
             idle = self._numbers.get(session.id) == session.number  # no call since the last look
-            if idle and not session.waiting and not session.own and session.lost is None:
+            if idle and not session.waiting and session.lost is None:
                 await self._reconsider(hosted, session)
 
     def _due(self, known: Known, model: PayloadId, drifted: bool) -> bool:
@@ -232,13 +263,14 @@ class StageSpeeds:
 
     async def _reconsider(self, hosted: Hosted, session: Session) -> None:
         """Nothing is under way, and another route takes much less: the next step opens it."""
-        now, best = self.roster.expected(hosted, session.hops, _usual), await self.roster.best(hosted, _usual)
+        route = self.roster.spans(session)
+        now, best = self.roster.expected(hosted, route, _usual), await self.roster.best(hosted, _usual)
         if self._numbers.get(session.id) != session.number or session.waiting:
             return
         if best is None or (now is not None and best.seconds(_usual.answer) > _better * now.seconds(_usual.answer)):
             return
         spans = tuple(Hop(stage.node, stage.begin, stage.end) for stage in best.stages)
-        if spans != session.hops:
+        if spans != route:
             self.roster.preferred[hosted.manifest_id] = spans
             session.end(StageLost("pipeline: another route takes less time"))
 

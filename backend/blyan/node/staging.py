@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from blyan.inference.layers_in_turn import LayersInTurn
-from blyan.inference.pipeline_step import Led, PipelineStepper
+from blyan.inference.pipeline_session import Led
+from blyan.inference.pipeline_step import PipelineStepper
 from blyan.inference.quick_work import QuickWork
 from blyan.inference.registry import Registry
 from blyan.inference.stage_calls import LeadOptions
 from blyan.inference.stage_host import StageHost
 from blyan.inference.stage_lead import StageLead
-from blyan.inference.stage_probe import StageProbe
 from blyan.inference.steppers import SteppersInTurn
 from blyan.model.loading import LoadedModel
 from blyan.model.manifest import Manifest
@@ -22,7 +21,7 @@ from blyan.model.stage_step import StagedModel
 from blyan.model.stepping import KVPages
 from blyan.model.weights import ModelWeights
 from blyan.network.identity import Identity
-from blyan.network.link import Handler, Link
+from blyan.network.link import Handler
 from blyan.network.links import Links
 from blyan.network.thread import NetworkThread
 from blyan.node.holdings import Holdings, Hosted
@@ -31,7 +30,6 @@ from blyan.node.stage_roster import StageRoster, StageSpeeds
 from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage import tensor_block
-from blyan.wire.framing import Message
 from blyan.wire.stage_call import end_kind
 
 _patience_seconds = 2.0  # for stages to be found, where an answer may go another way
@@ -67,7 +65,7 @@ class Staging:
 
     def handlers(self, roles: tuple[str, ...]) -> dict[str, Handler]:
         """What links answer for it."""
-        found: dict[str, Handler] = {end_kind: self._ended}
+        found: dict[str, Handler] = {end_kind: self.lead.ended}
         return found | self.host.handlers if "stage" in roles else found
 
     def host_model(self, manifest_id: PayloadId, manifest: Manifest, weights: ModelWeights) -> None:
@@ -86,17 +84,17 @@ class Staging:
         whole = partial(self.holdings.whole, model.manifest_id)
         staged = StagedModel(model.name, config, model.weights, dtype, whole)
         here = partial(LayersInTurn, self.steppers.make_layers, staged, kv)
-        led = Led(model.manifest_id, config, model.weights, kv.pages, self.patience, here)
+        led = Led(
+            model.manifest_id,
+            config,
+            model.weights,
+            kv.pages,
+            self.patience,
+            here,
+            self.roster.own_times(model.manifest_id).note,
+        )
         make_head = partial(self.steppers.make_head, model, kv)
-        return PipelineStepper(led, self.lead, make_head, self.monotonic, time.sleep)
-
-    def stages(self, manifest_id: PayloadId) -> tuple[PublicKey, ...]:
-        """Who computes the layers of a model now. From any thread."""
-        hops = (hop for each in self.lead.sessions if each.model == manifest_id for hop in each.hops)
-        return tuple(dict.fromkeys(hop.node for hop in hops))
-
-    async def _ended(self, link: Link, message: Message) -> Message:
-        return Message({}, ()) if self.speeds.probe.ended(link, message) else await self.lead.ended(link, message)
+        return PipelineStepper(led, self.lead, make_head, self.monotonic)
 
 
 def make_staging(
@@ -109,12 +107,11 @@ def make_staging(
     roster = StageRoster(own, links, around.holdings, around.registry, monotonic, shares=network.plan == "pipeline")
     options = LeadOptions(network.exactness, float(network.call_seconds))
     lead = StageLead(around.thread, roster, own, identity.boot, *chance, options)
-    probe = StageProbe(roster, own, identity.boot, *chance, network.exactness)
 
     def led() -> list[Hosted]:
         return [hosted for hosted in around.holdings.models() if hosted.trunk]
 
-    speeds = StageSpeeds(roster, probe, lead, led)
+    speeds = StageSpeeds(roster, lead.probe, lead, led)
     patience = float(network.call_seconds)
     patience = min(patience, _patience_seconds) if network.plan == "auto" else patience
     host = StageHost(models.get, links.link, steppers.make_layers, kv_bytes, monotonic, around.allow, around.quick)

@@ -208,6 +208,7 @@ stage_lease_pages_max: Final = 1 << 16  # of one lease
 stage_leases_max: Final = 64  # at one stage
 stage_leases_node_max: Final = 8  # of one lead
 stage_lease_seconds: Final = 30.0  # after its lead was last heard of a lease ends
+stage_idle_seconds: Final = 120.0  # after its last call a lead gives a pipeline's leases back
 stage_queue_max: Final = 256  # calls that wait for the compute thread of a stage
 stage_bytes_per_second: Final = 128 * KIB  # that a link between stages is given time for
 stage_pieces_max: Final = 4  # calls that one step is cut into

@@ -54,17 +54,19 @@ class RunShape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StageOpen:
-    """Asks for a lease of `pages` pages over some layers, or that it goes on. A value that exists is within limits."""
+    """Asks for a lease of pages over some layers, or that it goes on. A value that exists is within limits."""
 
     model: PayloadId
     session: str
     begin: int
     end: int
-    pages: int
+    pages: int  # at most
+    least: int  # fewer are of no use
     before: PublicKey  # who alone sends calls: the lead, or the stage before
 
     def __post_init__(self) -> None:
-        if not (_is_hex(self.session, session_chars) and _span(self.begin, self.end) and 0 < self.pages <= _pages_max):
+        fits = 0 < self.least <= self.pages <= _pages_max
+        if not (_is_hex(self.session, session_chars) and _span(self.begin, self.end) and fits):
             raise InvalidInput("stage lease: expected session, layers and pages within the limits")
 
     def fields(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class StageOpen:
             "begin": self.begin,
             "end": self.end,
             "pages": self.pages,
+            "least": self.least,
             "before": self.before,
         }
 
@@ -85,12 +88,20 @@ _pages_max: Final = limits.stage_lease_pages_max
 def parse_open(fields: Mapping[str, Any]) -> StageOpen:
     """Read a request for a lease; `MalformedMessage` for what is none."""
     try:
-        numbers = (_number(fields[name]) for name in ("begin", "end", "pages"))
+        numbers = (_number(fields[name]) for name in ("begin", "end", "pages", "least"))
         return StageOpen(
             payload_id(fields["model"]), str(fields["session"]), *numbers, before=public_key(fields["before"])
         )
     except (KeyError, InvalidInput) as reason:
         raise MalformedMessage(f"stage lease: {reason}") from None
+
+
+def given_pages(asked: StageOpen, fields: Mapping[str, Any]) -> int:
+    """How many pages a stage gives, by its answer; `MalformedMessage` for what was not asked for."""
+    found = fields.get("pages")
+    if type(found) is not int or not asked.least <= found <= asked.pages:
+        raise MalformedMessage(f"stage lease: expected {asked.least} to {asked.pages} pages, found {found!r:.40}")
+    return found
 
 
 class Progress(NamedTuple):

@@ -91,12 +91,22 @@ def test_a_question_that_is_put_together_is_never_a_fresh_wording_of_the_exam(mo
 
 
 def test_one_of_each_choice_is_taken_also_inside_another():
-    seen = {
-        drawn(Draws(seed), "(Spell|Write) {word} (back(wards|)|in ( a | b ) row) ( |?), f(x)") for seed in range(200)
-    }
+    wording = "(Spell|Write) {word} (back(wards|)|in ( a | b ) row) ( |?), f(x)"
+    seen = {drawn(Draws(seed), wording, 0) for seed in range(200)}
     starts = [f"{verb} {{word}}" for verb in ("Spell", "Write")]
     ends = [f"{end}{mark}, f(x)" for end in ("backwards", "back", "in a row", "in b row") for mark in ("", "?")]
     assert seen == {f"{start} {end}" for start in starts for end in ends}
+
+
+def test_a_story_keeps_to_its_noun_and_stories_differ_in_theirs():
+    seen = [
+        [drawn(Draws(seed), "{a} <noun> and {b} <noun>(?|)", language).strip("?") for seed in range(60)]
+        for language in range(len(languages))
+    ]
+    for language, stories in enumerate(seen):
+        pairs = [re.fullmatch(r"{a} (\w+) and {b} (\w+)", story) for story in stories]
+        assert all(pair and pair[1] == pair[2] for pair in pairs), stories
+        assert len(set(stories)) > 20, language
 
 
 def test_no_held_out_sum_difference_or_word_is_worked_on(dialogues: list[Dialogue]):

@@ -1,7 +1,7 @@
 """Questions put together from parts, so that few of them are asked twice: `phrases.toml` beside `lessons.toml`.
 
-In a wording `(a|b)` is one of these, in a frame `{what}` the thing that is asked for or the deed that is asked to be
-done. A fresh wording of the exam may come out; it is drawn again.
+In a wording `(a|b)` is one of these, `<noun>` a noun, in a frame `{what}` the thing that is asked for or the deed that
+is asked to be done. A fresh wording of the exam may come out; it is drawn again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _parts: Final[Mapping[str, Mapping[str, Wordings]]] = {
     form: pairs(_table[form]) for form in ("more", "thing", "deed", "talk", "sequels", "introductions", "intents")
 }
 _unknown: Final[Mapping[str, Wordings]] = pairs(_table["unknown"])  # things and deeds
+_nouns: Final = tuple(_table["nouns"][language].split() for language in ("en", "ko"))
+_forms: Final = 4 * ("more",) + 3 * ("thing",) + 3 * ("deed",)  # as often as they stand here
 _whole_share: Final = 0.35  # of questions: wordings that stand whole in `lessons.toml` or `talk.toml`
 _fresh: Final = {
     (kind, language): frozenset(map(fingerprint, wordings[language]))
@@ -34,10 +36,12 @@ _fresh: Final = {
 _unknown_of_the_exam: Final = tuple(frozenset(map(fingerprint, wordings)) for wordings in unknown)
 
 
-def drawn(draws: Draws, wording: str) -> str:
-    """The wording with one of each of its choices; those inside others too."""
+def drawn(draws: Draws, wording: str, language: int) -> str:
+    """The wording with one of each of its choices, those inside others too, and one noun wherever it has `<noun>`."""
     while _choice.search(wording):
         wording = _choice.sub(lambda found: draws.pick(found[1].split("|")), wording)
+    if "<noun>" in wording:
+        wording = wording.replace("<noun>", draws.pick(_nouns[language]))
     return _spaces.sub("", wording).strip()
 
 
@@ -50,12 +54,12 @@ def question(draws: Draws, kind: str, language: int) -> str:
 
 
 def _question(draws: Draws, kind: str, language: int) -> str:
-    forms = [(form, weight) for form, weight in (("more", 4), ("thing", 3), ("deed", 3)) if _has(form, kind, language)]
+    forms = [form for form in _forms if _has(form, kind, language)]
     if not forms or draws.chance(_whole_share):
         return draws.pick(lesson_wordings.asked[kind][language])
-    form = draws.pick([form for form, weight in forms for _ in range(weight)])
+    form = draws.pick(forms)
     wording = draws.pick(_parts[form][kind][language])
-    return drawn(draws, wording) if form == "more" else _framed(draws, form, wording, language)
+    return drawn(draws, wording, language) if form == "more" else _framed(draws, form, wording, language)
 
 
 def unknowable(draws: Draws, language: int) -> str:
@@ -68,13 +72,15 @@ def unknowable(draws: Draws, language: int) -> str:
 
 def _unknowable(draws: Draws, language: int) -> str:
     if draws.chance(_whole_share):
-        return drawn(draws, draws.pick(lesson_wordings.unknown[language]))
+        return drawn(draws, draws.pick(lesson_wordings.unknown[language]), language)
     form = draws.pick(("thing", "deed"))
     return _framed(draws, form, draws.pick(_unknown[form][language]), language)
 
 
 def _framed(draws: Draws, form: str, wording: str, language: int) -> str:
-    framed = drawn(draws, draws.pick(_frames[form][language])).replace("{what}", drawn(draws, wording))
+    framed = drawn(draws, draws.pick(_frames[form][language]), language).replace(
+        "{what}", drawn(draws, wording, language)
+    )
     return framed[0].upper() + framed[1:] if draws.chance(0.7) else framed
 
 
@@ -86,4 +92,4 @@ def said(draws: Draws, form: str, name: str, language: int, whole: Wordings) -> 
     """What somebody says in talk of this form (`talk`, `sequels`, `introductions`, `intents`); `whole` are ready."""
     if draws.chance(_whole_share) or not _has(form, name, language):
         return draws.pick(whole[language])
-    return drawn(draws, draws.pick(_parts[form][name][language]))
+    return drawn(draws, draws.pick(_parts[form][name][language]), language)
