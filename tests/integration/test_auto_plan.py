@@ -286,7 +286,8 @@ async def test_a_lead_that_shares_takes_fewer_layers_when_its_own_take_longer(
     roster, lead = peering.staging.roster, key(scene.whole)
     monkeypatch.setattr(roster, "shares", True)
     roster._rooms.clear()
-    times = roster.own_times(scene.manifest)
+    times, stages = roster.own_times(scene.manifest), peering.registry.measurements.layers
+    await until(lambda: all(stages(key(each), scene.manifest) for each in scene.stages), "trial calls")
 
     async def share() -> int:
         found = peering.ask(lambda: roster.route(scene.manifest, config, frozenset()))

@@ -22,7 +22,7 @@ from blyan.learning.genesis.curve import read_curve, svg_of
 from blyan.learning.genesis.dialogue import apart
 from blyan.learning.genesis.exam import exam
 from blyan.learning.genesis.marking import mark
-from blyan.learning.genesis.report import page
+from blyan.learning.genesis.report import page, shown
 from blyan.learning.genesis.settings import read_settings
 from blyan.learning.genesis.specialities import information
 from blyan.learning.greedy import experts_chosen, greedy_answers
@@ -146,6 +146,10 @@ def test_the_page_says_how_it_went_and_who_worked(made: Made):
     }
     text = page(["here"], {"computed here": marks}, use, ["- turn"])
     assert "| sorting | ko | 1 | 100% |" in text
+    assert "| units, sorting, number words, Blyan | 90% | length (en) 100% | 100.0% |" in text
+    said = shown({"computed here": marks, "over HTTP, int8": marks}, use)
+    share = round(marks.share, 4)  # without refusals, which are told by their own words
+    assert (said["share"], said["others"], len(said["bits"])) == (share, {"over HTTP, int8": share}, 2)
     assert "| layer 1 | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 |" in text
     assert svg_of(read_curve(made.folder / "curve.jsonl")).startswith("<svg")
 
@@ -158,6 +162,6 @@ def test_experts_that_are_used_alike_tell_nothing_of_the_skill_and_own_ones_tell
 
 
 def test_a_model_is_shown_with_its_marks_only_if_it_is_the_one_that_was_examined(node: RunningNode, tmp_path: Path):
-    shown = json_of("model", "show", builtin.name, data_dir=node.data_dir)
-    assert "exam" not in shown
-    assert builtin.marks(shown["manifest"]) is None
+    found = json_of("model", "show", builtin.name, data_dir=node.data_dir)
+    assert "exam" not in found
+    assert builtin.marks(found["manifest"]) is None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, cast
 
 import pytest
 import torch
 
 from batches import answer, bench, expected
+from blyan.inference.pipeline_session import PipelineSession
 from blyan.inference.session import Failed, Finished
+from blyan.inference.stage_session import StageLost
 from blyan.model.sampling import Sampling
 from blyan.model.stepping import KVPages, PagesLost, Run
 from blyan.network.questions import Refused
@@ -97,6 +100,57 @@ def test_a_lease_grows_in_place_as_far_as_there_is_room() -> None:
         assert prepared(stepper, 1, 15) == 9
         compared(stepper.step(steps[1]), right[1])
         assert prepared(stepper, 1, 12) == 12
+
+
+def test_who_needs_less_than_another_who_left_is_asked_for_it() -> None:
+    with house_of(14) as house:
+        stepper = stepper_of(house, pages=64)
+        assert prepared(stepper, 1, 1) == 7
+        assert stepper.prepare(1, 15) == 0, "asked for"
+        growing = stepper._stages._growing
+        assert growing is not None
+        growing[0].result(5)
+        assert prepared(stepper, 1, 9) == 9
+
+
+def test_a_stage_that_is_silent_when_a_lease_grows_is_replaced() -> None:
+    """Nobody's answer ends for it."""
+    with house_of(64, 2) as house:
+        stepper = stepper_of(house, pages=128, seconds=5.0)
+        had = prepared(stepper, 1, 1)
+        first = stepper.nodes[0]
+        house.silent.add(first)
+        with pytest.raises(PagesLost):
+            prepared(stepper, 1, had + 1)
+        assert prepared(stepper, 1, 1) > 0
+        assert first not in stepper.nodes
+
+
+class Nobody:
+    """A lead that finds no stages."""
+
+    def open(self, *_: object) -> Future[Any]:
+        found: Future[Any] = Future()
+        found.set_exception(StageLost("busy"))
+        return found
+
+
+def test_who_comes_long_after_others_found_no_stages_has_as_much_patience_as_they_had() -> None:
+    clock = iter(at for came in (0.0, 3600.0) for at in (came, came + 0.9, came + 1.1))
+    now = 0.0
+    with house_of(8) as house:
+        led = stepper_of(house, seconds=1.0)._stages.led
+    session = PipelineSession(led, cast(Any, Nobody()), lambda: now)
+
+    def prepare_later() -> int:
+        nonlocal now
+        now = next(clock)
+        return session.prepare(1, 1)
+
+    for _ in range(2):
+        assert [prepare_later(), prepare_later()] == [0, 0]
+        with pytest.raises(StageUnavailable):
+            prepare_later()
 
 
 def test_leases_that_nobody_uses_are_given_back_and_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,24 @@ def test_a_text_that_overflows_fails_alone_and_no_stage_is_left_for_it(lead: ran
         assert sum(what == open_kind for _, _, what, _ in house.sent) == 4, "one lease each, and one test each"
 
 
+def test_stages_that_took_the_place_of_sound_ones_are_tested_too() -> None:
+    with House(CONFIG, WEIGHTS, range(3), range(3)) as house:
+        right = right_of(house, [TWO])[0]
+        stepper = stepper_of(house)
+        overflowing(house, 1)
+        stepper.step(TWO)
+        first = stepper.nodes[0]
+        house.lose(first)
+        with pytest.raises(PagesLost):
+            stepper.step(TWO)
+        house.after_layers = lambda hidden, _runs: hidden * torch.nan
+        with pytest.raises(PagesLost):
+            stepper.step(TWO)
+        assert house.lead.counters.of(next(key for key in house.keys if key != first)).lost == 1
+        house.after_layers = lambda hidden, _runs: hidden
+        compared(stepper.step(TWO), right)
+
+
 def test_what_the_leads_own_layers_overflow_in_fails_alone_too() -> None:
     with House(CONFIG, WEIGHTS, range(3), lead=range(2)) as house:
         right = right_of(house, [TWO])[0]

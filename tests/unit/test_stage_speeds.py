@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from blyan.inference.own_times import OwnTimes
+from blyan.inference.own_times import OwnStep, OwnTimes
 from blyan.inference.partition import Demand, LayerCost
 from blyan.inference.stage_speeds import Known, Measured, Model, Route, along, route, solved
 from blyan.network.measurements import LayerTimes
@@ -102,12 +102,22 @@ def test_a_lead_has_fewer_layers_where_it_is_slow_and_the_first_ones() -> None:
 def test_own_layers_are_timed_by_steps() -> None:
     own = OwnTimes()
     assert own.times(5.0) is None
-    own.note(2, 64, 0.64)
+    own.note(OwnStep(1, 2, 64, 0.64, 5.0))
     assert own.times(5.0) is None, "nothing tells of a single row"
-    own.note(2, 1, 0.02)
+    own.note(OwnStep(1, 2, 1, 0.02, 5.0))
     assert own.times(5.0) == LayerTimes(0.0, 0.01, 0.005, math.inf, 5.0)
     for _ in range(40):
-        own.note(2, 1, 0.04)
+        own.note(OwnStep(1, 2, 1, 0.04, 6.0))
     found = own.times(6.0)
     assert found is not None
     assert found.layer_s == pytest.approx(0.02, rel=0.01)
+
+
+def test_what_own_layers_took_counts_for_who_computed_them_and_for_a_while() -> None:
+    own = OwnTimes()
+    own.note(OwnStep(1, 2, 1, 0.2, 5.0))
+    own.note(OwnStep(2, 2, 64, 0.64, 6.0))
+    assert own.times(6.0) is None, "a quicker one computes now"
+    own.note(OwnStep(2, 2, 1, 0.02, 7.0))
+    assert own.times(300.0) == LayerTimes(0.0, 0.01, 0.005, math.inf, 7.0)
+    assert own.times(310.0) is None

@@ -96,9 +96,12 @@ def _exam_line(marks: dict[str, Any]) -> str:
     """What its exam gave, in one line."""
     weakest = sorted(marks["skills"], key=lambda each: each["right"] / each["asked"])[:3]
     said = ", ".join(f"{each['skill']} ({each['language']}) {each['right'] / each['asked']:.0%}" for each in weakest)
+    others = "".join(f"; {name} {share:.1%}" for name, share in marks["others"].items())
+    bits = ", ".join(f"{each:.2f}" for each in marks["bits"])
     return (
         f"{marks['share']:.1%} of held-out questions exact, {marks['refusals']:.1%} of what it cannot know declined, "
-        f"{marks['false_refusals']:.1%} of the rest; weakest: {said}"
+        f"{marks['false_refusals']:.1%} of the rest; weakest: {said}{others}; experts tell of the skill, in bits by "
+        f"layer: {bits}"
     )
 
 

@@ -25,9 +25,11 @@ class LeaseReturns:
     def owe(self, session: Session) -> None:
         """Its stages are told. Who cannot be finds out by the lease's end."""
         for hop in session.hops:
-            owed = self._owed.setdefault(hop.node, [])
+            owed = self._owed.pop(hop.node, [])
             owed.append(session.id)
-            del owed[: -limits.stage_leases_node_max]
+            self._owed[hop.node] = owed[-limits.stage_leases_node_max :]
+            if len(self._owed) > limits.nodes_known_max:  # the leases of who was owed first have ended long ago
+                del self._owed[next(iter(self._owed))]
             self.task(self._give_back(hop.node))
 
     async def say_again(self, node: PublicKey) -> None:

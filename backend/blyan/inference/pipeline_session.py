@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import torch
 
 from blyan.inference.layers_in_turn import LayersInTurn
+from blyan.inference.own_times import NoteOwnStep, OwnStep
 from blyan.inference.stage_session import Session, StageLost
 from blyan.model.config import ModelConfig
 from blyan.model.stepping import PagesLost
@@ -45,7 +46,7 @@ class Openings(Protocol):
         ...
 
 
-def _unnoted(_layers: int, _rows: int, _seconds: float) -> None:
+def _unnoted(_: OwnStep) -> None:
     """Nobody is told."""
 
 
@@ -59,7 +60,7 @@ class Led:
     pages: int  # that its memory could count at most
     seconds: float  # in which stages must be found
     layers: Callable[[range], LayersInTurn]  # those that are computed here
-    took: Callable[[int, int, float], None] = _unnoted  # told of so many layers for so many rows, and their seconds
+    took: NoteOwnStep = _unnoted  # told of how long those took
 
 
 @dataclass(slots=True, eq=False)
@@ -89,6 +90,8 @@ class PipelineSession:
             session = self._opened()
         if session is None or (wanted > session.pages and not self._grown(session, wanted)):
             return 0
+        if session.lost is not None:  # as it was asked for more
+            raise self.lose(session.lost)
         return session.pages
 
     def lose(self, reason: StageLost) -> PagesLost:
@@ -118,11 +121,12 @@ class PipelineSession:
     def _grown(self, session: Session, wanted: int) -> bool:
         """Whether the stages were asked for so many pages, and have answered."""
         growing = self._growing
-        if growing is None or (growing[0].done() and growing[1] < wanted):
+        if growing is None or (growing[0].done() and growing[1] != wanted):  # less may fit where more did not
             growing = self._growing = self.lead.grow(session, wanted), wanted
         if not growing[0].done():
             return False
         self._growing = None
+        growing[0].result()
         return True
 
     def _open(self) -> Future[Session]:
@@ -156,8 +160,9 @@ class PipelineSession:
 
     def _missed(self, why: str) -> None:
         now = self.monotonic()
+        if self._lacking is None or now - self._again > self.led.seconds:  # long ago others lacked them
+            self._lacking = now
         self._again = now + _look_seconds
-        self._lacking = now if self._lacking is None else self._lacking
         if now - self._lacking > self.led.seconds:
             raise self._unavailable(why)
 

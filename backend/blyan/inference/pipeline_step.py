@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blyan.inference.own_times import OwnStep
 from blyan.inference.pipeline_session import Led, Openings, PipelineSession
 from blyan.inference.stage_session import Passage, Session, StageLost
 from blyan.model.attention import rms_norm
@@ -78,7 +79,7 @@ class PipelineStepper:
         self._stages = PipelineSession(led, lead, monotonic)
         self._offered: Callable[[], Head] | None = None
         self._head = make_head(self.offer)
-        self._sound_until = -math.inf  # so long the stages count as tested
+        self._sound = "", -math.inf  # a session whose stages count as tested, and until when
 
     def offer(self, make: Callable[[], Head]) -> None:
         """Score with another head from the next step on. From any thread."""
@@ -125,10 +126,14 @@ class PipelineStepper:
         chosen: NDArray[Any] | None = None
         own = self._stages.own
         if own is not None:
-            settled, began = own.settled, self._monotonic()
-            hidden, chosen = own.current().through(hidden, stretches)
+            settled, began, session.computing = own.settled, self._monotonic(), True
+            layers = own.current()
+            try:
+                hidden, chosen = layers.through(hidden, stretches)
+            finally:
+                session.computing, now = False, self._monotonic()
             if settled:
-                self._led.took(len(own.layers), len(tokens), self._monotonic() - began)
+                self._led.took(OwnStep(id(layers), len(own.layers), len(tokens), now - began, now))
         if not session.hops:
             assert chosen is not None, "all layers are here"
             return partial(_given, hidden, chosen)
@@ -185,12 +190,12 @@ class PipelineStepper:
         alone fail. `StageLost` for stages that compute nothing else, which shows when they are asked.
         """
         now = self._monotonic()
-        if not session.hops or now < self._sound_until:
+        if not session.hops or (self._sound[0] == session.id and now < self._sound[1]):
             return
         self._lead.test(session).result()
         if session.lost is not None:
             raise session.lost
-        self._sound_until = now + _sound_seconds
+        self._sound = session.id, now + _sound_seconds
 
     def _waited_for(self, outcome: Outcome) -> tuple[Tensor, NDArray[Any]]:
         began = self._monotonic()

@@ -57,6 +57,7 @@ class Setting:
     make_stepper: MakeStepper
     noted: NotedExperts = unnoted
     make_staged: MakeStepper | None = None  # who computes through stages what asks for it
+    began: Callable[[], object] = lambda: None  # the first that the compute thread does
 
 
 class Scheduler:
@@ -86,7 +87,7 @@ class Scheduler:
         self._closing = False
         self._gone: deque[int] = deque()  # appended and taken without the lock
         self._asides: deque[Callable[[], object]] = deque()  # that too: what is done between two steps
-        self._thread = threading.Thread(target=self._work, name="blyan-compute", daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(setting.began,), name="blyan-compute", daemon=True)
         self._thread.start()
 
     def submit(
@@ -204,8 +205,9 @@ class Scheduler:
         with self._wake:
             self._wake.notify()
 
-    def _work(self) -> None:
+    def _work(self, began: Callable[[], object]) -> None:
         batching, idle = self._batching, False
+        began()
         while True:
             with self._wake:
                 while not (self._new or self._gone or self._asides or batching.jobs or self._closing):

@@ -7,7 +7,7 @@ instead. For the network's loop, but for what says otherwise.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,7 +28,7 @@ from blyan.network.questions import NoAnswer, Refused
 from blyan.network.thread import NetworkThread
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
-from blyan.primitives.errors import Fault, StageUnavailable
+from blyan.primitives.errors import Busy, Fault, StageUnavailable
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message
 from blyan.wire.stage_call import Hop, end_names, session_chars
@@ -156,16 +156,25 @@ class StageLead:
             link = self.nodes.link(node)
             if link is not None:
                 self._shunned.linked(node, link.since)
-        found = [self.nodes.route(model, config, without) for without in self._shunned.sets(now)]
-        routes = [route for route in found if route is not None]
-        fresh = [route for route in routes if route not in self._tried]
-        if not fresh:
+        routes = (self.nodes.route(model, config, without) for without in self._shunned.sets(now))
+        found = _first(
+            (route for route in routes if route is not None),
+            self._tried,
+            lambda route: self._shunned.goes([hop.node for hop in route], now),
+        )
+        if found in self._tried:
             self._tried.clear()
-        going = [route for route in fresh or routes if self._shunned.goes([hop.node for hop in route], now)]
-        return next(iter(going or fresh or routes), None)
+        return found
 
     async def _grow(self, session: Session, least: int) -> None:
+        """A stage that has no room leaves all as it is; one that does not answer, or has its lease no more, is lost."""
         given = await asyncio.gather(*leases(self.nodes, self.own, session, least), return_exceptions=True)
+        for hop, reason in zip(session.hops, given, strict=True):
+            if isinstance(reason, Fault) and not (isinstance(reason, Refused) and reason.said == Busy.code):
+                why = f"stage {hop.node[:12]}: its lease did not grow: {reason.message}"
+                self._lose(session, StageLost(why, frozenset((hop.node,))))
+            elif isinstance(reason, BaseException) and not isinstance(reason, Fault):
+                raise reason
         session.pages = max(session.pages, _least(given, 0))
 
     async def _kept(self, session: Session) -> None:
@@ -234,3 +243,19 @@ def _least(given: Sequence[int | BaseException], otherwise: int) -> int:
     """Of the pages that stages gave; otherwise so many, where none was asked or not all gave some."""
     pages = [each for each in given if isinstance(each, int)]
     return min(pages) if pages and len(pages) == len(given) else otherwise
+
+
+def _first(
+    routes: Iterable[tuple[Hop, ...]], tried: set[tuple[Hop, ...]], goes: Callable[[tuple[Hop, ...]], bool]
+) -> tuple[Hop, ...] | None:
+    """One that was not tried and goes, else that was not tried, else that goes. Each is worked out in milliseconds."""
+    fresh = going = other = None
+    for route in routes:
+        if route not in tried:
+            if goes(route):
+                return route
+            fresh = fresh or route
+        elif goes(route):
+            going = going or route
+        other = other or route
+    return fresh or going or other

@@ -127,6 +127,7 @@ class Session:
     used: float = 0.0  # when the last call began
     keeping: asyncio.Task[None] | None = None
     looking: bool = False
+    computing: bool = False  # whether the lead is at its own layers; the compute thread's to say
     waiting: dict[int, Passage] = field(default_factory=dict[int, Passage])
 
     def expected(self) -> float:

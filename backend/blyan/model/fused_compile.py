@@ -36,6 +36,7 @@ names: Final = {
 _dense: Final = ("bf16", "fp32", "fp16")
 everything: Final = tuple(f"{kind}/{like}" for like in _dense for kind in (like, "int8", "int4", "fp8"))
 _seconds_max: Final = 600.0
+_nice: Final = 15  # of a compilation, which may take long: more than of those who compute meanwhile
 
 
 def name_of(kind: NDArray[Any], like: NDArray[Any]) -> str:
@@ -62,7 +63,8 @@ def compile_apart(name: str) -> bool:
         return True
     source = str(Path(__file__).resolve().parents[2])
     run = (
-        f"import sys; from pathlib import Path; sys.path.insert(0, {source!r}); from blyan.model import jit_cache; "
+        f"import os, sys; from pathlib import Path; os.nice({_nice}); sys.path.insert(0, {source!r}); "
+        f"from blyan.model import jit_cache; "
         f"jit_cache.use_parents(Path({str(jit.folder.parent)!r})); from blyan.model.fused_compile import main; "
         f"main([{name!r}])"
     )

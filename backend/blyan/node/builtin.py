@@ -38,6 +38,11 @@ def marks(manifest: PayloadId) -> dict[str, Any] | None:
     return found if found.get("manifest") == manifest else None
 
 
+def source_of(made: str) -> str:
+    """What a manifest says of the training that it is of, by the digest of what that was made from."""
+    return f"blyan:scripts/train_builtin.py made:{made[:32]}"
+
+
 def install(ground: WritableGround) -> Published:
     """Publish the built-in model; damaged blocks of it are replaced, and nothing changes where it is there already."""
     return install_bundle(ground, bundle_folder())

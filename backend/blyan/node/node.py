@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from blyan.node.config import NodeConfig, cache_dir_from_environment
 from blyan.node.holdings import read_wanted
 from blyan.node.indexing import catch_up, open_index
 from blyan.node.kept import KeptModels
-from blyan.node.machine import memory_limit
+from blyan.node.machine import memory_limit, stand_back
 from blyan.node.metrics import Metrics
 from blyan.node.peering import Peering
 from blyan.node.planning import Planning
@@ -48,6 +49,7 @@ from blyan.primitives.model_name import canonical_name
 from blyan.storage.index import EntryIndex
 
 _log = logging.getLogger(__name__)
+_compute_nice: Final = 10  # steps, so that the event loops have a core as soon as they want one (ADR 0035)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,9 @@ class Node:
         self.peering = Peering(config, ground, *chance, *parts) if config.network.listen else None
         self.planning = Planning(self.peering, config.inference.rules, sources.monotonic, sources.draw)
         choose = partial(_stepper, self, self._steppers)
+        told = partial(_noted, self), partial(_staged, self), partial(stand_back, _compute_nice)
         self.scheduler = Scheduler(
-            Setting(self._kv_bytes, config.inference.rules, choose, partial(_noted, self), partial(_staged, self)),
+            Setting(self._kv_bytes, config.inference.rules, choose, *told),
             sources.monotonic,
             models=lambda: len(self._loaded),
             offers=lambda model: self.models.get(model.name) is model,

@@ -221,7 +221,7 @@ class StageSpeeds:
                 await self._try(known, hosted)
         for session in sessions:
             idle = self._numbers.get(session.id) == session.number  # no call since the last look
-            if idle and not session.waiting and session.lost is None:
+            if idle and not session.waiting and not session.computing and session.lost is None:
                 await self._reconsider(hosted, session)
 
     def _due(self, known: Known, model: PayloadId, drifted: bool) -> bool:
@@ -265,9 +265,11 @@ class StageSpeeds:
         """Nothing is under way, and another route takes much less: the next step opens it."""
         route = self.roster.spans(session)
         now, best = self.roster.expected(hosted, route, _usual), await self.roster.best(hosted, _usual)
-        if self._numbers.get(session.id) != session.number or session.waiting:
+        if self._numbers.get(session.id) != session.number or session.waiting or session.computing:
             return
-        if best is None or (now is not None and best.seconds(_usual.answer) > _better * now.seconds(_usual.answer)):
+        if best is None or (now is None and session.own):  # nobody knows what this node's layers would have taken
+            return
+        if now is not None and best.seconds(_usual.answer) > _better * now.seconds(_usual.answer):
             return
         spans = tuple(Hop(stage.node, stage.begin, stage.end) for stage in best.stages)
         if spans != route:

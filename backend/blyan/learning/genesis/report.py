@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -25,24 +26,32 @@ def page(
     """Markdown: who was examined, what came of it in each way that the exam was taken, and who worked on what."""
     lines = ["# The built-in model", "", *heading, "", "![loss and exact match over tokens](genesis.svg)", ""]
     first = next(iter(taken.values()))
-    lines += ["| what | least | " + " | ".join(taken) + " |", "|---|---" + "|---" * len(taken) + "|"]
+    lines += ["| what | least | the weakest of it | " + " | ".join(taken) + " |", "|---" * (3 + len(taken)) + "|"]
     for what, least, skills in _goals:
         shares = " | ".join(f"{marks.of(skills):.1%}" for marks in taken.values())
-        lines.append(f"| {what} | {least:.0%} | {shares} |")
-    lines.append("| refusals of what it cannot know | 90% | " + _each(taken, "refusals"))
-    lines.append("| false refusals | at most 5% | " + _each(taken, "false_refusals"))
-    lines.append("| the whole exam | | " + _each(taken, "share"))
+        weakest = min((each for each in first.by_skill if each.skill in skills), key=lambda each: each.share)
+        lines.append(f"| {what} | {least:.0%} | {weakest.skill} ({weakest.language}) {weakest.share:.0%} | {shares} |")
+    lines.append("| refusals of what it cannot know | 90% | | " + _each(taken, "refusals"))
+    lines.append("| false refusals | at most 5% | | " + _each(taken, "false_refusals"))
+    lines.append("| the whole exam | | | " + _each(taken, "share"))
     lines += ["", "Exact match by skill and language:", ""]
     lines += ["| skill | language | asked | " + " | ".join(taken) + " |", "|---|---|---" + "|---" * len(taken) + "|"]
     for place, each in enumerate(first.by_skill):
         shares = " | ".join(f"{marks.by_skill[place].share:.0%}" for marks in taken.values())
         lines.append(f"| {each.skill} | {each.language} | {each.asked} | {shares} |")
     bits = ", ".join(f"layer {layer}: {each:.3f}" for layer, each in enumerate(information(use)))
-    lines += ["", f"What the choice of an expert tells of the skill, in bits ({bits}). Percent of tokens by expert:"]
+    lines += ["", f"What the choice of an expert tells of the skill, in bits ({bits}). Percent of choices by expert:"]
     for layer in range(next(iter(use.values())).shape[0]):
         lines += ["", *heat_map(use, layer)]
     lines += ["", "Ten turns in each language, as the node answered them:", "", *transcripts, ""]
     return "\n".join(lines)
+
+
+def shown(taken: Mapping[str, Marks], use: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What `blyan model show` says of it: the first marks whole, of the others their share; bits by layer."""
+    (_, first), *others = taken.items()
+    bits = [round(each, 3) for each in information(use)]
+    return {**first.as_json(), "others": {name: round(marks.share, 4) for name, marks in others}, "bits": bits}
 
 
 def _each(taken: Mapping[str, Marks], name: str) -> str:

@@ -22,7 +22,7 @@ def information(counts: Mapping[str, Tensor]) -> list[float]:
 
 
 def heat_map(counts: Mapping[str, Tensor], layer: int) -> list[str]:
-    """Rows of a Markdown table: the percentage of tokens that each expert of a layer is chosen for, by skill."""
+    """Rows of a Markdown table: of all choices in a layer, the percentage that fell on each expert, by skill."""
     rows = [f"| layer {layer} | " + " | ".join(map(str, range(next(iter(counts.values())).shape[1]))) + " |"]
     rows.append("|---" * (rows[0].count("|") - 1) + "|")
     for skill, count in counts.items():
