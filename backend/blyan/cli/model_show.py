@@ -84,7 +84,7 @@ def show(options: argparse.Namespace, output: Output) -> int:
         ["blocks", f"{len(manifest.blocks) - len(missing)} of {len(manifest.blocks)} here"],
         ["verified", _verified(verified, version.name)],
     ]
-    examined = builtin.marks(version.manifest)
+    examined = builtin.marks(manifest)
     if examined is not None:
         value["exam"] = examined
         rows.append(["exam", _exam_line(examined)])

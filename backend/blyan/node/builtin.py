@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from blyan.model.manifest import Manifest, parse_manifest
 from blyan.node.publish import Published, install_bundle
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
 from blyan.primitives.errors import NotFound
-from blyan.primitives.ids import PayloadId
 from blyan.storage import durable
+from blyan.storage.tile import index_of
 
 name = "blyan-genesis"
 
@@ -29,13 +31,15 @@ def bundle_folder() -> Path:
     return folder
 
 
-def marks(manifest: PayloadId) -> dict[str, Any] | None:
-    """What the exam of the built-in model gave, if this manifest is the one that was examined."""
-    path = Path(str(resources.files("blyan"))) / "builtin" / "marks.json"
-    if not path.is_file():
+def marks(manifest: Manifest) -> dict[str, Any] | None:
+    """What the exam of the built-in model gave, if this is the one that was examined, under whatever version."""
+    folder = Path(str(resources.files("blyan"))) / "builtin"
+    if not ((folder / "marks.json").is_file() and (folder / "manifest.json").is_file()):
         return None
-    found = orjson.loads(durable.read_limited(path, limits.builtin_marks_bytes_max))
-    return found if found.get("manifest") == manifest else None
+    found = orjson.loads(durable.read_limited(folder / "marks.json", limits.builtin_marks_bytes_max))
+    shipped = parse_manifest(durable.read_limited(folder / "manifest.json", limits.manifest_bytes_max))
+    as_shipped = replace(manifest, version=shipped.version).encode()
+    return found if found.get("manifest") == index_of(as_shipped).payload_id else None
 
 
 def source_of(made: str) -> str:

@@ -27,8 +27,13 @@ def manifest_of(ground: Ground, version: ModelVersion) -> Manifest:
 def no_such_model(name: str, known: Iterable[str]) -> NotFound:
     """What to raise for a name that no model has, with the nearest that one has."""
     names = sorted(known)
+    if not names:
+        return NotFound(
+            f"model {name[:128]!r}: expected a model here, found none",
+            hint="`blyan init` gives a new node the built-in model, `blyan model pull` and `blyan model import` others",
+        )
     return NotFound(
-        f"model {name[:128]!r}: expected one of {', '.join(names) or 'none'}, found no such model"
+        f"model {name[:128]!r}: expected one of {', '.join(names)}, found no such model"
         f"{did_you_mean(name, names)}",
         hint="`blyan model list` shows what this node has",
     )
