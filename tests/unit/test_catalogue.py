@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from blyan.node.catalogue import check_against_chain, manifests_of
+from blyan.node.catalogue import check_against_chain, manifests_of, no_such_model
 from blyan.node.data_directory import open_ground
 from blyan.primitives.errors import IntegrityFault
 from checkpoints import save_random_checkpoint
@@ -36,3 +36,9 @@ def test_a_manifest_is_held_against_entry_and_parameter_chain(tmp_path: Path) ->
     ):
         with pytest.raises(IntegrityFault, match="expected"):
             check_against_chain(state, said, found)
+
+
+def test_where_there_are_no_models_it_is_said_how_to_get_one() -> None:
+    fault = no_such_model("", [])
+    assert fault.message == "model '': expected a model here, found none"
+    assert "blyan init" in (fault.hint or "")

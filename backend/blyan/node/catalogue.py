@@ -33,8 +33,7 @@ def no_such_model(name: str, known: Iterable[str]) -> NotFound:
             hint="`blyan init` gives a new node the built-in model, `blyan model pull` and `blyan model import` others",
         )
     return NotFound(
-        f"model {name[:128]!r}: expected one of {', '.join(names)}, found no such model"
-        f"{did_you_mean(name, names)}",
+        f"model {name[:128]!r}: expected one of {', '.join(names)}, found no such model{did_you_mean(name, names)}",
         hint="`blyan model list` shows what this node has",
     )
 
