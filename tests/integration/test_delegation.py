@@ -63,7 +63,8 @@ def alone(folders: tuple[Path, PayloadId]) -> list[tuple[str, dict[str, Any], He
     return asyncio.run(answers())
 
 
-def assert_same(expected: Heard, found: Heard, tolerance: float = 0.0) -> None:
+def assert_same(expected: Heard, found: Heard, tolerance: float = 5e-6) -> None:
+    """Token for token; of the log-probabilities jitted code, which may compute by now, rounds some otherwise."""
     assert (expected.error, found.error) == (None, None)
     assert expected.tokens == found.tokens
     assert (expected.text, expected.finish) == (found.text, found.finish)
@@ -108,7 +109,7 @@ def host(member: Member) -> DelegateHost:
 async def test_another_node_answers_token_for_token_as_one_node(
     swarm: tuple[Member, Member], alone: list[tuple[str, dict[str, Any], Heard]]
 ) -> None:
-    """Greedy and seeded, streamed and whole, to the last bit; the one expert that the lead lacks is called."""
+    """Greedy and seeded, streamed and whole; the one expert that the lead lacks is called."""
     gateway, lead = swarm
     before = replace(delegating(gateway).counters)
     for number, (prompt, options, expected) in enumerate(alone):
