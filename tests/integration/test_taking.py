@@ -11,7 +11,7 @@ from blyan.node.holdings import read_held
 from swarm_in_process import Member, answer, experts_of, joined, serving_member, until
 from swarm_nodes import everything, nothing, part_of_builtin, parts_held
 
-EXPERT_BYTES = 889_000  # of one of the built-in model, a little more
+EXPERT_BYTES = 791_000  # of one of the built-in model, a little more
 
 
 async def taking(stack: contextlib.AsyncExitStack, folder: Path, **network: Any) -> Member:

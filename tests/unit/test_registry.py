@@ -154,6 +154,21 @@ def test_a_slow_node_is_remembered_for_a_while_and_then_tried_again() -> None:
     assert later[node(3)] < 2 * later[node(1)]
 
 
+def test_a_node_that_is_back_counts_by_what_it_takes_now() -> None:
+    """Not by how long others waited for it when it was away."""
+    made = registry({1: [0], 2: [0]})
+    for _ in range(3):
+        made.began(node(1), 8, 2.0)
+        made.outrun(node(1), 8, 0.5, 2.0)
+        made.failed(node(1), "timeout", 8, 2.0, 0.5)
+    assert rank(made, 1, 2.0) == Rank.broken
+    made.began(node(1), 8, 10.0)
+    made.answered(node(1), 8, 0.01, 100, 10.0)
+    made.answered(node(2), 8, 0.01, 100, 10.0)
+    back, other = sorted(made.views(10.0), key=lambda view: view.node != node(1))
+    assert back.score < 1.5 * other.score
+
+
 def test_rows_that_wait_make_a_node_dearer() -> None:
     made = registry({1: [0], 2: [0]})
     for _ in range(10):

@@ -119,13 +119,16 @@ class Registry:
 
     def answered(self, node: PublicKey, rows: int, seconds: float, sent: int, now: float) -> None:
         """It answered, and the answer was verified; `sent` bytes there and back. 0 rows: what is no call."""
+        known = self._nodes.get(node)
+        before = None if known is None else known.breaker
+        if known is not None:
+            self._set_breaker(known, known.breaker.succeeded(now))
         if rows:
+            if before is not None and before.since is not None and known is not None and known.breaker.since is None:
+                self.measurements.anew(node)
             self.measurements.call_ended(node, rows, seconds, sent, now)
             self._rows += 0.05 * (rows - self._rows)
         self._judge(node, "good", now)
-        known = self._nodes.get(node)
-        if known is not None:
-            self._set_breaker(known, known.breaker.succeeded(now))
 
     def outrun(self, node: PublicKey, rows: int, seconds: float, now: float) -> None:
         """Another answered first, after this one had so many seconds; once it is not waited for: `dropped` too."""

@@ -157,6 +157,13 @@ class Measurements:
         peer = self._peer(node)
         peer.waiting = max(0, peer.waiting - rows)
 
+    def anew(self, node: PublicKey) -> None:
+        """It was away and is back: how long its calls took before tells nothing of now."""
+        peer = self._peer(node)
+        peer.line = _Line()
+        peer.seconds.clear()
+        peer.ratios.clear()
+
     def outrun(self, node: PublicKey, rows: int, seconds: float, now: float) -> None:
         """After so many seconds another had answered a call: it would have taken at least that."""
         peer = self._peer(node)
