@@ -80,3 +80,13 @@ async def test_a_connection_ends_whoever_else_closed_it_before(times: int) -> No
             frames._transport.close()
         await asyncio.wait_for(frames.close(), 15)
         await asyncio.wait_for(sending, 1)
+
+
+async def test_a_connection_whose_transport_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(receives=4096) as (frames, _other):
+        sending = asyncio.create_task(frames.send_bytes(bytes(16 << 20)))
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(frames._sending, "abort", lambda: None)
+        monkeypatch.setattr("blyan.network.frames._close_seconds", 0.1)
+        await asyncio.wait_for(frames.close(), 2)
+        await asyncio.wait_for(sending, 1)

@@ -120,12 +120,9 @@ class Registry:
     def answered(self, node: PublicKey, rows: int, seconds: float, sent: int, now: float) -> None:
         """It answered, and the answer was verified; `sent` bytes there and back. 0 rows: what is no call."""
         known = self._nodes.get(node)
-        before = None if known is None else known.breaker
         if known is not None:
-            self._set_breaker(known, known.breaker.succeeded(now))
+            self._set_breaker(known, _succeeded(known, self.measurements, rows, now))
         if rows:
-            if before is not None and before.since is not None and known is not None and known.breaker.since is None:
-                self.measurements.anew(node)
             self.measurements.call_ended(node, rows, seconds, sent, now)
             self._rows += 0.05 * (rows - self._rows)
         self._judge(node, "good", now)
@@ -235,3 +232,11 @@ class Registry:
         views = (known.view for known in self._nodes if known.view is not None)
         expected = [seconds for view in views if (seconds := view.measured.expected_s(rows)) is not None]
         self._typical = median(expected) if expected else unmeasured_s
+
+
+def _succeeded(known: KnownNode, measurements: Measurements, rows: int, now: float) -> Breaker:
+    """The breaker after an answer. Whoever was away and is back counts by what its calls take now."""
+    breaker = known.breaker.succeeded(now)
+    if rows and known.breaker.since is not None and breaker.since is None:
+        measurements.anew(known.summary.node)
+    return breaker

@@ -299,6 +299,7 @@ class FrameSocket(asyncio.BufferedProtocol):
     def _abort(self) -> None:
         if not self._gone.is_set():
             self._sending.abort()
+            asyncio.get_running_loop().call_later(_close_seconds, self.connection_lost, None)  # whatever TLS waits for
 
     def _end(self) -> None:
         self._closing = self._sending.closed = True
@@ -383,11 +384,12 @@ class FrameSocket(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by whichever end."""
-        self._end()
-        self._gone.set()
-        self._sending.go_on()
-        if self._beside is not None:
-            cast("asyncio.Protocol", self._beside).connection_lost(exc)
+        if not self._gone.is_set():  # else it was not waited for any more
+            self._end()
+            self._gone.set()
+            self._sending.go_on()
+            if self._beside is not None:
+                cast("asyncio.Protocol", self._beside).connection_lost(exc)
 
 
 def _unmasked(payload: bytes, key: bytes) -> bytes:
