@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -106,7 +107,10 @@ def test_who_needs_less_than_another_who_left_is_asked_for_it() -> None:
     with house_of(14) as house:
         stepper = stepper_of(house, pages=64)
         assert prepared(stepper, 1, 1) == 7
+        answers = threading.Event()
+        house.thread.loop.call_soon_threadsafe(answers.wait, 5)
         assert stepper.prepare(1, 15) == 0, "asked for"
+        answers.set()
         growing = stepper._stages._growing
         assert growing is not None
         growing[0].result(5)

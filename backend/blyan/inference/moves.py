@@ -17,7 +17,7 @@ directions: Final[tuple[Direction, ...]] = ("took", "gave")
 whys: Final[dict[Why, str]] = {
     "rare": "fewer nodes held one than should",
     "room": "there was room for it",
-    "worth": "the swarm uses one more than the other",
+    "worth": "one saves the swarm more here than the other",
     "wished": "an answer that is led here uses it",
     "memory": "network.memory is smaller than what was held",
 }
