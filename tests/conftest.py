@@ -27,6 +27,8 @@ from services import postgres_server, postgres_url  # noqa: F401
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Beside another worker that is always busy, a node that stands back would not compute at all.
+os.environ.setdefault("BLYAN_COMPUTE__NICE", "0")
 # No test may look for a model on the internet.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A shell that starts this in the background has it ignore Ctrl-C, and every process of a test with it.

@@ -17,7 +17,7 @@ from lone_expert import ALONE, DOES_WITHOUT, NEEDS_IT
 from nodes import install_builtin, serving
 from swarm_nodes import Heard, Swarm, SwarmNode, ask, nothing, part_of_builtin
 
-CALL_SECONDS = 2
+CALL_SECONDS = 3
 
 
 @dataclass(frozen=True)

@@ -164,12 +164,12 @@ def test_the_second_who_finds_nobody_does_not_wait(thread: NetworkThread) -> Non
         assert isinstance(found, ExpertUnavailable) == (not nodes.links)
         return time.monotonic() - began
 
-    assert seconds() == pytest.approx(0.5, abs=0.15)
-    assert seconds() < 0.1
+    assert 0.35 < seconds() < 2
+    assert seconds() < 0.3
     nodes.links = links
-    assert seconds() < 0.1
+    assert seconds() < 0.3
     nodes.links = {}
-    assert seconds() == pytest.approx(0.5, abs=0.15)
+    assert 0.35 < seconds() < 2
 
 
 @pytest.mark.parametrize(("rows", "messages"), [((3, 4), 1), ((16, 16), 1), ((16, 17), 2), ((40,), 2), ((1,) * 70, 3)])

@@ -8,17 +8,20 @@ from typing import Any, Final, cast
 import orjson
 from aiohttp import web
 
+from blyan.api.traffic import traffic_key
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, PayloadTooLarge, RequestTimeout
 
-raw_key: Final = web.RequestKey("raw", bytes)  # the body as it came, unpacked; a receipt has a digest of it
+raw_key: Final = web.RequestKey("raw", bytes)  # the body as it came, unpacked; a receipt has its digest
+held_key: Final = web.RequestKey("held", int)  # bytes of it that `Traffic` counts until the request has ended
 
 
 async def json_object(request: web.Request, *, bytes_max: int = limits.request_body_bytes_max) -> dict[str, Any]:
     """The body as a JSON object.
 
-    `PayloadTooLarge` before more than `bytes_max` are held, unpacked ones if it is compressed; `RequestTimeout` if it
-    is not whole in `body_seconds_max`; `InvalidInput` for anything that is no object, or nested too deep.
+    `PayloadTooLarge` before more than `bytes_max` are held, unpacked ones if it is compressed; `QueueFull` where all
+    requests hold too many; `RequestTimeout` if it is not whole in `body_seconds_max`; `InvalidInput` for anything that
+    is no object, or nested too deep.
     """
     raw = request[raw_key] = await read_body(request, bytes_max=bytes_max)
     try:
@@ -33,12 +36,15 @@ async def json_object(request: web.Request, *, bytes_max: int = limits.request_b
 
 async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
     """The bytes of a body; the faults of `json_object`."""
+    traffic = request.app[traffic_key]
     if request.content_length is not None and request.content_length > bytes_max:
         raise PayloadTooLarge(f"body: expected at most {bytes_max} bytes, found {request.content_length}")
     taken = bytearray()
     try:
         async with asyncio.timeout(limits.body_seconds_max):
             async for chunk in request.content.iter_any():
+                traffic.hold(len(chunk))
+                request[held_key] = request.get(held_key, 0) + len(chunk)
                 taken += chunk
                 if len(taken) > bytes_max:
                     raise PayloadTooLarge(f"body: expected at most {bytes_max} bytes, found more")

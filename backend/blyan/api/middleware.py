@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from blyan.api.body import held_key
 from blyan.api.client import tell_client
 from blyan.api.errors import error_response
 from blyan.api.state import node_of
@@ -117,8 +118,12 @@ async def admitted(request: web.Request, handler: Handler) -> web.StreamResponse
     twice = next((name for name in request.query if len(request.query.getall(name)) > 1), None)
     if twice is not None:
         raise InvalidInput(f"query: expected each name once, found {twice[:80]!r} again")
-    with request.app[traffic_key].admitted():
-        return await handler(request)
+    traffic = request.app[traffic_key]
+    with traffic.admitted():
+        try:
+            return await handler(request)
+        finally:
+            traffic.let_go(request.get(held_key, 0))
 
 
 @web.middleware

@@ -7,8 +7,9 @@ answering, streamed or whole, is in `api/answer`; what a request may contain in 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -40,13 +41,13 @@ from blyan.wire.openai import (
     parse_embedding,
 )
 
+Asked = TypeVar("Asked")
+
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer a conversation."""
     node = node_of(request)
-    body = await _json_object(request)
-    asked = parse_chat(body)
-    tell_client(request, body.get("user"))
+    asked = await _parsed(request, parse_chat)
     model = await model_named(node, asked.options.model)
     with node.kept.using(model, None):
         return await _chat(request, model, asked)
@@ -70,9 +71,7 @@ async def _chat(request: web.Request, model: LoadedModel, asked: ChatRequest) ->
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue one or several prompts."""
     node = node_of(request)
-    body = await _json_object(request)
-    asked = parse_completion(body)
-    tell_client(request, body.get("user"))
+    asked = await _parsed(request, parse_completion)
     model = await model_named(node, asked.options.model)
     with node.kept.using(model, None):
         return await _completion(request, model, asked)
@@ -102,9 +101,7 @@ async def _completion(request: web.Request, model: LoadedModel, asked: Completio
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """A vector for each text: the mean of the hidden states after the final norm, of length one."""
     node = node_of(request)
-    body = await _json_object(request)
-    asked = parse_embedding(body)
-    tell_client(request, body.get("user"))
+    asked = await _parsed(request, parse_embedding)
     model = await model_named(node, asked.model)
     with blaming("input"):
         inputs = await asyncio.to_thread(lambda: [completion_prompt(model, text) for text in asked.inputs])
@@ -167,11 +164,14 @@ def _model_card(node: Node, name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": version.time, "owned_by": "blyan", "blyan": card}
 
 
-async def _json_object(request: web.Request) -> dict[str, Any]:
-    """The request's JSON body; only `application/json`, which no cross-site form can send."""
+async def _parsed(request: web.Request, parse: Callable[[dict[str, Any]], Asked]) -> Asked:
+    """What is asked, of a body that is kept no longer; only `application/json`, which no cross-site form can send."""
     if request.content_type != "application/json":
         raise InvalidInput(f"Content-Type: expected application/json, found {request.content_type[:80]!r}")
-    return await json_object(request)
+    body = await json_object(request)
+    asked = parse(body)
+    tell_client(request, body.get("user"))
+    return asked
 
 
 def chat_prompt_of(node: Node, model: LoadedModel, asked: ChatRequest) -> tuple[tuple[int, ...], AnswerForm]:

@@ -18,6 +18,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.body_bytes = 0  # that requests under way hold
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -42,6 +43,19 @@ class Traffic:
             if not self.in_flight:
                 self._busy.clear()
                 self._idle.set()
+
+    def hold(self, count: int) -> None:
+        """Bytes of a body came, and are held until `let_go`; `QueueFull`, and they are not, if all hold too much."""
+        if self.body_bytes + count > limits.bodies_bytes_max:
+            raise QueueFull(
+                f"requests: expected bodies of at most {limits.bodies_bytes_max} bytes under way together, found more",
+                hint="try again in some seconds",
+            )
+        self.body_bytes += count
+
+    def let_go(self, count: int) -> None:
+        """They are of no use any more."""
+        self.body_bytes -= count
 
     def want_open(self) -> None:
         """`Unavailable` if no more requests are taken."""

@@ -65,6 +65,7 @@ def decode(
             room = min(answer.drafts_max, chooser.left - 1)
             drafts = () if drafter is None else drafter.guess(room)
             tokens = (step.token, *drafts)
+            del answer  # its scores are a view of a whole step's, and the next answer may be long in coming
             answer = _given((yield Need(end - 1, tokens, 1 + len(drafts), drafts=len(drafts), reach=count)))
             drafts = drafts[: len(answer.scores) - 1]
             row = 0
@@ -91,6 +92,7 @@ def _echoed(prompt: tuple[int, ...], top: int, routed: bool) -> Generator[Need |
         begin += rows
         if begin == len(prompt):
             return answer
+        del answer
 
 
 def _given(answer: Answer | None) -> Answer:

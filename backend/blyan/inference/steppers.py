@@ -130,6 +130,7 @@ class SteppersInTurn:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._frozen: set[str] = set()  # code that was loaded: what runs now is not frozen with it again
         self.pending = 0  # models for which it is not decided yet who computes; for whoever wants to wait
 
     def make(self, model: LoadedModel, kv: KVPages, offer: Offer, elsewhere: Elsewhere | None = None) -> Stepper:
@@ -211,8 +212,12 @@ class SteppersInTurn:
         work = self._queue.get()
         if work is None or self._closing:
             return False
-        work()
-        self.pending -= 1
+        try:
+            work()
+        except Exception:  # noqa: BLE001 - this thread's boundary: the plain path goes on, and others are still prepared
+            _log.exception("jitted code could not be prepared")
+        finally:
+            self.pending -= 1
         return True
 
     def _offer(self, wanted: _Wanted) -> None:
@@ -241,15 +246,23 @@ class SteppersInTurn:
 
     def _compiled(self, kind: tuple[NDArray[Any], NDArray[Any]], what: str) -> bool:
         """Have jitted code in this process; False if it is not wanted any more."""
-        from blyan.model.fused_compile import compile_apart, load, name_of
+        from blyan.model.fused_compile import compile_apart, forget, load, name_of
 
         name = name_of(*kind)
         if not compile_apart(name):
             _log.info("the jitted step for %s is compiled in this process", name)
         if self._closing:
             return False
-        load(name)
-        gc.freeze()  # the compiler's objects stay: a collection that looked through them would stop everybody
+        try:
+            load(name)
+        except Exception as reason:  # noqa: BLE001 - whatever unpickling raises of what a power cut left
+            _log.warning("compiled code (%s) is damaged, and compiled again: %s", name, reason)
+            forget()
+            compile_apart(name)
+            load(name)
+        if name not in self._frozen:
+            self._frozen.add(name)
+            gc.freeze()  # the compiler's objects stay: a collection that looked through them would stop everybody
         _log.info("%s is computed by the jitted step (%s, %d threads)", what, name, self._threads)
         return True
 

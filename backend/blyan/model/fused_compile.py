@@ -36,7 +36,6 @@ names: Final = {
 _dense: Final = ("bf16", "fp32", "fp16")
 everything: Final = tuple(f"{kind}/{like}" for like in _dense for kind in (like, "int8", "int4", "fp8"))
 _seconds_max: Final = 600.0
-_nice: Final = 15  # of a compilation, which may take long: more than of those who compute meanwhile
 
 
 def name_of(kind: NDArray[Any], like: NDArray[Any]) -> str:
@@ -55,15 +54,26 @@ def load(name: str) -> None:
         (jit.folder / _mark(name)).touch()
 
 
+def forget() -> None:
+    """Delete all that is on disk."""
+    if jit.folder is not None:
+        with jit_cache.alone(jit.folder):
+            for path in [*jit.folder.rglob("*.ready"), *jit.folder.rglob("*.nb[ic]")]:
+                path.unlink(missing_ok=True)
+
+
 def compile_apart(name: str) -> bool:
-    """Have it on disk, compiled by another process if need be; False if that cannot be."""
+    """Have it on disk, compiled by another process if need be; False if that cannot be.
+
+    That has the priority of who asks, which is the compute thread's: after it, it would never end on a busy node.
+    """
     if jit.folder is None:
         return False
     if (jit.folder / _mark(name)).exists():
         return True
     source = str(Path(__file__).resolve().parents[2])
     run = (
-        f"import os, sys; from pathlib import Path; os.nice({_nice}); sys.path.insert(0, {source!r}); "
+        f"import sys; from pathlib import Path; sys.path.insert(0, {source!r}); "
         f"from blyan.model import jit_cache; "
         f"jit_cache.use_parents(Path({str(jit.folder.parent)!r})); from blyan.model.fused_compile import main; "
         f"main([{name!r}])"
@@ -85,7 +95,7 @@ def compile_apart(name: str) -> bool:
 
 def main(wanted: list[str]) -> None:
     """Compile what is named, or everything."""
-    torch.set_num_threads(1)  # not niced: beside a busy node it would never end
+    torch.set_num_threads(1)
     if jit.folder is None:
         for name in wanted or everything:
             load(name)

@@ -178,8 +178,9 @@ class _Sending:
                 self.write(_pongs, payload)
 
     def abort(self) -> None:
-        """At once, also where somebody else closed the transport twice before."""
-        self.transport.abort()
+        """At once, also where somebody else closed the transport twice before: then TLS cannot (Python 3.11)."""
+        with suppress(AttributeError):
+            self.transport.abort()
         if self._socket is not None:
             with suppress(OSError):  # it is gone
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -240,8 +241,7 @@ class FrameSocket(asyncio.BufferedProtocol):
 
     async def one(self) -> bytes:
         """The next frame; `ConnectionError` if none comes. What came whole before the end is a frame yet."""
-        waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiter = waiter
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
 
         def take(frame: bytes) -> None:
             self._held = True

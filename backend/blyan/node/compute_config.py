@@ -15,10 +15,13 @@ class ComputeConfig:
     """How the model is computed."""
 
     threads: int = 0  # torch threads; 0: torch's own choice
+    nice: int = 10  # steps that computing stands back behind the event loops, and whatever else runs here (ADR 0035)
 
     def __post_init__(self) -> None:
         if self.threads > limits.compute_threads_max:
             raise InvalidInput(f"compute.threads: expected 0 to {limits.compute_threads_max}, found {self.threads}")
+        if not 0 <= self.nice <= limits.nice_max:
+            raise InvalidInput(f"compute.nice: expected 0 to {limits.nice_max}, found {self.nice}")
 
 
 @dataclass(frozen=True, slots=True)

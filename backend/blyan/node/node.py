@@ -12,7 +12,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 import numpy as np
 import torch
@@ -49,7 +48,6 @@ from blyan.primitives.model_name import canonical_name
 from blyan.storage.index import EntryIndex
 
 _log = logging.getLogger(__name__)
-_compute_nice: Final = 10  # steps, so that the event loops have a core as soon as they want one (ADR 0035)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ class Node:
         self.peering = Peering(config, ground, *chance, *parts) if config.network.listen else None
         self.planning = Planning(self.peering, config.inference.rules, sources.monotonic, sources.draw)
         choose = partial(_stepper, self, self._steppers)
-        told = partial(_noted, self), partial(_staged, self), partial(stand_back, _compute_nice)
+        told = partial(_noted, self), partial(_staged, self), partial(stand_back, config.compute.nice)
         self.scheduler = Scheduler(
             Setting(self._kv_bytes, config.inference.rules, choose, *told),
             sources.monotonic,

@@ -77,6 +77,7 @@ template_memory_bytes_max: Final = 512 * MIB
 
 # requests
 request_body_bytes_max: Final = 4 * MIB
+bodies_bytes_max: Final = 256 * MIB  # of all requests under way together
 prompt_bytes_max: Final = 2 * MIB
 messages_max: Final = 1_024
 prompts_max: Final = 64
@@ -119,6 +120,7 @@ log_message_chars_max: Final = 4 * KIB
 log_frames_max: Final = 64
 log_files_max: Final = 100
 compute_threads_max: Final = 1_024
+nice_max: Final = 19  # of nice(2)
 
 # models made, uploaded and fetched
 modelfile_chars_max: Final = 2 * MIB
