@@ -30,6 +30,7 @@ from blyan.model.fused_step import FusedStepper
 from blyan.model.generate import forward_locally, generate
 from blyan.model.likeliest import Scores
 from blyan.model.pooling import MeanPool
+from blyan.model.quantization import Quantization
 from blyan.model.rope_scaling import RopeScaling
 from blyan.model.sampling import Sampling
 from blyan.model.stepping import KVPages, page_positions
@@ -65,9 +66,9 @@ class Evens:
         return len(self.taken) == 12
 
 
-def loaded(config: ModelConfig) -> Any:
+def loaded(config: ModelConfig, dtype: torch.dtype = torch.float32, scheme: Quantization | None = None) -> Any:
     manifest = SimpleNamespace(config=config, generation=SimpleNamespace(eos=(3,)))
-    weights = RandomWeights(config)
+    weights = RandomWeights(config, dtype, scheme=scheme)
     return SimpleNamespace(manifest_id="f" * 64, manifest=manifest, weights=weights, tokenizer=None, name="random")
 
 
@@ -79,7 +80,7 @@ def jitted(model: Any, kv: KVPages, _offer: object) -> FusedStepper:
 @contextmanager
 def scheduled(model: Any, pages: int, rules: Rules, make_stepper: MakeStepper = plain_stepper) -> Iterator[Scheduler]:
     config = model.manifest.config
-    page = KVPages.page_bytes(config, torch.float32)
+    page = KVPages.page_bytes(config, model.weights.embed().dtype)
     page += 2 * page_positions * len(config.moe_layers) * config.experts_per_token
     scheduler = Scheduler(Setting(pages * page, rules, make_stepper), time.monotonic)
     try:
@@ -254,11 +255,20 @@ def leave_at_random(scheduler: Scheduler, model: Any, asked: list[GenerationRequ
         other.ticket.cancel()
 
 
+TYPES = {
+    "bf16": (torch.bfloat16, None),
+    "fp16": (torch.float16, None),
+    "bf16, int8": (torch.bfloat16, Quantization("int8")),
+    "bf16, int4": (torch.bfloat16, Quantization("int4", group=16)),
+    "fp32, fp8": (torch.float32, Quantization("fp8")),
+}
+
+
 @pytest.mark.parametrize("drafts", [0, 3])
-@pytest.mark.parametrize("name", JITTED)
-def test_jitted_answers_are_the_same_bits_whoever_comes_and_leaves(name: str, drafts: int) -> None:
-    """Tokens, log-probabilities and candidates in fp32, in little memory, beside callers that leave."""
-    model = loaded(vector_config(vocab_size=211, **JITTED[name]))
+@pytest.mark.parametrize(("name", "kind"), [*((name, "fp32") for name in JITTED), *(("olmoe", each) for each in TYPES)])
+def test_jitted_answers_are_the_same_bits_whoever_comes_and_leaves(name: str, kind: str, drafts: int) -> None:
+    """Tokens, log-probabilities and candidates of every type, in little memory, beside callers that leave."""
+    model = loaded(vector_config(vocab_size=211, **JITTED[name]), *TYPES.get(kind, ()))
     asked = requests(model.manifest.config, 9, alike=40)
     lonely: list[Received] = []
     with scheduled(model, 60, Rules(1, 512, 512), jitted) as scheduler:

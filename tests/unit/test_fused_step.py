@@ -86,6 +86,8 @@ TYPES = {
     "bf16": (torch.bfloat16, None),
     "fp16": (torch.float16, None),
     "bf16, int8": (torch.bfloat16, Quantization("int8")),
+    "bf16, int4": (torch.bfloat16, Quantization("int4", group=16)),
+    "bf16, fp8": (torch.bfloat16, Quantization("fp8")),
     "fp32, int8": (torch.float32, Quantization("int8")),
     "fp32, int4": (torch.float32, Quantization("int4", group=16)),
     "fp32, fp8": (torch.float32, Quantization("fp8")),
@@ -109,7 +111,9 @@ def test_codes_and_scales_give_the_matrix_that_they_stand_for(name):
 # The median over positions of the greatest difference of a score (whose deviation is about 1.5). It comes of roundings
 # that fall the other way; with int8 also of codes, whose products with scales the plain path rounds first. Where a
 # rounding decides between two experts, positions differ by more: no bound holds there, for any two ways of computing.
-@pytest.mark.parametrize(("name", "bound"), [("bf16", 0.06), ("fp16", 0.01), ("bf16, int8", 0.3)])
+@pytest.mark.parametrize(
+    ("name", "bound"), [("bf16", 0.06), ("fp16", 0.01), ("bf16, int8", 0.3), ("bf16, int4", 0.3), ("bf16, fp8", 0.3)]
+)
 def test_rounded_types_stay_near_the_plain_path(name, bound):
     dtype, scheme = TYPES[name]
     config = vector_config(family="qwen2_moe", shared_intermediate=32, attention_bias=True)
@@ -123,7 +127,7 @@ def test_rounded_types_stay_near_the_plain_path(name, bound):
     assert float((scores - found).abs().amax(1).median()) < bound
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16", "bf16, int8"])
+@pytest.mark.parametrize("name", ["fp32", *TYPES])
 def test_a_row_is_the_same_bits_in_any_company(name):
     dtype, scheme = TYPES.get(name, (torch.float32, None))
     config = vector_config(family="qwen2_moe", shared_intermediate=32, window=21, window_layers=(1,))

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from batches import CONFIG
 from blyan.inference.needs import Answer, Need
-from blyan.inference.reader import Output
+from blyan.inference.reader import Output, Reader
 from blyan.inference.session import Delta, Finished, GenerationRequest, run
+from blyan.model.choosing import Step
 from blyan.model.sampling import Sampling
 
 
@@ -53,3 +54,11 @@ def test_without_a_tokenizer_each_token_goes_out_as_it_is_chosen() -> None:
         if isinstance(item, Finished):
             break
     assert order == [Need, Delta, Need, Delta, Need, Delta, Finished]
+
+
+def test_a_stop_string_that_the_last_unfinished_bytes_complete_is_not_sent() -> None:
+    stream: Any = SimpleNamespace(feed=lambda _token: "ab", finish=lambda: "\ufffd")
+    reader = Reader(stream, frozenset(), ("b\ufffd",), 1)
+    events = [reader.feed(Step(1, None, (), ())), *reader.end(stopped=False)]
+    assert "".join(each.text for each in events if isinstance(each, Delta)) == "a"
+    assert events[-1] == Finished("stop", 1, 1)

@@ -87,8 +87,8 @@ class PagePool:
         """A sequence that holds all published pages `tokens` begins with; the rest is for `extend`.
 
         At least `compute_min` (1 or more) of the tokens are left to compute. Sequences find each other's pages within
-        one `scope` only, so that nobody learns by timing what another scope asked. The first `share` positions take
-        part, None for all (`rope_scaling.lasting_positions`).
+        one `scope` only: nobody learns by timing what another scope asked. The engine has one for all. The first
+        `share` positions take part, None for all (`rope_scaling.lasting_positions`).
         """
         assert compute_min >= 1, "a step computes something"
         shared = self.pages if share is None else share // page_positions

@@ -116,12 +116,16 @@ class Reader:
     def end(self, *, stopped: bool) -> Iterator[Delta | Finished]:
         """The last events. `stopped`: the answer came to its end by itself, or by a stop string."""
         output = self._output
+        rest = ""
         if self._stream is not None and not output.stopped:
-            output.held += self._stream.finish()
-        rest = output.release(0)
+            last = self._stream.finish()
+            rest = output.add(last) if self._seen > self._echoed else self._pass_through(last)
+        rest += output.release(0)
         if rest or output.tokens or output.experts:
             yield output.delta(rest)
-        yield Finished("stop" if stopped else "length", self._prompt, max(0, self._seen - self._echoed))
+        yield Finished(
+            "stop" if stopped or output.stopped else "length", self._prompt, max(0, self._seen - self._echoed)
+        )
 
     def _pass_through(self, text: str) -> str:
         """Echoed prompt text: stop strings in it do not stop anything."""
