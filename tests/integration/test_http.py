@@ -382,3 +382,12 @@ async def test_a_model_without_a_template_chats_by_a_plain_one(tmp_path: Path) -
             "/v1/completions", json={"model": "plain", "prompt": prompt, "max_tokens": 12, "temperature": 0}
         )
         assert (await same.json())["choices"][0]["text"] == told["choices"][0]["message"]["content"]
+
+
+async def test_bodies_under_way_have_a_limit(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All together; those of requests that have ended do not count."""
+    monkeypatch.setattr(limits, "bodies_bytes_max", 3_000)
+    body = {"model": "random", "prompt": [1], "max_tokens": 1}
+    for count, status in ((9, 200), (9, 200), (16, 429), (9, 200)):
+        response = await client.post("/v1/completions", json={**body, "stop": ["y" * 200] * count})
+        assert (response.status, "Retry-After" in response.headers) == (status, status == 429)

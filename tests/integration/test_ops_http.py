@@ -336,28 +336,6 @@ async def test_a_small_body_that_unpacks_to_a_large_one_is_refused(client: TestC
     assert response.status == 413
 
 
-async def test_bodies_of_all_requests_together_have_a_limit_and_are_let_go(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However little each holds."""
-    monkeypatch.setattr(limits, "bodies_bytes_max", 3_000)
-    body = {
-        "model": "random",
-        "prompt": [1],
-        "user": "x" * 200,
-        "suffix": None,
-        "stop": ["y" * 200] * 9,
-        "max_tokens": 1,
-    }
-    for _ in range(3):
-        assert (await client.post("/v1/completions", json=body)).status == 200
-    refused = await client.post("/v1/completions", json={**body, "prompt": "x" * 3_000})
-    assert refused.status == 429
-    assert refused.headers["Retry-After"]
-    assert "3000 bytes" in (await refused.json())["error"]["message"]
-    assert (await client.post("/v1/completions", json=body)).status == 200
-
-
 @pytest.mark.parametrize("path", ["/v1/models", "/api/tags"])
 async def test_too_many_requests_under_way_are_429_and_health_is_answered(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str

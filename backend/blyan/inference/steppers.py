@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blyan.inference.engine import Offer
+from blyan.inference.job import attempted
 from blyan.inference.network_step import Elsewhere, NetworkStepper
 from blyan.model import jit_cache
 from blyan.model.config import ModelConfig
@@ -212,12 +213,10 @@ class SteppersInTurn:
         work = self._queue.get()
         if work is None or self._closing:
             return False
-        try:
-            work()
-        except Exception:  # noqa: BLE001 - this thread's boundary: the plain path goes on, and others are still prepared
-            _log.exception("jitted code could not be prepared")
-        finally:
-            self.pending -= 1
+        reason = attempted(work)
+        if reason is not None:  # the plain path goes on, and others are still prepared
+            _log.error("jitted code could not be prepared", exc_info=reason)
+        self.pending -= 1
         return True
 
     def _offer(self, wanted: _Wanted) -> None:
@@ -253,9 +252,8 @@ class SteppersInTurn:
             _log.info("the jitted step for %s is compiled in this process", name)
         if self._closing:
             return False
-        try:
-            load(name)
-        except Exception as reason:  # noqa: BLE001 - whatever unpickling raises of what a power cut left
+        reason = attempted(lambda: load(name))
+        if reason is not None:  # whatever unpickling raises of what a power cut or a full disk left
             _log.warning("compiled code (%s) is damaged, and compiled again: %s", name, reason)
             forget()
             compile_apart(name)
