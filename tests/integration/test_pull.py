@@ -15,7 +15,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from blyan.cli.main import main
+from blyan.network.receiving import FetchPolicy
+from blyan.node import pulling
 from blyan.node.data_directory import open_ground
+from blyan.primitives.errors import NotFound
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 from nodes import import_into, json_of, running, serving, writing
 from running_node import RunningNode
@@ -282,3 +286,26 @@ async def test_a_node_killed_in_the_middle_of_a_pull_goes_on_after_its_next_star
     ground = open_ground(data_dir)
     ground.chains.verify()
     assert list(ground.store.unfinished()) == []
+
+
+async def test_a_pull_keeps_to_the_rate_at_which_blocks_are_fetched(
+    peer: RunningNode, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of `network.fetch_rate`, asked of a running node and by the command alike."""
+    rates: list[int] = []
+
+    async def noted(*_: object, policy: FetchPolicy, **__: object) -> None:
+        rates.append(policy.rate)
+        raise NotFound("nothing is fetched here")
+
+    monkeypatch.setattr(pulling, "fetch", noted)
+    with writing(tmp_path / "data"):
+        pass
+    where = f"{peer.url}#{key}"
+    async with serving(tmp_path / "data", models={"peers": [where]}, network={"fetch_rate": "3MiB"}) as client:
+        with pytest.raises(ollama.ResponseError):
+            await official(client).pull("theirs")
+    (tmp_path / "data/node.toml").write_text('[network]\nfetch_rate = "2MiB"\n')
+    said = ["--data-dir", str(tmp_path / "data"), "model", "pull", "theirs", "--from", where]
+    assert await asyncio.to_thread(main, said) != 0
+    assert rates == [3 * 1024**2, 2 * 1024**2]

@@ -73,13 +73,15 @@ class FakeNodes:
         self.budget = True
         self.outrun_s: dict[PublicKey, float] = {}
         self.failures: list[tuple[PublicKey, Failure]] = []
+        self.good: list[PublicKey] = []
+        self.trials: tuple[PublicKey, ...] = ()
 
     def plan(self, model: PayloadId, calls: Sequence[CallSpec], without: frozenset[PublicKey]) -> ExpertPlan:
         left = next((each for each in self.links if each not in without), None)
         places = tuple(range(len(calls)))
         if left is None:
             return ExpertPlan("dynamic", (), (), ((),) * len(calls), {}, places)
-        return ExpertPlan("dynamic", (), (Assignment(left, places),), ((),) * len(calls), {left: 0.03}, ())
+        return ExpertPlan("dynamic", (), (Assignment(left, places),), ((),) * len(calls), {left: 0.03}, (), self.trials)
 
     def link(self, name: PublicKey) -> Any:
         return self.links[name]
@@ -97,7 +99,8 @@ class FakeNodes:
     def began(self, _node: PublicKey, rows: int) -> None:
         self.waiting += rows
 
-    def answered(self, _node: PublicKey, _model: object, calls: Sequence[CallSpec], _s: float, _sent: int) -> None:
+    def answered(self, name: PublicKey, _model: object, calls: Sequence[CallSpec], _s: float, _sent: int) -> None:
+        self.good.append(name)
         self.waiting -= sum(call.rows for call in calls)
 
     def outrun(self, name: PublicKey, rows: int, seconds: float) -> None:
@@ -286,3 +289,38 @@ def test_one_death_costs_no_wait_though_the_budget_is_spent(thread: NetworkThrea
     assert isinstance(found, torch.Tensor)
     assert time.monotonic() - began < 0.4
     assert executor.counters.held_up == 0
+
+
+def test_a_trial_that_is_outrun_is_heard_all_the_same(thread: NetworkThread) -> None:
+    """A node that is well and slower than its replica is trusted again by its late answer, not tried for ever."""
+    nodes = FakeNodes(first=0.2, second=0.0)
+    nodes.trials = (FIRST,)
+    ask(thread, nodes)
+    assert nodes.good == [SECOND]
+    wait_for(lambda: nodes.good == [SECOND, FIRST], "the late answer")
+    assert (nodes.waiting, nodes.links[FIRST].called_off, nodes.failures) == (0, 0, [])
+
+
+def test_a_trial_that_is_never_answered_has_failed_once_its_time_is_over(thread: NetworkThread) -> None:
+    nodes = FakeNodes(first=5.0, second=0.0)
+    nodes.trials = (FIRST,)
+    ask(thread, nodes, call_seconds=0.3)
+    wait_for(lambda: nodes.failures == [(FIRST, "timeout")], "its end")
+    assert (nodes.waiting, nodes.links[FIRST].called_off, nodes.good) == (0, 1, [SECOND])
+
+
+def test_what_was_missing_long_ago_is_waited_for_anew(thread: NetworkThread) -> None:
+    """That nobody had an expert minutes ago refuses nothing now: it may come back in a moment."""
+    nodes, now = FakeNodes(first=0.0, second=0.0), [1000.0]
+    there, nodes.links = nodes.links, {}
+    executor = Executor(thread, nodes, lambda: now[0], system_entropy, ExecutorOptions("exact", 10.0))
+    call = [ExpertCall(1, 2, torch.randn(3, 8))]
+    first = executor.begin(MODEL, call)
+    wait_for(lambda: executor._lacked.known, "nobody found")
+    now[0] += 10.0
+    assert isinstance(first.result(10)[0], ExpertUnavailable)
+    now[0] += 300.0
+    again = executor.begin(MODEL, call)
+    time.sleep(0.1)
+    nodes.links = there
+    assert torch.equal(again.result(10)[0], call[0].hidden)

@@ -1,6 +1,7 @@
 """Payloads that come in subtiles: verified before they are written, resumable, never half a blob."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from blyan.primitives.errors import IntegrityFault, InvalidInput, StorageFull
 from blyan.primitives.ids import PayloadId
 from blyan.primitives.limits import subtile_bytes
+from blyan.storage import durable
 from blyan.storage.blob_store import BlobStore
 from blyan.storage.partial import PartialBlob
 from blyan.storage.space import SpaceLimits
@@ -167,3 +169,46 @@ def test_unfinished_payloads_are_listed_and_verified(store: BlobStore) -> None:
     store.verify_unfinished(INDEX.payload_id)
     with pytest.raises(IntegrityFault):
         store.verify_unfinished(PayloadId("0" * 64))
+
+
+def test_what_was_left_read_only_in_the_middle_of_finishing_is_resumed_by_a_user(tmp_path: Path) -> None:
+    """A kill, or a full disk, between the change of mode and the rename must not end that fetch for ever."""
+    with tempfile.TemporaryDirectory() as place:  # as no folder above `tmp_path` may be entered by a user
+        Path(place).chmod(0o777)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = _left_read_only(Path(place))
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _left_read_only(place: Path) -> int:
+    if os.getuid() == 0:
+        os.setuid(12_345)
+    store = BlobStore(place / "blobs", writable=True)
+    incoming = begin(store)
+    for number in range(21):
+        incoming.write(number, piece(number))
+    incoming.sync()
+    (place / "blobs/partial" / INDEX.payload_id).chmod(0o444)
+    incoming.close()
+    again = begin(BlobStore(store.folder, writable=True))
+    assert again.missing() == []
+    again.finish()
+    assert oct(store.path(INDEX.payload_id).stat().st_mode & 0o777) == "0o444"
+    return 0
+
+
+def test_what_somebody_is_just_finishing_stays_read_only(store: BlobStore) -> None:
+    incoming = begin(store)
+    data = store.folder / "partial" / INDEX.payload_id
+    data.chmod(0o444)
+    with pytest.raises(BlockingIOError):
+        durable.regain(data)
+    assert data.stat().st_mode & 0o777 == 0o444
+    incoming.close()
+    durable.regain(data)
+    assert data.stat().st_mode & 0o777 == 0o600

@@ -101,7 +101,8 @@ async def pull(request: web.Request) -> web.StreamResponse:
 
     def work(say: Say) -> None:
         with node.changing() as ground:
-            pull_model(ground, node.config.models, asked.model, say, node.sources.now, peers)
+            rate = node.config.network.fetch_bytes
+            pull_model(ground, node.config.models, asked.model, say, node.sources.now, peers, rate=rate)
 
     return await _told(request, node, asked.model, asked.stream, work)
 

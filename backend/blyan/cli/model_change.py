@@ -112,8 +112,9 @@ def _pull(options: argparse.Namespace, output: Output) -> int:
     def here(ground: WritableGround) -> None:
         from blyan.node.pulling import pull_model
 
-        models = read_config(options.data_dir).models
-        pull_model(ground, models, options.name, _statuses(output), system_seconds, peers)
+        config, say = read_config(options.data_dir), _statuses(output)
+        rate = config.network.fetch_bytes
+        pull_model(ground, config.models, options.name, say, system_seconds, peers, rate=rate)
 
     _changed(options, output, "POST", "/api/pull", {"model": options.name, "from": texts}, here)
     return _told(options, output, options.name)

@@ -91,6 +91,21 @@ def _share(hidden: Tensor, rows: int) -> float:
 
 
 @dataclass(slots=True, eq=False)
+class _Lacks:
+    """Experts for which nobody could be asked."""
+
+    known: dict[_Name, tuple[float, float]]  # since when, and when it was wanted last
+
+    def since(self, name: _Name, now: float, seconds: float) -> float:
+        """Since when that is so of one that is wanted now; what nobody wanted for so many seconds begins anew."""
+        since, wanted = self.known.get(name, (now, now))
+        if now - wanted > seconds:
+            since = now
+        self.known[name] = since, now
+        return since
+
+
+@dataclass(slots=True, eq=False)
 class Executor:
     """`begin` from the compute thread; the rest happens in the network's."""
 
@@ -100,7 +115,7 @@ class Executor:
     entropy: Entropy
     options: ExecutorOptions = field(default_factory=ExecutorOptions)
     counters: ExecutorCounters = field(default_factory=ExecutorCounters)
-    _lacked: dict[_Name, float] = field(default_factory=dict["_Name", float])  # since when nobody can be asked
+    _lacked: _Lacks = field(default_factory=lambda: _Lacks({}))
 
     def begin(
         self, model: PayloadId, calls: Sequence[ExpertCall], until: float = math.inf
@@ -130,14 +145,17 @@ class Executor:
     ) -> tuple[list[Due], list[int]]:
         """Who is to give what of these calls, and for which there is nobody."""
         made = self.nodes.plan(asked.model, [asked.specs[index] for index in indices], without)
-        for index in [indices[place] for each in made.assignments for place in each.calls] if self._lacked else ():
-            self._lacked.pop(_name(asked, index), None)
+        for index in (
+            [indices[place] for each in made.assignments for place in each.calls] if self._lacked.known else ()
+        ):
+            self._lacked.known.pop(_name(asked, index), None)
         dues: list[Due] = []
         for each in made.assignments:
             mine = [indices[place] for place in each.calls]
             moving = self.nodes.moving_s(each.node, 2 * _bytes(asked, mine))
             late = made.hedge_after[each.node] + moving
-            dues += [Due(each.node, together, late, moving) for together in _messages(asked, mine)]
+            trial = each.node in made.probes
+            dues += [Due(each.node, together, late, moving, trial=trial) for together in _messages(asked, mine)]
         return dues, [indices[place] for place in made.missing]
 
     async def carried_out(
@@ -164,7 +182,7 @@ class Executor:
         waiting: list[int] = []
         now = self.monotonic()
         for index in indices:
-            since = self._lacked.setdefault(_name(asked, index), now)
+            since = self._lacked.since(_name(asked, index), now, self.options.call_seconds)
             if now + _look_seconds < min(asked.until, since + self.options.call_seconds):
                 waiting.append(index)
             else:
@@ -245,7 +263,7 @@ class Executor:
                 self.nodes.failed(due.node, "lost", 0)
             return None
         self.counters.messages += 1
-        return ExpertMessage(link, asked, due.indices, self)
+        return ExpertMessage(link, asked, due.indices, self, trial=due.trial)
 
     async def _waited(self, sent: ExpertMessage, until: float) -> dict[int, Tensor | Fault] | None:
         await sent.settled(until)

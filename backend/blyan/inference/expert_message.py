@@ -5,6 +5,7 @@ An answer counts if it is the answer to this very call, of the right shape and f
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -131,15 +132,22 @@ class Sender(Protocol):
 
 
 class ExpertMessage:
-    """`send` first. As a context: whoever leaves it waits no longer, and what came is told, once."""
+    """`send` first. As a context: whoever leaves it waits no longer, and what came is told, once.
 
-    def __init__(self, link: Link, asked: CallsAsked, indices: Sequence[int], sender: Sender) -> None:
+    A `trial` that nobody waits for is listened to all the same until its time is over: a node that is well, only
+    slower than its replica, is never asked again unless that is heard.
+    """
+
+    def __init__(
+        self, link: Link, asked: CallsAsked, indices: Sequence[int], sender: Sender, *, trial: bool = False
+    ) -> None:
         self._link, self._asked, self._indices, self._sender = link, asked, indices, sender
         self._node = link.peer.node
         self._specs = [asked.specs[index] for index in indices]
         self._rows = sum(spec.rows for spec in self._specs)
         self._question: Question | None = None
         self._told = False
+        self._trial = trial
         self.waits = False
 
     def send_now(self, nonce: bytes) -> bool:
@@ -265,9 +273,26 @@ class ExpertMessage:
 
     def __exit__(self, *_: object) -> None:
         assert self._question is not None, "it was sent"
+        if self._trial and not self._told:
+            self._listen(self._question)
+            return
         self._link.forget(self._question)
         if not self._told:
             self._leave()
+
+    def _listen(self, question: Question) -> None:
+        """Tell what comes of it, when it comes or its time is over."""
+
+        def over() -> None:
+            timer.cancel()
+            question.then = None
+            self._link.forget(question)
+            self.answer()
+
+        timer = asyncio.get_running_loop().call_later(max(0.0, self.until - self._sender.monotonic()), over)
+        question.then = over
+        if question.is_settled:
+            over()
 
     def _leave(self) -> None:
         """Nobody waits for it any more, for no fault of the node."""

@@ -27,6 +27,7 @@ class Due:
     hedge_after: float  # seconds, all together
     moving: float  # of these, for its bytes; 0 for few
     began: float = 0.0
+    trial: bool = False  # of a node that failed before: what comes of it is heard, though nobody waits for it
     tried: bool = False  # whether it was sent, or could not be
     sent: ExpertMessage | None = None
 

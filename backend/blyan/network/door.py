@@ -48,6 +48,7 @@ blobs_path: Final = "/peer/v1/blobs"
 token_kind: Final = "token"
 proofs_header: Final = "X-Blyan-Proofs"
 _challenges_max: Final = 1_024
+_tls_seconds: Final = 1.0  # in which TLS that was out of time is broken off
 
 Welcome = Callable[[Link], Awaitable[None]]
 Route: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -134,11 +135,15 @@ class PeerDoor:
         asyncio.get_running_loop().call_later(limits.link_handshake_seconds_max, self._let_go, made)
         return made
 
-    def _let_go(self, connection: web.RequestHandler) -> None:
-        if connection in self._unproven:
-            self._unproven.discard(connection)
-            if connection.transport is not None:
-                connection.transport.abort()
+    def _let_go(self, connection: web.RequestHandler, last: bool = False) -> None:
+        if connection not in self._unproven:
+            return
+        if connection.transport is None and not last:  # TLS may be done just after its time: then it still ends
+            asyncio.get_running_loop().call_later(_tls_seconds, self._let_go, connection, True)
+            return
+        self._unproven.discard(connection)
+        if connection.transport is not None:
+            connection.transport.abort()
 
     def _passed(self, route: Route) -> Route:
         """A route that asks for proofs of its own, at once."""

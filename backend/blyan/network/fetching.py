@@ -7,7 +7,7 @@ What came stays for the next try, also after a kill (`storage/partial`). Who is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from blyan.network.items import Wanted
@@ -36,6 +36,7 @@ async def fetch(
     *,
     progress: Progress = nothing,
     policy: FetchPolicy | None = None,
+    told: Callable[[tuple[SourceReport, ...]], None] = lambda _: None,
 ) -> tuple[SourceReport, ...]:
     """Make the store hold these payloads; the reports are in the order of the sources.
 
@@ -43,7 +44,7 @@ async def fetch(
     `progress` gets each payload's bytes as they are verified, those that are here already at once; it may raise to
     stop. Whoever cancels finds what came kept. In the end `PeerFault`, or `NotFound` where every source says that it
     has it not, names a payload that could not be had and what was wrong with each source; the others are here by then.
-    `StorageFull`, `IntegrityFault` of the own disk end it at once.
+    `StorageFull`, `IntegrityFault` of the own disk end it at once. `told` gets the reports however it ends.
     """
     if not sources or len(sources) > limits.sources_max:
         raise InvalidInput(f"fetch: expected 1 to {limits.sources_max} sources, found {len(sources)}")
@@ -59,7 +60,10 @@ async def fetch(
             progress(each[0].payload, each[0].length)
     run = Receiving(store, missing, sources, book, progress, policy or FetchPolicy())
     if missing:
-        await run.run()
+        try:
+            await run.run()
+        finally:
+            told(tuple(run.reports))
         _want_all(run.table, sources)
     return tuple(run.reports)
 

@@ -41,8 +41,23 @@ class SourceReport:
     url: str
     bytes: int = 0  # verified and kept
     seconds: float = 0.0  # of all its connections together, from asking to the last byte
+    busy_seconds: float = 0.0  # in which at least one of them was under way, what the rates held up included
     failures: int = 0  # answers that did not come, broke off or stalled
     bad: list[PayloadId] = field(default_factory=list[PayloadId])  # of which it gave wrong bytes
+    _flights: int = 0
+    _since: float = 0.0
+
+    def left(self, now: float) -> float:
+        """One connection more is under way; the time again."""
+        self._since = self._since if self._flights else now
+        self._flights += 1
+        return now
+
+    def came(self, now: float, seconds: float) -> None:
+        """One connection less is under way; it took so long, without what rates held it up."""
+        self._flights -= 1
+        self.seconds += seconds
+        self.busy_seconds += 0.0 if self._flights else now - self._since
 
 
 class Receiving:
@@ -193,7 +208,7 @@ class Receiving:
 
     async def _receive(self, flight: Flight, tank: Tank) -> None:
         """Ask, and take what comes; a source that does not do as it should is set back or closed."""
-        number, item, began = flight.source, flight.item, _now()
+        number, item, began = flight.source, flight.item, self.reports[flight.source].left(_now())
         timer = _Timer(flight, self._policy.piece_seconds_max)
         try:
             async with timer.limit:
@@ -212,7 +227,7 @@ class Receiving:
             self.table.sources[number].served(flight.got, _now() - began - timer.paused)
         finally:
             flight.stop = _nothing
-            self.reports[number].seconds += _now() - began - timer.paused
+            self.reports[number].came(_now(), _now() - began - timer.paused)
 
     async def _keep(self, flight: Flight, tank: Tank) -> None:
         """Verify and write what came wholly and is not here."""

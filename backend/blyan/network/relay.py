@@ -145,6 +145,10 @@ class RelayHost:
         tunnel, side = self._tokens.pop(request.headers.get(token_header, ""), (None, 0))
         if tunnel is None:
             raise web.HTTPNotFound
+        left = tunnel.until - self._monotonic()
+        if left <= 0:
+            self._forget(tunnel)  # an end that came before hears of it by its own time
+            raise web.HTTPNotFound
         socket = web.WebSocketResponse(
             timeout=_close_seconds, max_msg_size=limits.relay_frame_bytes_max, compress=False, autoping=True
         )
@@ -153,7 +157,7 @@ class RelayHost:
             tunnel.ends[side] = socket
             if None not in tunnel.ends:
                 tunnel.joined.set()
-            async with asyncio.timeout(limits.relay_join_seconds_max):
+            async with asyncio.timeout(left):
                 await tunnel.joined.wait()
             await self._copy(tunnel, side)
         except (TimeoutError, OSError, aiohttp.ClientError, RuntimeError) as reason:  # RuntimeError: it is closing

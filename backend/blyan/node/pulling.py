@@ -18,7 +18,7 @@ from blyan.model import tokenizer as tokenizer_module
 from blyan.model.hf_import import read_checkpoint
 from blyan.model.manifest import Manifest, parse_manifest
 from blyan.network.client import PeerClient
-from blyan.network.fetching import fetch, nothing
+from blyan.network.fetching import FetchPolicy, fetch, nothing
 from blyan.network.items import Wanted
 from blyan.network.peers import Peer, parse_peer
 from blyan.network.receiving import Progress
@@ -48,10 +48,13 @@ def pull_model(
     say: Callable[[Status], None],
     now: UnixSeconds,
     asked: Sequence[Peer] = (),
+    *,
+    rate: int = 0,
 ) -> Published:
     """Import or fetch a model by its name; the first directory or peer that has it is taken, or the first of `asked`.
 
-    `say` gets statuses as Ollama words them, and may raise a fault to stop. `NotFound` says what to configure, or
+    `say` gets statuses as Ollama words them, and may raise a fault to stop. `rate`: bytes a second that are fetched at
+    most, 0 without limit. `NotFound` says what to configure, or
     where was looked; `PeerFault` names who was not reached or answered wrongly. Runs an event loop of its own: not for
     a thread that has one.
     """
@@ -75,7 +78,7 @@ def pull_model(
     for peer in peers:
         first = peer_source(peer.url)
         others = [each for each in dict.fromkeys(sources) if each != first]
-        bytes_of = _BytesOf(ground.store, [first, *others], book)
+        bytes_of = _BytesOf(ground.store, [first, *others], book, FetchPolicy(rate=rate))
         try:
             return asyncio.run(_fetched(ground, peer, name, say, bytes_of))
         except NotFound:
@@ -95,11 +98,12 @@ class _BytesOf:
     store: BlobStore
     sources: Sequence[Source]
     book: SourceBook
+    policy: FetchPolicy
 
     async def want(self, wanted: Sequence[Wanted], progress: Progress = nothing) -> None:
         """Fetch what the model needs: that nobody has it is the sources' fault."""
         try:
-            await fetch(self.store, wanted, self.sources, self.book, progress=progress)
+            await fetch(self.store, wanted, self.sources, self.book, progress=progress, policy=self.policy)
         except NotFound as reason:
             raise PeerFault(reason.message, detail=reason.detail) from None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from blyan.model.manifest import BlockReference
@@ -14,6 +15,7 @@ from blyan.network.door import token_kind
 from blyan.network.fetching import FetchPolicy, fetch
 from blyan.network.items import Wanted
 from blyan.network.link import Link
+from blyan.network.receiving import SourceReport
 from blyan.network.sources import Source, SourceBook
 from blyan.node.holdings import Hosted
 from blyan.node.peering import Peering, manifest_kind
@@ -48,14 +50,25 @@ class SwarmBlobs:
             if not sources:
                 raise NotFound(f"model {hosted.manifest.name}: expected a linked node that has its blocks, found none")
             rate = self.peering.config.network.fetch_bytes
-            await fetch(self.peering.ground.store, wanted, sources, self.book, policy=FetchPolicy(rate=rate))
+            store, policy = self.peering.ground.store, FetchPolicy(rate=rate)
+            told = partial(self.note, list(sources))
+            await fetch(store, wanted, list(sources.values()), self.book, policy=policy, told=told)
 
-    async def _sources(self, hosted: Hosted, ways: AsyncExitStack, *, trunk: bool) -> list[Source]:
+    def note(self, nodes: Sequence[PublicKey], reports: Sequence[SourceReport]) -> None:
+        """What each did counts for more than this fetch: how fast it gave, and that it gave wrong bytes."""
+        peering, now = self.peering, self.peering.monotonic()
+        for node, report in zip(nodes, reports, strict=True):
+            if report.bytes and not peering.config.network.fetch_bytes:  # or our own limit would be measured
+                peering.registry.measurements.transferred(node, report.bytes, report.busy_seconds, now)
+            if report.bad:
+                peering.registry.failed(node, "corrupt", 0, now, peering.draw())
+
+    async def _sources(self, hosted: Hosted, ways: AsyncExitStack, *, trunk: bool) -> dict[PublicKey, Source]:
         """Linked nodes that say they hold something of the model, with what they say; relayed ones last, few.
 
         `ways` keeps their tunnels.
         """
-        found: list[Source] = []
+        found: dict[PublicKey, Source] = {}
         relayed = 0
         for summary in sorted(linked_nodes(self.peering), key=_is_relayed):
             link, holding = self.peering.links.link(summary.node), summary.holdings.get(hosted.manifest_id)
@@ -67,23 +80,23 @@ class SwarmBlobs:
             source = None if token is None else await self._source(summary, token, ways)
             if source is not None:
                 relayed += _is_relayed(summary)
-                found.append(replace(source, holds=None if trunk else _said(hosted, holding)))
+                found[summary.node] = replace(source, holds=None if trunk else _said(hosted, holding))
         return found
 
     async def _source(self, summary: Summary, token: str, ways: AsyncExitStack) -> Source | None:
         """How a node is asked, None if there is no way to it now."""
         certificate = summary.certificate
+        # its address is another one now and then: what it gave is remembered under its key
+        name = blobs_url(f"wss://{summary.node}.node")
         if not _is_relayed(summary):
             direct = next((url for url in summary.peer_urls if url.startswith("wss://")), None)
-            return None if direct is None else Source(blobs_url(direct), None, token, certificate)
+            return None if direct is None else Source(blobs_url(direct), None, token, certificate, name)
         for url in summary.peer_urls:
             relay = PublicKey(url.removeprefix("relay:"))
             if self.peering.links.link(relay) is None:
                 continue
             way = self.peering.reach.tunnels.to(relay, summary.node)
             local = await ways.enter_async_context(way)
-            # its address here is another each time: what it gave is remembered under its key
-            name = blobs_url(f"wss://{summary.node}.relayed")
             return Source(blobs_url(local), None, token, certificate, name, connections=1)
         return None
 

@@ -196,6 +196,21 @@ def open_alone(path: Path) -> int:
         os.close(handle)  # it got another name, or was removed, before we had it
 
 
+def regain(path: Path, mode: int = 0o600) -> None:
+    """Make a file of ours that only may be read writable again, not through a symbolic link.
+
+    No change if by now that name means another file, or none; `BlockingIOError` while somebody has it (`open_alone`).
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or what is just becoming a blob would be writable
+            if _is_named(handle, path):
+                os.fchmod(handle, mode)
+    finally:
+        os.close(handle)
+
+
 def _is_named(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), path.lstat())

@@ -79,7 +79,7 @@ class PartialBlob:
         if self._path("").is_symlink() and self._recorded() is None:
             durable.discard(self._path(""))
         try:
-            self._handle = durable.open_alone(self._path(""))
+            self._handle = self._opened()
         except BlockingIOError:
             raise BeingFetched(f"payload {payload}: expected nobody else fetching it, found somebody") from None
         try:
@@ -87,6 +87,13 @@ class PartialBlob:
         except BaseException:
             self.close()
             raise
+
+    def _opened(self) -> int:
+        try:
+            return durable.open_alone(self._path(""))
+        except PermissionError:  # left in the middle of `finish`: read-only, and not yet a blob
+            durable.regain(self._path(""), _mode)
+            return durable.open_alone(self._path(""))
 
     def _prepare(self) -> None:
         durable.write_file(self._path(index_suffix), self.index.encode(), _mode)
