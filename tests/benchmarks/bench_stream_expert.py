@@ -19,9 +19,8 @@ import torch
 from harness import SMOKE, Page, both, drop_cache, interleaved, percentile
 from torch import Tensor
 
-from blyan.model.expert_rows import ExpertLayout, in_turn, swiglu_by_rows
+from blyan.model.expert_rows import ExpertLayout
 from blyan.model.experts import swiglu
-from blyan.model.lone_threads import lone_threads
 from blyan.primitives import limits
 from blyan.primitives.ids import PayloadId
 from blyan.storage import tensor_block
@@ -63,8 +62,8 @@ def measure(page: Page, store: BlobStore, payload: PayloadId, name: str, hidden:
             reader.read(head, 0)
             layout = ExpertLayout(tensor_block.parse_layout(head, reader.length))
             with ring.stream(reader, layout.groups, keep_cached=keep_cached) as blocks:
-                each = lone_threads().in_turn if layout.bound_by_memory(hidden) else in_turn
-                return swiglu_by_rows(layout.streamed(blocks), hidden, layout.inner, each)
+                [output] = layout.answer_streamed(blocks, [hidden])
+                return output
 
     def mapped() -> Tensor:
         with path.open("rb") as file:
