@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,6 +102,9 @@ class RandomWeights:
 
     def answer(self, call: ExpertCall) -> Tensor:
         return swiglu(self.expert(call.layer, call.expert), "", call.hidden)
+
+    def answer_together(self, calls: Sequence[ExpertCall]) -> list[Tensor]:
+        return [self.answer(call) for call in calls]
 
 
 class Watch:

@@ -85,7 +85,9 @@ def store_random_model(
 
 def flip(path: Path, at: int) -> None:
     """Change one bit of a stored file, as a disk might."""
-    raw = bytearray(path.read_bytes())
-    raw[at] ^= 0x10
     path.chmod(0o644)
-    path.write_bytes(raw)
+    with path.open("r+b") as file:  # in place: whoever reads it meanwhile finds no end where there is none
+        file.seek(at)
+        [byte] = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 0x10]))

@@ -13,23 +13,29 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from harness import SMOKE, Page, both, drop_cache, interleaved, percentile
 from torch import Tensor
 
-from blyan.model.expert_rows import ExpertLayout, in_turn, swiglu_by_rows
+from blyan.model.eager_step import EagerStepper
+from blyan.model.expert_memory import ExpertMemory
+from blyan.model.expert_rows import ExpertLayout
 from blyan.model.experts import swiglu
-from blyan.model.lone_threads import lone_threads
+from blyan.model.stepping import KVPages, Run
+from blyan.model.weights import ModelWeights
 from blyan.primitives import limits
 from blyan.primitives.ids import PayloadId
 from blyan.storage import tensor_block
 from blyan.storage.blob_store import BlobStore
 from blyan.storage.mapping import map_private
 from blyan.storage.row_stream import Ring
+from stored_models import SMALL, store_random_model
 
 TOKENS = 4
+STREAMS = 8
 
 
 def main() -> None:
@@ -49,7 +55,33 @@ def main() -> None:
 
             payload = store.put(tensor_block.encode_lazily(layout, repeated)).payload
             measure(page, store, payload, name, torch.randn(TOKENS, hidden).to(dtype))
+        share(page, store)
     page.write()
+
+
+def share(page: Page, store: BlobStore) -> None:
+    """Tokens a second of several streams over a budget of nothing, against one: an expert is read once a step."""
+    width, inner = (64, 300) if SMOKE else (1_024, 4_096)
+    config = replace(SMALL, hidden=width, expert_intermediate=inner, layers=2, moe_layers=(0, 1), experts=8)
+    manifest = store_random_model(store, config, dtype="BF16")
+    memory = ExpertMemory(0, time.perf_counter)
+    stepper = EagerStepper(ModelWeights(manifest, store, memory), config, KVPages(config, torch.bfloat16, STREAMS))
+    runs = [Run((7 * number + 1,), 0, (number,), scored=1) for number in range(STREAMS)]
+    read = [0, 0]
+
+    def step(at: int, some: list[Run]) -> None:
+        before = memory.ring.bytes_read
+        stepper.step(some)
+        read[at] = memory.ring.bytes_read - before
+
+    one, all_ = interleaved(2 if SMOKE else 9, lambda: step(0, runs[:1]), lambda: step(1, runs))
+    memory.close()
+    alone, together = 1 / percentile(one, 0.5), STREAMS / percentile(all_, 0.5)
+    kept = f"{config.experts_per_token} of {config.experts} experts a token, none in memory"
+    page.row(f"{kept}: one stream / {STREAMS} streams", f"{alone:.1f} / {together:.1f} tokens/s")
+    page.row(
+        f"{STREAMS} streams ÷ one", f"{together / alone:.1f} ×", f"{STREAMS * read[0] / read[1]:.1f} × by bytes read"
+    )
 
 
 def measure(page: Page, store: BlobStore, payload: PayloadId, name: str, hidden: Tensor) -> None:
@@ -63,8 +95,8 @@ def measure(page: Page, store: BlobStore, payload: PayloadId, name: str, hidden:
             reader.read(head, 0)
             layout = ExpertLayout(tensor_block.parse_layout(head, reader.length))
             with ring.stream(reader, layout.groups, keep_cached=keep_cached) as blocks:
-                each = lone_threads().in_turn if layout.bound_by_memory(hidden) else in_turn
-                return swiglu_by_rows(layout.streamed(blocks), hidden, layout.inner, each)
+                [output] = layout.answer_streamed(blocks, [hidden])
+                return output
 
     def mapped() -> Tensor:
         with path.open("rb") as file:

@@ -130,7 +130,7 @@ from pathlib import Path
 import torch
 
 from blyan.model.expert_memory import ExpertMemory
-from blyan.model.expert_rows import ExpertLayout, swiglu_by_rows
+from blyan.model.expert_rows import ExpertLayout
 from blyan.primitives.ids import PayloadId
 from blyan.storage.blob_store import BlobStore
 from blyan.storage.row_stream import Ring
@@ -153,7 +153,8 @@ def answer(hidden: torch.Tensor) -> torch.Tensor:
         reader.read(head, 0)
         layout = ExpertLayout(parse_layout(head, reader.length))
         with ring.stream(reader, layout.groups, keep_cached=False) as blocks:
-            return swiglu_by_rows(layout.streamed(blocks), hidden, layout.inner)
+            [output] = layout.answer_streamed(blocks, [hidden])
+            return output
 
 
 hidden = torch.ones(4, int(sys.argv[3]), dtype=getattr(torch, sys.argv[4])) / 64

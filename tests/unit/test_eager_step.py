@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,21 @@ from torch import Tensor
 
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
+from blyan.model.expert_memory import ExpertMemory
 from blyan.model.gate import Routing
 from blyan.model.generate import forward_locally
 from blyan.model.kv_cache import KVCache
+from blyan.model.parts import expert_part
 from blyan.model.quantization import Quantization
 from blyan.model.rope_scaling import RopeScaling
-from blyan.model.stepping import KVPages, Run, page_positions
+from blyan.model.stage_step import EagerLayers
+from blyan.model.stepping import KVPages, Run, RunResult, Stretch, page_positions
 from blyan.model.transformer import logits
-from blyan.primitives.errors import NotComputable
+from blyan.model.weights import ModelWeights
+from blyan.primitives.errors import BlockCorrupt, NotComputable
+from blyan.storage.blob_store import BlobStore
 from random_models import RandomWeights, small_config
+from stored_models import flip, store_random_model
 
 PAGES = (5, 0, 7, 2, 3, 9)  # scattered, and not all of them
 MODELS: dict[str, dict[str, Any]] = {
@@ -116,6 +123,55 @@ def test_a_run_does_not_depend_on_the_others_of_its_step(dtype: torch.dtype) -> 
         assert np.array_equal(found.scores, alone.scores) and found.scores.shape == (run.scored, 211)
         assert np.array_equal(found.chosen, alone.chosen) and found.chosen.shape == (2, len(run.tokens), 3)
         assert (found.hidden is None) == (not run.hidden)
+
+
+def test_an_expert_that_is_not_in_memory_is_read_once_for_all_runs_that_chose_it(tmp_path: Path) -> None:
+    """Four streams over a budget of nothing: each has the bits that it has alone, in one step and in one stage."""
+    store = BlobStore(tmp_path / "blobs", writable=True)
+    manifest = store_random_model(store)
+    config, runs = manifest.config, [Run(prompt(9, seed), 0, (seed,), scored=1) for seed in range(3)]
+    runs.append(runs[2]._replace(pages=(3,)))  # one that chooses the very experts of another
+
+    def stepping(runs: Sequence[Run]) -> tuple[list[RunResult], ExpertMemory]:
+        memory = ExpertMemory(0, lambda: 0.0)
+        weights = ModelWeights(manifest, store, memory)
+        return EagerStepper(weights, config, KVPages(config, torch.float32, 4)).step(runs), memory
+
+    together, memory = stepping(runs)
+    chosen = [result.chosen for result in together]
+    distinct = sum(len(np.unique(np.concatenate(layer))) for layer in zip(*chosen, strict=True))
+    assert memory.usage().calls == {"hot": 0, "warm": 0, "cold": distinct}
+    for run, found in zip(runs, together, strict=True):
+        [alone], lone = stepping([run])
+        each_read = lone.usage().bytes_read // lone.usage().calls["cold"]  # all experts are of one size
+        assert memory.usage().bytes_read == distinct * each_read
+        assert np.array_equal(found.scores, alone.scores) and np.array_equal(found.chosen, alone.chosen)
+
+    memory = ExpertMemory(0, lambda: 0.0)
+    weights, layers = ModelWeights(manifest, store, memory), range(config.layers)
+    stage = EagerLayers(weights, config, KVPages(config, torch.float32, 4), layers)
+    hidden = torch.cat([weights.embed()[list(run.tokens)] for run in runs])
+    _, experts = stage.through(hidden, [Stretch(len(run.tokens), 0, run.pages) for run in runs])
+    assert np.array_equal(experts, np.concatenate(chosen, axis=1))
+    assert memory.usage().calls["cold"] == distinct
+
+
+def test_a_damaged_expert_fails_those_alone_that_chose_it(tmp_path: Path) -> None:
+    """The step that they share fails; made again run by run, as a scheduler does, the others have their numbers."""
+    store = BlobStore(tmp_path / "blobs", writable=True)
+    manifest = store_random_model(store)
+    config, runs = manifest.config, [Run(prompt(1, seed), 0, (seed,), scored=1) for seed in range(2)]
+    weights = ModelWeights(manifest, store, ExpertMemory(0, lambda: 0.0))
+    stepper = EagerStepper(weights, config, KVPages(config, torch.float32, 2))
+    expected = stepper.step(runs)
+    used = [{(at, int(e)) for at, layer in enumerate(each.chosen) for e in layer.flatten()} for each in expected]
+    at, expert = min(used[0] - used[1])
+    flip(store.path(manifest.parts[expert_part(config.moe_layers[at], expert)].payload), 4_200)
+    with pytest.raises(BlockCorrupt):
+        stepper.step(runs)
+    with pytest.raises(BlockCorrupt):
+        stepper.step(runs[:1])
+    assert np.array_equal(stepper.step(runs[1:])[0].scores, expected[1].scores)
 
 
 def test_several_rows_are_scored_like_the_rows_of_the_echo() -> None:

@@ -123,6 +123,24 @@ def test_an_expert_larger_than_the_budget_is_streamed_every_time(store: BlobStor
     assert usage.buffer_bytes <= 5 * limits.stream_buffers * limits.MIB
 
 
+@pytest.mark.parametrize("kind", ["BF16", "int4 of F32"])
+@pytest.mark.parametrize("budget", [0.0, 1.5], ids=["streamed", "to become hot"])
+def test_calls_that_are_answered_together_read_their_expert_once(store: BlobStore, kind: str, budget: float) -> None:
+    """Few rows and many: every call has the bits that it has alone, and all together count as one."""
+    dtype, quantization = KINDS[kind]
+    manifest = store_random_model(store, LARGE, dtype=dtype, quantization=quantization)
+    calls = [call_of(manifest, tokens) for tokens in (1, 3, 20, 1)]
+    alone = ModelWeights(manifest, store, ExpertMemory(0, no_clock))
+    memory = budget_of(manifest, budget)
+    found = ModelWeights(manifest, store, memory).answer_together(calls)
+    assert all(torch.equal(each, alone.answer(call)) for each, call in zip(found, calls, strict=True))
+    usage = memory.usage()
+    assert (usage.calls["cold"], sum(usage.calls.values())) == (1, 1)
+    lone = budget_of(manifest, budget)
+    ModelWeights(manifest, store, lone).answer(calls[0])
+    assert usage.bytes_read == lone.usage().bytes_read > 0
+
+
 def test_a_budget_that_holds_everything_is_no_budget(store: BlobStore) -> None:
     """Then all experts are mapped as without one, and whoever computes without `answer` may do so."""
     manifest = store_random_model(store)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import PagedCache, result_of
-from blyan.model.experts import ExpertCall
+from blyan.model.experts import ExpertCall, by_expert
 from blyan.model.gate import Routing
 from blyan.model.stage import Forward
 from blyan.model.stepping import (
@@ -42,6 +42,10 @@ class PartialWeights(TrunkWeights, Protocol):
 
     def answer(self, call: ExpertCall) -> Tensor:
         """What an expert that is here gives [n, hidden]."""
+        ...
+
+    def answer_together(self, calls: Sequence[ExpertCall]) -> list[Tensor]:
+        """The same for each of several calls of one expert by itself."""
         ...
 
 
@@ -178,12 +182,12 @@ class NetworkStepper:
         waiting = Asked.of(self._elsewhere, [calls[place] for place in away], waits) if away else None
         outputs: dict[int, Tensor | Fault] = {}
         damaged: list[int] = []
-        for place, held in enumerate(here):
-            if held:
-                try:
-                    outputs[place] = self._weights.answer(calls[place])
-                except (BlockCorrupt, NotFound):  # said in the log by the store; others may have it whole
-                    damaged.append(place)
+        for places in by_expert(calls, (place for place, held in enumerate(here) if held)):
+            try:
+                given = self._weights.answer_together([calls[place] for place in places])
+                outputs.update(zip(places, given, strict=True))
+            except (BlockCorrupt, NotFound):  # said in the log by the store; others may have it whole
+                damaged += places
         if waiting is not None:
             outputs.update(zip(away, self._waited_for(waiting), strict=True))
         for place in away:

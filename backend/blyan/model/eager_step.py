@@ -1,7 +1,8 @@
-"""The plain stepper: each run of a step by itself through the transformer's expert-call seam, every expert here.
+"""The plain stepper: the runs of a step side by side through the transformer's expert-call seam, every expert here.
 
-What a run gives therefore cannot depend on the others of its step. It is the reference that the jitted stepper is held
-to, and computes where that one is not ready or not possible. One sequence at a time, its numbers are the plain loop's
+They meet only where an expert that several chose is not in memory: it is read once a step. Each run's rows are computed
+by themselves, so what it gives cannot depend on the others. This is the reference that the jitted stepper is held to,
+and computes where that one is not ready or not possible. One sequence at a time, its numbers are the plain loop's
 (`generate`), bit for bit, if its positions are cut into the same runs.
 """
 
@@ -18,16 +19,17 @@ from blyan.model.config import ModelConfig
 from blyan.model.experts import ExpertCall
 from blyan.model.gate import Routing
 from blyan.model.likeliest import Scores, are_finite
+from blyan.model.stage import Forward
 from blyan.model.stepping import KVPages, Ready, Run, RunResult, nothing, page_positions
-from blyan.model.transformer import TrunkWeights, drive, forward, logits
+from blyan.model.transformer import TrunkWeights, drive_together, forward, logits
 from blyan.primitives.errors import NotComputable
 
 
 class LocalWeights(TrunkWeights, Protocol):
     """The trunk and every routed expert."""
 
-    def answer(self, call: ExpertCall) -> Tensor:
-        """What the called expert gives [n, hidden]."""
+    def answer_together(self, calls: Sequence[ExpertCall]) -> list[Tensor]:
+        """What the one expert that all these calls are for gives [n, hidden] for each by itself."""
         ...
 
 
@@ -63,10 +65,10 @@ class PagedCache:
 
 
 class EagerStepper:
-    """Computes runs one after the other with torch. Implements `stepping.Stepper`.
+    """Computes runs with torch, layer by layer. Implements `stepping.Stepper`.
 
-    Memory beside the pages is one run's: its hidden states, its gathered keys and values of one layer, and its scores,
-    so callers bound both `len(run.tokens)` and `run.scored`.
+    Memory beside the pages: the hidden states of all runs and what experts make of them in one layer, the gathered keys
+    and values of one run in one layer, and all scores; so callers bound the sums of `len(run.tokens)` and `run.scored`.
     """
 
     def __init__(self, weights: LocalWeights, config: ModelConfig, kv: KVPages) -> None:
@@ -79,24 +81,29 @@ class EagerStepper:
         """One result per run, in order. `NotComputable` if scores are not finite, and whatever opening a block raises;
         then the pages of the runs are undefined from each run's `start` on."""
         ready()
-        return [self._computed(run) for run in runs]
+        chosen: list[list[Tensor]] = [[] for _ in runs]
+        passes = [self._begun(run, noted) for run, noted in zip(runs, chosen, strict=True)]
+        hidden = drive_together(passes, self._weights.answer_together)
+        return [
+            result_of(self._weights, self._config, run, states[0], noted)
+            for run, states, noted in zip(runs, hidden, chosen, strict=True)
+        ]
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _computed(self, run: Run) -> RunResult:
+    def _begun(self, run: Run, chosen: list[Tensor]) -> Forward:
+        """A run before its first layer; its experts [n, top_k] of each MoE layer go to `chosen`."""
         count = len(run.tokens)
         assert count and 0 <= run.scored <= count, "a run has positions, and scores at most those"
         assert len(run.pages) * page_positions >= run.start + count, "the pages reach to the run's end"
-        chosen: list[Tensor] = []
 
         def observe(_layer: int, routing: Routing) -> None:
             chosen.append(routing.chosen)
 
         cache = PagedCache(self._kv, run.pages, run.start, run.reach)
         tokens = torch.tensor([run.tokens], dtype=torch.int64)
-        hidden = drive(forward(self._weights, self._config, tokens, cache, observe), self._weights.answer)[0]
-        return result_of(self._weights, self._config, run, hidden, chosen)
+        return forward(self._weights, self._config, tokens, cache, observe)
 
 
 def result_of(

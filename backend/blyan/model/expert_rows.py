@@ -2,9 +2,10 @@
 
 A row of a product depends on its own row of the matrix alone, so blocks change no sum over inputs. Whether the blocks
 come from a mapping, from memory or from a stream, they are cut at the same rows and lie at the same alignment: where an
-expert's bytes are does not change a bit of its answer. Against `swiglu`, which hands whole matrices to torch, nothing
-differs on the machines this was tried on; what is promised is 1e-6 relative in fp32 (torch may choose another kernel
-for another number of rows) and one rounding step in shorter types.
+expert's bytes are does not change a bit of its answer; nor do other hidden states that the same blocks are multiplied
+with, each batch by itself. Against `swiglu`, which hands whole matrices to torch, nothing differs on the machines this
+was tried on; what is promised is 1e-6 relative in fp32 (torch may choose another kernel for another number of rows) and
+one rounding step in shorter types.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from blyan.storage.row_stream import Group, RowBlock, Table, rows_at_once
 from blyan.storage.tensor_block import TensorPlace
 
 Rows: TypeAlias = tuple[slice, Mapping[str, Tensor]]  # which rows of which matrix, and its tensors' rows
+Task: TypeAlias = Callable[[slice, Mapping[str, Tensor]], None]  # what is done with rows for one batch
 
 _matrices: Final = ("gate_proj", "up_proj", "down_proj")  # in the order in which they are needed
 _few_rows: Final = 16  # of hidden states, whose products with a matrix are bound by reading it
@@ -80,6 +82,23 @@ class ExpertLayout:
 
         return (of(number) for number in range(len(self.groups)))
 
+    def answer_streamed(self, blocks: Iterator[RowBlock], batches: Sequence[Tensor]) -> list[Tensor]:
+        """Each batch of hidden states [n, hidden] through the expert, every block taken from the stream once for all.
+
+        A batch is multiplied by the threads that would multiply it alone: see `bound_by_memory`.
+        """
+        lone = [self.bound_by_memory(hidden) for hidden in batches]
+
+        def each(tasks: Sequence[Task], items: Iterable[Rows]) -> None:
+            few = [task for task, bound in zip(tasks, lone, strict=True) if bound]
+            many = [task for task, bound in zip(tasks, lone, strict=True) if not bound]
+            for item in items:
+                if few:
+                    lone_threads().in_turn(_all, [(few, item)])
+                _all(many, item)
+
+        return swiglu_by_rows(self.streamed(blocks), batches, self.inner, each)
+
 
 @dataclass(frozen=True, slots=True)
 class ResidentExpert:
@@ -90,36 +109,68 @@ class ResidentExpert:
 
     def answer(self, hidden: Tensor) -> Tensor:
         """hidden [n, hidden] through the expert."""
-        each = lone_threads().spread if self.layout.bound_by_memory(hidden) else in_turn
-        return swiglu_by_rows(self.layout.whole(self.tensors), hidden, self.layout.inner, each)
+        each = _spread if self.layout.bound_by_memory(hidden) else in_turn
+        [answer] = swiglu_by_rows(self.layout.whole(self.tensors), [hidden], self.layout.inner, each)
+        return answer
 
 
-def in_turn(task: Callable[..., None], items: Iterable[Rows]) -> None:
-    """The task for one item after the other, here."""
+def in_turn(tasks: Sequence[Task], items: Iterable[Rows]) -> None:
+    """All tasks for one item after the other, here."""
     for item in items:
+        _all(tasks, item)
+
+
+def _spread(tasks: Sequence[Task], items: Iterable[Rows]) -> None:
+    """Items that stay valid, several at once, on one core each."""
+    lone_threads().spread(_all, ((tasks, item) for item in items))
+
+
+def _all(tasks: Sequence[Task], item: Rows) -> None:
+    for task in tasks:
         task(*item)
 
 
 def swiglu_by_rows(
-    matrices: Iterator[Iterable[Rows]], hidden: Tensor, inner: int, each: Callable[..., None] = in_turn
-) -> Tensor:
-    """What `swiglu` gives for hidden [n, hidden], the rows of gate, up and down coming in this order.
+    matrices: Iterator[Iterable[Rows]],
+    batches: Sequence[Tensor],
+    inner: int,
+    each: Callable[[Sequence[Task], Iterable[Rows]], None] = in_turn,
+) -> list[Tensor]:
+    """What `swiglu` gives for each batch [n, hidden] by itself, the rows of gate, up and down coming in this order.
 
-    Memory: [n, inner], the answer, and what one block takes. `each` applies a task to blocks, here or elsewhere.
+    Memory: [n, inner] and the answer of each batch, and what one block takes. `each` has all tasks, one for each batch,
+    done with every block, here or elsewhere.
     """
-    between = hidden.new_empty(len(hidden), inner)
-    each(lambda rows, tensors: _product(tensors, "gate_proj", hidden, between[:, rows]), next(matrices))
-    between = functional.silu(between)
+    passages = [_Passage(hidden, inner) for hidden in batches]
+    each([passage.gate for passage in passages], next(matrices))
+    for passage in passages:
+        passage.activate()
+    each([passage.up for passage in passages], next(matrices))
+    each([passage.down for passage in passages], next(matrices))
+    return [passage.answer for passage in passages]
 
-    def up(rows: slice, tensors: Mapping[str, Tensor]) -> None:
-        found = hidden.new_empty(len(hidden), rows.stop - rows.start)
-        _product(tensors, "up_proj", hidden, found)
-        between[:, rows] *= found
 
-    each(up, next(matrices))
-    answer = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    each(lambda rows, tensors: _product(tensors, "down_proj", between, answer[:, rows]), next(matrices))
-    return answer
+class _Passage:
+    """One batch on its way through an expert."""
+
+    def __init__(self, hidden: Tensor, inner: int) -> None:
+        self._hidden = hidden
+        self._between = hidden.new_empty(len(hidden), inner)
+        self.answer = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+
+    def gate(self, rows: slice, tensors: Mapping[str, Tensor]) -> None:
+        _product(tensors, "gate_proj", self._hidden, self._between[:, rows])
+
+    def activate(self) -> None:
+        self._between = functional.silu(self._between)
+
+    def up(self, rows: slice, tensors: Mapping[str, Tensor]) -> None:
+        found = self._hidden.new_empty(len(self._hidden), rows.stop - rows.start)
+        _product(tensors, "up_proj", self._hidden, found)
+        self._between[:, rows] *= found
+
+    def down(self, rows: slice, tensors: Mapping[str, Tensor]) -> None:
+        _product(tensors, "down_proj", self._between, self.answer[:, rows])
 
 
 def _product(tensors: Mapping[str, Tensor], name: str, hidden: Tensor, into: Tensor) -> None:

@@ -5,7 +5,7 @@ An `ExpertCall` is the seam between the model and whoever computes: this process
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,6 +21,14 @@ class ExpertCall:
     layer: int
     expert: int
     hidden: Tensor  # [n, hidden]
+
+
+def by_expert(calls: Sequence[ExpertCall], places: Iterable[int] | None = None) -> list[list[int]]:
+    """The places of calls of one layer, of all or of some, each expert's together: rising number, then as they came."""
+    groups: dict[int, list[int]] = {}
+    for place in range(len(calls)) if places is None else places:
+        groups.setdefault(calls[place].expert, []).append(place)
+    return [groups[expert] for expert in sorted(groups)]
 
 
 def swiglu(weights: Mapping[str, Tensor], prefix: str, hidden: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The plain way through a range of a model's layers, and from the last of them to scores: with torch, run by run.
+"""The plain way through a range of a model's layers, and from the last of them to scores: with torch.
 
-What a run gives does not depend on the others, and is the plain stepper's (`eager_step`), bit for bit. The jitted way
-(`fused_stage`) is held to it.
+As in the plain stepper (`eager_step`), each run's rows are computed by themselves: what it gives does not depend on the
+others, and is that stepper's, bit for bit. The jitted way (`fused_stage`) is held to it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from blyan.model.config import ModelConfig
 from blyan.model.eager_step import PagedCache, scores_of
 from blyan.model.experts import ExpertCall
 from blyan.model.gate import Routing
-from blyan.model.stage import LayerWeights, through
+from blyan.model.stage import Forward, LayerWeights, through
 from blyan.model.stepping import KVPages, LayerStepper, Stretch, page_positions
-from blyan.model.transformer import TrunkWeights, drive
+from blyan.model.transformer import TrunkWeights, drive_together
 from blyan.model.weights import ModelWeights
 
 
 class StageWeights(LayerWeights, Protocol):
     """The trunk of some layers and their routed experts."""
 
-    def answer(self, call: ExpertCall) -> Tensor:
-        """What the called expert gives [n, hidden]."""
+    def answer_together(self, calls: Sequence[ExpertCall]) -> list[Tensor]:
+        """What the one expert that all these calls are for gives [n, hidden] for each by itself."""
         ...
 
 
@@ -72,34 +72,33 @@ class EagerLayers:
     @torch.inference_mode()
     def through(self, hidden: Tensor, runs: Sequence[Stretch]) -> tuple[Tensor, NDArray[np.int32]]:
         """See `stepping.LayerStepper`."""
-        outputs: list[Tensor] = []
-        chosen: list[NDArray[np.int32]] = []
-        first = 0
-        for run in runs:
-            assert len(run.pages) * page_positions >= run.start + run.rows, "the pages reach to the run's end"
-            given, experts = self._passed(hidden[first : first + run.rows], run)
-            outputs.append(given)
-            chosen.append(experts)
-            first += run.rows
+        chosen: list[list[Tensor]] = [[] for _ in runs]
+        pieces = hidden.split([run.rows for run in runs])
+        passes = [self._begun(piece, run, noted) for piece, run, noted in zip(pieces, runs, chosen, strict=True)]
+        outputs = [given[0] for given in drive_together(passes, self._weights.answer_together)]
+        experts = [self._stacked(noted, run.rows) for noted, run in zip(chosen, runs, strict=True)]
         if len(runs) == 1:
-            return outputs[0], chosen[0]
-        return torch.cat(outputs), np.concatenate(chosen, axis=1)
+            return outputs[0], experts[0]
+        return torch.cat(outputs), np.concatenate(experts, axis=1)
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _passed(self, hidden: Tensor, run: Stretch) -> tuple[Tensor, NDArray[np.int32]]:
-        chosen: list[Tensor] = []
+    def _begun(self, hidden: Tensor, run: Stretch, chosen: list[Tensor]) -> Forward:
+        """A run before the first of the layers; its experts [n, top_k] of each MoE layer go to `chosen`."""
+        assert len(run.pages) * page_positions >= run.start + run.rows, "the pages reach to the run's end"
 
         def observe(_layer: int, routing: Routing) -> None:
             chosen.append(routing.chosen)
 
         cache = PagedCache(self._kv, run.pages, run.start, run.reach)
-        steps = through(self._weights, self._config, self._layers, hidden.unsqueeze(0), cache, observe)
-        given = drive(steps, self._weights.answer)[0]
+        return through(self._weights, self._config, self._layers, hidden.unsqueeze(0), cache, observe)
+
+    def _stacked(self, chosen: Sequence[Tensor], rows: int) -> NDArray[np.int32]:
+        """[moe layers, rows, top_k]"""
         if not chosen:
-            return given, np.empty((0, run.rows, self._config.experts_per_token), np.int32)
-        return given, torch.stack(chosen).to(torch.int32).numpy()
+            return np.empty((0, rows, self._config.experts_per_token), np.int32)
+        return torch.stack(list(chosen)).to(torch.int32).numpy()
 
 
 class EagerHead:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from blyan.model.expert_memory import ExpertMemory, WarmExpert
-from blyan.model.expert_rows import ExpertLayout, ResidentExpert, in_turn, swiglu_by_rows
+from blyan.model.expert_rows import ExpertLayout, ResidentExpert
 from blyan.model.expert_tiers import Tier
 from blyan.model.experts import ExpertCall
-from blyan.model.lone_threads import lone_threads
 from blyan.model.manifest import Manifest
 from blyan.model.parts import Part, expert_part, parts_of
 from blyan.model.stored_part import naming, want_layout
@@ -52,21 +51,26 @@ class TieredExperts:
         """Where the expert that is part `name` is now."""
         return self._memory.tier(self._manifest.parts[name].payload)
 
-    def answer(self, call: ExpertCall) -> Tensor:
-        """What the expert gives for hidden [n, hidden]; `BlockCorrupt` names part, file and subtile."""
-        name = expert_part(call.layer, call.expert)
+    def answer(self, calls: Sequence[ExpertCall]) -> list[Tensor]:
+        """What one expert gives for the hidden [n, hidden] of each call by itself, read once for all of them.
+
+        They count as one call. `BlockCorrupt` names part, file and subtile.
+        """
+        layer, expert = calls[0].layer, calls[0].expert
+        name = expert_part(layer, expert)
         block = self._manifest.parts[name]
         try:
             with self._memory.using(block.payload, block.length) as placement:
                 held = self._memory.hot(block.payload) if placement.now == "hot" else None
                 if held is None and placement.now == "warm":
                     held = self._mapped(name, block.payload)
-                if held is not None:
-                    return held.answer(call.hidden)
-                return self._read(name, block.payload, call.hidden, hot=placement.now == "hot")
+                batches = [call.hidden for call in calls]
+                if held is None:
+                    return self._read(name, block.payload, batches, hot=placement.now == "hot")
+                return [held.answer(hidden) for hidden in batches]
         except (BlockCorrupt, NotFound) as fault:
             self._memory.forget(block.payload)
-            raise naming(self._manifest.name, name, fault, layer=call.layer, expert=call.expert) from fault
+            raise naming(self._manifest.name, name, fault, layer=layer, expert=expert) from fault
 
     def verify(self, name: str) -> None:
         """Hash one expert in a bounded memory, unless it is known to be whole; faults as `answer`'s."""
@@ -84,20 +88,19 @@ class TieredExperts:
         except (BlockCorrupt, NotFound) as fault:
             raise naming(self._manifest.name, name, fault, layer=part.layer, expert=part.expert) from fault
 
-    def _read(self, name: str, payload: PayloadId, hidden: Tensor, *, hot: bool) -> Tensor:
+    def _read(self, name: str, payload: PayloadId, batches: Sequence[Tensor], *, hot: bool) -> list[Tensor]:
         """Compute with an expert that is not in memory: read it to stay, or stream it."""
         with self._store.reading(payload) as reader:
             layout = self._layout_of(name, payload, reader)
             if not hot:
-                each = lone_threads().in_turn if layout.bound_by_memory(hidden) else in_turn
                 with self._memory.ring.stream(reader, layout.groups, keep_cached=False) as blocks:
-                    return swiglu_by_rows(layout.streamed(blocks), hidden, layout.inner, each)
+                    return layout.answer_streamed(blocks, batches)
 
             def views(memory: memoryview) -> ResidentExpert:
                 return ResidentExpert(layout, tensor_block.views(layout.all_places, memory))
 
             held = self._memory.load(payload, reader, views)
-        return held.answer(hidden)
+        return [held.answer(hidden) for hidden in batches]
 
     def _layout_of(self, name: str, payload: PayloadId, reader: BlobReader) -> ExpertLayout:
         """Where the matrices lie, from the verified header; experts that are laid out alike share one value."""

@@ -7,7 +7,8 @@ remote" one assertion. It is differentiable, so that training drives the same se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Protocol
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from blyan.model.attention import rms_norm
 from blyan.model.config import ModelConfig
-from blyan.model.experts import ExpertCall
+from blyan.model.experts import ExpertCall, by_expert
 from blyan.model.kv_cache import Cache
 from blyan.model.stage import Forward, LayerWeights, Observer, through
 
@@ -58,6 +59,38 @@ def drive(steps: Forward, answer: Callable[[ExpertCall], Tensor]) -> Tensor:
     except StopIteration as end:
         hidden: Tensor = end.value
         return hidden
+
+
+def drive_together(
+    passes: Sequence[Forward], answer: Callable[[Sequence[ExpertCall]], Sequence[Tensor]]
+) -> list[Tensor]:
+    """Run passes through the same layers side by side: each has at its end what `drive` gives for it alone.
+
+    `answer` gets all calls of a layer that are for the same expert, and gives the output of each.
+    """
+    ended: list[Tensor] = []
+
+    def advanced(steps: Forward, outputs: list[Tensor] | None) -> list[ExpertCall]:
+        try:
+            return next(steps) if outputs is None else steps.send(outputs)
+        except StopIteration as end:
+            ended.append(end.value)
+            return []
+
+    calls = [advanced(steps, None) for steps in passes]
+    while len(ended) < len(passes):
+        outputs = iter(_answered([call for each in calls for call in each], answer))
+        calls = [advanced(steps, list(islice(outputs, len(each)))) for steps, each in zip(passes, calls, strict=True)]
+        assert len(ended) in (0, len(passes)), "all go through the same layers"
+    return ended
+
+
+def _answered(calls: Sequence[ExpertCall], answer: Callable[[Sequence[ExpertCall]], Sequence[Tensor]]) -> list[Tensor]:
+    """The output of each call of one layer, in order, one expert after the other."""
+    outputs: dict[int, Tensor] = {}
+    for places in by_expert(calls):
+        outputs.update(zip(places, answer([calls[place] for place in places]), strict=True))
+    return [outputs[place] for place in range(len(calls))]
 
 
 def logits(weights: TrunkWeights, config: ModelConfig, hidden: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ hashed again before its bytes are computed with. Trunk blocks and experts are th
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -49,10 +49,16 @@ class ModelWeights:
 
     def answer(self, call: ExpertCall) -> Tensor:
         """What the called expert gives [n, hidden], from wherever its bytes are; faults as `part`'s."""
+        [output] = self.answer_together([call])
+        return output
+
+    def answer_together(self, calls: Sequence[ExpertCall]) -> list[Tensor]:
+        """What the one expert that all these calls are for gives for each by itself, its bytes read once."""
         tiered = self.tiered
         if tiered is not None:
-            return tiered.answer(call)
-        return swiglu(self.expert(call.layer, call.expert), "", call.hidden)
+            return tiered.answer(calls)
+        tensors = self.expert(calls[0].layer, calls[0].expert)
+        return [swiglu(tensors, "", call.hidden) for call in calls]
 
     def watch(self, name: str) -> BlobWatch:
         """A cheap look at whether the block of a part is still what it is now; faults as `part`'s."""
