@@ -11,7 +11,7 @@ from pathlib import Path
 
 from forked import Nursery
 from nodes import install_builtin, serving
-from swarm_nodes import Heard, Swarm, SwarmNode, ask, everything, nothing, part_of_builtin, wait_for
+from swarm_nodes import Heard, Swarm, SwarmNode, ask, everything, nothing, of_layers, part_of_builtin, wait_for
 
 
 def kill(swarm: Swarm, number: int) -> None:
@@ -51,6 +51,7 @@ FAULTS = [kill, stop, swallow, reset, half_close, corrupt]
 
 PROMPT = "What is 12 plus 30?"
 TOKENS = 60
+FIRST, SECOND = range(2), range(2, 4)  # halves of the built-in model's layers
 PAUSE_MAX_S = 3.0  # of a machine that does other things; what is aimed at is one
 
 
@@ -65,6 +66,26 @@ def swarm_with(root: Path, plan: str, whole: int, roles: str = "expert") -> Iter
         others = [SwarmNode(root / f"node{number}", nursery, roles=roles) for number in range(whole)]
         with Swarm(gateway, others) as made:
             yield made
+
+
+@contextmanager
+def swarm_of_halves(root: Path) -> Iterator[Swarm]:
+    """A gateway with the trunk alone that answers through stages, two with each half of the layers, behind proxies."""
+    part_of_builtin(root / "gateway", nothing, True)
+    for number, half in enumerate((FIRST, SECOND) * 2):
+        part_of_builtin(root / f"node{number}", of_layers(half), half)
+    with Nursery() as nursery:
+        gateway = SwarmNode(root / "gateway", nursery, plan="pipeline", metrics__listen="127.0.0.1:0")
+        stages = [SwarmNode(root / f"node{number}", nursery, roles="stage") for number in range(4)]
+        with Swarm(gateway, stages) as made:
+            yield made
+
+
+def stage_calls(swarm: Swarm) -> list[float]:
+    """Calls that came through each node as a stage, by what the gateway counts."""
+    found = swarm.gateway.metrics()
+    each = (f'blyan_peer_stage_calls_total{{peer="{node.key[:12]}"}}' for node in swarm.experts)
+    return [found.get(name, 0.0) for name in each]
 
 
 async def survived(swarm: Swarm, expected: Heard, strike: Callable[[], None], name: str) -> None:

@@ -38,6 +38,7 @@ MODEL = "smoke" if SMOKE else "tiny"
 TOKENS = 24 if SMOKE else 128
 RUNS = 1 if SMOKE else 5
 LONG = 300 if SMOKE else 1_200
+ANSWER = 32  # tokens to such a prompt
 ROUND_TRIPS = (0.0, 0.01, 0.05)
 GUESSED = 8
 BOUND = (__doc__ or "").partition("\n\n")[2].strip()
@@ -56,10 +57,11 @@ def main() -> None:
         with page.part("guessing ahead"):
             drafts(page, model, root)
         with page.part("long prompts"):
-            prompts(page, model, root)
+            for steps in (str(LONG), None):
+                prompts(page, model, root, steps)
     with tempfile.TemporaryDirectory() as folder, page.part("pauses where a stage falls"):
         root = Path(folder)
-        laid_out(model, root, [range(spans[-1].stop)] * 4)
+        laid_out(model, root, [*spans, *spans])
         pauses(page, model, root)
     page.write()
 
@@ -84,12 +86,17 @@ def swarm_of(root: Path, count: int, **settings: str) -> Iterator[Swarm]:
 
 
 def jitted(swarm: Swarm, ask: Callable[[], object]) -> None:
-    """Ask until those that are asked compute with jitted code, and the gateway scores with it."""
+    """Ask until those that are asked compute with jitted code, and the gateway scores with it; then a few times more.
+
+    Where there are more stages than two, of each half one is asked.
+    """
     end = time.monotonic() + 300
-    while sum("is computed by the jitted step" in line for node in nodes(swarm) for line in node.said) < 3:
-        assert time.monotonic() < end, "expected jitted code within 300 s"
+    while sum(any("is computed by the jitted step" in line for line in node.said) for node in nodes(swarm)) < 3:
+        assert time.monotonic() < end, "expected jitted code on three nodes within 300 s"
         ask()
         time.sleep(0.2)
+    for _ in range(3):
+        ask()
 
 
 def nodes(swarm: Swarm) -> list[SwarmNode]:
@@ -196,37 +203,40 @@ def drafts(page: Page, model: Reference, root: Path) -> None:
         page.row(f"guesses on repetitive text, round trip {round_trip * 1000:.0f} ms", said, "≥ 2 × at 10 and 50 ms")
 
 
-def prompts(page: Page, model: Reference, root: Path) -> None:
-    """Seconds until the first token of prompts of over a thousand tokens, and of a whole answer to them."""
+def prompts(page: Page, model: Reference, root: Path, steps: str | None) -> None:
+    """Seconds until the first token of prompts of over a thousand tokens, and of a whole answer to them.
+
+    `steps`: the most tokens of a step and of a prompt in it; None for the defaults.
+    """
     name = model.model("fp32")
-    setting = "BLYAN_INFERENCE__STEP_TOKENS"
-    steps = str(LONG)
+    theirs = {} if steps is None else dict.fromkeys(("inference__step_tokens", "inference__prompt_tokens"), steps)
+    own = {f"BLYAN_{name.upper()}": value for name, value in theirs.items()}
+    said_of = "with the default settings" if steps is None else f"in steps of {steps} tokens"
     with (
-        swarm_of(root, 2, inference__step_tokens=steps, inference__prompt_tokens=steps) as swarm,
-        node_up(
-            model.data_dir,
-            BLYAN_COMPUTE__THREADS="1",
-            **{setting: steps, "BLYAN_INFERENCE__PROMPT_TOKENS": steps},
-        ) as whole,
+        swarm_of(root, 2, **theirs) as swarm,
+        node_up(model.data_dir, BLYAN_COMPUTE__THREADS="1", **own) as whole,
     ):
         short = completion(name, model.prompt(16, 1), 4)
         jitted(swarm, lambda: asked(swarm.gateway.url, short))
         whole.jitted(name)
-        seconds: dict[str, list[float]] = {"two stages": [], "one node": []}
-        for seed in range(2 * RUNS):
-            body = completion(name, model.prompt(LONG, 100 + seed), 2)
+        firsts: dict[str, list[float]] = {"two stages": [], "one node": []}
+        wholes: dict[str, list[float]] = {"two stages": [], "one node": []}
+        for seed in range(RUNS):
+            body = completion(name, model.prompt(LONG, 100 + seed), ANSWER)
             said: list[list[int]] = []
             for who, url in (("two stages", swarm.gateway.url), ("one node", whole.url)):
                 answer = asked(url, body)
-                seconds[who].append(answer.moments[0][0])
+                firsts[who].append(answer.moments[0][0])
+                wholes[who].append(answer.moments[-1][0])
                 said.append(answer.tokens)
             assert said[0] == said[1], "the same tokens"
-    two, one = (percentile(each, 0.5) for each in seconds.values())
-    page.row(
-        f"first token of a prompt of {LONG} tokens, two stages of one thread",
-        milliseconds(two),
-        f"one node of one thread: {milliseconds(one)}; 30 to 50 % less",
-    )
+    for what, seconds in (("first token", firsts), (f"whole answer of {ANSWER} tokens", wholes)):
+        two, one = (percentile(each, 0.5) for each in seconds.values())
+        page.row(
+            f"{what} after a prompt of {LONG} tokens, {said_of}, two stages of one thread",
+            milliseconds(two),
+            f"one node of one thread: {milliseconds(one)}; 30 to 50 % less",
+        )
 
 
 def pauses(page: Page, model: Reference, root: Path) -> None:

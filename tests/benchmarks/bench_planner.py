@@ -175,8 +175,10 @@ def elsewhere(bench: Bench, root: Path, plan: str, what: str, others: dict[str, 
                 rounds = 1 if round_trip > 0.02 else ROUNDS  # a token may take four of them
                 bench.measure(gateway.url, plan, f"{MODEL}, {what}, {where}", rounds)
             error = planned(gateway.url, bench.name, 16, 16)["error"]
-    own = f"tokens/s {error['tokens_per_s']:.1%}, first token {error['first_token_s']:.1%}"
-    bench.page.row(f"{plan}, by the node's own count, warm-up included", f"{own} ({error['answers']} answers)")
+    shares = [error[name] for name in ("tokens_per_s", "first_token_s")]
+    rate, first = ("no answer" if each is None else f"{each:.1%}" for each in shares)
+    own = f"tokens/s {rate}, first token {first} ({error['answers']} answers)"
+    bench.page.row(f"{plan}, by the node's own count, warm-up included", own)
 
 
 def main() -> None:

@@ -148,8 +148,17 @@ class Contenders:
         found = self.gateways[plan].metrics()
         return {each: found.get(f'blyan_plans_total{{plan="{each}"}}', 0.0) for each in ("local", *PLANS)}
 
+    def calls(self, plan: str) -> tuple[float, float]:
+        """Calls of a gateway that came through pipelines so far, and stages that they went through in all."""
+        found = self.gateways[plan].metrics()
+        stages = sum(value for name, value in found.items() if name.startswith("blyan_peer_stage_calls_total"))
+        return found.get("blyan_pipeline_calls_total", 0.0), stages
+
     def busiest(self, before: list[int]) -> int:
-        """The node that most bytes went to and from since then."""
+        """The node that generates an answer for another now, else that most bytes went to and from since then."""
+        leading = [place for place, each in enumerate(self.workers) if each.metrics().get("blyan_led_under_way")]
+        if leading:
+            return leading[0]
         now = self.passed()
         return max(range(WORKERS), key=lambda place: now[place] - before[place])
 
@@ -174,7 +183,7 @@ def contenders(model: Reference, root: Path, kind: str = "fp32") -> Iterator[Con
             worker = SwarmNode(root / f"worker{number}", nursery, roles="gateway,expert,stage")
             proxy = stack.enter_context(ChaosProxy(worker.peer_port, seed=number))
             proxy.patience_s = 30.0  # until it has started
-            worker.settings |= {"announce": f"wss://127.0.0.1:{proxy.port}"}
+            worker.settings |= {"announce": f"wss://127.0.0.1:{proxy.port}", "metrics__listen": "127.0.0.1:0"}
             workers.append(worker)
             proxies.append(proxy)
         joined = ",".join(f"wss://127.0.0.1:{proxy.port}#{CODE}" for proxy in proxies)

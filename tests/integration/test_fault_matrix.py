@@ -18,8 +18,34 @@ import pytest
 
 from conftest import ROOT, git
 from forked import Nursery
-from swarm_faults import FAULTS, answers_alone, asked_most, kill, passed, restored, slow, stop, swallow, throttle
-from swarm_nodes import Heard, Keep, Swarm, SwarmNode, ask, every, everything, linked_among, nothing, part_of_builtin
+from swarm_faults import (
+    FAULTS,
+    FIRST,
+    SECOND,
+    answers_alone,
+    asked_most,
+    kill,
+    passed,
+    restored,
+    slow,
+    stage_calls,
+    stop,
+    swallow,
+    throttle,
+)
+from swarm_nodes import (
+    Heard,
+    Keep,
+    Swarm,
+    SwarmNode,
+    ask,
+    every,
+    everything,
+    linked_among,
+    nothing,
+    of_layers,
+    part_of_builtin,
+)
 
 PROMPTS = ["What is 12 plus 30?", "Tell me about you", "안녕하세요", "Spell the word apple backwards, please"]
 TOKENS = 90
@@ -46,7 +72,7 @@ class Scene:
     plan: str
     role: str
     keeps: tuple[Keep, ...]  # of each node
-    trunk: bool
+    trunk: bool | tuple[range, ...]  # or of which layers each node has it
     asked: int  # how many of them an answer needs
     pause_max_s: float = 3.0  # of any fault
 
@@ -61,11 +87,11 @@ SCENES = {
         4,
     ),
     "Stages": Scene(
-        "A gateway without layers, four stages with all of them, of which two are asked. One of these falls.",
+        "A gateway without layers, two stages with each half of them. One that is asked falls.",
         "pipeline",
         "stage",
-        (everything,) * 4,
-        True,
+        (of_layers(FIRST), of_layers(SECOND)) * 2,
+        (FIRST, SECOND) * 2,
         2,
     ),
     "Delegates": Scene(
@@ -84,10 +110,12 @@ def swarm_of(root: Path, scene: Scene) -> Iterator[Swarm]:
     """Its nodes, linked to each other where they must be."""
     part_of_builtin(root / "gateway", nothing, True)
     for number, keep in enumerate(scene.keeps):
-        part_of_builtin(root / f"node{number}", keep, scene.trunk)
+        trunk = scene.trunk if isinstance(scene.trunk, bool) else scene.trunk[number]
+        part_of_builtin(root / f"node{number}", keep, trunk)
     with Nursery() as nursery:
         nodes = [SwarmNode(root / f"node{number}", nursery, roles=scene.role) for number in range(len(scene.keeps))]
-        with Swarm(SwarmNode(root / "gateway", nursery, plan=scene.plan), nodes) as swarm:
+        gateway = SwarmNode(root / "gateway", nursery, plan=scene.plan, metrics__listen="127.0.0.1:0")
+        with Swarm(gateway, nodes) as swarm:
             if scene.plan == "pipeline":
                 linked_among(nodes)
             yield swarm
@@ -103,11 +131,13 @@ def drawn(swarm: Swarm, scene: Scene, fault: Callable[[Swarm, int], None], seed:
     prompt, place, after = chance.choice(PROMPTS), chance.randrange(scene.asked), chance.randrange(1, TOKENS - 20)
     if scene.plan == "pipeline":
         linked_among(swarm.experts)
-    before = passed(swarm)
+    before, calls = passed(swarm), stage_calls(swarm)
 
     def strike() -> None:
         everybody = scene.asked == len(swarm.experts)
-        fault(swarm, place if everybody else asked_most(swarm, before, scene.asked)[place])
+        struck = place if everybody else asked_most(swarm, before, scene.asked)[place]
+        assert scene.plan != "pipeline" or stage_calls(swarm)[struck] > calls[struck], "a stage that is asked falls"
+        fault(swarm, struck)
 
     heard = answer(swarm, prompt, {after: strike})
     restored(swarm)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from swarm_faults import PROMPT, TOKENS, asked_most, kill, passed, stop, survived, swallow, swarm_with
+from swarm_faults import PROMPT, TOKENS, kill, stage_calls, stop, survived, swallow, swarm_of_halves
 from swarm_nodes import Heard, Swarm, linked_among
 
 __all__ = ["PROMPT", "TOKENS"]  # of which `expected` asks one node
@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixture
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
-    """A gateway without layers and three stages with all of them, of which two are asked."""
-    with swarm_with(tmp_path_factory.mktemp("pipeline-faults"), "pipeline", 3, roles="stage") as made:
+    """A gateway without layers and two stages with each half of them, of which two are asked."""
+    with swarm_of_halves(tmp_path_factory.mktemp("pipeline-faults")) as made:
         yield made
 
 
@@ -24,5 +24,14 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
 async def test_an_answer_survives_its_stage(swarm: Swarm, expected: Heard, fault: Callable[[Swarm, int], None]) -> None:
     """Killed, stopped or black-holed after twenty tokens; others compute its layers, from the first token on."""
     linked_among(swarm.experts)
-    before = passed(swarm)
-    await survived(swarm, expected, lambda: fault(swarm, asked_most(swarm, before)[0]), fault.__name__)
+    before, struck = stage_calls(swarm), list[int]()
+
+    def strike() -> None:
+        calls = [now - then for now, then in zip(stage_calls(swarm), before, strict=True)]
+        asked = [place for place, count in enumerate(calls) if count]
+        assert len(asked) >= 2, "one of each half"
+        struck.append(asked[0])
+        fault(swarm, asked[0])
+
+    await survived(swarm, expected, strike, fault.__name__)
+    assert struck

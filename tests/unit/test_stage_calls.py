@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from blyan.inference.pipeline_step import PipelineStepper
-from blyan.inference.stage_session import Session, StageNodes, Way, leases, look, stuck
+from blyan.inference.stage_session import Passage, Session, StageNodes, Way, leases, look, stuck
 from blyan.model.stepping import PagesLost, Run
 from blyan.network.questions import NoAnswer, Refused
-from blyan.primitives.errors import BlockCorrupt, MalformedMessage
+from blyan.primitives import limits
+from blyan.primitives.errors import BlockCorrupt, InvalidInput, MalformedMessage
 from blyan.primitives.ids import PublicKey
 from blyan.wire.framing import Message
 from blyan.wire.stage_call import Hop, Passed, Progress, open_kind, parse_progress
@@ -227,12 +228,66 @@ async def test_a_stage_whose_answer_lies_behind_a_long_prompt_is_there_if_it_say
     """Beside a token nothing lies before an answer."""
     link = BusyLink(says)
     nodes = SimpleNamespace(link=lambda _node: link, round_trip=lambda _node: 0.01)
-    session = Session("5" * 32, MODEL, CONFIG, torch.float32, range(0), HOPS)
+    session = Session("5" * 32, MODEL, CONFIG, torch.float32, range(0), HOPS, fixed=0.005)
     session.rows = rows
     found = await look(cast(StageNodes, nodes), session, A)
     assert (found is not None) == there
     assert found is None or stuck(HOPS, {A: found, B: found}, 5) is None
     assert link.granted == pytest.approx(2.25 if rows > 2 else 0.25, abs=0.01)
+
+
+async def test_a_stage_may_be_silent_for_longer_with_its_first_calls() -> None:
+    """It loads jitted code then, and its loop stands still for as long as that takes."""
+    link = BusyLink(False)
+    nodes = SimpleNamespace(link=lambda _node: link, round_trip=lambda _node: 0.01)
+    await look(cast(StageNodes, nodes), Session("5" * 32, MODEL, CONFIG, torch.float32, range(0), HOPS), A)
+    assert link.granted == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_stage_that_falls_silent_in_the_first_call_of_a_session_is_noticed_soon(place: int) -> None:
+    """Nobody knows yet how long calls take: that is no reason to wait."""
+    with House(CONFIG, WEIGHTS, range(1), range(1, 3)) as house:
+        stepper = stepper_of(house)
+        while not stepper.prepare(1, 1):
+            time.sleep(0.001)
+        house.silent.add(house.keys[place])
+        began = time.monotonic()
+        with pytest.raises(PagesLost):
+            PipelineStepper.step(stepper, SENT)
+        assert time.monotonic() - began < 2, "0.75 s, on a machine that does nothing else"
+        assert house.lead.counters.of(house.keys[place]).lost == 1
+
+
+def took(session: Session, number: int, rows: int, seconds: float) -> None:
+    """A call of so many rows came after so long."""
+    session.add(Passage(cast(Any, SimpleNamespace(number=number, count=rows)), 0.0))
+    session.take(number, Message({}, ()), seconds)
+
+
+def test_a_long_first_call_says_what_a_row_takes_and_nothing_of_calls_of_few_rows() -> None:
+    session = Session("5" * 32, MODEL, CONFIG, torch.float32, range(0), HOPS)
+    took(session, 1, 500, 5.0)
+    session.rows = 1
+    assert (session.fixed, session.expected()) == (None, pytest.approx(0.01))
+    took(session, 2, 1, 0.02)
+    session.rows = 1
+    assert (session.fixed, session.expected()) == (0.02, pytest.approx(0.03))
+
+
+def test_a_step_that_no_call_may_hold_leaves_its_session_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails alone: the stages are asked for the next one as if it had never been."""
+    steps = steps_of()
+    with House(CONFIG, WEIGHTS, range(3)) as house:
+        right = right_of(house, steps)
+        stepper = stepper_of(house)
+        compared(stepper.step(steps[0]), right[0])
+        with monkeypatch.context() as less:
+            less.setattr(limits, "stage_call_pages_max", 1)
+            with pytest.raises(InvalidInput):
+                stepper.step(steps[1])
+        compared(stepper.step(steps[1]), right[1])
+        assert (house.lead.counters.sessions, house.lead.counters.lost) == (1, 0)
 
 
 @pytest.mark.parametrize(

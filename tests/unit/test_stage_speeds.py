@@ -70,6 +70,17 @@ def test_what_a_route_takes_is_what_its_stages_and_ways_take() -> None:
     assert along(MODEL, [both[0], unknown(B)], hops, USUAL, {}) is None
 
 
+def test_what_the_lead_does_beside_layers_counts_alike_for_a_given_route_and_the_best() -> None:
+    all_of_them = [known(LEAD, 0.1), known(A, 0.01)]
+    best, given = solved(MODEL, all_of_them, USUAL, {}), (Hop(A, 0, 6),)
+    assert best is not None
+    assert [(stage.node, stage.begin, stage.end) for stage in best.stages] == [*given]
+    assert along(MODEL, all_of_them, given, USUAL, {}, ends=True) == best
+    calls = along(MODEL, all_of_them, given, USUAL, {})
+    assert calls is not None
+    assert best.token_s - calls.token_s == pytest.approx(0.01), "a tenth of a layer's bytes"
+
+
 def test_prompts_go_through_several_stages_in_pieces() -> None:
     """So that a long one takes as long as its slowest stage."""
     two = Route(MODEL, [known(A, 0.01), known(B, 0.01)], (Hop(A, 0, 3), Hop(B, 3, 6)), {})

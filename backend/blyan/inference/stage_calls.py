@@ -89,14 +89,14 @@ class StageCalls:
     ) -> Passage:
         """Send hidden states [n, hidden] through the layers of all stages; `chosen`: the experts of earlier layers.
 
-        Calls of a session come out in the order in which they begin. `StageLost` ends the session.
+        Calls of a session come out in the order in which they begin. `StageLost` ends the session; `InvalidInput` is
+        raised for more than one call may hold, and leaves it as it was.
         """
-        session.number += 1
         first = session.hops[0]
         call = StageCall(
             session.model,
             session.id,
-            session.number,
+            session.number + 1,
             first.begin,
             first.end,
             session.hops[1:],
@@ -111,6 +111,7 @@ class StageCalls:
         before = b"" if chosen is None else chosen.astype("<u2").tobytes()
         passage = Passage(call, self.monotonic())
         message = message_of(call, Passed(bytes_of(hidden), before))
+        session.number = call.number  # only now: stages take no number after one that never came
         self.thread.loop.call_soon_threadsafe(self._sent, session, passage, message)
         return passage
 

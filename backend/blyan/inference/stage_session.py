@@ -37,6 +37,7 @@ from blyan.wire.stage_call import (
 )
 
 _pong_seconds: Final = 0.25  # that a stage which is alive needs at most for saying so
+_first_pong_seconds: Final = 0.5  # the same with its first calls: it may be loading jitted code, and then says nothing
 _pong_factor: Final = 4.0  # or so many times its round trip
 _open_seconds: Final = 0.6  # that a lease takes at most
 _open_factor: Final = 8.0  # or so many times the round trip
@@ -131,8 +132,16 @@ class Session:
     waiting: dict[int, Passage] = field(default_factory=dict[int, Passage])
 
     def expected(self) -> float:
-        """Seconds that what is under way should take."""
-        return 1.0 if self.fixed is None else self.fixed + self.row * self.rows
+        """Seconds that what is under way should take, by the calls before it.
+
+        Nothing before there was one: a call that is looked for too early is none the worse for that, and a stage that
+        fell in the first one is noticed as soon as in any other.
+        """
+        return (self.fixed or 0.0) + self.row * self.rows
+
+    def pong_s(self) -> float:
+        """Seconds that a stage which is alive may take to say so, its way aside."""
+        return _first_pong_seconds if self.fixed is None else _pong_seconds
 
     def moving_s(self) -> float:
         """Seconds more that what is under way may take for its bytes: a long prompt's are seconds on a slow link."""
@@ -162,10 +171,10 @@ class Session:
 
     def _took(self, rows: int, seconds: float) -> None:
         """A call of so many rows took so long, those that were before it included."""
-        if rows <= _few_rows or self.fixed is None:
+        if rows <= _few_rows:
             self.fixed = seconds if self.fixed is None else self.fixed + _weight * (seconds - self.fixed)
             return
-        row = max(0.0, seconds - self.fixed) / rows
+        row = max(0.0, seconds - (self.fixed or 0.0)) / rows
         self.row = row if not self.row else self.row + _weight * (row - self.row)
 
 
@@ -215,7 +224,7 @@ async def look(nodes: StageNodes, session: Session, node: PublicKey) -> Progress
         return None
     began = link.heard
     try:
-        seconds = max(_pong_seconds, _pong_factor * nodes.round_trip(node)) + min(_heard_seconds, session.moving_s())
+        seconds = max(session.pong_s(), _pong_factor * nodes.round_trip(node)) + min(_heard_seconds, session.moving_s())
         found = await link.request(look_kind, {"session": session.id}, seconds=seconds)
         return parse_progress(found.fields)
     except Refused as reason:

@@ -141,13 +141,19 @@ def _groups_of(layers: frozenset[int], count: int, size: int) -> frozenset[int]:
 
 
 def along(
-    model: Model, known: Sequence[Known], spans: Sequence[Span], demand: Demand, between: Between
+    model: Model, known: Sequence[Known], spans: Sequence[Span], demand: Demand, between: Between, *, ends: bool = False
 ) -> StagePlan | None:
-    """What a route that is given should take; None where one of its stages was not measured."""
+    """What a route that is given should take; None where one of its stages was not measured.
+
+    With `ends` what the lead does beside layers counts also where it has none of them, as `solved` counts it.
+    """
     by_node = {each.node: each for each in known}
     if any(span.node not in by_node or by_node[span.node].times is None for span in spans):
         return None
     fixed = [by_node[span.node]._replace(layers=frozenset(range(span.begin, span.end))) for span in spans]
+    lead = by_node.get(model.own)
+    if ends and lead is not None and all(span.node != model.own for span in spans):
+        fixed.append(lead._replace(layers=frozenset()))
     return solved(model, fixed, demand, between)
 
 

@@ -147,9 +147,9 @@ class StageRoster:
         """What a model takes."""
         return Model(layer_costs(hosted.manifest), end_cost(hosted.manifest), self.own)
 
-    def expected(self, hosted: Hosted, hops: Sequence[Hop], demand: Demand) -> StagePlan | None:
-        """What a route should take; None where not all of its stages were measured."""
-        return along(self.model(hosted), self.candidates(hosted), hops, demand, self.between)
+    def expected(self, hosted: Hosted, hops: Sequence[Hop], demand: Demand, *, ends: bool = False) -> StagePlan | None:
+        """What a route should take; None where not all of its stages were measured. `ends`: see `along`."""
+        return along(self.model(hosted), self.candidates(hosted), hops, demand, self.between, ends=ends)
 
     def now(self, hosted: Hosted, sessions: Sequence[Session]) -> Route | None:
         """The route of the session that is open for a model, else the one that would be."""
@@ -264,7 +264,8 @@ class StageSpeeds:
     async def _reconsider(self, hosted: Hosted, session: Session) -> None:
         """Nothing is under way, and another route takes much less: the next step opens it."""
         route = self.roster.spans(session)
-        now, best = self.roster.expected(hosted, route, _usual), await self.roster.best(hosted, _usual)
+        now = self.roster.expected(hosted, route, _usual, ends=True)  # as the best is counted
+        best = await self.roster.best(hosted, _usual)
         if self._numbers.get(session.id) != session.number or session.waiting or session.computing:
             return
         if best is None or (now is None and session.own):  # nobody knows what this node's layers would have taken
