@@ -217,6 +217,15 @@ def test_what_has_to_be_moved_makes_no_call_late(thread: NetworkThread, monkeypa
     assert 8.5 < nodes.links[FIRST].granted <= 9
 
 
+def test_a_node_that_is_sent_much_and_says_all_but_an_answer_is_replaced_in_time(thread: NetworkThread) -> None:
+    """Half of the time is for another, which answers."""
+    nodes = FakeNodes(first=60, second=0.1)
+    nodes.moving = 0.01
+    _, found = ask(thread, nodes, 1.0)
+    assert not isinstance(found, ExpertUnavailable)
+    assert nodes.good == [SECOND]
+
+
 def test_a_node_that_is_sent_much_and_is_silent_is_replaced(
     thread: NetworkThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,12 +217,14 @@ class Executor:
     async def _settled(self, sent: ExpertMessage, late: float, due: Due) -> bool:
         """Wait until then; for more than an ordinary call's bytes as long as the node says anything at all.
 
-        What takes its time on the way would take it to another too, and twice as much on this node's own way out.
+        What takes its time on the way would take it to another too, and twice as much on this node's own way out. Half
+        of the time is left to another: who says much may yet never answer.
         """
+        last = (due.began + sent.until) / 2
         while not await sent.settled(late):
-            if not due.moving or sent.silent_s > _silent_seconds or self.monotonic() >= sent.until:
+            if not due.moving or sent.silent_s > _silent_seconds or self.monotonic() >= last:
                 return False
-            late = min(self.monotonic() + _silent_seconds / 8, sent.until)
+            late = min(self.monotonic() + _silent_seconds / 8, max(last, late))
         return True
 
     async def replaced(self, asked: CallsAsked, due: Due, others: frozenset[PublicKey]) -> dict[int, Tensor | Fault]:
