@@ -215,10 +215,9 @@ class Executor:
         return await self.replaced(asked, due, others)
 
     async def _settled(self, sent: ExpertMessage, late: float, due: Due) -> bool:
-        """Wait until then; for more than an ordinary call's bytes as long as the node says anything at all.
+        """Wait until then; for more than an ordinary call's bytes for half of the time, if the node says anything at all.
 
-        What takes its time on the way would take it to another too, and twice as much on this node's own way out. Half
-        of the time is left to another: who says much may yet never answer.
+        What takes its time on the way would take it to another too, and twice as much on this node's own way out.
         """
         last = (due.began + sent.until) / 2
         while not await sent.settled(late):
