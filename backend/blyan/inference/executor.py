@@ -215,7 +215,7 @@ class Executor:
         return await self.replaced(asked, due, others)
 
     async def _settled(self, sent: ExpertMessage, late: float, due: Due) -> bool:
-        """Wait until then; for more than an ordinary call's bytes for half of the time, if the node says anything at all.
+        """Wait until then; for more than an ordinary call's bytes half of the time, if the node says anything at all.
 
         What takes its time on the way would take it to another too, and twice as much on this node's own way out.
         """
