@@ -129,7 +129,7 @@ async def _read(reader: asyncio.StreamReader, found: Stream, leave_after: int | 
         if line.startswith(b"data: [DONE]"):
             found.done = True
             return
-        if found.status != 200 or b'"error"' in line:
+        if found.status != 200 or line.startswith((b'data: {"error"', b"event: error")):
             found.fault += line.decode(errors="replace")[:300]
             continue
         match = _token_ids.search(line) if line.startswith(b"data: ") else None
