@@ -11,10 +11,13 @@ bytes. Mapped, the same bytes come by page faults, with 128 KiB read ahead, and 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from harness import SMOKE, Page, both, drop_cache, interleaved, percentile
