@@ -134,9 +134,14 @@ def drawn(swarm: Swarm, scene: Scene, fault: Callable[[Swarm, int], None], seed:
     before, calls = passed(swarm), stage_calls(swarm)
 
     def strike() -> None:
-        everybody = scene.asked == len(swarm.experts)
-        struck = place if everybody else asked_most(swarm, before, scene.asked)[place]
-        assert scene.plan != "pipeline" or stage_calls(swarm)[struck] > calls[struck], "a stage that is asked falls"
+        if scene.plan == "pipeline":  # by calls: trials of the others take bytes too
+            since = [now - then for now, then in zip(stage_calls(swarm), calls, strict=True)]
+            asked = [at for at, count in enumerate(since) if count]
+            assert asked, "stages are asked"
+            struck = asked[place % len(asked)]
+        else:
+            everybody = scene.asked == len(swarm.experts)
+            struck = place if everybody else asked_most(swarm, before, scene.asked)[place]
         fault(swarm, struck)
 
     heard = answer(swarm, prompt, {after: strike})
