@@ -49,6 +49,17 @@ def test_a_percentile_is_of_the_last_sixty_four() -> None:
     assert table.of(node(1)).rtt_p95_s == 0.060
 
 
+def test_a_node_that_stood_still_has_the_round_trip_it_had() -> None:
+    """Its late answers to pings would have it waited for so much longer when it falls silent again."""
+    table = Measurements()
+    for seconds in (0.002, 0.002, 0.002, 1.9, 0.9):
+        table.ping(node(1), seconds, 0.0)
+    assert table.of(node(1)).rtt_s == 0.002
+    for _ in range(8):
+        table.ping(node(1), 0.05, 0.0)
+    assert table.of(node(1)).rtt_s == 0.05, "a way that became longer is known within a quarter of a minute"
+
+
 def test_rows_wait_from_sending_to_answer_or_failure() -> None:
     table = Measurements()
     table.call_began(node(1), 5)

@@ -131,7 +131,7 @@ class Leads:
 
     def first_look_s(self, node: PublicKey) -> float:
         """How long the first step is waited for until a ping is sent: who is there might have begun."""
-        return max(_first_look_s, 2 * (self.registry.measurements.of(node).rtt_p95_s or _first_look_s))
+        return max(_first_look_s, 2 * (self.registry.measurements.of(node).rtt_s or _first_look_s))
 
     def began(self, node: PublicKey) -> None:
         """It was asked for a generation: `ended` follows."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
+from statistics import median
 from typing import Final, Literal, TypeAlias
 
 from blyan.primitives import limits
@@ -19,6 +21,7 @@ Failure: TypeAlias = Literal["timeout", "lost", "refused", "corrupt", "not_held"
 forget_s: Final = 30.0  # in which a measurement loses half its weight
 _weight: Final = 0.15  # of the newest value in a running mean
 _ring: Final = 64  # values that a percentile is taken of
+_pings: Final = 15  # of the newest, whose middle one is the usual round trip
 _share: Final = 0.95
 bulk_bytes: Final = 64 * 1024  # below it a transfer tells of latency, not of bandwidth
 
@@ -27,7 +30,7 @@ bulk_bytes: Final = 64 * 1024  # below it a transfer tells of latency, not of ba
 class Measured:
     """What is known of one peer, by this node's own clock."""
 
-    rtt_s: float | None = None  # of a ping
+    rtt_s: float | None = None  # of a ping, usually: not of one that a node which stood still answered late
     rtt_p95_s: float | None = None
     fixed_s: float | None = None  # of a call, however small
     row_s: float | None = None  # for each of its rows
@@ -96,7 +99,6 @@ class _Line:
 
 @dataclass(slots=True)
 class _Peer:
-    rtt: float | None = None
     rtts: deque[float] = field(default_factory=lambda: deque[float](maxlen=_ring))
     line: _Line = field(default_factory=_Line)
     seconds: deque[float] = field(default_factory=lambda: deque[float](maxlen=_ring))
@@ -128,7 +130,6 @@ class Measurements:
     def ping(self, node: PublicKey, seconds: float, now: float) -> None:
         """A ping was answered after so long."""
         peer = self._peer(node)
-        peer.rtt = _mean(peer.rtt, seconds)
         peer.rtts.append(seconds)
         peer.last = now
 
@@ -218,7 +219,7 @@ class Measurements:
             return Measured()
         fixed, slope = peer.line.fit() if peer.line.count else (None, None)
         return Measured(
-            peer.rtt,
+            _usual(peer.rtts),
             p95(peer.rtts),
             fixed,
             slope,
@@ -239,6 +240,11 @@ class Measurements:
 
     def _peer(self, node: PublicKey) -> _Peer:
         return self._peers.setdefault(node, _Peer())
+
+
+def _usual(values: deque[float]) -> float | None:
+    """The middle one of the newest, None of nothing."""
+    return median(islice(reversed(values), _pings)) if values else None
 
 
 def p95(values: deque[float]) -> float | None:

@@ -93,9 +93,8 @@ class StageRoster:
         return self.links.link(node)
 
     def round_trip(self, node: PublicKey) -> float:
-        """Seconds of a ping."""
-        measured = self.registry.measurements.of(node)
-        return measured.rtt_p95_s or measured.rtt_s or _round_trip_seconds
+        """Seconds of a ping, usually."""
+        return self.registry.measurements.of(node).rtt_s or _round_trip_seconds
 
     def refused(self, node: PublicKey, left: object) -> None:
         """It has so many bytes left for pages: for a while routes ask no more of it."""
