@@ -137,7 +137,9 @@ def _of_stages(state: StagesState) -> Iterator[Metric]:
 
 def _of_peers(peers: tuple[PeerState, ...]) -> Iterator[Metric]:
     up = GaugeMetricFamily("blyan_peer_link_up", "Whether a link is up.", labels=("peer",))
-    rtt = GaugeMetricFamily("blyan_peer_rtt_seconds", "Round trip of a ping, the middle one of the last fifteen.", labels=("peer",))
+    rtt = GaugeMetricFamily(
+        "blyan_peer_rtt_seconds", "Round trip of a ping, the middle one of the last fifteen.", labels=("peer",)
+    )
     reputation = GaugeMetricFamily("blyan_peer_reputation", "Lower bound, 0 to 1.", labels=("peer",))
     calls = CounterMetricFamily("blyan_peer_calls_total", "Expert messages that it answered.", labels=("peer",))
     rows = CounterMetricFamily("blyan_peer_rows_total", "Rows that it computed.", labels=("peer",))
