@@ -169,9 +169,10 @@ def test_local_wins_ties() -> None:
     assert choose(same, SHAPE).plan == "local"
 
 
-def test_a_plan_that_was_never_measured_is_tried_now_and_then() -> None:
+def test_a_plan_that_was_never_measured_is_tried_soon() -> None:
+    """By one of four answers, until one has gone by it: it may be many times as fast as what is known."""
     unknown = everything(delegate=Delegate(FAR, Curve(), 0.02), stages=None)
-    assert [choose(unknown, SHAPE, (), lambda at=at: at).plan for at in (0.0, 0.04, 0.06, 0.9)] == [
+    assert [choose(unknown, SHAPE, (), lambda at=at: at).plan for at in (0.0, 0.24, 0.26, 0.9)] == [
         "static_delegate",
         "static_delegate",
         "local",
@@ -186,7 +187,7 @@ def test_a_plan_that_was_never_measured_is_tried_now_and_then() -> None:
 def test_a_plan_that_was_not_measured_lately_is_tried_seldom() -> None:
     """Once in a hundred answers, whatever it gave then."""
     stale = everything(delegate=Delegate(FAR, curve(0.1, 1.0), 0.02), stale=frozenset({"static_delegate"}))
-    chosen = [choose(stale, SHAPE, (), lambda at=at: at).plan for at in (0.0, 0.009, 0.011, 0.04)]
+    chosen = [choose(stale, SHAPE, (), lambda at=at: at).plan for at in (0.0, 0.009, 0.011, 0.24)]
     assert chosen == ["static_delegate", "static_delegate", "local", "local"]
 
 
