@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import selectors
 import socket
 import struct
 import threading
@@ -44,7 +45,8 @@ class ChaosProxy:
         self._random = random.Random(seed)
         self._pairs: set[_Pair] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
+        # by microseconds: epoll's waits are rounded up to the next millisecond
+        self._loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
         self._thread = threading.Thread(target=self._loop.run_forever, name="chaos", daemon=True)
 
     def __enter__(self) -> Self:

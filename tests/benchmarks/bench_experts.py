@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import aiohttp
 import torch
 from benched_node import node_up
+from far_links import make_far, seen, told
 from harness import SMOKE, Page, both, milliseconds, percentile
 from reference_models import Reference, reference
 from worker_expert import End, leave_out_verification
@@ -111,25 +112,38 @@ def call_after_call(
 
 def rates(page: Page, model: Reference, root: Path) -> float:
     """Tokens a second of one stream with all experts remote, near and far, and of one node; the near one."""
-    prompt = model.prompt(16, 1)
-    with Nursery() as nursery:
-        gateway, expert = SwarmNode(root / "gateway", nursery), SwarmNode(root / "expert", nursery)
-        with Swarm(gateway, [expert]) as swarm, node_up(model.data_dir, BLYAN_COMPUTE__THREADS="1") as whole:
-            name = model.model("fp32")
-            ours = [(gateway.url, 0.0), (gateway.url, 0.01)]
-            found: dict[tuple[str, float], list[float]] = {}
-            tokens: set[tuple[int, ...]] = set()
-            for _ in range(RUNS + 1):
-                for url, round_trip in [*ours, (whole.url, 0.0)]:
-                    swarm.proxies[0].delay(round_trip)
-                    rate, said = asyncio.run(decoded(url, name, prompt))
-                    found.setdefault((url, round_trip), []).append(rate)
-                    tokens.add(tuple(said))
-            assert len(tokens) == 1, "the same tokens wherever experts are"
-    near, far, alone = (percentile(each[1:], 0.5) for each in found.values())
+    name, prompt = model.model("fp32"), model.prompt(16, 1)
+    tokens: set[tuple[int, ...]] = set()
+    found: dict[str, list[float]] = {}
+
+    def measure(where: str, url: str) -> None:
+        rate, said = asyncio.run(decoded(url, name, prompt))
+        found.setdefault(where, []).append(rate)
+        tokens.add(tuple(said))
+
+    with swarm_of_two(root, direct=True) as swarm, node_up(model.data_dir, BLYAN_COMPUTE__THREADS="1") as whole:
+        for _ in range(RUNS + 1):
+            measure("near", swarm.gateway.url)
+            measure("alone", whole.url)
+    with swarm_of_two(root, direct=False) as swarm:
+        make_far(swarm.proxies, 0.01)
+        for _ in range(RUNS + 1):
+            measure("far", swarm.gateway.url)
+    assert len(tokens) == 1, "the same tokens wherever experts are"
+    near, alone, far = (percentile(each[1:], 0.5) for each in found.values())
     page.row("tokens a second, all experts on another node, loopback", f"{near:.1f}", f"one node alone: {alone:.1f}")
     page.row("the same over links with a round trip of 10 ms", f"{far:.1f}", "≥ 18; at most 25; llama.cpp RPC 3.9")
+    page.row("a frame of 1,000 bytes and its echo over such a link", milliseconds(seen(told(0.01))))
     return near
+
+
+@contextlib.contextmanager
+def swarm_of_two(root: Path, *, direct: bool) -> Iterator[Swarm]:
+    """A gateway and a node with all experts, linked with a proxy between or not."""
+    with Nursery() as nursery:
+        gateway, expert = SwarmNode(root / "gateway", nursery), SwarmNode(root / "expert", nursery)
+        with Swarm(gateway, [expert], direct=direct) as swarm:
+            yield swarm
 
 
 async def decoded(url: str, model: str, prompt: list[int]) -> tuple[float, list[int]]:

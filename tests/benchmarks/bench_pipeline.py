@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import aiohttp
 from benched_node import completion, node_up
 from draft_workload import asked_again, first
+from far_links import make_far, seen, told
 from harness import SMOKE, Page, milliseconds, percentile
 from reference_models import BUILT_IN, Reference, reference
 
@@ -76,12 +77,12 @@ def laid_out(model: Reference, root: Path, spans: tuple[range, ...] | list[range
 
 
 @contextlib.contextmanager
-def swarm_of(root: Path, count: int, **settings: str) -> Iterator[Swarm]:
-    """The gateway and its stages, each linked to each through the proxies."""
+def swarm_of(root: Path, count: int, *, direct: bool = False, **settings: str) -> Iterator[Swarm]:
+    """The gateway and its stages, each linked to each, through proxies or not."""
     with Nursery() as nursery:
         gateway = SwarmNode(root / "gateway", nursery, plan="pipeline", **settings)
         stages = [SwarmNode(root / f"stage{number}", nursery, roles="stage") for number in range(count)]
-        with Swarm(gateway, stages) as swarm:
+        with Swarm(gateway, stages, direct=direct) as swarm:
             linked_among(stages)
             yield swarm
 
@@ -105,8 +106,7 @@ def nodes(swarm: Swarm) -> list[SwarmNode]:
 
 
 def delayed(swarm: Swarm, round_trip: float) -> None:
-    for proxy in swarm.proxies:
-        proxy.delay(round_trip)
+    make_far(swarm.proxies, round_trip)
 
 
 def asked(url: str, body: Mapping[str, object], at: Mapping[int, Callable[[], object]] | None = None) -> Heard:
@@ -158,22 +158,28 @@ async def heard(url: str, body: Mapping[str, object], at: Mapping[int, Callable[
 def rates(page: Page, model: Reference, root: Path) -> None:
     """Tokens a second of one stream without guesses, near and far, and of one node."""
     body = completion(model.model("fp32"), model.prompt(16, 1), TOKENS)
-    with swarm_of(root, 2) as swarm, node_up(model.data_dir, BLYAN_COMPUTE__THREADS="1") as whole:
+    found: dict[float, list[float]] = {}
+    alone: list[float] = []
+    tokens: set[tuple[int, ...]] = set()
+
+    def measure(url: str, rates: list[float]) -> None:
+        answer = asked(url, body)
+        rates.append(answer.rate)
+        tokens.add(tuple(answer.tokens))
+
+    with swarm_of(root, 2, direct=True) as swarm, node_up(model.data_dir, BLYAN_COMPUTE__THREADS="1") as whole:
         jitted(swarm, lambda: asked(swarm.gateway.url, body))
         whole.jitted(model.model("fp32"))
-        found: dict[float, list[float]] = {}
-        alone: list[float] = []
-        tokens: set[tuple[int, ...]] = set()
         for _ in range(RUNS):
-            for round_trip in ROUND_TRIPS:
+            measure(swarm.gateway.url, found.setdefault(0.0, []))
+            measure(whole.url, alone)
+    with swarm_of(root, 2) as swarm:
+        jitted(swarm, lambda: asked(swarm.gateway.url, body))
+        for _ in range(RUNS):
+            for round_trip in ROUND_TRIPS[1:]:
                 delayed(swarm, round_trip)
-                answer = asked(swarm.gateway.url, body)
-                found.setdefault(round_trip, []).append(answer.rate)
-                tokens.add(tuple(answer.tokens))
-            answer = asked(whole.url, body)
-            alone.append(answer.rate)
-            tokens.add(tuple(answer.tokens))
-        assert len(tokens) == 1, "the same tokens wherever layers are"
+                measure(swarm.gateway.url, found.setdefault(round_trip, []))
+    assert len(tokens) == 1, "the same tokens wherever layers are"
     targets = (
         "≥ 120; Petals 28 to 44, llama.cpp RPC 183 to 194",
         "≥ 40; llama.cpp RPC 30.7",
@@ -182,6 +188,8 @@ def rates(page: Page, model: Reference, root: Path) -> None:
     for (round_trip, each), target in zip(found.items(), targets, strict=True):
         where = f"links with a round trip of {round_trip * 1000:.0f} ms" if round_trip else "loopback"
         page.row(f"tokens a second through two stages, {where}", f"{percentile(each, 0.5):.1f}", target)
+        if round_trip:
+            page.row("a frame of 1,000 bytes and its echo over such a link", milliseconds(seen(told(round_trip))))
     page.row("tokens a second of one node alone, one thread", f"{percentile(alone, 0.5):.1f}")
 
 
@@ -228,7 +236,7 @@ def prompts(page: Page, model: Reference, root: Path, steps: str | None) -> None
     own = {f"BLYAN_{name.upper()}": value for name, value in theirs.items()}
     said_of = "with the default settings" if steps is None else f"in steps of {steps} tokens"
     with (
-        swarm_of(root, 2, **theirs) as swarm,
+        swarm_of(root, 2, direct=True, **theirs) as swarm,
         node_up(model.data_dir, BLYAN_COMPUTE__THREADS="1", **own) as whole,
     ):
         short = completion(name, model.prompt(16, 1), 4)

@@ -104,6 +104,7 @@ def test_any_fields_are_a_call_or_a_fault(fields: dict[str, Any]) -> None:
         return
     assert batch.count <= limits.expert_rows_max
     assert parse_batch(batch.fields()) == batch
+    assert batch.encoded == canonical.encode(batch.fields())
 
 
 FRAME = b"".join(encode(Message({"id": 1, "kind": "ping"}, (WireTensor("t", "F32", (2, 2), bytes(16)),))))

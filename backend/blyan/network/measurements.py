@@ -239,7 +239,10 @@ class Measurements:
         )
 
     def _peer(self, node: PublicKey) -> _Peer:
-        return self._peers.setdefault(node, _Peer())
+        peer = self._peers.get(node)
+        if peer is None:
+            peer = self._peers[node] = _Peer()
+        return peer
 
 
 def _usual(values: deque[float]) -> float | None:

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
-from blyan.primitives import canonical, limits
+import orjson
+
+from blyan.primitives import limits
 from blyan.primitives.digest import hash_expert_answer
 from blyan.primitives.errors import InvalidInput, MalformedMessage
 from blyan.primitives.ids import PayloadId, payload_id
@@ -53,10 +55,12 @@ class ExpertBatch:
             and self.activations in _activations
             and 0 < self.milliseconds <= limits.request_seconds_max * 1000
             and len(self.nonce) == 2 * nonce_bytes
+            and self.nonce.isascii()
         )
         if not fits:
             raise InvalidInput("expert call: expected layer, experts, rows, width and time within the limits")
-        object.__setattr__(self, "encoded", canonical.encode(self.fields()))
+        # the canonical encoding: all that it would be refused for was looked at, and this is done for every call
+        object.__setattr__(self, "encoded", orjson.dumps(self.fields(), option=orjson.OPT_SORT_KEYS))
 
     @property
     def count(self) -> int:
