@@ -25,6 +25,7 @@ from blyan.model.eager_step import EagerStepper
 from blyan.model.stage_step import EagerHead, EagerLayers, OfferLayers, StagedModel
 from blyan.model.stepping import KVPages, Ready, Run, RunFault, RunResult, Stretch, nothing
 from blyan.model.weights import ModelWeights
+from blyan.network.answers import Prompt
 from blyan.network.link import Link, frame_of
 from blyan.network.questions import LinkLost, NoAnswer, Refused
 from blyan.network.thread import NetworkThread
@@ -71,6 +72,12 @@ class FakeLink:
         """As `Link.tell`."""
         if not self._gone_or_silent():
             self._house.begin(self._told(kind, fields, tensors))
+
+    def tell_now(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()) -> bool:
+        """As `Link.tell_now`."""
+        if not self._gone_or_silent():
+            self._house.begin(self._told(kind, fields, tensors))
+        return True
 
     def _gone_or_silent(self) -> bool:
         if self.closed.is_set():
@@ -185,7 +192,7 @@ class House:
             self.thread, self, self.lead_key, "5" * 32, loop.time, self.entropy, LeadOptions(call_seconds=1)
         )
         self.handlers: dict[PublicKey, Mapping[str, Any]] = {key: host.handlers for key, host in self.hosts.items()}
-        self.handlers[self.lead_key] = {end_kind: self.lead.ended}
+        self.handlers[self.lead_key] = {end_kind: Prompt(self.lead.ended)}
 
     def _allowed(self, node: PublicKey, rows: int) -> bool:
         return self.allow(node, rows)

@@ -26,7 +26,7 @@ from blyan.model.attention import rms_norm
 from blyan.model.stage_step import Head
 from blyan.model.stepping import PlanName, Ready, Run, RunFault, RunResult, Stretch, nothing, page_positions
 from blyan.primitives import limits
-from blyan.primitives.clock import Monotonic
+from blyan.primitives.clock import Monotonic, give_way
 from blyan.primitives.errors import Fault, NotComputable
 from blyan.primitives.ids import PublicKey
 
@@ -109,6 +109,7 @@ class PipelineStepper:
             if session.lost is not None:
                 raise session.lost
             begun = [self._begun(session, runs, piece) for piece in pieces]
+            give_way()  # to the network's thread, which is to send it
             ready()  # once all is on its way: what remains is to wait, and then to score
             results = self._gathered(runs, pieces, begun)
             if any(isinstance(each, RunFault) and isinstance(each.reason, NotComputable) for each in results):

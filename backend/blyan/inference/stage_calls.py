@@ -19,6 +19,7 @@ from torch import Tensor
 from blyan.inference.expert_host import bytes_of
 from blyan.inference.stage_session import Passage, Session, StageLost, StageNodes, Way, look, result_of, stuck
 from blyan.model.stepping import Stretch
+from blyan.network.link import Link
 from blyan.network.questions import LinkLost
 from blyan.network.thread import NetworkThread
 from blyan.primitives import limits
@@ -157,17 +158,24 @@ class StageCalls:
             return
         session.add(passage)
         self._wait(session, passage)
-        self.task(self._send(session, message))
-
-    async def _send(self, session: Session, message: Message) -> None:
         node = session.hops[0].node
         link = self.nodes.link(node)
         try:
             if link is None:
                 raise LinkLost(f"peer {node[:12]}: expected a link, found none")
-            await link.tell(kind, message.fields, message.tensors)
+            if session.leaving or not link.tell_now(kind, message.fields, message.tensors):
+                session.leaving += 1
+                self.task(self._send(session, link, message))
         except LinkLost as reason:
             self.lose(session, StageLost(reason.message, frozenset((node,))))
+
+    async def _send(self, session: Session, link: Link, message: Message) -> None:
+        try:
+            await link.tell(kind, message.fields, message.tensors)
+        except LinkLost as reason:
+            self.lose(session, StageLost(reason.message, frozenset((session.hops[0].node,))))
+        finally:
+            session.leaving -= 1
 
     def _wait(self, session: Session, passage: Passage) -> None:
         late = max(_late_seconds, _late_factor * session.expected())

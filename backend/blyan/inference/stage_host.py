@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -22,6 +23,7 @@ from blyan.inference.layers_in_turn import MakeLayers
 from blyan.inference.quick_work import QuickWork
 from blyan.inference.stage_leases import Find, Lease, Leases
 from blyan.model.stepping import Stretch
+from blyan.network.answers import Prompt
 from blyan.network.link import Link
 from blyan.network.questions import LinkLost
 from blyan.primitives import limits
@@ -84,7 +86,7 @@ class StageHost:
             open_kind: self.leases.opened,
             close_kind: self.leases.closed,
             look_kind: self.leases.looked,
-            kind: self.called,
+            kind: Prompt(self._begin),
         }
         self.queue = 0  # calls that the thread has, or that wait for it
         self.counters = StageCounters()
@@ -101,27 +103,31 @@ class StageHost:
             self.leases.end(lease)
         self._thread.shutdown(wait=True)
 
-    async def called(self, link: Link, message: Message) -> Message:
-        """The handler of `stage`: computes a call, and sends its outputs to the next stage or the lead."""
-        call, passed = parse_call(message)  # nothing is awaited until its number is taken: calls are taken in order
+    def _begin(self, link: Link, message: Message) -> Message | Callable[[], Awaitable[Message]]:
+        """The handler of `stage`: computes a call, and sends its outputs to the next stage or the lead.
+
+        Calls are taken in the order in which they come.
+        """
+        call, passed = parse_call(message)
         try:
             lease = self._taken(link.peer.node, call)
         except Denied:
             raise  # of whoever else knows the session: the lead is not to be troubled by him
         except Fault as reason:
-            await self._tell(call, fault_of(call, reason.code, reason.message, self._whose(reason, link)))
-            raise
+            return partial(self._refused, call, reason, self._whose(reason, link))
         lease.under_way += 1
-        try:
-            if self._is_quick(lease, call):
-                with self._quick.timed(self._monotonic):
-                    given = _outcome(self._compute, lease, call, passed)
-            else:
-                given = await self._by_thread(lease, call, passed)
-            await self._carried(lease, call, given)
-        finally:
-            lease.under_way -= 1
+        if not self._is_quick(lease, call):
+            return partial(self._carried, lease, call, self._by_thread(lease, call, passed))
+        with self._quick.timed(self._monotonic):
+            given = _outcome(self._compute, lease, call, passed)
+        if not isinstance(given, Passed) or not self._passed_on_now(lease, call, given):
+            return partial(self._carried, lease, call, _known(given))
+        lease.under_way -= 1
         return Message({}, ())
+
+    async def _refused(self, call: StageCall, reason: Fault, whose: str) -> Message:
+        await self._tell(call, fault_of(call, reason.code, reason.message, whose))
+        raise reason
 
     def _whose(self, reason: Fault, link: Link) -> str:
         """Who sent what does not fit, whether it is changed on its way or never was right; nobody for what is ours."""
@@ -148,17 +154,43 @@ class StageHost:
             return False
         return lease.row_seconds * call.count <= _quick_seconds
 
-    async def _by_thread(self, lease: Lease, call: StageCall, passed: Passed) -> Passed | BaseException:
+    def _by_thread(self, lease: Lease, call: StageCall, passed: Passed) -> asyncio.Future[Passed | BaseException]:
         self.queue += 1
         loop = asyncio.get_running_loop()
         computing = loop.run_in_executor(self._thread, _outcome, self._compute, lease, call, passed)
         computing.add_done_callback(self._left)
-        return await asyncio.shield(computing)  # a link that ends takes nothing from the thread
+        return computing
 
     def _left(self, _done: object) -> None:
         self.queue -= 1
 
-    async def _carried(self, lease: Lease, call: StageCall, given: Passed | BaseException) -> None:
+    def _passed_on_now(self, lease: Lease, call: StageCall, given: Passed) -> bool:
+        """Pass on in this turn of the loop; False, and nothing is done, if that is not possible."""
+        if call.route:
+            node, what, message = call.route[0].node, kind, message_of(call.onward(), given)
+        else:
+            node, what, message = call.lead, end_kind, end_of(call, given)
+        link = self._link(node)
+        try:
+            if link is None or not link.tell_now(what, message.fields, message.tensors):
+                return False
+        except LinkLost:
+            return False
+        lease.passed, lease.passed_at = call.number, self._monotonic()
+        return True
+
+    async def _carried(
+        self, lease: Lease, call: StageCall, computing: asyncio.Future[Passed | BaseException]
+    ) -> Message:
+        """Pass on what is computed."""
+        try:
+            # a link that ends takes nothing from the thread
+            await self._told_of(lease, call, await asyncio.shield(computing))
+        finally:
+            lease.under_way -= 1
+        return Message({}, ())
+
+    async def _told_of(self, lease: Lease, call: StageCall, given: Passed | BaseException) -> None:
         """Pass on. A mistake of ours is no reason to leave the lead waiting."""
         if isinstance(given, Passed):
             lease.passed, lease.passed_at = call.number, self._monotonic()  # first: to send may take long
@@ -211,6 +243,12 @@ class StageHost:
             await link.tell(end_kind, message.fields, message.tensors)
         except LinkLost as reason:
             _log.debug("lead %s: %s", call.lead[:12], reason.message)
+
+
+def _known(given: Passed | BaseException) -> asyncio.Future[Passed | BaseException]:
+    found: asyncio.Future[Passed | BaseException] = asyncio.get_running_loop().create_future()
+    found.set_result(given)
+    return found
 
 
 def _outcome(

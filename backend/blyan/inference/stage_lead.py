@@ -105,7 +105,7 @@ class StageLead:
 
     # the handler of `stage_end`
 
-    async def ended(self, link: Link, message: Message) -> Message:
+    def ended(self, link: Link, message: Message) -> Message:
         """What the last stage gave, or why a stage gave nothing; also of trial calls."""
         if self.probe.ended(link, message):
             return Message({}, ())

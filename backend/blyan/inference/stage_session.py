@@ -128,6 +128,7 @@ class Session:
     used: float = 0.0  # when the last call began
     keeping: asyncio.Task[None] | None = None
     looking: bool = False
+    leaving: int = 0  # calls that could not be sent at once, and go out one after the other
     computing: bool = False  # whether the lead is at its own layers; the compute thread's to say
     waiting: dict[int, Passage] = field(default_factory=dict[int, Passage])
 

@@ -123,8 +123,7 @@ class Link:
         return None
 
     def _want_room(self) -> None:
-        if not self.open:
-            raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found it closed")
+        _want_open(self)
         if not self._questions.room:
             raise LinkFull(f"peer {self.peer.node[:12]}: expected a link with room, found none")
 
@@ -148,9 +147,15 @@ class Link:
 
     async def tell(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()) -> None:
         """A request that wants no answer, not even a refusal. `LinkLost` if it cannot be sent."""
-        if not self.open:
-            raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found it closed")
-        await self.send(frame_of({**fields, "kind": kind, "id": self._questions.number(), "quiet": True}, tensors))
+        await self.send(self._quiet(kind, fields, tensors))
+
+    def tell_now(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor] = ()) -> bool:
+        """As `tell`, in this turn of the loop; False, and nothing is sent, if the frame would have to wait."""
+        return self.send_now(self._quiet(kind, fields, tensors))
+
+    def _quiet(self, kind: str, fields: Mapping[str, Any], tensors: Sequence[WireTensor]) -> bytes:
+        _want_open(self)
+        return frame_of({**fields, "kind": kind, "id": self._questions.number(), "quiet": True}, tensors)
 
     @asynccontextmanager
     async def stream(
@@ -252,3 +257,8 @@ class Link:
                 self._questions.take(answered, message)
         else:
             self._answers.take(message, size)
+
+
+def _want_open(link: Link) -> None:
+    if not link.open:
+        raise LinkLost(f"peer {link.peer.node[:12]}: expected an open link, found it closed")

@@ -20,8 +20,8 @@ from blyan.model.manifest import Manifest
 from blyan.model.stage_step import StagedModel
 from blyan.model.stepping import KVPages
 from blyan.model.weights import ModelWeights
+from blyan.network.answers import Handler, Prompt
 from blyan.network.identity import Identity
-from blyan.network.link import Handler
 from blyan.network.links import Links
 from blyan.network.thread import NetworkThread
 from blyan.node.holdings import Holdings, Hosted
@@ -65,7 +65,7 @@ class Staging:
 
     def handlers(self, roles: tuple[str, ...]) -> dict[str, Handler]:
         """What links answer for it."""
-        found: dict[str, Handler] = {end_kind: self.lead.ended}
+        found: dict[str, Handler] = {end_kind: Prompt(self.lead.ended)}
         return found | self.host.handlers if "stage" in roles else found
 
     def host_model(self, manifest_id: PayloadId, manifest: Manifest, weights: ModelWeights) -> None:

@@ -25,6 +25,11 @@ def system_monotonic() -> float:
     return time.monotonic()
 
 
+def give_way() -> None:
+    """Let another thread that waits for the interpreter run first."""
+    time.sleep(0)
+
+
 def system_entropy(count: int) -> bytes:
     """`count` bytes from the operating system's generator."""
     return secrets.token_bytes(count)
