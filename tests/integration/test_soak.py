@@ -170,7 +170,8 @@ async def soaked(node: RunningNode, seconds: float) -> Soak:
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("soak")
-    save_random_checkpoint(folder / "hf", vocab_size=8192, head_dim=32)  # which jitted code can compute
+    sizes = {"head_dim": 32, "intermediate_size": 104, "moe_intermediate_size": 56}  # which jitted code can compute
+    save_random_checkpoint(folder / "hf", vocab_size=8192, **sizes)
     save_byte_tokenizer(folder / "hf")
     import_into(folder / "data", folder / "hf", "soaked")
     return folder / "data"

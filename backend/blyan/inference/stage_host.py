@@ -166,15 +166,15 @@ class StageHost:
 
     def _passed_on_now(self, lease: Lease, call: StageCall, given: Passed) -> bool:
         """Pass on in this turn of the loop; False, and nothing is done, if that is not possible."""
-        if call.route:
-            node, what, message = call.route[0].node, kind, message_of(call.onward(), given)
-        else:
-            node, what, message = call.lead, end_kind, end_of(call, given)
-        link = self._link(node)
         try:
+            if call.route:
+                node, what, message = call.route[0].node, kind, message_of(call.onward(), given)
+            else:
+                node, what, message = call.lead, end_kind, end_of(call, given)
+            link = self._link(node)
             if link is None or not link.tell_now(what, message.fields, message.tensors):
                 return False
-        except LinkLost:
+        except Fault:  # which is told on the other way
             return False
         lease.passed, lease.passed_at = call.number, self._monotonic()
         return True
