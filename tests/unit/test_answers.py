@@ -14,7 +14,8 @@ from blyan.network.link import Link, frame_of
 from blyan.network.questions import LinkLost, Questions, Refused
 from blyan.primitives import limits
 from blyan.primitives.errors import Busy
-from blyan.wire.framing import Message
+from blyan.wire.framing import Message, decode
+from fake_transport import taken
 from fakes import SocketPair
 from swarms import node, said
 
@@ -164,3 +165,28 @@ async def test_a_question_leaves_later_unless_nobody_waits_any_more() -> None:
         await turns()
         assert frame_of({"a": 1, "kind": "x", "id": kept.number}) in sent
         assert all(b'"a":2' not in frame for frame in sent)
+
+
+async def test_requests_go_in_the_order_of_their_numbers_where_the_peer_is_behind() -> None:
+    """One that wants an answer and one that does not, begun in the same turn: a peer ends a link whose numbers fall."""
+    socket, transport = taken(client=True)
+    link = Link(socket, said(2), {}, lambda: 0.0, dialled=True)
+    socket.pause_writing()
+    asking = asyncio.create_task(link.request("x", {}, seconds=5))
+    telling = asyncio.create_task(link.tell("x", {}))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert not transport.written
+    socket.resume_writing()
+    assert link.tell_now("x", {})
+    await telling
+    other, fed = taken(client=False)
+    came: list[bytes] = []
+    reading = asyncio.create_task(other.read(came.append))
+    await asyncio.sleep(0)
+    fed.feed(transport.written, 1 << 20)
+    assert [decode(each).fields["id"] for each in came] == [1, 2, 3]
+    asking.cancel()
+    transport.close()
+    fed.close()
+    await asyncio.gather(asking, reading, return_exceptions=True)

@@ -104,7 +104,7 @@ async def test_who_sends_waits_while_the_other_end_is_behind() -> None:
     socket.pause_writing()
     assert not socket.send_now(b"x")
     assert not transport.written
-    sending = asyncio.create_task(socket.send_bytes(b"x"))
+    sending = asyncio.ensure_future(socket.send_bytes(b"x"))
     await asyncio.sleep(0)
     assert not sending.done()
     socket.resume_writing()
@@ -119,18 +119,18 @@ async def test_nothing_is_written_while_the_other_end_is_behind_and_then_all_in_
     """Nor does one that would not wait overtake those that do; who gives up is not sent."""
     socket, transport = taken(client=False)
     socket.pause_writing()
-    sending = [asyncio.create_task(socket.send_bytes(bytes([each]))) for each in range(4)]
+    sending = [asyncio.ensure_future(socket.send_bytes(bytes([each]))) for each in range(4)]
     await asyncio.sleep(0)
     sending[1].cancel()
     await asyncio.sleep(0)
     assert not transport.written
-    socket.resume_writing()
     assert not socket.send_now(b"x")
+    socket.resume_writing()
     await asyncio.gather(*sending, return_exceptions=True)
     assert socket.send_now(b"y")
     assert transport.written == b"".join(map(frame, (b"\0", b"\2", b"\3", b"y")))
     socket.pause_writing()
-    last = asyncio.create_task(socket.send_bytes(b"z"))
+    last = asyncio.ensure_future(socket.send_bytes(b"z"))
     await asyncio.sleep(0)
     transport.close()
     with pytest.raises(ConnectionError):
@@ -289,3 +289,23 @@ async def test_a_turn_gives_on_no_more_however_often_something_comes() -> None:
         assert len(transport.written) - pongs <= 2 * len(frame(b"", key=KEY))
     await socket.close()
     await asyncio.wait_for(reading, 5)
+
+
+async def test_frames_go_in_the_order_in_which_they_were_given_whoever_waits_first() -> None:
+    """One that was given and is waited for later keeps its place; one that is given up is not sent."""
+    socket, transport = taken(client=False)
+    socket.pause_writing()
+    first, given_up, second = (socket.send_bytes(each) for each in (b"1", b"x", b"2"))
+    given_up.cancel()
+    assert not socket.send_now(b"3")
+    socket.resume_writing()
+    assert socket.send_now(b"3")
+    await second
+    await first
+    assert transport.written == frame(b"1") + frame(b"2") + frame(b"3")
+    socket.pause_writing()
+    late = socket.send_bytes(b"4")
+    transport.close()
+    await asyncio.sleep(0.01)
+    with pytest.raises(ConnectionError):
+        await late

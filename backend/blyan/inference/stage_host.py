@@ -212,8 +212,9 @@ class StageHost:
                 raise LinkLost("expected a link to the next stage, found none")
             message = message_of(call, passed)
             await link.tell(kind, message.fields, message.tensors)
-        except LinkLost as reason:
-            await self._tell(call, fault_of(call, reason.code, reason.message, node))
+        except Fault as reason:  # of the way, or a message that fits in no frame
+            whose = node if isinstance(reason, LinkLost) else ""
+            await self._tell(call, fault_of(call, reason.code, reason.message, whose))
 
     @torch.inference_mode()
     def _compute(self, lease: Lease, call: StageCall, passed: Passed) -> Passed:

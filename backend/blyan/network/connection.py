@@ -19,6 +19,7 @@ from ssl import SSLContext
 from typing import Final, cast
 from urllib.parse import SplitResult
 
+from blyan.network import tls
 from blyan.network.frames import FrameSocket
 from blyan.network.identity import hash_certificate
 from blyan.primitives import limits
@@ -75,24 +76,24 @@ class Connection(asyncio.BufferedProtocol):
 
         `certificate` is the SHA-256 of the one it must show, in hex; empty where `context` says enough.
         """
-        loop = asyncio.get_running_loop()
+        made = cls(stall_seconds)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        seconds = limits.source_connect_seconds
         try:
-            async with asyncio.timeout(limits.source_connect_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: cls(stall_seconds),
-                    parts.hostname or "",
-                    parts.port or (443 if parts.scheme == "https" else 80),
-                    ssl=context,
-                    happy_eyeballs_delay=0.25,
-                )
+            if context is None:
+                async with asyncio.timeout(seconds):
+                    loop = asyncio.get_running_loop()
+                    await loop.create_connection(lambda: made, host, port, happy_eyeballs_delay=0.25)
+            else:
+                await tls.connect(context, made, host, port, seconds)
         except TimeoutError:
-            raise NoAnswer(f"expected a connection within {limits.source_connect_seconds:g} s, found none") from None
+            raise NoAnswer(f"expected a connection within {seconds:g} s, found none") from None
         except OSError as reason:
             raise NoAnswer(f"expected a connection, found {type(reason).__name__} {reason}"[:300]) from None
-        if certificate and connection.certificate != certificate:
-            connection.close()
-            raise NoAnswer(f"expected the certificate {certificate[:16]}…, found {connection.certificate[:16]}…")
-        return connection
+        if certificate and made.certificate != certificate:
+            made.close()
+            raise NoAnswer(f"expected the certificate {certificate[:16]}…, found {made.certificate[:16]}…")
+        return made
 
     @property
     def certificate(self) -> str:

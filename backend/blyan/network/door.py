@@ -32,6 +32,7 @@ from blyan.network.handshake import (
 )
 from blyan.network.identity import Identity
 from blyan.network.link import Handler, Link, frame_of
+from blyan.network.tls import TlsHandshake
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.errors import Denied, Fault, NotFound
@@ -107,14 +108,8 @@ class PeerDoor:
             handler_cancellation=True,
         )
         await self._runner.setup()
-        seconds = limits.link_handshake_seconds_max
         self._listening = await asyncio.get_running_loop().create_server(
-            self._accepted,
-            host,
-            port,
-            ssl=self._identity.server,
-            ssl_handshake_timeout=seconds,
-            backlog=limits.links_max,
+            self._accepted, host, port, backlog=limits.links_max
         )
         return cast("tuple[str, int]", self._listening.sockets[0].getsockname())[1]
 
@@ -127,13 +122,14 @@ class PeerDoor:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _accepted(self) -> asyncio.Protocol:
+    def _accepted(self) -> TlsHandshake:
         """A connection, which ends unless its caller proves something in the seconds of a handshake."""
         assert self._runner is not None and self._runner.server is not None, "it listens"
         made = self._runner.server()
         self._unproven.add(made)
-        asyncio.get_running_loop().call_later(limits.link_handshake_seconds_max, self._let_go, made)
-        return made
+        seconds = limits.link_handshake_seconds_max
+        asyncio.get_running_loop().call_later(seconds, self._let_go, made)
+        return TlsHandshake(self._identity.server, made, server=True, seconds=seconds)
 
     def _let_go(self, connection: web.RequestHandler, last: bool = False) -> None:
         if connection not in self._unproven:

@@ -9,7 +9,7 @@ TLS. For the network's loop.
 from __future__ import annotations
 
 import asyncio
-import socket
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple, cast
@@ -46,7 +46,7 @@ class _Frames:
 
     def __init__(self, *, masked: bool, frame_bytes_max: int) -> None:
         self._masked, self.frame_bytes_max = masked, frame_bytes_max
-        self._buffer = bytearray(_buffer_bytes)
+        self._buffer = memoryview(bytearray(_buffer_bytes))
         self._at = 0  # bytes of it that were taken
         self.filled = 0
         self._large: bytearray | None = None  # the beginning of a frame that does not fit in there
@@ -54,7 +54,7 @@ class _Frames:
 
     def room(self) -> memoryview:
         """Where the next bytes go."""
-        return memoryview(self._buffer)[self.filled :]
+        return self._buffer[self.filled :]
 
     def compact(self) -> None:
         """Make room of what was taken."""
@@ -74,7 +74,7 @@ class _Frames:
         end = begin + header.length
         if end <= self.filled:
             self._at = end
-            return header.opcode, _unmasked(bytes(memoryview(self._buffer)[begin:end]), header.key)
+            return header.opcode, _unmasked(bytes(self._buffer[begin:end]), header.key)
         if header.begin + header.length <= len(self._buffer):
             return None
         self._at = begin
@@ -83,7 +83,7 @@ class _Frames:
 
     def _grown(self, large: bytearray) -> tuple[int, bytes] | None:
         came = min(self.filled - self._at, self._header.length - len(large))
-        large += memoryview(self._buffer)[self._at : self._at + came]
+        large += self._buffer[self._at : self._at + came]
         self._at += came
         if len(large) < self._header.length:
             return None
@@ -120,9 +120,8 @@ class _Sending:
 
     def __init__(self, *, masked: bool) -> None:
         self._masked = _masked if masked else 0
-        self._order = asyncio.Lock()
-        self._waiting = 0  # frames that were not written yet
-        self._room: set[asyncio.Future[None]] = set()
+        self._waiting: deque[tuple[bytes, asyncio.Future[None]]] = deque()  # frames that were not written yet
+        self._room: list[asyncio.Future[None]] = []  # of the last ones that were
         self.full = False  # the other end takes less than is sent
         self.closed = False
         self.pinged: bytes | None = None  # by the last ping that was not answered
@@ -130,25 +129,43 @@ class _Sending:
     def begin(self, transport: asyncio.Transport) -> None:
         """This way, before anything else."""
         self.transport = transport
-        self._socket: socket.socket | None = transport.get_extra_info("socket")
 
     def now(self, frame: bytes) -> bool:
-        """One frame; False if others wait, or it would."""
-        if self.full or self._waiting:
+        """One frame; False if others wait, or it would; `ConnectionError` if it is closed."""
+        if (self.full or self._waiting) and not self.closed:
             return False
         self.write(_binary, frame)
         return True
 
-    async def in_turn(self, frame: bytes) -> None:
-        """One frame, when there is room; then wait until there is room again."""
-        self._waiting += 1
-        try:
-            async with self._order:
-                await self._has_room()
+    def in_turn(self, frame: bytes) -> asyncio.Future[None]:
+        """One frame, which has its place from now on: done when it is written and there is room again.
+
+        Cancelled before that, it is not sent.
+        """
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((frame, place))
+        self._advance()
+        return place
+
+    def _advance(self) -> None:
+        while self._waiting and (not self.full or self.closed):
+            frame, place = self._waiting.popleft()
+            if place.done():
+                continue  # given up
+            try:
                 self.write(_binary, frame)
-        finally:
-            self._waiting -= 1
-        await self._has_room()
+            except ConnectionError as reason:
+                place.set_exception(reason)
+            else:
+                self._room.append(place)
+        if not self.full:
+            self._tell_room()
+
+    def _tell_room(self) -> None:
+        waiting, self._room = self._room, []
+        for place in waiting:
+            if not place.done():
+                place.set_result(None)
 
     def write(self, opcode: int, payload: bytes) -> None:
         """Whether there is room or not; `ConnectionError` if it is closed."""
@@ -166,9 +183,8 @@ class _Sending:
     def go_on(self) -> None:
         """There is room, or nobody needs any."""
         self.full = False
-        for waiter in self._room:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._tell_room()
+        self._advance()
 
     def pong(self) -> None:
         """Answer the last ping: those before need none of their own (RFC 6455, section 5.5.3)."""
@@ -176,23 +192,6 @@ class _Sending:
             payload, self.pinged = self.pinged, None
             with suppress(ConnectionError):
                 self.write(_pongs, payload)
-
-    def abort(self) -> None:
-        """At once, also where somebody else closed the transport twice before: then TLS cannot (Python 3.11)."""
-        with suppress(AttributeError):
-            self.transport.abort()
-        if self._socket is not None:
-            with suppress(OSError):  # it is gone
-                self._socket.shutdown(socket.SHUT_RDWR)
-
-    async def _has_room(self) -> None:
-        while self.full:
-            waiter = asyncio.get_running_loop().create_future()
-            self._room.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._room.discard(waiter)
 
 
 class FrameSocket(asyncio.BufferedProtocol):
@@ -235,9 +234,12 @@ class FrameSocket(asyncio.BufferedProtocol):
         """Send a frame; False, and nothing is sent, if it would have to wait. `ConnectionError` if it is gone."""
         return self._sending.now(frame)
 
-    async def send_bytes(self, frame: bytes) -> None:
-        """Send a frame as soon as the other end takes it, after those that wait already. `ConnectionError`."""
-        await self._sending.in_turn(frame)
+    def send_bytes(self, frame: bytes) -> asyncio.Future[None]:
+        """Send a frame as soon as the other end takes it, after those that wait already. `ConnectionError`.
+
+        Its place is taken by the call, not when it is awaited. Given up before it is written, it is not sent.
+        """
+        return self._sending.in_turn(frame)
 
     async def one(self) -> bytes:
         """The next frame; `ConnectionError` if none comes. What came whole before the end is a frame yet."""
@@ -292,14 +294,12 @@ class FrameSocket(asyncio.BufferedProtocol):
         with suppress(ConnectionError):
             self._sending.write(_closes, _going)
         self._end()
-        if not self._transport.is_closing():  # a second `close` of TLS takes its `abort` away (Python 3.11)
-            self._transport.close()
+        self._transport.close()
         asyncio.get_running_loop().call_later(_close_seconds, self._abort)
 
     def _abort(self) -> None:
         if not self._gone.is_set():
-            self._sending.abort()
-            asyncio.get_running_loop().call_later(_close_seconds, self.connection_lost, None)  # whatever TLS waits for
+            self._transport.abort()
 
     def _end(self) -> None:
         self._closing = self._sending.closed = True
@@ -384,12 +384,11 @@ class FrameSocket(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by whichever end."""
-        if not self._gone.is_set():  # else it was not waited for any more
-            self._end()
-            self._gone.set()
-            self._sending.go_on()
-            if self._beside is not None:
-                cast("asyncio.Protocol", self._beside).connection_lost(exc)
+        self._end()
+        self._gone.set()
+        self._sending.go_on()
+        if self._beside is not None:
+            cast("asyncio.Protocol", self._beside).connection_lost(exc)
 
 
 def _unmasked(payload: bytes, key: bytes) -> bytes:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 from blyan.network.answers import Answers, Handler, frame_of
@@ -32,8 +32,8 @@ class Socket(Protocol):
         """Send one frame; False, and nothing is sent, if it would have to wait. `ConnectionError` if it is closed."""
         ...
 
-    async def send_bytes(self, frame: bytes) -> None:
-        """Send one frame, and wait while the other end is behind. `ConnectionError` if it is closed."""
+    def send_bytes(self, frame: bytes) -> Awaitable[None]:
+        """Send one frame, in the order of the calls; done when there is room again. `ConnectionError` if closed."""
         ...
 
     async def read(self, take: Callable[[bytes], None]) -> None:
@@ -103,7 +103,8 @@ class Link:
         try:
             frame = frame_of({**fields, "kind": kind, "id": question.number}, tensors)
             if not self.send_now(frame):
-                await question.leaves(self.send(frame), patience)
+                with _losing(self.peer):
+                    await question.leaves(self._socket.send_bytes(frame), patience)
         except BaseException:
             self.forget(question)
             raise
@@ -193,17 +194,15 @@ class Link:
 
     async def send(self, frame: bytes) -> None:
         """Send one frame, and wait while the peer is behind; `LinkLost`."""
-        try:
+        with _losing(self.peer):
             await self._socket.send_bytes(frame)
-        except ConnectionError as reason:
-            raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found {reason}") from None
 
     def send_now(self, frame: bytes) -> bool:
         """Send one frame; False if it would have to wait; `LinkLost`."""
         try:
             return self._socket.send_now(frame)
         except ConnectionError as reason:
-            raise LinkLost(f"peer {self.peer.node[:12]}: expected an open link, found {reason}") from None
+            raise _lost(self.peer, reason) from None
 
     async def _say(self, fields: Mapping[str, Any], tensors: Sequence[WireTensor]) -> None:
         await self.send(frame_of(fields, tensors))
@@ -262,3 +261,16 @@ class Link:
 def _want_open(link: Link) -> None:
     if not link.open:
         raise LinkLost(f"peer {link.peer.node[:12]}: expected an open link, found it closed")
+
+
+@contextmanager
+def _losing(peer: Summary) -> Generator[None]:
+    """A connection that is gone is a link that is lost."""
+    try:
+        yield
+    except ConnectionError as reason:
+        raise _lost(peer, reason) from None
+
+
+def _lost(peer: Summary, reason: ConnectionError) -> LinkLost:
+    return LinkLost(f"peer {peer.node[:12]}: expected an open link, found {reason}")

@@ -6,7 +6,7 @@ An answer wakes who waits for it in one turn of the loop; no task stands between
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -58,15 +58,15 @@ class Question:
         self.then: Callable[[], None] | None = None  # called as it is settled, unless that was before
         self._outcome: Message | LinkLost | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._sending: asyncio.Task[None] | None = None
+        self._sending: asyncio.Future[None] | None = None
 
-    async def leaves(self, sending: Coroutine[Any, Any, None], seconds: float) -> None:
+    async def leaves(self, sending: Awaitable[None], seconds: float) -> None:
         """Wait at most so long until it is sent; that goes on then, until `stop`. Raises what sending raises so far."""
-        self._sending = task = asyncio.create_task(sending)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait({task}, timeout=max(0.0, seconds))
-        if task.done():
-            task.result()
+        self._sending = leaving = asyncio.ensure_future(sending)
+        leaving.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait({leaving}, timeout=max(0.0, seconds))
+        if leaving.done():
+            leaving.result()
 
     def stop(self) -> None:
         """It need not be sent any more."""

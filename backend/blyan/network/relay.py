@@ -51,7 +51,7 @@ class _Tunnel:
 
 
 class RelayHost:
-    """What a relay answers on its links and its peer port. For the network's loop; no task of its own."""
+    """What a relay answers on its links and its peer port. For the network's loop."""
 
     def __init__(
         self,
@@ -68,6 +68,7 @@ class RelayHost:
         self._offers: dict[PublicKey, Link] = {}
         self._tunnels: set[_Tunnel] = set()
         self._tokens: dict[str, tuple[_Tunnel, int]] = {}  # what an end shows → which one it is
+        self._ending: set[asyncio.Future[list[None | BaseException]]] = set()  # tunnels that are over
         self.carried_bytes = 0
 
     @property
@@ -93,6 +94,7 @@ class RelayHost:
     async def close(self) -> None:
         """End all tunnels. Before the peer port is closed."""
         await asyncio.gather(*(self._end(tunnel) for tunnel in list(self._tunnels)))
+        await asyncio.gather(*self._ending)
 
     async def _offered(self, link: Link, _message: Message) -> Message:
         self._offers = {node: kept for node, kept in self._offers.items() if kept.open}
@@ -190,8 +192,12 @@ class RelayHost:
         self.carried_bytes += len(data)
 
     async def _end(self, tunnel: _Tunnel) -> None:
+        """Close both ends, also where who asks is cancelled meanwhile: whoever serves an end is when that is lost."""
         self._forget(tunnel)
-        await asyncio.gather(*(end.close() for end in tunnel.ends if end is not None), return_exceptions=True)
+        ending = asyncio.gather(*(_closed(end) for end in tunnel.ends if end is not None), return_exceptions=True)
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        await asyncio.shield(ending)
 
     def _forget(self, tunnel: _Tunnel) -> None:
         tunnel.over = True
@@ -199,3 +205,13 @@ class RelayHost:
         self._tunnels.discard(tunnel)
         for token in tunnel.tokens:
             self._tokens.pop(token, None)
+
+
+async def _closed(end: web.WebSocketResponse) -> None:
+    """Close it; who does not take what was said before is let go."""
+    try:
+        async with asyncio.timeout(2 * _close_seconds):
+            await end.close()
+    except TimeoutError:
+        if (transport := end.get_extra_info("transport")) is not None:
+            transport.abort()

@@ -12,6 +12,7 @@ from blake3 import blake3
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
 digest_bytes: Final = 32
+_joined_bytes_max: Final = 64 * 1024
 
 _subtile = blake3(derive_key_context="blyan v1 subtile")
 _node = blake3(derive_key_context="blyan v1 node")
@@ -55,28 +56,27 @@ def hash_partial(data: Bytes) -> bytes:
 
 def hash_expert_answer(call: Bytes, answer: Bytes) -> str:
     """What binds an answer to the call that it is for, 64 hex digits: length of the call u64 LE ‖ call ‖ answer."""
-    hasher = _expert_answer.copy()
-    hasher.update(len(call).to_bytes(8, "little"))
-    hasher.update(call)
-    hasher.update(answer)
-    return hasher.hexdigest()
+    return _hash_both(_expert_answer, call, answer)
 
 
 def hash_generation_chunk(request: Bytes, chunk: Bytes) -> str:
     """What binds steps to the request that they answer, 64 hex digits: length of request u64 LE ‖ request ‖ chunk."""
-    hasher = _generation_chunk.copy()
-    hasher.update(len(request).to_bytes(8, "little"))
-    hasher.update(request)
-    hasher.update(chunk)
-    return hasher.hexdigest()
+    return _hash_both(_generation_chunk, request, chunk)
 
 
 def hash_stage_call(about: Bytes, hidden: Bytes) -> str:
     """What binds hidden states to the call that they are of, 64 hex digits: bytes of about u64 LE ‖ about ‖ hidden."""
-    hasher = _stage_call.copy()
-    hasher.update(len(about).to_bytes(8, "little"))
-    hasher.update(about)
-    hasher.update(hidden)
+    return _hash_both(_stage_call, about, hidden)
+
+
+def _hash_both(begun: blake3, first: Bytes, second: Bytes) -> str:
+    hasher = begun.copy()
+    parts = (len(first).to_bytes(8, "little"), first, second)
+    if len(first) + len(second) <= _joined_bytes_max:
+        hasher.update(b"".join(parts))  # at once, which takes small ones half the time
+    else:
+        for part in parts:
+            hasher.update(part)
     return hasher.hexdigest()
 
 
