@@ -7,7 +7,7 @@ every question whose text, but for case, spaces and marks, is one of the exam's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,8 +30,10 @@ from blyan.learning.genesis.typing_habits import mistyped, varied
 
 string_skills: Final = ("reverse", "upper case", "first and last letter", "letters counted")
 _vowels: Final = (0, 4, 8, 13, 18, 20)
+_name_vowels: Final = range(21)
 _finals: Final = (0, 0, 0, 4, 8, 16, 21)
-_conversations: Final = ("plus", "minus", "name", "number", "upper", "reverse")
+_invented_names: Final = (0.4, 0.75)  # a Korean syllable is rarely a token: copying its bytes has to be learned
+_conversations: Final = ("plus", "minus", "name", "name", "number", "upper", "reverse")  # names as often as they stand
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def _something(draws: Draws, place: str, language: int) -> str:
             return str(draws.below(100))
 
 
-def _invented(draws: Draws, language: int) -> str:
+def _invented(draws: Draws, language: int, vowels: Sequence[int] = _vowels) -> str:
     if language == 0:
         while True:
             word = invented_word(draws)
@@ -156,7 +158,7 @@ def _invented(draws: Draws, language: int) -> str:
                 return word
     # A syllable block is 0xAC00 + (initial * 21 + vowel) * 28 + final (Unicode 3.12); without most finals, as in names.
     return "".join(
-        chr(0xAC00 + (draws.below(19) * 21 + draws.pick(_vowels)) * 28 + draws.pick(_finals))
+        chr(0xAC00 + (draws.below(19) * 21 + draws.pick(vowels)) * 28 + draws.pick(_finals))
         for _ in range(2 + draws.below(3))
     )
 
@@ -206,8 +208,8 @@ def _conversation(draws: Draws, kind: str, language: int) -> Dialogue:
 
 def _remembered(draws: Draws, kind: str, language: int) -> Dialogue:
     value = draws.pick(lesson_wordings.names[language])
-    if kind == "name" and draws.chance(0.4):
-        value = _invented(draws, language).capitalize()
+    if kind == "name" and draws.chance(_invented_names[language]):
+        value = _invented(draws, language, _name_vowels).capitalize()
     if kind == "number":
         value = str(10 + draws.below(990))
         while held_out("remembered", value):
