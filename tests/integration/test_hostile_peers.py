@@ -13,7 +13,7 @@ from blyan.wire.framing import Message
 from crooked_answers import NEVER_RIGHT, wrong_digest
 from crooked_node import CrookedNode, honest, send_raw
 from crooked_scene import CALL_SECONDS, Scene
-from lone_expert import DOES_WITHOUT, NEEDS_IT
+from lone_expert import ALONE, DOES_WITHOUT, NEEDS_IT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -34,6 +34,7 @@ async def test_nothing_crooked_is_used(scene: Scene, crook: str) -> None:
         assert (refused.status, refused.tokens) == (503, [])
         assert refused.error is not None
         assert refused.error["code"] == "expert_unavailable"
+        assert refused.error["message"].startswith("layer {} expert {}:".format(*ALONE))
         assert refused.seconds < CALL_SECONDS + 2
 
 

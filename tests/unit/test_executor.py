@@ -70,6 +70,8 @@ class FakeNodes:
         }
         self.waiting = self.moved = 0
         self.moving = 0.0
+        self.newcomers: tuple[PublicKey, ...] = ()
+        self.alone: frozenset[int] = frozenset()  # experts of the first node alone
         self.budget = True
         self.outrun_s: dict[PublicKey, float] = {}
         self.failures: list[tuple[PublicKey, Failure]] = []
@@ -78,10 +80,14 @@ class FakeNodes:
 
     def plan(self, model: PayloadId, calls: Sequence[CallSpec], without: frozenset[PublicKey]) -> ExpertPlan:
         left = next((each for each in self.links if each not in without), None)
-        places = tuple(range(len(calls)))
-        if left is None:
-            return ExpertPlan("dynamic", (), (), ((),) * len(calls), {}, places)
-        return ExpertPlan("dynamic", (), (Assignment(left, places),), ((),) * len(calls), {left: 0.03}, (), self.trials)
+        missing = tuple(
+            at for at, call in enumerate(calls) if left is None or (left != FIRST and call.expert in self.alone)
+        )
+        nothing = ((),) * len(calls)
+        if left is None or len(missing) == len(calls):
+            return ExpertPlan("dynamic", (), (), nothing, {}, missing)
+        places = tuple(at for at in range(len(calls)) if at not in missing)
+        return ExpertPlan("dynamic", (), (Assignment(left, places),), nothing, {left: 0.03}, missing, self.trials)
 
     def link(self, name: PublicKey) -> Any:
         return self.links[name]
@@ -89,6 +95,9 @@ class FakeNodes:
     def moving_s(self, _node: PublicKey, count: int) -> float:
         self.moved = count
         return self.moving
+
+    def proven(self, node: PublicKey) -> bool:
+        return node not in self.newcomers
 
     def may_hedge(self) -> bool:
         return self.budget
@@ -237,6 +246,37 @@ def test_a_node_that_is_sent_much_and_is_silent_is_replaced(
     assert isinstance(found, torch.Tensor)
     assert (executor.counters.hedges, nodes.waiting) == (1, 0)
     assert time.monotonic() - began < 1
+
+
+def test_a_newcomer_that_is_sent_much_is_not_waited_for(thread: NetworkThread) -> None:
+    """It never answered: that its answer is on the way is no more likely than that none comes."""
+    nodes = FakeNodes(first=60, second=0)
+    nodes.moving, nodes.newcomers = 0.01, (FIRST,)
+    began = time.monotonic()
+    executor, found = ask(thread, nodes, 10.0)
+    assert isinstance(found, torch.Tensor)
+    assert (executor.counters.hedges, nodes.good) == (1, [SECOND])
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("seconds", [0.5, 60])
+def test_what_others_hold_too_is_not_refused_with_what_a_silent_node_alone_has(
+    thread: NetworkThread, seconds: float
+) -> None:
+    """Both were in one message: the first expert is computed by the replica, the other is waited for."""
+    nodes = FakeNodes(first=seconds, second=0)
+    nodes.alone = frozenset({5})
+    executor = Executor(thread, nodes, system_monotonic, system_entropy, ExecutorOptions("exact", 1.0))
+    hidden = torch.randn(3, 8)
+    both, alone = executor.begin(MODEL, [ExpertCall(1, 2, hidden), ExpertCall(1, 5, hidden)]).result(10)
+    assert torch.equal(both, hidden)
+    if seconds < 1:
+        assert torch.equal(alone, hidden)
+    else:
+        assert isinstance(alone, ExpertUnavailable)
+        assert alone.detail == {"layer": 1, "expert": 5}
+        assert nodes.failures[0] == (FIRST, "timeout")
+    assert nodes.waiting == 0
 
 
 def test_a_call_that_seems_stuck_is_replaced_without_a_budget(thread: NetworkThread) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-import torch
 from torch import Tensor
 
+from blyan.inference.call_pieces import bytes_moved, joined, messages_of, pieces_of
 from blyan.inference.expert_message import CallsAsked, ExecutorCounters, ExecutorOptions, ExpertMessage, Nodes
 from blyan.inference.expert_round import Due, Round
 from blyan.inference.plan import CallSpec
@@ -41,53 +41,6 @@ _Name: TypeAlias = tuple[PayloadId, int, int]  # model, layer, expert
 def _name(asked: CallsAsked, index: int) -> _Name:
     spec = asked.specs[index]
     return asked.model, spec.layer, spec.expert
-
-
-def _pieces(call: ExpertCall) -> list[ExpertCall]:
-    """A call in as many as it takes for each to fit into a message."""
-    rows = int(1 / _share(call.hidden, 1))
-    if call.hidden.shape[0] <= rows:
-        return [call]
-    return [ExpertCall(call.layer, call.expert, piece) for piece in torch.split(call.hidden, rows)]
-
-
-def _joined(outputs: Sequence[Tensor | Fault]) -> Tensor | Fault:
-    """The output of a call of those of its pieces."""
-    given = [each for each in outputs if not isinstance(each, Fault)]
-    if len(given) < len(outputs):
-        return next(each for each in outputs if isinstance(each, Fault))
-    return given[0] if len(given) == 1 else torch.cat(given)
-
-
-def _messages(asked: CallsAsked, indices: Sequence[int]) -> list[list[int]]:
-    """Calls of one node in as many messages as their rows take: mostly one.
-
-    A long prompt's go in several that are not too large: the node begins with the first while others are on their way,
-    and hears something meanwhile.
-    """
-    messages: list[list[int]] = []
-    size = max(limits.expert_message_bytes, _bytes(asked, indices) // limits.expert_messages_together)
-    full = 1.0
-    for index in indices:
-        hidden = asked.calls[index].hidden
-        share = max(_share(hidden, hidden.shape[0]), hidden.nbytes / size)
-        full += share
-        if full > 1 or len(messages[-1]) >= limits.expert_calls_max:
-            messages.append([])
-            full = share
-        messages[-1].append(index)
-    return messages
-
-
-def _bytes(asked: CallsAsked, indices: Iterable[int]) -> int:
-    """Of the hidden states of some of the calls."""
-    return sum(asked.calls[index].hidden.nbytes for index in indices)
-
-
-def _share(hidden: Tensor, rows: int) -> float:
-    """Of so many of its rows in what fits into one message; half of a frame is for its header."""
-    row_bytes = hidden.shape[1] * hidden.element_size()
-    return rows * max(1 / limits.expert_rows_max, row_bytes / (limits.link_frame_bytes_max // 2))
 
 
 @dataclass(slots=True, eq=False)
@@ -125,7 +78,7 @@ class Executor:
         There is more time where much has to be sent. `until`: when they are of no more use, if that is sooner. Who
         cancels the future calls them off at their nodes.
         """
-        pieces = [_pieces(call) for call in calls]
+        pieces = [pieces_of(call) for call in calls]
         each = [piece for parts in pieces for piece in parts]
         specs = [CallSpec(call.layer, call.expert, call.hidden.shape[0]) for call in each]
         moved = 2 * sum(call.hidden.nbytes for call in calls) / limits.link_bytes_per_second
@@ -152,10 +105,11 @@ class Executor:
         dues: list[Due] = []
         for each in made.assignments:
             mine = [indices[place] for place in each.calls]
-            moving = self.nodes.moving_s(each.node, 2 * _bytes(asked, mine))
+            moving = self.nodes.moving_s(each.node, 2 * bytes_moved(asked, mine))
             late = made.hedge_after[each.node] + moving
+            patient = moving > 0 and self.nodes.proven(each.node)
             trial = each.node in made.probes
-            dues += [Due(each.node, together, late, moving, trial=trial) for together in _messages(asked, mine)]
+            dues += [Due(each.node, together, late, patient, trial=trial) for together in messages_of(asked, mine)]
         return dues, [indices[place] for place in made.missing]
 
     async def carried_out(
@@ -202,37 +156,40 @@ class Executor:
         if due.sent is not None:
             with due.sent as sent:
                 late = min(due.began + due.hedge_after, asked.until)
-                if not await self._settled(sent, late, due) and self._has_replicas(asked, due.indices, others):
+                if not await self._settled(sent, late, due) and (spare := self._spare(asked, due.indices, others)):
                     if not self.nodes.may_hedge():  # too many were sent twice: only what seems to be stuck is now
                         stuck = max(_stuck_seconds, _stuck_factor * due.hedge_after)
                         await sent.settled(min(due.began + stuck, asked.until))
                     if not sent.is_settled:
-                        return await self._hedged(asked, due.indices, sent, others)
+                        return await self._hedged(asked, due.indices, spare, sent, others)
                 await sent.settled(asked.until)
                 answer = sent.answer()
             if answer is not None:
                 return answer
-        return await self.replaced(asked, due, others)
+        return await self.replaced(asked, due.indices, others)
 
     async def _settled(self, sent: ExpertMessage, late: float, due: Due) -> bool:
         """Wait until then; for more than an ordinary call's bytes half of the time, if the node says anything at all.
 
-        What takes its time on the way would take it to another too, and twice as much on this node's own way out.
+        What takes its time on the way would take it to another too, and twice as much on this node's own way out. That
+        a node did answer before is why one thinks so: a newcomer is not waited for.
         """
         last = (due.began + sent.until) / 2
         while not await sent.settled(late):
-            if not due.moving or sent.silent_s > _silent_seconds or self.monotonic() >= last:
+            if not due.patient or sent.silent_s > _silent_seconds or self.monotonic() >= last:
                 return False
             late = min(self.monotonic() + _silent_seconds / 8, max(last, late))
         return True
 
-    async def replaced(self, asked: CallsAsked, due: Due, others: frozenset[PublicKey]) -> dict[int, Tensor | Fault]:
+    async def replaced(
+        self, asked: CallsAsked, indices: Sequence[int], others: frozenset[PublicKey]
+    ) -> dict[int, Tensor | Fault]:
         """What a node failed to give, by another than these."""
         self.counters.failovers += 1
-        if not asked.replaced.isdisjoint(due.indices):
-            await self._paced(asked, due.indices)
-        asked.replaced.update(due.indices)
-        return await self._resolved(asked, due.indices, others)
+        if not asked.replaced.isdisjoint(indices):
+            await self._paced(asked, indices)
+        asked.replaced.update(indices)
+        return await self._resolved(asked, indices, others)
 
     def send_now(self, asked: CallsAsked, due: Due) -> None:
         """Send it if it does not have to wait; what cannot be sent at all is noted, and not tried again."""
@@ -281,28 +238,33 @@ class Executor:
             await asyncio.sleep(min(_again_seconds, left))
         asked.replaced.update(indices)
 
-    def _has_replicas(self, asked: CallsAsked, indices: Sequence[int], others: frozenset[PublicKey]) -> bool:
-        return not self.nodes.plan(asked.model, [asked.specs[index] for index in indices], others).missing
+    def _spare(self, asked: CallsAsked, indices: Sequence[int], others: frozenset[PublicKey]) -> list[int]:
+        """Those that a node can give which is none of these."""
+        made = self.nodes.plan(asked.model, [asked.specs[index] for index in indices], others)
+        return [index for place, index in enumerate(indices) if place not in made.missing]
 
     async def _hedged(
         self,
         asked: CallsAsked,
         indices: Sequence[int],
+        spare: Sequence[int],
         sent: ExpertMessage,
         others: frozenset[PublicKey],
     ) -> dict[int, Tensor | Fault]:
-        """Whoever answers first, the node or its replicas."""
+        """Whoever answers first, the node or replicas of what others have too; the rest only it can give."""
         self.counters.hedges += 1
         first = asyncio.ensure_future(self._waited(sent, asked.until))
-        second = asyncio.ensure_future(self._resolved(asked, indices, others))
+        second = asyncio.ensure_future(self._resolved(asked, spare, others))
         try:
             await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
             if first.done() and (answer := first.result()) is not None:
                 return answer
             found = await second
-            if not first.done() and any(isinstance(each, Fault) for each in found.values()):
-                return await first or found
-            return found
+            rest = [index for index in indices if index not in found]
+            lacking = rest or any(isinstance(each, Fault) for each in found.values())
+            if lacking and (answer := await first) is not None:
+                return answer
+            return found | (await self.replaced(asked, rest, others) if rest else {})
         finally:
             first.cancel()
             second.cancel()
@@ -347,7 +309,7 @@ class _Beginning:
         """All outputs."""
         if self.promised.set_running_or_notify_cancel():
             indices = iter(range(len(self.asked.calls)))
-            self.promised.set_result([_joined([found[next(indices)] for _ in range(count)]) for count in self.counts])
+            self.promised.set_result([joined([found[next(indices)] for _ in range(count)]) for count in self.counts])
 
     def late(self) -> None:
         """Some did not answer yet."""
@@ -358,7 +320,7 @@ class _Beginning:
         self._go_on(self._others(dues), found)
 
     async def _others(self, dues: Sequence[Due]) -> dict[int, Tensor | Fault]:
-        work = [self.executor.replaced(self.asked, due, frozenset({due.node})) for due in dues]
+        work = [self.executor.replaced(self.asked, due.indices, frozenset({due.node})) for due in dues]
         return {index: each for part in await asyncio.gather(*work) for index, each in part.items()}
 
     def _go_on(self, work: Coroutine[Any, Any, dict[int, Tensor | Fault]], found: dict[int, Tensor | Fault]) -> None:

@@ -43,6 +43,10 @@ class Nodes(Protocol):
         """Seconds beyond an ordinary call's that so many bytes there and back may take; 0 for few."""
         ...
 
+    def proven(self, node: PublicKey) -> bool:
+        """Whether enough of its answers held for it to be no newcomer."""
+        ...
+
     def may_hedge(self) -> bool:
         """Whether one more message may be sent for speed alone."""
         ...

@@ -25,7 +25,7 @@ class Due:
     node: PublicKey
     indices: Sequence[int]  # of the calls
     hedge_after: float  # seconds, all together
-    moving: float  # of these, for its bytes; 0 for few
+    patient: bool  # much is on its way, to a node that is known: it is waited for while it says anything
     began: float = 0.0
     trial: bool = False  # of a node that failed before: what comes of it is heard, though nobody waits for it
     tried: bool = False  # whether it was sent, or could not be

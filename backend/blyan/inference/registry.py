@@ -185,6 +185,11 @@ class Registry:
         elsewhere = known.view.boot not in self._links.get(node, ()) and bool(self._links.get(node))
         return Standing(known.view, known.breaker, known.claims.counts(), known.claims.doubted(), elsewhere)
 
+    def is_proven(self, node: PublicKey) -> bool:
+        """Whether it is alive, and enough of its answers held for it to be no newcomer."""
+        known = self._nodes.get(node)
+        return known is not None and not known.reputation.newcomer(self._rules.reputation)
+
     # How it is kept
 
     def _judge(self, node: PublicKey, event: reputations.Event, now: float) -> None:

@@ -68,6 +68,10 @@ class Roster:
         rate = self.registry.measurements.of(node).bytes_per_s or limits.link_bytes_per_second
         return _moving_factor * count / rate
 
+    def proven(self, node: PublicKey) -> bool:
+        """Whether enough of its answers held for it to be no newcomer."""
+        return self.registry.is_proven(node)
+
     def may_hedge(self) -> bool:
         """Whether one more message may be sent for speed alone."""
         return self.budget.may_hedge()
