@@ -88,6 +88,7 @@ class StageHost:
             look_kind: self.leases.looked,
             kind: Prompt(self._begin),
         }
+        self._carrying: set[asyncio.Future[None]] = set()
         self.queue = 0  # calls that the thread has, or that wait for it
         self.counters = StageCounters()
 
@@ -117,11 +118,11 @@ class StageHost:
             return partial(self._refused, call, reason, self._whose(reason, link))
         lease.under_way += 1
         if not self._is_quick(lease, call):
-            return partial(self._carried, lease, call, self._by_thread(lease, call, passed))
+            return self._carried(lease, call, self._by_thread(lease, call, passed))
         with self._quick.timed(self._monotonic):
             given = _outcome(self._compute, lease, call, passed)
         if not isinstance(given, Passed) or not self._passed_on_now(lease, call, given):
-            return partial(self._carried, lease, call, _known(given))
+            return self._carried(lease, call, _known(given))
         lease.under_way -= 1
         return Message({}, ())
 
@@ -179,19 +180,23 @@ class StageHost:
         lease.passed, lease.passed_at = call.number, self._monotonic()
         return True
 
-    async def _carried(
+    def _carried(
         self, lease: Lease, call: StageCall, computing: asyncio.Future[Passed | BaseException]
-    ) -> Message:
-        """Pass on what is computed."""
-        try:
-            # a link that ends takes nothing from the thread
-            await self._told_of(lease, call, await asyncio.shield(computing))
-        finally:
-            lease.under_way -= 1
-        return Message({}, ())
+    ) -> Callable[[], Awaitable[Message]]:
+        """Pass on what is computed: by a task of its own, which ends as it began whoever else is called off."""
+        carrying = asyncio.ensure_future(self._told_of(lease, call, computing))
+        self._carrying.add(carrying)
 
-    async def _told_of(self, lease: Lease, call: StageCall, given: Passed | BaseException) -> None:
+        def over(_done: object) -> None:
+            lease.under_way -= 1
+            self._carrying.discard(carrying)
+
+        carrying.add_done_callback(over)
+        return partial(_nothing_after, carrying)
+
+    async def _told_of(self, lease: Lease, call: StageCall, computing: asyncio.Future[Passed | BaseException]) -> None:
         """Pass on. A mistake of ours is no reason to leave the lead waiting."""
+        given = await computing
         if isinstance(given, Passed):
             lease.passed, lease.passed_at = call.number, self._monotonic()  # first: to send may take long
             if call.route:
@@ -244,6 +249,11 @@ class StageHost:
             await link.tell(end_kind, message.fields, message.tensors)
         except LinkLost as reason:
             _log.debug("lead %s: %s", call.lead[:12], reason.message)
+
+
+async def _nothing_after(carrying: asyncio.Future[None]) -> Message:
+    await asyncio.shield(carrying)
+    return Message({}, ())
 
 
 def _known(given: Passed | BaseException) -> asyncio.Future[Passed | BaseException]:
