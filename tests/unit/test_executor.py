@@ -167,7 +167,7 @@ def test_a_failure_goes_to_the_replica(thread: NetworkThread) -> None:
 def test_the_second_who_finds_nobody_does_not_wait(thread: NetworkThread) -> None:
     """Until somebody can be asked again: then everyone who finds nobody waits once more."""
     nodes = FakeNodes(first=0, second=0)
-    executor, _ = ask(thread, nodes, 0.5)
+    executor, _ = ask(thread, nodes, 1.0)
     links, nodes.links = nodes.links, {}
 
     def seconds() -> float:
@@ -176,12 +176,12 @@ def test_the_second_who_finds_nobody_does_not_wait(thread: NetworkThread) -> Non
         assert isinstance(found, ExpertUnavailable) == (not nodes.links)
         return time.monotonic() - began
 
-    assert 0.35 < seconds() < 2
-    assert seconds() < 0.3
+    assert 0.85 < seconds() < 3
+    assert seconds() < 0.7
     nodes.links = links
-    assert seconds() < 0.3
+    assert seconds() < 0.7
     nodes.links = {}
-    assert 0.35 < seconds() < 2
+    assert 0.85 < seconds() < 3
 
 
 @pytest.mark.parametrize(("rows", "messages"), [((3, 4), 1), ((16, 16), 1), ((16, 17), 2), ((40,), 2), ((1,) * 70, 3)])
@@ -336,7 +336,7 @@ def test_one_death_costs_no_wait_though_the_budget_is_spent(thread: NetworkThrea
     began = time.monotonic()
     executor, found = ask(thread, nodes)
     assert isinstance(found, torch.Tensor)
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 1.5
     assert executor.counters.held_up == 0
 
 
