@@ -50,7 +50,8 @@ class Registry:
         self._links: dict[PublicKey, dict[str, int]] = {}  # boots and how many links each has
         self._holders: dict[PayloadId, Holders] = {}
         self._dirty: set[PublicKey] = set()
-        self._urgent = True
+        self._urgent = True  # plans would ask whom they cannot, or not whom they can
+        self._unsaid = False  # plans would ask somebody who answers at once that he has it not
         self._refreshed = float("-inf")
         self._version = 0
         self._typical = unmeasured_s
@@ -75,7 +76,10 @@ class Registry:
 
     def snapshot(self, now: float) -> RegistrySnapshot:
         """What plans read. The same object while nothing changed that matters to them."""
-        if self._snapshot is None or self._urgent or now - self._refreshed >= self._rules.refresh_s:
+        wait = 0.0 if self._urgent else self._rules.refresh_s
+        if self._unsaid:
+            wait = min(wait, len(self._nodes) * self._rules.unsaid_s)
+        if self._snapshot is None or now - self._refreshed >= wait:
             self._refresh(now)
         assert self._snapshot is not None, "a refresh makes one"
         return self._snapshot
@@ -163,7 +167,7 @@ class Registry:
         if known.claims.contradict(known.summary, manifest, number, now, rules.doubt_s, rules.doubt_max_s):
             self._judge(node, "not_held", now)
         self._dirty.add(node)
-        self._urgent = True
+        self._unsaid = True
 
     def pinged(self, node: PublicKey, seconds: float, now: float) -> None:
         """A ping came back."""
@@ -205,7 +209,7 @@ class Registry:
             self._dirty.add(known.summary.node)
 
     def _refresh(self, now: float) -> None:
-        self._refreshed, self._urgent = now, False
+        self._refreshed, self._urgent, self._unsaid = now, False, False
         said: dict[PayloadId, dict[int, bytes]] = {}
         news, gone = self._nodes.take(each for each in self.table.live(now) if each.node != self._own)
         for known in gone:

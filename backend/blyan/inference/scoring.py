@@ -28,6 +28,7 @@ class Rules:
     load_weight: float = 1.0  # of rows that wait there, each at what a row takes
     stale_weight: float = 0.5  # of a summary's age, at most this share of what is usual
     refresh_s: float = 0.1  # numbers are taken over so often
+    unsaid_s: float = 5e-6  # what turned out untrue is taken over after so long for each node: liars cost little time
     review_s: float = 2.0  # and those of nodes of which nothing is new so often
     doubt_s: float = 5.0  # a claim that turned out untrue is not believed again for so long, doubled each time
     doubt_max_s: float = 300.0
