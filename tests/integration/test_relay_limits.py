@@ -8,16 +8,20 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from blyan.network import relay as relay_module
 from blyan.network.dialling import Expected, relayed_url
 from blyan.network.identity import client_context
 from blyan.network.link import Link
 from blyan.network.questions import Refused
 from blyan.network.relay import accept_kind, offer_kind, open_kind, token_header, tunnel_path
+from blyan.network.tls import TlsHandshake
 from blyan.primitives import limits
 from blyan.primitives.errors import PeerFault
 from blyan.wire.framing import Message
 from relays import RelayNode, relay_host, tensor, three, until
+from tls_ends import SERVER
 
 
 async def test_a_relay_reads_no_more_than_the_other_end_takes() -> None:
@@ -248,3 +252,51 @@ async def test_what_is_wrong_with_the_own_disk_is_no_fault_of_a_relay() -> None:
 
             with pytest.raises(expected, match="no space" if expected is OSError else "relay"):
                 await failing(caller, (relay.key, node.key), reason)
+
+
+@pytest.mark.parametrize("was_called_off", [False, True], ids=["waits for room", "was called off in that"])
+async def test_an_end_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch, was_called_off: bool) -> None:
+    """With what was written to it, of which nobody keeps count any more."""
+    monkeypatch.setattr(relay_module, "_close_seconds", 0.2)
+    gone: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def full(socket: web.WebSocketResponse) -> None:
+        while True:
+            await socket.send_bytes(bytes(8 << 20))
+
+    async def end(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(timeout=0.2, compress=False)
+        await socket.prepare(request)
+        sending = asyncio.ensure_future(full(socket))
+        await asyncio.sleep(0.5)
+        if was_called_off:
+            sending.cancel()
+            await asyncio.sleep(0)
+        await asyncio.gather(relay_module._closed(socket, request.transport), return_exceptions=True)
+        sending.cancel()
+        await asyncio.sleep(0.1)
+        gone.set_result(request.transport is None)
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/", end)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    assert runner.server is not None
+    made = lambda: TlsHandshake(SERVER, runner.server(), server=True, seconds=5)  # noqa: E731
+    server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()[:2]
+    _, writer = await asyncio.open_connection(host, port, ssl=client_context())
+    writer.write(UPGRADE)
+    await asyncio.sleep(0.1)
+    writer.transport.pause_reading()
+    assert await asyncio.wait_for(gone, 10)
+    writer.transport.abort()
+    server.close()
+    await runner.cleanup()
+
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)

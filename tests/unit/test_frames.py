@@ -305,6 +305,11 @@ async def test_frames_go_in_the_order_in_which_they_were_given_whoever_waits_fir
     assert transport.written == frame(b"1") + frame(b"2") + frame(b"3")
     socket.pause_writing()
     late = socket.send_bytes(b"4")
+    forgotten = [socket.send_bytes(bytes(1 << 20)) for _ in range(8)]
+    for each in forgotten:
+        each.cancel()
+    await asyncio.sleep(0)
+    assert len(socket._sending._waiting) == 1, "what is given up is not kept either"
     transport.close()
     await asyncio.sleep(0.01)
     with pytest.raises(ConnectionError):

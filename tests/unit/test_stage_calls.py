@@ -14,8 +14,6 @@ import torch
 from blyan.inference.pipeline_step import PipelineStepper
 from blyan.inference.stage_session import Passage, Session, StageNodes, Way, leases, look, stuck
 from blyan.model.stepping import PagesLost, Run
-from blyan.network.answers import Prompt
-from blyan.network.link import Link
 from blyan.network.questions import NoAnswer, Refused
 from blyan.primitives import limits
 from blyan.primitives.errors import BlockCorrupt, InvalidInput, MalformedMessage
@@ -327,42 +325,6 @@ def test_a_call_that_gets_lost_between_two_stages_that_answer_is_noticed_soon(wh
         blamed = int(which == "stage_end")  # what the last one gave is between it and the lead
         assert [0, blamed, 0] == [house.lead.counters.of(key).lost for key in house.keys]
         assert sum(host.counters.calls for host in house.hosts.values()) >= 5
-
-
-def test_small_calls_are_computed_without_the_thread_and_large_ones_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blyan.inference.stage_host._quick_seconds", 5.0)
-    steps = steps_of()
-    with House(CONFIG, WEIGHTS, range(3)) as house:
-        host = house.hosts[house.keys[0]]
-        used: list[int] = []
-        house.before_layers = lambda: used.append(host.queue)
-        right = right_of(house, steps)
-        stepper = stepper_of(house)
-        compared(stepper.step(steps[0]), right[0])
-        compared(stepper.step(steps[1]), right[1])
-        monkeypatch.setattr("blyan.inference.stage_host._quick_seconds", -1.0)
-        stepper.step([Run((1,), 0, (6,), 1)])
-        assert used == [1, 0, 1], "nothing was measured at first"
-    assert np.isfinite(right[0][0].scores).all()
-
-
-def test_a_call_that_is_called_off_in_the_turn_in_which_it_came_is_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The link on which it came ended: the lease is free for the next call, and the lead has what it asked for."""
-    monkeypatch.setattr("blyan.inference.stage_host._quick_seconds", 0.0)  # by the thread
-    steps = steps_of()
-    with House(CONFIG, WEIGHTS, range(3)) as house:
-        host = house.hosts[house.keys[0]]
-        begin = cast(Prompt, host.handlers["stage"]).begin
-
-        def called_off(link: Link, message: Message) -> Message:
-            begin(link, message)
-            return Message({}, ())
-
-        house.handlers[house.keys[0]] = {**host.handlers, "stage": Prompt(called_off)}
-        stepper = stepper_of(house)
-        for runs, right in zip(steps, right_of(house, steps), strict=True):
-            compared(stepper.step(runs), right)
-        assert [lease.under_way for lease in host.leases] == [0]
 
 
 def test_a_lease_that_could_not_be_given_back_is_when_more_is_asked_of_the_stage() -> None:

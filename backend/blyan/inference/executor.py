@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from blyan.inference.call_pieces import bytes_moved, joined, messages_of, pieces_of
 from blyan.inference.expert_message import CallsAsked, ExecutorCounters, ExecutorOptions, ExpertMessage, Nodes
 from blyan.inference.expert_round import Due, Round
+from blyan.inference.hedging import either
 from blyan.inference.plan import CallSpec
 from blyan.model.experts import ExpertCall
 from blyan.network.thread import NetworkThread
@@ -157,7 +159,8 @@ class Executor:
             with due.sent as sent:
                 late = min(due.began + due.hedge_after, asked.until)
                 if not await self._settled(sent, late, due) and (spare := self._spare(asked, due.indices, others)):
-                    if not self.nodes.may_hedge():  # too many were sent twice: only what seems to be stuck is now
+                    # too many were sent twice, or a part is of use only if the rest never comes: if it seems stuck
+                    if len(spare) < len(due.indices) or not self.nodes.may_hedge():
                         stuck = max(_stuck_seconds, _stuck_factor * due.hedge_after)
                         await sent.settled(min(due.began + stuck, asked.until))
                     if not sent.is_settled:
@@ -253,21 +256,9 @@ class Executor:
     ) -> dict[int, Tensor | Fault]:
         """Whoever answers first, the node or replicas of what others have too; the rest only it can give."""
         self.counters.hedges += 1
-        first = asyncio.ensure_future(self._waited(sent, asked.until))
-        second = asyncio.ensure_future(self._resolved(asked, spare, others))
-        try:
-            await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
-            if first.done() and (answer := first.result()) is not None:
-                return answer
-            found = await second
-            rest = [index for index in indices if index not in found]
-            lacking = rest or any(isinstance(each, Fault) for each in found.values())
-            if lacking and (answer := await first) is not None:
-                return answer
-            return found | (await self.replaced(asked, rest, others) if rest else {})
-        finally:
-            first.cancel()
-            second.cancel()
+        rest = [index for index in indices if index not in spare]
+        again = partial(self.replaced, asked, rest, others) if rest else None
+        return await either(self._waited(sent, asked.until), self._resolved(asked, spare, others), again)
 
 
 @dataclass(slots=True, eq=False)
@@ -330,6 +321,9 @@ class _Beginning:
         def over(done: asyncio.Task[dict[int, Tensor | Fault]]) -> None:
             reason = None if done.cancelled() else done.exception()
             if done.cancelled():
+                for due in self.dues:  # of which some may have been sent, and their part of the work not have begun
+                    if due.sent is not None:
+                        due.sent.drop()
                 self.promised.cancel()
             elif reason is None:
                 self.given({**found, **done.result()})

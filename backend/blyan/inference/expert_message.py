@@ -150,7 +150,7 @@ class ExpertMessage:
         self._specs = [asked.specs[index] for index in indices]
         self._rows = sum(spec.rows for spec in self._specs)
         self._question: Question | None = None
-        self._told = False
+        self._told = self._left = False
         self._trial = trial
         self.waits = False
 
@@ -217,9 +217,10 @@ class ExpertMessage:
         self._question.then = tell
 
     def drop(self) -> None:
-        """Nobody waits for it any more."""
-        with self:
-            pass
+        """Nobody waits for it any more, if somebody still did."""
+        if not self._left:
+            with self:
+                pass
 
     @property
     def is_settled(self) -> bool:
@@ -277,6 +278,7 @@ class ExpertMessage:
 
     def __exit__(self, *_: object) -> None:
         assert self._question is not None, "it was sent"
+        self._left = True
         if self._trial and not self._told:
             self._listen(self._question)
             return

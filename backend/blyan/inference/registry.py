@@ -76,10 +76,8 @@ class Registry:
 
     def snapshot(self, now: float) -> RegistrySnapshot:
         """What plans read. The same object while nothing changed that matters to them."""
-        wait = 0.0 if self._urgent else self._rules.refresh_s
-        if self._unsaid:
-            wait = min(wait, len(self._nodes) * self._rules.unsaid_s)
-        if self._snapshot is None or now - self._refreshed >= wait:
+        soon = len(self._nodes) * self._rules.unsaid_s if self._unsaid else self._rules.refresh_s
+        if self._snapshot is None or self._urgent or now - self._refreshed >= min(soon, self._rules.refresh_s):
             self._refresh(now)
         assert self._snapshot is not None, "a refresh makes one"
         return self._snapshot
@@ -186,13 +184,11 @@ class Registry:
         known = self._nodes.get(node)
         if known is None or known.view is None:
             return None
-        elsewhere = known.view.boot not in self._links.get(node, ()) and bool(self._links.get(node))
-        return Standing(known.view, known.breaker, known.claims.counts(), known.claims.doubted(), elsewhere)
+        return _standing(known, known.view, self._links.get(node, {}))
 
     def is_proven(self, node: PublicKey) -> bool:
         """Whether it is alive, and enough of its answers held for it to be no newcomer."""
-        known = self._nodes.get(node)
-        return known is not None and not known.reputation.newcomer(self._rules.reputation)
+        return (known := self._nodes.get(node)) is not None and not known.reputation.newcomer(self._rules.reputation)
 
     # How it is kept
 
@@ -216,7 +212,7 @@ class Registry:
             for manifest in known.claims.held:
                 said.setdefault(manifest, {})[known.index] = b""
         self._dirty.update(known.summary.node for known in news)
-        self._measure_typical()
+        self._typical = _typical(self._nodes, round(self._rows))
         changed = bool(gone)
         counts = {manifest: model.grid.count for manifest, model in self._holders.items()}
         for known in self._nodes:
@@ -236,11 +232,17 @@ class Registry:
             self._version += 1
             self._snapshot = RegistrySnapshot(self._version, now, self._nodes.views(), dict(self._holders))
 
-    def _measure_typical(self) -> None:
-        rows = round(self._rows)
-        views = (known.view for known in self._nodes if known.view is not None)
-        expected = [seconds for view in views if (seconds := view.measured.expected_s(rows)) is not None]
-        self._typical = median(expected) if expected else unmeasured_s
+
+def _typical(nodes: KnownNodes, rows: int) -> float:
+    """Seconds of a usual call at the middle one of all nodes."""
+    views = (known.view for known in nodes if known.view is not None)
+    expected = [seconds for view in views if (seconds := view.measured.expected_s(rows)) is not None]
+    return median(expected) if expected else unmeasured_s
+
+
+def _standing(known: KnownNode, view: NodeView, boots: Mapping[str, int]) -> Standing:
+    elsewhere = view.boot not in boots and bool(boots)
+    return Standing(view, known.breaker, known.claims.counts(), known.claims.doubted(), elsewhere)
 
 
 def _succeeded(known: KnownNode, measurements: Measurements, rows: int, now: float) -> Breaker:

@@ -88,7 +88,7 @@ class StageHost:
             look_kind: self.leases.looked,
             kind: Prompt(self._begin),
         }
-        self._carrying: set[asyncio.Future[None]] = set()
+        self._carrying: dict[asyncio.Future[None], int] = {}  # what is on its way through here, and its bytes
         self.queue = 0  # calls that the thread has, or that wait for it
         self.counters = StageCounters()
 
@@ -111,18 +111,18 @@ class StageHost:
         """
         call, passed = parse_call(message)
         try:
-            lease = self._taken(link.peer.node, call)
+            lease = self._taken(link.peer.node, call, passed)
         except Denied:
             raise  # of whoever else knows the session: the lead is not to be troubled by him
         except Fault as reason:
             return partial(self._refused, call, reason, self._whose(reason, link))
         lease.under_way += 1
         if not self._is_quick(lease, call):
-            return self._carried(lease, call, self._by_thread(lease, call, passed))
+            return self._carried(lease, call, passed, self._by_thread(lease, call, passed))
         with self._quick.timed(self._monotonic):
             given = _outcome(self._compute, lease, call, passed)
         if not isinstance(given, Passed) or not self._passed_on_now(lease, call, given):
-            return self._carried(lease, call, _known(given))
+            return self._carried(lease, call, passed, _known(given))
         lease.under_way -= 1
         return Message({}, ())
 
@@ -134,13 +134,16 @@ class StageHost:
         """Who sent what does not fit, whether it is changed on its way or never was right; nobody for what is ours."""
         return link.peer.node if isinstance(reason, InvalidInput) else ""
 
-    def _taken(self, sender: PublicKey, call: StageCall) -> Lease:
+    def _taken(self, sender: PublicKey, call: StageCall, passed: Passed) -> Lease:
         """The lease of a call, which counts from now on; a fault for one that is not meant for it, or too many."""
         lease = self.leases.find_open(call.session)
         lease.want(sender, call)
-        if self.queue >= limits.stage_queue_max:
+        if len(self._carrying) >= limits.stage_queue_max:
             self.counters.refused += 1
-            raise Busy(f"stage calls: expected fewer than {limits.stage_queue_max} waiting, found {self.queue}")
+            raise Busy(f"stage calls: expected fewer than {limits.stage_queue_max} under way, found as many")
+        if self._carrying and sum(self._carrying.values()) + len(passed.hidden) > limits.stage_bytes_max:
+            self.counters.refused += 1
+            raise Busy(f"stage calls: expected at most {limits.stage_bytes_max} bytes under way, found more")
         if not self._allow(lease.lead, call.count * lease.rows):
             self.counters.refused += 1
             raise Busy("stage calls: expected fewer rows a minute of one lead, found more")
@@ -181,15 +184,15 @@ class StageHost:
         return True
 
     def _carried(
-        self, lease: Lease, call: StageCall, computing: asyncio.Future[Passed | BaseException]
+        self, lease: Lease, call: StageCall, passed: Passed, computing: asyncio.Future[Passed | BaseException]
     ) -> Callable[[], Awaitable[Message]]:
         """Pass on what is computed: by a task of its own, which ends as it began whoever else is called off."""
         carrying = asyncio.ensure_future(self._told_of(lease, call, computing))
-        self._carrying.add(carrying)
+        self._carrying[carrying] = len(passed.hidden)
 
         def over(_done: object) -> None:
             lease.under_way -= 1
-            self._carrying.discard(carrying)
+            del self._carrying[carrying]
 
         carrying.add_done_callback(over)
         return partial(_nothing_after, carrying)
@@ -246,7 +249,13 @@ class StageHost:
             _log.debug("no link to lead %s", call.lead[:12])
             return
         try:
-            await link.tell(end_kind, message.fields, message.tensors)
+            try:
+                await link.tell(end_kind, message.fields, message.tensors)
+            except Fault as reason:
+                if isinstance(reason, LinkLost):
+                    raise
+                why = fault_of(call, reason.code, reason.message, "")  # a message that fits in no frame
+                await link.tell(end_kind, why.fields, why.tensors)
         except LinkLost as reason:
             _log.debug("lead %s: %s", call.lead[:12], reason.message)
 

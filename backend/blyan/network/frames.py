@@ -9,7 +9,7 @@ TLS. For the network's loop.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple, cast
@@ -120,7 +120,7 @@ class _Sending:
 
     def __init__(self, *, masked: bool) -> None:
         self._masked = _masked if masked else 0
-        self._waiting: deque[tuple[bytes, asyncio.Future[None]]] = deque()  # frames that were not written yet
+        self._waiting: OrderedDict[asyncio.Future[None], bytes] = OrderedDict()  # frames that were not written yet
         self._room: list[asyncio.Future[None]] = []  # of the last ones that were
         self.full = False  # the other end takes less than is sent
         self.closed = False
@@ -138,18 +138,17 @@ class _Sending:
         return True
 
     def in_turn(self, frame: bytes) -> asyncio.Future[None]:
-        """One frame, which has its place from now on: done when it is written and there is room again.
-
-        Cancelled before that, it is not sent.
-        """
+        """One frame: done when it is written and there is room again; cancelled before, it is neither sent nor kept."""
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((frame, place))
+        self._waiting[place] = frame
         self._advance()
+        if place in self._waiting:
+            place.add_done_callback(lambda done: self._waiting.pop(done, None))
         return place
 
     def _advance(self) -> None:
         while self._waiting and (not self.full or self.closed):
-            frame, place = self._waiting.popleft()
+            place, frame = self._waiting.popitem(last=False)
             if place.done():
                 continue  # given up
             try:

@@ -46,6 +46,7 @@ class _Tunnel:
     pace: TokenBucket
     heard: float = 0.0
     ends: list[web.WebSocketResponse | None] = field(default_factory=lambda: [None, None])
+    wires: list[asyncio.BaseTransport | None] = field(default_factory=lambda: [None, None])  # on which they are
     joined: asyncio.Event = field(default_factory=asyncio.Event)
     over: bool = False
 
@@ -156,7 +157,7 @@ class RelayHost:
         )
         try:
             await socket.prepare(request)
-            tunnel.ends[side] = socket
+            tunnel.ends[side], tunnel.wires[side] = socket, request.transport
             if None not in tunnel.ends:
                 tunnel.joined.set()
             async with asyncio.timeout(left):
@@ -194,7 +195,8 @@ class RelayHost:
     async def _end(self, tunnel: _Tunnel) -> None:
         """Close both ends, also where who asks is cancelled meanwhile: whoever serves an end is when that is lost."""
         self._forget(tunnel)
-        ending = asyncio.gather(*(_closed(end) for end in tunnel.ends if end is not None), return_exceptions=True)
+        ends = zip(tunnel.ends, tunnel.wires, strict=True)
+        ending = asyncio.gather(*(_closed(end, wire) for end, wire in ends if end is not None), return_exceptions=True)
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
         await asyncio.shield(ending)
@@ -207,11 +209,16 @@ class RelayHost:
             self._tokens.pop(token, None)
 
 
-async def _closed(end: web.WebSocketResponse) -> None:
-    """Close it; who does not take what was said before is let go."""
+async def _closed(end: web.WebSocketResponse, wire: asyncio.BaseTransport | None) -> None:
+    """Close it; who does not take what was said before is let go.
+
+    Also where closing is cancelled: aiohttp's wait for room is, with that of whoever carried something to this end.
+    """
+    closed = False
     try:
         async with asyncio.timeout(2 * _close_seconds):
             await end.close()
-    except TimeoutError:
-        if (transport := end.get_extra_info("transport")) is not None:
-            transport.abort()
+            closed = True
+    finally:
+        if not closed and isinstance(wire, asyncio.Transport):
+            wire.abort()
