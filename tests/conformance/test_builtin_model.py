@@ -170,7 +170,6 @@ def test_it_is_shown_with_what_its_exam_gave(installed: tuple[LoadedModel, Path]
     assert found["share"] >= 0.95
     assert found["refusals"] >= 0.9
     assert found["false_refusals"] <= 0.05
-    seed = "another seed, computed here"
-    assert set(found["others"]) == {seed, *(f"over HTTP, {scheme}" for scheme in ("whole", "int8", "int4"))}
-    assert abs(found["others"][seed] - found["share"]) <= 0.02
+    assert set(found["others"]) == {f"over HTTP, {scheme}" for scheme in ("whole", "int8", "int4")}
+    assert all(abs(share - found["share"]) <= 0.02 for share in found["others"].values())
     assert found["manifest"] == shown["manifest"]
