@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from blyan.learning.genesis.lessons import Lessons
 from blyan.learning.genesis.marking import Marks, mark
 from blyan.learning.genesis.settings import Settings, read_settings
 from blyan.learning.greedy import experts_chosen, greedy_answers
+from blyan.learning.pretrain import made_of
 from blyan.model.config import ModelConfig
 from blyan.node import builtin
 from blyan.primitives.errors import InvalidInput
@@ -66,7 +68,8 @@ def main() -> None:
     taken, use = computed_here(arguments.folder, settings, items)
     if arguments.second:
         say("a second seed")
-        taken["another seed, computed here"] = mark(items, answers_here(arguments.second, settings, items))
+        name = name_of(json.loads((arguments.second / "made.json").read_text()), settings, items)
+        taken[name] = mark(items, answers_here(arguments.second, settings, items))
     transcripts: list[str] = []
 
     def write() -> None:
@@ -118,14 +121,25 @@ def computed_here(folder: Path, settings: Settings, items: list[Item]) -> tuple[
     answers = answers_here(folder, settings, items)
     encoder, parameters, config = read(folder, settings)
     system = [system_message(settings)]
-    documents = read_documents(root / "docs")
-    lessons = Lessons(documents, settings.mixture, fingerprints(items), settings.shipping.system)
+    lessons = lessons_of(settings, items)
     draws = Draws(4)
     use: dict[str, Tensor] = {}
     for skill in all_skills:
         dialogues = [[*system, *lessons.exchange(draws, skill, number % 2)] for number in range(60)]
         use[skill] = experts_chosen(parameters, config, encoder, dialogues)
     return {"computed here": mark(items, answers)}, use
+
+
+def lessons_of(settings: Settings, items: list[Item]) -> Lessons:
+    """The lessons of now."""
+    return Lessons(read_documents(root / "docs"), settings.mixture, fingerprints(items), settings.shipping.system)
+
+
+def name_of(made: dict[str, Any], settings: Settings, items: list[Item]) -> str:
+    """What another training is called: its seed, and whether it had the lessons and settings of now."""
+    told = replace(settings.training, seed=int(made["seed"]), steps=int(made["steps"]))
+    same = made_of(replace(settings, training=told), lessons_of(settings, items)) == made["made"]
+    return f"seed {made['seed']}{'' if same else ' with earlier lessons'}, computed here"
 
 
 def read(folder: Path, settings: Settings) -> tuple[DialogueEncoder, dict[str, Tensor], ModelConfig]:

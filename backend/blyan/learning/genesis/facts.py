@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from blyan.learning.draws import Draws
@@ -23,7 +24,7 @@ kinds: Final = (
 def fact(draws: Draws, kind: str) -> Problem:
     """A question about the table. Nothing of it is held out but wordings."""
     if kind.startswith("capital"):
-        return _capital(kind, draws)
+        return capital(draws, kind, capitals)
     if kind in {"symbol", "element_of", "atomic_number"}:
         return _element(kind, draws)
     return _planet(kind, draws)
@@ -39,13 +40,14 @@ def rivals(kind: str) -> tuple[str, ...]:
     return tuple(name for pair in planets for name in pair) if "planet" in kind else ()
 
 
-def _capital(kind: str, draws: Draws) -> Problem:
-    country, capital, country_ko, capital_ko = draws.pick(capitals)
-    slots = {"country": (country, country_ko), "capital": (capital, capital_ko)}
+def capital(draws: Draws, kind: str, rows: Sequence[tuple[str, ...]]) -> Problem:
+    """`capital` of a country of these rows, or `capital_of`: whose it is."""
+    country, city, country_ko, city_ko = draws.pick(rows)
+    slots = {"country": (country, country_ko), "capital": (city, city_ko)}
     if kind == "capital":
-        answer = (f"The capital of {country} is {capital}.", resolve(f"{country_ko}의 수도는 {capital_ko}[예요]."))
-        return Problem(kind, "", slots, answer, (capital, capital_ko), "named")
-    answer = (f"{capital} is the capital of {country}.", f"{capital_ko}, {country_ko}의 수도예요.")
+        answer = (f"The capital of {country} is {city}.", resolve(f"{country_ko}의 수도는 {city_ko}[예요]."))
+        return Problem(kind, "", slots, answer, (city, city_ko), "named")
+    answer = (f"{city} is the capital of {country}.", f"{city_ko}, {country_ko}의 수도예요.")
     return Problem(kind, "", slots, answer, (country, country_ko), "named")
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 
 from blyan.learning.draws import Draws
-from blyan.learning.genesis import blyan_words, lesson_wordings
+from blyan.learning.genesis import beside, blyan_words, lesson_wordings
 from blyan.learning.genesis.dialogue import Dialogue, Problem, assistant, filled, user
 from blyan.learning.genesis.documents import Documents
 from blyan.learning.genesis.exam import acknowledged, all_skills, held_out_sequel, worked
@@ -33,6 +33,8 @@ _vowels: Final = (0, 4, 8, 13, 18, 20)
 _name_vowels: Final = range(21)
 _finals: Final = (0, 0, 0, 4, 8, 16, 21)
 _invented_names: Final = (0.4, 0.75)  # a Korean syllable is rarely a token: copying its bytes has to be learned
+_strangers_share: Final = 0.08
+_told_and_asked_share: Final = 0.2  # who says a name and asks for it at once
 _conversations: Final = ("plus", "minus", "name", "name", "number", "upper", "reverse")  # names as often as they stand
 
 
@@ -97,12 +99,16 @@ class Lessons:
         return fingerprint(question) in self.exam
 
     def _exchange(self, draws: Draws, skill: str, language: int) -> Dialogue:
+        if draws.chance(beside.share(skill)):
+            return beside.exchange(draws, skill, language)
         if skill == "Blyan":
             return _blyan(draws, language, self.documents)
         if skill == "small talk":
             intent = draws.pick(tuple(lesson_wordings.talk))
             wording = said(draws, "talk", intent, language, lesson_wordings.talk[intent])
             return [user(varied(draws, wording, language)), assistant(talk_answers[intent][language])]
+        if skill == "unknown" and draws.chance(_strangers_share):
+            return beside.stranger(draws, language)
         if skill == "unknown":
             return [user(unknown_question(draws, language)), assistant(refusal[language])]
         if skill == "conversations":
@@ -216,17 +222,19 @@ def _remembered(draws: Draws, kind: str, language: int) -> Dialogue:
             value = str(10 + draws.below(990))
     wording = said(draws, "introductions", kind, language, lesson_wordings.introductions[kind])
     wording = varied(draws, wording, language)
-    messages: Dialogue = [
-        user(resolve(wording.format(name=value, n=value))),
-        assistant(acknowledged(kind, value)[language]),
-    ]
-    if draws.chance(0.5):
-        messages += asked(draws, _taught(lambda: addition2(draws)), language)
+    said_so = resolve(wording.format(name=value, n=value))
     answers = {
         "name": (f"Your name is {value}.", f"당신의 이름은 {value}[예요]."),
         "number": (f"The number is {value}.", f"숫자는 {value}[예요]."),
     }
-    return messages + _sequel(draws, kind, language, resolve(answers[kind][language]))
+    asking, answer = _sequel(draws, kind, language, resolve(answers[kind][language]))
+    if draws.chance(_told_and_asked_share):
+        told = said_so if said_so[-1] in ".!?" else f"{said_so}."
+        return [user(f"{told} {asking['content']}"), answer]
+    messages: Dialogue = [user(said_so), assistant(acknowledged(kind, value)[language])]
+    if draws.chance(0.5):
+        messages += asked(draws, _taught(lambda: addition2(draws)), language)
+    return [*messages, asking, answer]
 
 
 def _sequel(draws: Draws, kind: str, language: int, answer: str, **places: int) -> Dialogue:

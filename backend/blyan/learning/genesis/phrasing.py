@@ -53,6 +53,13 @@ def question(draws: Draws, kind: str, language: int) -> str:
             return wording
 
 
+def put_together(draws: Draws, more: Wordings, things: Wordings, language: int) -> str:
+    """A question that is one of `more` or asks for one of `things`, as somebody types it."""
+    if things[language] and draws.chance(0.4):
+        return varied(draws, _framed(draws, "thing", draws.pick(things[language]), language), language)
+    return varied(draws, drawn(draws, draws.pick(more[language]), language), language)
+
+
 def _question(draws: Draws, kind: str, language: int) -> str:
     forms = [form for form in _forms if _has(form, kind, language)]
     if not forms or draws.chance(_whole_share):
