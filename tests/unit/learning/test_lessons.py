@@ -189,6 +189,14 @@ def test_typing_changes_the_wording_and_never_what_is_asked_about():
         assert "{word}" in text and "{n}[를]" in text
 
 
+def test_some_questions_come_in_two_lines():
+    draws = Draws(9)
+    typed = [varied(draws, "What is {a} plus {b}?", 0) for _ in range(2000)]
+    broken = [text for text in typed if "\n" in text.strip()]
+    assert len(broken) > 20
+    assert all("{a}" in text and "{b}" in text for text in broken)
+
+
 def test_a_slip_changes_one_word_a_little():
     draws = Draws(4)
     for _ in range(200):

@@ -30,6 +30,10 @@ _more: Final[Mapping[str, Wordings]] = pairs(_table["more"])
 _things: Final[Mapping[str, Wordings]] = pairs(_table["thing"])
 _asked: Final[Mapping[str, Wordings]] = pairs(_table["ask"])
 countries: Final = tuple(map(tuple, _table["capitals"]))
+# those whose capital is that of no other name, here or in the exam's table
+_single: Final = tuple(
+    row for row in countries if [each[1] for each in (*countries, *facts.capitals)].count(row[1]) == 1
+)
 strangers: Final = pair(_table["strangers"])
 _english_word: Final = re.compile(r"(?<![\w{-])[A-Za-z][a-z]{1,9}(?![\w}-])")
 
@@ -174,8 +178,10 @@ def said_word(draws: Draws, kinds: tuple[str, ...]) -> Problem:
 
 def country(draws: Draws) -> Problem:
     """A capital by another name of its country, or of a country that the exam does not ask for; in any case."""
-    rows = countries if draws.chance(0.6) else facts.capitals
-    problem = facts.capital(draws, "capital" if draws.chance(0.8) else "capital_of", rows)
+    if draws.chance(0.2):
+        problem = facts.capital(draws, "capital_of", _single)
+    else:
+        problem = facts.capital(draws, "capital", countries if draws.chance(0.7) else facts.capitals)
     slots = {name: (_cased(draws, english), korean) for name, (english, korean) in problem.slots.items()}
     return replace(problem, slots=slots)
 

@@ -1,4 +1,5 @@
-"""Questions as people type them: other case, without their mark, with a courtesy, with a slip of the finger.
+"""Questions as people type them: other case, without their mark, with a courtesy, with a slip of the finger, in
+two lines.
 
 Changes are made to the wording, never to what stands in its places: a mistyped word to be reversed is another question.
 """
@@ -30,7 +31,16 @@ def varied(draws: Draws, wording: str, language: int) -> str:
         wording += draws.pick(courtesies_after[language])
     if draws.chance(0.15):
         wording = mistyped(draws, wording)
-    return wording
+    return _broken(draws, wording) if draws.chance(0.08) else wording
+
+
+def _broken(draws: Draws, wording: str) -> str:
+    """With a line's end where a space was, or behind it, as what is pasted has it."""
+    spaces = [place for place, letter in enumerate(wording) if letter == " "]
+    if not spaces or draws.chance(0.3):
+        return wording + draws.pick(("\n", " ", "\n\n"))
+    place = draws.pick(spaces)
+    return wording[:place] + "\n" + wording[place + 1 :]
 
 
 def mistyped(draws: Draws, wording: str) -> str:
