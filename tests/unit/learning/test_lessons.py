@@ -1,6 +1,7 @@
 """The lessons: nothing of the exam is in them, what they say is right, and they repeat with the seed."""
 
 import re
+from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from blyan.learning.genesis.lessons import Lessons, Mixture, asked, digest_of, i
 from blyan.learning.genesis.phrasing import drawn, question, unknowable
 from blyan.learning.genesis.split import fingerprint, held_out
 from blyan.learning.genesis.subjects import skills, wording_of
+from blyan.learning.genesis.tables import read_table
 from blyan.learning.genesis.typing_habits import mistyped, varied
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,6 +100,20 @@ def test_one_of_each_choice_is_taken_also_inside_another():
     assert seen == {f"{start} {end}" for start in starts for end in ends}
 
 
+def test_every_bracket_of_a_wording_is_a_choice():
+    """One that has no choice in it would be asked as it stands."""
+
+    def texts(value: object) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from texts(each)
+
+    for name in ("beside.toml", "lessons.toml", "phrases.toml", "talk.toml"):
+        for text in texts(read_table(name)):
+            assert not re.search(r"(?<!sin)\([^()|]*\)", text), (name, text)
+
+
 def test_a_story_keeps_to_its_noun_and_stories_differ_in_theirs():
     seen = [
         [drawn(Draws(seed), "{a} <noun> and {b} <noun>(?|)", language).strip("?") for seed in range(60)]
@@ -146,6 +162,14 @@ def test_nothing_is_left_in_a_wording_s_places(dialogues: list[Dialogue]):
     for messages in dialogues:
         for each in messages:
             assert not re.search(r"[{}]|\[[가-힣]+\]", each["content"]), each
+
+
+def test_a_name_is_told_and_asked_for_in_one_breath(lessons: Lessons):
+    draws = Draws(12)
+    made = [lessons.exchange(draws, "conversations", number % 2) for number in range(1500)]
+    told = [messages[0]["content"] for messages in made if len(messages) == 2]
+    assert len(told) > 50
+    assert not [text for text in told if re.search(r"\n\.|\s\. ", text)]
 
 
 def test_dialogues_alternate_and_end_with_the_assistant(dialogues: list[Dialogue]):

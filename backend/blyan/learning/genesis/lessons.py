@@ -222,7 +222,7 @@ def _remembered(draws: Draws, kind: str, language: int) -> Dialogue:
             value = str(10 + draws.below(990))
     wording = said(draws, "introductions", kind, language, lesson_wordings.introductions[kind])
     wording = varied(draws, wording, language)
-    said_so = resolve(wording.format(name=value, n=value))
+    said_so = resolve(wording.format(name=value, n=value)).rstrip()
     answers = {
         "name": (f"Your name is {value}.", f"당신의 이름은 {value}[예요]."),
         "number": (f"The number is {value}.", f"숫자는 {value}[예요]."),
