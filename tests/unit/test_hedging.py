@@ -111,6 +111,20 @@ def test_what_others_hold_too_is_not_refused_with_what_a_silent_node_alone_has(
     assert nodes.waiting == 0
 
 
+@pytest.mark.parametrize("newcomer", [True, False])
+def test_nor_where_much_has_to_be_moved(thread: NetworkThread, newcomer: bool) -> None:
+    """Then a call is late late: half of the time is for the replica all the same."""
+    nodes = FakeNodes(first=60, second=0)
+    nodes.alone, nodes.moving = frozenset({5}), 0.4
+    nodes.newcomers, nodes.links[FIRST].pings = (FIRST,) if newcomer else (), newcomer
+    executor = Executor(thread, nodes, system_monotonic, system_entropy, ExecutorOptions("exact", 1.5))
+    hidden = torch.randn(3, 8)
+    both, alone = executor.begin(MODEL, [ExpertCall(1, 2, hidden), ExpertCall(1, 5, hidden)]).result(10)
+    assert torch.equal(both, hidden)
+    assert isinstance(alone, ExpertUnavailable)
+    assert nodes.waiting == 0
+
+
 def test_a_part_that_would_come_no_sooner_is_not_sent_twice(thread: NetworkThread) -> None:
     """The other part is of that node alone, which is late and no more: all is there when it answers."""
     nodes = FakeNodes(first=0.2, second=0)

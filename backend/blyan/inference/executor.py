@@ -162,7 +162,7 @@ class Executor:
                     # too many were sent twice, or a part is of use only if the rest never comes: if it seems stuck
                     if len(spare) < len(due.indices) or not self.nodes.may_hedge():
                         stuck = max(_stuck_seconds, _stuck_factor * due.hedge_after)
-                        await sent.settled(min(due.began + stuck, asked.until))
+                        await sent.settled(due.began + min(stuck, (asked.until - due.began) / 2))
                     if not sent.is_settled:
                         return await self._hedged(asked, due.indices, spare, sent, others)
                 await sent.settled(asked.until)

@@ -22,12 +22,13 @@ async def either(
     `rest` asks once more, at once when the node failed. What comes too late is called off.
     """
     first, second = asyncio.ensure_future(node), asyncio.ensure_future(replicas)
+    again: list[asyncio.Task[Outputs]] = []
     try:
         await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
         if first.done():
             if (answer := first.result()) is not None:
                 return answer
-            again = [rest()] if rest else []
+            again += [asyncio.ensure_future(rest())] if rest else []
             return {index: each for part in await asyncio.gather(second, *again) for index, each in part.items()}
         found = second.result()
         lacking = rest is not None or any(isinstance(each, Fault) for each in found.values())
@@ -35,5 +36,5 @@ async def either(
             return answer
         return found | (await rest() if rest else {})
     finally:
-        first.cancel()
-        second.cancel()
+        for asking in (first, second, *again):
+            asking.cancel()

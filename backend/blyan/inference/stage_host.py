@@ -21,12 +21,13 @@ from blyan.inference.expert_host import bytes_of
 from blyan.inference.job import attempted
 from blyan.inference.layers_in_turn import MakeLayers
 from blyan.inference.quick_work import QuickWork
+from blyan.inference.stage_carrying import Carrying
 from blyan.inference.stage_leases import Find, Lease, Leases
+from blyan.inference.stage_telling import Telling
 from blyan.model.stepping import Stretch
 from blyan.network.answers import Prompt
 from blyan.network.link import Link
 from blyan.network.questions import LinkLost
-from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Busy, Denied, Fault, InternalError, InvalidInput, NotHeld
 from blyan.primitives.ids import PublicKey
@@ -81,14 +82,15 @@ class StageHost:
         self._quick = QuickWork() if quick is None else quick
         self._link, self._allow, self._monotonic = link, allow, monotonic
         self._thread = ThreadPoolExecutor(1, "blyan-stage")
-        self.leases = Leases(find, make, kv_bytes, monotonic, lambda lease: self._thread.submit(lease.close))
+        self.leases = Leases(find, make, kv_bytes, monotonic, self._let_go)
         self.handlers = {
             open_kind: self.leases.opened,
             close_kind: self.leases.closed,
             look_kind: self.leases.looked,
             kind: Prompt(self._begin),
         }
-        self._carrying: dict[asyncio.Future[None], int] = {}  # what is on its way through here, and its bytes
+        self._carrying = Carrying()
+        self._telling = Telling(link)
         self.queue = 0  # calls that the thread has, or that wait for it
         self.counters = StageCounters()
 
@@ -104,6 +106,10 @@ class StageHost:
             self.leases.end(lease)
         self._thread.shutdown(wait=True)
 
+    def _let_go(self, lease: Lease) -> None:
+        self._carrying.call_off(lease)
+        self._thread.submit(lease.close)
+
     def _begin(self, link: Link, message: Message) -> Message | Callable[[], Awaitable[Message]]:
         """The handler of `stage`: computes a call, and sends its outputs to the next stage or the lead.
 
@@ -115,7 +121,10 @@ class StageHost:
         except Denied:
             raise  # of whoever else knows the session: the lead is not to be troubled by him
         except Fault as reason:
-            return partial(self._refused, call, reason, self._whose(reason, link))
+            whose = self._whose(reason, link)
+            if self._telling.now(call, fault_of(call, reason.code, reason.message, whose)):
+                raise  # also if who sent it calls it off
+            return partial(self._refused, call, reason, whose)
         lease.under_way += 1
         if not self._is_quick(lease, call):
             return self._carried(lease, call, passed, self._by_thread(lease, call, passed))
@@ -127,7 +136,7 @@ class StageHost:
         return Message({}, ())
 
     async def _refused(self, call: StageCall, reason: Fault, whose: str) -> Message:
-        await self._tell(call, fault_of(call, reason.code, reason.message, whose))
+        await self._telling.lead(call, fault_of(call, reason.code, reason.message, whose))
         raise reason
 
     def _whose(self, reason: Fault, link: Link) -> str:
@@ -137,16 +146,14 @@ class StageHost:
     def _taken(self, sender: PublicKey, call: StageCall, passed: Passed) -> Lease:
         """The lease of a call, which counts from now on; a fault for one that is not meant for it, or too many."""
         lease = self.leases.find_open(call.session)
-        lease.want(sender, call)
-        if len(self._carrying) >= limits.stage_queue_max:
+        lease.want(sender, call, passed)
+        try:
+            self._carrying.want_room(lease.lead, call.bytes + passed.size)
+            if not self._allow(lease.lead, call.count * lease.rows):
+                raise Busy("stage calls: expected fewer rows a minute of one lead, found more")
+        except Busy:
             self.counters.refused += 1
-            raise Busy(f"stage calls: expected fewer than {limits.stage_queue_max} under way, found as many")
-        if self._carrying and sum(self._carrying.values()) + len(passed.hidden) > limits.stage_bytes_max:
-            self.counters.refused += 1
-            raise Busy(f"stage calls: expected at most {limits.stage_bytes_max} bytes under way, found more")
-        if not self._allow(lease.lead, call.count * lease.rows):
-            self.counters.refused += 1
-            raise Busy("stage calls: expected fewer rows a minute of one lead, found more")
+            raise
         lease.number, lease.heard = call.number, self._monotonic()
         return lease
 
@@ -188,29 +195,28 @@ class StageHost:
     ) -> Callable[[], Awaitable[Message]]:
         """Pass on what is computed: by a task of its own, which ends as it began whoever else is called off."""
         carrying = asyncio.ensure_future(self._told_of(lease, call, computing))
-        self._carrying[carrying] = len(passed.hidden)
+        self._carrying.begin(carrying, lease, call.bytes + passed.size)
 
         def over(_done: object) -> None:
             lease.under_way -= 1
-            del self._carrying[carrying]
 
         carrying.add_done_callback(over)
         return partial(_nothing_after, carrying)
 
     async def _told_of(self, lease: Lease, call: StageCall, computing: asyncio.Future[Passed | BaseException]) -> None:
         """Pass on. A mistake of ours is no reason to leave the lead waiting."""
-        given = await computing
+        given = await asyncio.shield(computing)
         if isinstance(given, Passed):
             lease.passed, lease.passed_at = call.number, self._monotonic()  # first: to send may take long
             if call.route:
                 await self._pass_on(call.route[0].node, call.onward(), given)
             else:
-                await self._tell(call, end_of(call, given))
+                await self._telling.lead(call, end_of(call, given))
         elif isinstance(given, Fault):
-            await self._tell(call, fault_of(call, given.code, given.message, ""))
+            await self._telling.lead(call, fault_of(call, given.code, given.message, ""))
         else:
             _log.error("computing layers %d to %d for %s", call.begin, call.end, lease.lead[:12], exc_info=given)
-            await self._tell(call, fault_of(call, InternalError.code, "internal error", ""))
+            await self._telling.lead(call, fault_of(call, InternalError.code, "internal error", ""))
 
     async def _pass_on(self, node: PublicKey, call: StageCall, passed: Passed) -> None:
         """To the next stage, whose call it is; the lead is told if that cannot be reached."""
@@ -222,7 +228,7 @@ class StageHost:
             await link.tell(kind, message.fields, message.tensors)
         except Fault as reason:  # of the way, or a message that fits in no frame
             whose = node if isinstance(reason, LinkLost) else ""
-            await self._tell(call, fault_of(call, reason.code, reason.message, whose))
+            await self._telling.lead(call, fault_of(call, reason.code, reason.message, whose))
 
     @torch.inference_mode()
     def _compute(self, lease: Lease, call: StageCall, passed: Passed) -> Passed:
@@ -241,23 +247,6 @@ class StageHost:
             usual = row if lease.row_seconds is None else lease.row_seconds
             lease.row_seconds = usual + _news * (row - usual)
         return Passed(bytes_of(given), passed.chosen + experts.astype("<u2").tobytes())
-
-    async def _tell(self, call: StageCall, message: Message) -> None:
-        """The lead, if it can be reached; else it finds out by itself."""
-        link = self._link(call.lead)
-        if link is None:
-            _log.debug("no link to lead %s", call.lead[:12])
-            return
-        try:
-            try:
-                await link.tell(end_kind, message.fields, message.tensors)
-            except Fault as reason:
-                if isinstance(reason, LinkLost):
-                    raise
-                why = fault_of(call, reason.code, reason.message, "")  # a message that fits in no frame
-                await link.tell(end_kind, why.fields, why.tensors)
-        except LinkLost as reason:
-            _log.debug("lead %s: %s", call.lead[:12], reason.message)
 
 
 async def _nothing_after(carrying: asyncio.Future[None]) -> Message:

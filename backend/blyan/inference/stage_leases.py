@@ -20,7 +20,7 @@ from blyan.primitives.errors import Busy, Denied, InvalidInput, NotHeld
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage import tensor_block
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import Progress, StageCall, StageOpen, parse_open
+from blyan.wire.stage_call import Passed, Progress, StageCall, StageOpen, parse_open
 
 _boot_chars: Final = 16  # of a session: they tell one process of a lead from another
 
@@ -57,14 +57,21 @@ class Lease:
         config = self.model.config
         return 1 + len(set(config.moe_layers) & set(self.layers.layers)) * config.experts_per_token
 
-    def want(self, sender: PublicKey, call: StageCall) -> None:
+    def want(self, sender: PublicKey, call: StageCall, passed: Passed) -> None:
         """A fault for a call that is not meant for it as it is now."""
         if sender != self.asked.before or call.lead != self.lead:
             raise Denied("stage call: expected it of the stage before, for the session's lead")
         if call.number != self.number + 1:
             raise InvalidInput(f"stage call: expected number {self.number + 1}, found {call.number}")
-        if not self._fits(call):
-            raise InvalidInput("stage call: expected the lease's model, layers and pages, and rows of its hidden size")
+        if not self._fits(call) or len(passed.chosen) > self._chosen_bytes(call):
+            raise InvalidInput(
+                "stage call: expected the lease's model, layers and pages, rows of its hidden size, and experts of the "
+                "layers before"
+            )
+
+    def _chosen_bytes(self, call: StageCall) -> int:
+        config = self.model.config
+        return 2 * call.count * config.experts_per_token * sum(layer < call.begin for layer in config.moe_layers)
 
     def _fits(self, call: StageCall) -> bool:
         asked, config = self.asked, self.model.config
@@ -72,7 +79,7 @@ class Lease:
             (call.model, call.begin, call.end) == (asked.model, asked.begin, asked.end)
             and call.width == config.hidden
             and tensor_block.dtypes[call.dtype] == self.model.dtype
-            and all(len(run.pages) * page_positions >= run.start + run.rows for run in call.runs)
+            and all(len(run.pages) == -(-(run.start + run.rows) // page_positions) for run in call.runs)
             and all(page < self.pages for run in call.runs for page in run.pages)
             and all(run.start + run.rows <= config.context_length for run in call.runs)
         )

@@ -170,6 +170,11 @@ class StageCall:
         """Positions in all."""
         return sum(run.rows for run in self.runs)
 
+    @property
+    def bytes(self) -> int:
+        """What its pages take as they are sent."""
+        return 4 * sum(len(run.pages) for run in self.runs)
+
     def onward(self) -> StageCall:
         """The call of the next stage of the route."""
         after = self.route[0]
@@ -199,6 +204,11 @@ class Passed:
 
     hidden: Buffer  # [count, width], row-major
     chosen: bytes  # u16 LE [moe layers so far, count, top_k]: the experts of each position
+
+    @property
+    def size(self) -> int:
+        """Bytes of both."""
+        return len(self.hidden) + len(self.chosen)
 
 
 def message_of(call: StageCall, passed: Passed) -> Message:
