@@ -1,6 +1,7 @@
 """One end of `bench_experts`' calls: answers expert calls of a model, over links as nodes have them, or bare.
 
-Bare: the same frames over a WebSocket without TLS, no handshake, and a digest that is a constant. Prints its port.
+The experts are computed by jitted code, as by a node. Bare: the same frames over a WebSocket without TLS, no handshake,
+and a digest that is a constant. Prints its port.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,17 @@ import torch
 from aiohttp import web
 
 from blyan.inference.expert_host import ExpertHost, HostedModel
-from blyan.model.loading import load_model
+from blyan.inference.steppers import PreparedMixture, SteppersInTurn
+from blyan.model.loading import LoadedModel, load_model
 from blyan.network.door import PeerDoor, taken_over
 from blyan.network.handshake import Swarm
 from blyan.network.identity import make_identity
 from blyan.network.link import Link
+from blyan.node.config import cache_dir_from_environment
 from blyan.primitives.clock import system_entropy, system_monotonic, system_seconds
 from blyan.primitives.ids import payload_id
 from blyan.primitives.keys import Key
+from blyan.storage import tensor_block
 from blyan.storage.blob_store import BlobStore
 from blyan.wire import expert_call
 from blyan.wire.expert_call import kind
@@ -55,9 +60,20 @@ def leave_out_verification() -> None:
     expert_call.digest_of = constant  # type: ignore[assignment]
 
 
+def prepared(model: LoadedModel) -> PreparedMixture:
+    """Jitted code for its experts, when it is ready: as a node that serves for a while computes."""
+    config = model.manifest.config
+    steppers = SteppersInTurn(1, system_monotonic, cache_dir_from_environment())
+    mixture = PreparedMixture(steppers, config, tensor_block.dtypes[model.manifest.dtype], model.weights)
+    while mixture.get(config.moe_layers[0], 0) is None:
+        time.sleep(0.1)
+    return mixture
+
+
 async def serve(data_dir: Path, manifest: str, *, bare: bool) -> None:
     model = load_model(BlobStore(data_dir / "blobs"), payload_id(manifest))
-    hosted = HostedModel(model.manifest.config, model.weights, lambda _layer, _expert: True)
+    mixture = await asyncio.to_thread(prepared, model)
+    hosted = HostedModel(model.manifest.config, model.weights, lambda _layer, _expert: True, mixture)
     host = ExpertHost(lambda _manifest: hosted, system_monotonic)
     end = End()
     handlers: dict[str, Any] = {kind: host.answer}
