@@ -32,7 +32,8 @@ from blyan.network.thread import NetworkThread
 from blyan.primitives.errors import Fault
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message, WireTensor, decode
-from blyan.wire.stage_call import Hop, end_kind
+from blyan.wire.stage_call import end_kind
+from blyan.wire.stage_shapes import Hop
 from random_models import RandomWeights
 
 MODEL = PayloadId("ab" * 32)

@@ -20,7 +20,7 @@ from blyan.model.stepping import KVPages, PagesLost, Run
 from blyan.network.questions import Refused
 from blyan.primitives.errors import StageUnavailable
 from blyan.primitives.ids import PublicKey
-from blyan.wire.stage_call import StageOpen, given_pages, open_kind
+from blyan.wire.stage_lease import StageOpen, given_pages, open_kind
 from fakes import TokenPages
 from random_models import RandomWeights, small_config
 from stage_links import MODEL, House, compared, right_of, stepper_of, steps_of

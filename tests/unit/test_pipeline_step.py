@@ -18,8 +18,10 @@ from blyan.network.questions import Refused
 from blyan.primitives import limits
 from blyan.primitives.errors import StageUnavailable
 from blyan.wire.framing import Message, WireTensor
-from blyan.wire.stage_call import Hop, Passed, StageOpen, end_of, message_of, open_kind, parse_call
+from blyan.wire.stage_call import Passed, end_of, message_of, parse_call
 from blyan.wire.stage_call import kind as stage_kind
+from blyan.wire.stage_lease import StageOpen, open_kind
+from blyan.wire.stage_shapes import Hop
 from random_models import RandomWeights, small_config
 from stage_links import MODEL, House, compared, right_of, stepper_of, steps_of
 

@@ -20,7 +20,7 @@ from blyan.model.sampling import Sampling
 from blyan.model.stepping import PagesLost
 from blyan.primitives.errors import StageUnavailable
 from blyan.primitives.ids import PublicKey
-from blyan.wire.stage_call import Hop
+from blyan.wire.stage_shapes import Hop
 from fakes import TokenPages
 from random_models import RandomWeights
 

@@ -12,7 +12,7 @@ import torch
 
 from blyan.model.stepping import PagesLost, Run, RunFault, Stretch
 from blyan.primitives.errors import BlockCorrupt, NotComputable
-from blyan.wire.stage_call import open_kind
+from blyan.wire.stage_lease import open_kind
 from random_models import RandomWeights, small_config
 from stage_links import House, compared, right_of, stepper_of
 

@@ -19,7 +19,9 @@ from blyan.primitives import limits
 from blyan.primitives.errors import BlockCorrupt, InvalidInput, MalformedMessage
 from blyan.primitives.ids import PublicKey
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import Hop, Passed, Progress, open_kind, parse_progress
+from blyan.wire.stage_call import Passed
+from blyan.wire.stage_lease import Progress, open_kind, parse_progress
+from blyan.wire.stage_shapes import Hop
 from random_models import RandomWeights, small_config
 from stage_links import MODEL, FakeLink, House, compared, right_of, stepper_of, steps_of
 

@@ -15,7 +15,7 @@ from blyan.network.measurements import LayerTimes
 from blyan.node.holdings import Hosted
 from blyan.node.stage_roster import StageRoster, StageSpeeds
 from blyan.primitives.ids import PayloadId, PublicKey
-from blyan.wire.stage_call import Hop
+from blyan.wire.stage_shapes import Hop
 from random_models import small_config
 
 LEAD, A, B = (PublicKey(letter * 64) for letter in "0ab")

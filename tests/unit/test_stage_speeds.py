@@ -9,7 +9,7 @@ from blyan.inference.partition import Demand, LayerCost
 from blyan.inference.stage_speeds import Known, Measured, Model, Route, along, route, solved
 from blyan.network.measurements import LayerTimes
 from blyan.primitives.ids import PublicKey
-from blyan.wire.stage_call import Hop
+from blyan.wire.stage_shapes import Hop
 
 LEAD, A, B, C = (PublicKey(letter * 64) for letter in "0abc")
 ALL = frozenset(range(6))

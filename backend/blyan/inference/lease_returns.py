@@ -11,7 +11,7 @@ from blyan.inference.stage_session import Session, StageNodes, give_back
 from blyan.network.questions import LinkLost
 from blyan.primitives import limits
 from blyan.primitives.ids import PublicKey
-from blyan.wire.stage_call import close_kind
+from blyan.wire.stage_lease import close_kind
 
 
 @dataclass(slots=True, eq=False)

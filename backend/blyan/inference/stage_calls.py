@@ -29,7 +29,8 @@ from blyan.primitives.ids import PublicKey
 from blyan.storage import tensor_block
 from blyan.wire.expert_call import Activations
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import Passed, RunShape, StageCall, kind, message_of, nonce_chars
+from blyan.wire.stage_call import Passed, StageCall, kind, message_of
+from blyan.wire.stage_shapes import RunShape, nonce_chars
 
 _late_seconds: Final = 0.25  # at least so late is a call for which stages are asked how far they are
 _late_factor: Final = 4.0

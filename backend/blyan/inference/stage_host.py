@@ -32,19 +32,8 @@ from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Busy, Denied, Fault, InternalError, InvalidInput, NotHeld
 from blyan.primitives.ids import PublicKey
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import (
-    Passed,
-    StageCall,
-    close_kind,
-    end_kind,
-    end_of,
-    fault_of,
-    kind,
-    look_kind,
-    message_of,
-    open_kind,
-    parse_call,
-)
+from blyan.wire.stage_call import Passed, StageCall, end_kind, end_of, fault_of, kind, message_of, parse_call
+from blyan.wire.stage_lease import close_kind, look_kind, open_kind
 
 _log = logging.getLogger(__name__)
 _sweep_seconds: Final = 5.0

@@ -31,7 +31,8 @@ from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.errors import Busy, Fault, StageUnavailable
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import Hop, end_names, session_chars
+from blyan.wire.stage_call import end_names
+from blyan.wire.stage_shapes import Hop, session_chars
 
 _renew_seconds: Final = limits.stage_lease_seconds / 3
 

@@ -20,7 +20,8 @@ from blyan.primitives.errors import Busy, Denied, InvalidInput, NotHeld
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage import tensor_block
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import Passed, Progress, StageCall, StageOpen, parse_open
+from blyan.wire.stage_call import Passed, StageCall
+from blyan.wire.stage_lease import Progress, StageOpen, parse_open
 
 _boot_chars: Final = 16  # of a session: they tell one process of a lead from another
 

@@ -26,18 +26,8 @@ from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage import tensor_block
 from blyan.wire.expert_call import Activations
 from blyan.wire.framing import Message, are_finite
-from blyan.wire.stage_call import (
-    Hop,
-    Passed,
-    RunShape,
-    StageCall,
-    end_names,
-    kind,
-    message_of,
-    nonce_chars,
-    read_end,
-    session_chars,
-)
+from blyan.wire.stage_call import Passed, StageCall, end_names, kind, message_of, read_end
+from blyan.wire.stage_shapes import Hop, RunShape, nonce_chars, session_chars
 
 _many: Final = 64  # rows
 _calls: Final = 3  # of a kind, one after the other: the quickest counts

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from blyan.primitives.ids import PublicKey
-from blyan.wire.stage_call import Hop
+from blyan.wire.stage_shapes import Hop
 
 
 class Candidate(NamedTuple):

@@ -23,18 +23,9 @@ from blyan.primitives import limits
 from blyan.primitives.errors import MalformedMessage
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import (
-    Hop,
-    Progress,
-    StageCall,
-    StageOpen,
-    close_kind,
-    given_pages,
-    look_kind,
-    open_kind,
-    parse_progress,
-    read_end,
-)
+from blyan.wire.stage_call import StageCall, read_end
+from blyan.wire.stage_lease import Progress, StageOpen, close_kind, given_pages, look_kind, open_kind, parse_progress
+from blyan.wire.stage_shapes import Hop
 
 _pong_seconds: Final = 0.25  # that a stage which is alive needs at most for saying so
 _first_pong_seconds: Final = 0.5  # the same with its first calls: it may be loading jitted code, and then says nothing

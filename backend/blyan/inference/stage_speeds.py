@@ -16,7 +16,7 @@ from blyan.inference.stage_route import Candidate, even_split
 from blyan.network.measurements import LayerTimes
 from blyan.primitives import limits
 from blyan.primitives.ids import PublicKey
-from blyan.wire.stage_call import Hop as Span
+from blyan.wire.stage_shapes import Hop as Span
 
 _nodes_max: Final = 6  # among which the solver looks, the quickest
 _nodes_most: Final = 16  # the same where those do not hold all layers

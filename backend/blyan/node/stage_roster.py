@@ -31,7 +31,7 @@ from blyan.primitives.errors import Fault
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage import tensor_block
 from blyan.wire.peer import Holding
-from blyan.wire.stage_call import Hop
+from blyan.wire.stage_shapes import Hop
 
 _log = logging.getLogger(__name__)
 _round_trip_seconds: Final = 0.05  # where none was measured

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -22,109 +22,24 @@ from blyan.primitives.errors import InvalidInput, MalformedMessage
 from blyan.primitives.ids import PayloadId, PublicKey, payload_id, public_key
 from blyan.wire.expert_call import Activations
 from blyan.wire.framing import Buffer, Message, WireTensor, item_bytes, pack_rows, unpack_rows
+from blyan.wire.stage_shapes import (
+    Hop,
+    RunShape,
+    as_hop,
+    as_list,
+    as_number,
+    follows,
+    is_hex,
+    is_span,
+    nonce_chars,
+    run_fits,
+    session_chars,
+)
 
 kind: Final = "stage"
 end_kind: Final = "stage_end"
-open_kind: Final = "stage_open"
-close_kind: Final = "stage_close"
-look_kind: Final = "stage_look"
-session_chars: Final = 32
-nonce_chars: Final = 24
 _dtypes: Final = frozenset({"F32", "F16", "BF16"})
-_hex: Final = frozenset("0123456789abcdef")
 Direction: TypeAlias = Literal["call", "end"]
-
-
-class Hop(NamedTuple):
-    """A node, and the layers that are its."""
-
-    node: PublicKey
-    begin: int
-    end: int
-
-
-class RunShape(NamedTuple):
-    """New positions of one sequence (see `model/stepping.Run`)."""
-
-    rows: int
-    start: int
-    pages: tuple[int, ...]
-    reach: int
-
-
-@dataclass(frozen=True, slots=True)
-class StageOpen:
-    """Asks for a lease of pages over some layers, or that it goes on. A value that exists is within limits."""
-
-    model: PayloadId
-    session: str
-    begin: int
-    end: int
-    pages: int  # at most
-    least: int  # fewer are of no use
-    before: PublicKey  # who alone sends calls: the lead, or the stage before
-
-    def __post_init__(self) -> None:
-        fits = 0 < self.least <= self.pages <= _pages_max
-        if not (_is_hex(self.session, session_chars) and _span(self.begin, self.end) and fits):
-            raise InvalidInput("stage lease: expected session, layers and pages within the limits")
-
-    def fields(self) -> dict[str, Any]:
-        """As it is sent."""
-        return {
-            "model": self.model,
-            "session": self.session,
-            "begin": self.begin,
-            "end": self.end,
-            "pages": self.pages,
-            "least": self.least,
-            "before": self.before,
-        }
-
-
-_pages_max: Final = limits.stage_lease_pages_max
-
-
-def parse_open(fields: Mapping[str, Any]) -> StageOpen:
-    """Read a request for a lease; `MalformedMessage` for what is none."""
-    try:
-        numbers = (_number(fields[name]) for name in ("begin", "end", "pages", "least"))
-        return StageOpen(
-            payload_id(fields["model"]), str(fields["session"]), *numbers, before=public_key(fields["before"])
-        )
-    except (KeyError, InvalidInput) as reason:
-        raise MalformedMessage(f"stage lease: {reason}") from None
-
-
-def given_pages(asked: StageOpen, fields: Mapping[str, Any]) -> int:
-    """How many pages a stage gives, by its answer; `MalformedMessage` for what was not asked for."""
-    found = fields.get("pages")
-    if type(found) is not int or not asked.least <= found <= asked.pages:
-        raise MalformedMessage(f"stage lease: expected {asked.least} to {asked.pages} pages, found {found!r:.40}")
-    return found
-
-
-class Progress(NamedTuple):
-    """How far a stage is with the calls of a session."""
-
-    taken: int = 0  # the number of the last call that came
-    passed: int = 0  # of the last whose outputs were sent on
-    milliseconds: int = 0  # since then
-
-    def fields(self) -> dict[str, Any]:
-        """As it is sent."""
-        return {"taken": self.taken, "passed": self.passed, "ms": self.milliseconds}
-
-
-def parse_progress(fields: Mapping[str, Any]) -> Progress:
-    """Read what a stage says of itself; `MalformedMessage` for what is none."""
-    try:
-        found = Progress(*(_number(fields[name]) for name in ("taken", "passed", "ms")))
-    except (KeyError, InvalidInput) as reason:
-        raise MalformedMessage(f"stage progress: {reason}") from None
-    if not 0 <= found.passed <= found.taken or found.milliseconds < 0:
-        raise MalformedMessage("stage progress: expected numbers of calls, found others")
-    return found
 
 
 @dataclass(frozen=True)
@@ -147,14 +62,14 @@ class StageCall:
 
     def __post_init__(self) -> None:
         fits = (
-            _is_hex(self.session, session_chars)
-            and _is_hex(self.nonce, nonce_chars)
+            is_hex(self.session, session_chars)
+            and is_hex(self.nonce, nonce_chars)
             and 0 < self.number <= limits.canonical_integer_max
-            and _span(self.begin, self.end)
+            and is_span(self.begin, self.end)
             and len(self.route) <= limits.stages_max
-            and _follow(self.end, self.route)
+            and follows(self.end, self.route)
             and 0 < len(self.runs) <= limits.stage_runs_max
-            and all(_fits(run) for run in self.runs)
+            and all(run_fits(run) for run in self.runs)
             and self.count <= limits.step_tokens_max
             and sum(len(run.pages) for run in self.runs) <= limits.stage_call_pages_max
             and 0 < self.width <= limits.dimension_max
@@ -251,7 +166,7 @@ def fault_of(call: StageCall, code: str, message: str, node: str) -> Message:
 def end_names(fields: Mapping[str, Any]) -> tuple[str, int]:
     """Session and number of the call that an end is of; `MalformedMessage` for what names none."""
     session, number = fields.get("session"), fields.get("number")
-    if not isinstance(session, str) or not _is_hex(session, session_chars) or type(number) is not int:
+    if not isinstance(session, str) or not is_hex(session, session_chars) or type(number) is not int:
         raise MalformedMessage("stage end: expected session and number")
     return session, number
 
@@ -270,13 +185,13 @@ def _end_fields(call: StageCall) -> dict[str, Any]:
 
 
 def _call_of(fields: Mapping[str, Any], pages: WireTensor) -> StageCall:
-    begin, end = (_number(each) for each in fields["layers"])
-    shapes = _listed(fields["runs"], limits.stage_runs_max)
-    route = _listed(fields["route"], limits.stages_max)
+    begin, end = (as_number(each) for each in fields["layers"])
+    shapes = as_list(fields["runs"], limits.stage_runs_max)
+    route = as_list(fields["route"], limits.stages_max)
     if pages.dtype != "I32" or len(pages.shape) != 1 or pages.shape[0] > limits.stage_call_pages_max:
         raise InvalidInput("expected pages as a row of I32")
     numbers: list[int] = np.frombuffer(pages.data, "<i4").tolist()
-    counts = [[_number(each) for each in _listed(shape, 4)] for shape in shapes]
+    counts = [[as_number(each) for each in as_list(shape, 4)] for shape in shapes]
     if any(len(each) != 4 or not 0 <= each[2] <= len(numbers) for each in counts):
         raise InvalidInput("expected four numbers of each run")
     ends = list(accumulate(each[2] for each in counts))
@@ -289,25 +204,18 @@ def _call_of(fields: Mapping[str, Any], pages: WireTensor) -> StageCall:
     return StageCall(
         payload_id(fields["model"]),
         str(fields["session"]),
-        _number(fields["number"]),
+        as_number(fields["number"]),
         begin,
         end,
-        tuple(_hop(each) for each in route),
+        tuple(as_hop(each) for each in route),
         public_key(fields["lead"]),
         runs,
-        _number(fields["width"]),
+        as_number(fields["width"]),
         str(fields["dtype"]),
         fields["activations"],
-        _number(fields["ms"]),
+        as_number(fields["ms"]),
         str(fields["nonce"]),
     )
-
-
-def _hop(value: object) -> Hop:
-    given = _listed(value, 3)
-    if len(given) != 3 or not isinstance(given[0], str):
-        raise InvalidInput("expected a node and its layers")
-    return Hop(public_key(given[0]), _number(given[1]), _number(given[2]))
 
 
 def _packed(call: StageCall, data: Buffer) -> WireTensor:
@@ -345,40 +253,3 @@ def _want_digest(which: Direction, fields: Mapping[str, Any], tensors: Sequence[
 def data_bytes(call: StageCall) -> int:
     """Bytes of its hidden states, before they are packed."""
     return call.count * call.width * item_bytes[call.dtype]
-
-
-def _fits(run: RunShape) -> bool:
-    return (
-        0 < run.rows <= limits.step_tokens_max
-        and 0 <= run.start <= limits.stage_position_max
-        and 0 <= run.reach <= limits.stage_position_max
-        and all(page >= 0 for page in run.pages)
-    )
-
-
-def _span(begin: int, end: int) -> bool:
-    return 0 <= begin < end <= limits.layers_max
-
-
-def _follow(end: int, route: Sequence[Hop]) -> bool:
-    for hop in route:
-        if hop.begin != end or not _span(hop.begin, hop.end):
-            return False
-        end = hop.end
-    return True
-
-
-def _is_hex(text: str, chars: int) -> bool:
-    return len(text) == chars and set(text) <= _hex
-
-
-def _listed(value: object, most: int) -> list[Any]:
-    if not isinstance(value, list) or len(cast("list[Any]", value)) > most:
-        raise InvalidInput(f"expected a list of at most {most}")
-    return cast("list[Any]", value)
-
-
-def _number(value: object) -> int:
-    if type(value) is not int:
-        raise InvalidInput("expected a number")
-    return value
