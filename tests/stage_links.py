@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blyan.inference.head_in_turn import HeadInTurn, plain_head
 from blyan.inference.layers_in_turn import LayersInTurn
 from blyan.inference.pipeline_session import Led
 from blyan.inference.pipeline_step import PipelineStepper
@@ -22,7 +23,7 @@ from blyan.inference.stage_lead import StageLead
 from blyan.inference.stage_route import Candidate, even_split
 from blyan.model.config import ModelConfig
 from blyan.model.eager_step import EagerStepper
-from blyan.model.stage_step import EagerHead, EagerLayers, OfferLayers, StagedModel
+from blyan.model.stage_step import EagerLayers, OfferLayers, StagedModel
 from blyan.model.stepping import KVPages, Ready, Run, RunFault, RunResult, Stretch, nothing
 from blyan.model.weights import ModelWeights
 from blyan.network.answers import Prompt
@@ -120,8 +121,9 @@ class House:
         *spans: range,
         kv_bytes: int = 1 << 26,
         lead: range = range(0),
+        ends: bool = False,
     ) -> None:
-        """`lead`: the layers that it holds itself."""
+        """`lead`: the layers that it holds itself. `ends`: whether stages hold embeddings and head."""
         self.config, self.weights = config, weights
         self.lead_key = PublicKey("f" * 64)
         self.keys = [PublicKey(f"{number:x}" * 64) for number in range(len(spans))]
@@ -136,6 +138,7 @@ class House:
         self.removed = False  # the model, from every stage
         self.before_layers: Callable[[], object] = lambda: None  # in the compute thread of a stage
         self.after_layers: Callable[[Tensor, Sequence[Stretch]], Tensor] = lambda hidden, _runs: hidden
+        self.ends = frozenset({"embed", "head"}) if ends else frozenset[str]()
         self._kv_bytes = kv_bytes
         self._lead = Candidate(self.lead_key, frozenset(lead))
         self._tasks: set[asyncio.Task[None]] = set()
@@ -171,6 +174,7 @@ class House:
                 cast(ModelWeights, self.weights),
                 self.weights.embed().dtype,
                 lambda layers, span=span: set(layers) <= set(span),
+                lambda part: part in self.ends,
             )
             for span in self.spans.values()
         ]
@@ -264,10 +268,11 @@ class Prepared(PipelineStepper):
 def stepper_of(house: House, pages: int = 8, seconds: float = 1.0) -> Prepared:
     """That of the lead."""
     config, weights = house.config, house.weights
-    model = StagedModel("random", config, cast(ModelWeights, weights), torch.float32, lambda _: True)
+    model = StagedModel("random", config, cast(ModelWeights, weights), torch.float32, lambda _: True, lambda _: True)
     here = partial(LayersInTurn, plain_layers, model, KVPages(config, torch.float32, pages))
     led = Led(MODEL, config, weights, pages, seconds, here)
-    return Prepared(led, house.lead, lambda _: EagerHead(weights, config), time.monotonic)
+    head = partial(HeadInTurn, plain_head, model, KVPages(config, torch.float32, 1))
+    return Prepared(led, house.lead, head, time.monotonic)
 
 
 def steps_of(prompt: int = 40, vocab: int = 211) -> list[list[Run]]:

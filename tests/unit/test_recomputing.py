@@ -125,7 +125,7 @@ class Falling:
 def led_by(lead: object, seconds: float = 1.0) -> PipelineStepper:
     led = Led(MANIFEST, CONFIG, RandomWeights(CONFIG), 64, seconds, cast(Any, None))
     head = SimpleNamespace(close=lambda: None)
-    return PipelineStepper(led, cast(Lead, lead), lambda _: cast(Any, head), time.monotonic)
+    return PipelineStepper(led, cast(Lead, lead), lambda: cast(Any, head), time.monotonic)
 
 
 def through(stepper: PipelineStepper):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from blyan.inference.stage_host import StageHost
+from blyan.inference.stage_passing import Passing
 from blyan.model.stepping import PagesLost, Run
 from blyan.network.answers import Prompt
 from blyan.network.link import Link
@@ -73,10 +74,9 @@ def test_an_output_that_fits_in_no_frame_is_said_to_the_lead(monkeypatch: pytest
         await tell(self, kind, fields, tensors)
 
     monkeypatch.setattr(FakeLink, "tell", told)
-    with House(CONFIG, WEIGHTS, range(3)) as house:
-        house.hosts[house.keys[0]]._passed_on_now = lambda *_: False
-        with pytest.raises(PagesLost, match="67108864"):
-            stepper_of(house, seconds=8.0).step(steps[0])
+    monkeypatch.setattr(Passing, "now", lambda *_: False)
+    with House(CONFIG, WEIGHTS, range(3)) as house, pytest.raises(PagesLost, match="67108864"):
+        stepper_of(house, seconds=8.0).step(steps[0])
 
 
 class Stuck:
@@ -96,7 +96,7 @@ def sent() -> Iterator[tuple[House, StageHost, StageCall, Passed]]:
         host = house.hosts[house.keys[0]]
         stepper_of(house, seconds=30.0).step(steps_of()[0])
         (message,) = (each for own, _, what, each in house.sent if what == "stage" and own == house.lead_key)
-        host._link = host._telling._link = lambda _node: cast(Link, Stuck())
+        host._telling.link = lambda _node: cast(Link, Stuck())
         yield house, host, *parse_call(message)
         for each in list(host._carrying._of):
             house.thread.loop.call_soon_threadsafe(each.cancel)

@@ -12,8 +12,9 @@ from typing import Final, TypeAlias
 
 from blyan.inference.drafting import Drafter
 from blyan.inference.needs import Answer, Need
-from blyan.model.choosing import Choice, Chooser, Step, step_of
+from blyan.model.choosing import Choice, Chooser, Step, is_plain, step_of
 from blyan.model.grammar import Grammar
+from blyan.model.stepping import Drawing
 
 _echo_rows: Final = 64  # positions scored at once: scores of a long prompt would fill memory
 
@@ -40,7 +41,8 @@ def decode(
         answer = yield from _echoed(prompt, choice.top, routed)
         used: tuple[tuple[int, int, int], ...] = ()
     else:
-        answer = _given((yield Need(0, prompt + chosen, scored=1, reach=count)))
+        drawing = _drawing(choice, grammar, choice.tokens_max - len(chosen))
+        answer = _given((yield Need(0, prompt + chosen, scored=1, reach=count, drawing=drawing)))
         used = answer.experts(end - 1 if chosen else 0, end) if routed else ()
     chooser = Chooser(prompt, choice, None if grammar is None else grammar.begin())
     for token in chosen:
@@ -50,7 +52,8 @@ def decode(
     drafts: tuple[int, ...] = ()
     row = len(answer.scores) - 1  # the last position that was known
     while chooser.left:
-        step = chooser.choose(answer.scores[row], used)
+        drawn = answer.drawn
+        step = chooser.choose(answer.scores[row], used) if drawn is None else chooser.accept(drawn, used)
         yield step
         if not chooser.left:
             break
@@ -66,12 +69,19 @@ def decode(
             drafts = () if drafter is None else drafter.guess(room)
             tokens = (step.token, *drafts)
             del answer  # its scores are a view of a whole step's, and the next answer may be long in coming
-            answer = _given((yield Need(end - 1, tokens, 1 + len(drafts), drafts=len(drafts), reach=count)))
+            drawing = None if drafts else _drawing(choice, grammar, chooser.left)
+            need = Need(end - 1, tokens, 1 + len(drafts), drafts=len(drafts), reach=count, drawing=drawing)
+            answer = _given((yield need))
             drafts = drafts[: len(answer.scores) - 1]
             row = 0
         if routed:
             used = answer.experts(row, row + 1)
     return chooser.stopped
+
+
+def _drawing(choice: Choice, grammar: Grammar | None, left: int) -> Drawing | None:
+    """How the next token may be drawn by whoever has its scores; None where it takes more than scores and a seed."""
+    return Drawing(choice.sampling, left > 1) if grammar is None and is_plain(choice) else None
 
 
 def _echoed(prompt: tuple[int, ...], top: int, routed: bool) -> Generator[Need | Step, Answer | None, Answer]:

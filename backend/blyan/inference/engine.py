@@ -235,6 +235,7 @@ class Engine:
             self._chosen.layers,
             torch.cat(hidden) if hidden else None,
             self.drafts_max,
+            sequence.drawn,
         )
 
     def _took(self, sequence: TokenSequence, run: Run, result: RunResult) -> None:
@@ -243,7 +244,8 @@ class Engine:
         end = run.start + len(run.tokens)
         self._chosen.put(held.pages, run.start, result.chosen)
         self._noted(self.model, result.chosen)
-        if run.scored:
+        sequence.drawn = result.drawn
+        if run.scored and result.drawn is None:
             sequence.scores.append(result.scores)
         if result.hidden is not None:
             sequence.hidden.append(result.hidden)

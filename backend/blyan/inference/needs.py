@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blyan.model.stepping import Drawing
+
 
 class Need(NamedTuple):
     """Positions to compute. What was computed from `start` on before is forgotten."""
@@ -22,6 +24,7 @@ class Need(NamedTuple):
     hidden: bool = False  # whether the hidden states of all of `tokens` are wanted
     drafts: int = 0  # how many of the last tokens are guesses, which may be left out with their scores
     reach: int = 0  # how long the sequence is known to become: the prompt's length
+    drawing: Drawing | None = None  # with one score wanted: the token that follows is as good as that
 
     @property
     def end(self) -> int:
@@ -37,6 +40,7 @@ class Answer(NamedTuple):
     layers: tuple[int, ...]  # the numbers of the moe layers
     hidden: Tensor | None = None  # [n, hidden] if it was wanted
     drafts_max: int = 0  # how many guesses are welcome with the next need
+    drawn: int | None = None  # the token that follows, in place of its scores
 
     def experts(self, begin: int, end: int) -> tuple[tuple[int, int, int], ...]:
         """(layer, expert, tokens) of positions begin … end of those asked for, in order of layer and expert."""

@@ -1,8 +1,9 @@
-"""The stepper of a lead: embeddings and scores are computed in this process, the layers by stages elsewhere.
+"""The stepper of a lead, whose layers are computed by stages elsewhere.
 
-The first layers may be computed here too, where they are, without a hop. A step is cut into pieces that follow each
-other through the stages, so that one computes while another does. The pages of the lead's pool are the stages' pages.
-When a stage is lost others take its place, and what was under way is computed again from its tokens
+The first layers may be computed here too, where they are, without a hop. The ends of the model, embeddings and scores,
+are computed at the first and the last stage where these have them, and here otherwise. A step is cut into pieces that
+follow each other through the stages, so that one computes while another does. The pages of the lead's pool are the
+stages' pages. When a stage is lost others take its place, and what was under way is computed again from its tokens
 (`stepping.PagesLost`).
 """
 
@@ -12,29 +13,27 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blyan.inference.head_in_turn import HeadInTurn
 from blyan.inference.own_times import OwnStep
+from blyan.inference.pipeline_pieces import Foreseen, Foresight, Part, Piece, cut, draws_of, next_runs, stretch_of
+from blyan.inference.pipeline_results import Gathered
 from blyan.inference.pipeline_session import Led, Openings, PipelineSession
-from blyan.inference.stage_session import Passage, Session, StageLost
+from blyan.inference.stage_calls import Asked, plain
+from blyan.inference.stage_session import Outcome, Passage, Session, StageLost
 from blyan.model.attention import rms_norm
-from blyan.model.stage_step import Head
-from blyan.model.stepping import PlanName, Ready, Run, RunFault, RunResult, Stretch, nothing, page_positions
-from blyan.primitives import limits
+from blyan.model.stepping import PlanName, Ready, Run, RunFault, RunResult, Stretch, nothing
 from blyan.primitives.clock import Monotonic, give_way
-from blyan.primitives.errors import Fault, NotComputable
+from blyan.primitives.errors import NotComputable
 from blyan.primitives.ids import PublicKey
 
 _sound_seconds: Final = 10.0  # between two tests of stages whose answers were no numbers
 _not_finite: Final = "layers: expected finite numbers, found others (an overflow in this dtype?)"
-_piece_rows: Final = 64  # fewer are not worth a call of their own
-
-MakeHead: TypeAlias = Callable[[Callable[[Callable[[], Head]], None]], Head]  # one now; perhaps a better one later
 
 
 class Lead(Openings, Protocol):
@@ -45,26 +44,19 @@ class Lead(Openings, Protocol):
         ...
 
     def begin(
-        self, session: Session, hidden: Tensor, runs: Sequence[Stretch], chosen: NDArray[Any] | None = None
+        self,
+        session: Session,
+        given: Tensor,
+        runs: Sequence[Stretch],
+        chosen: NDArray[Any] | None = None,
+        asked: Asked = plain,
     ) -> Passage:
-        """Send hidden states through the layers of all stages; `chosen`: the experts of the layers before them."""
+        """Send hidden states or tokens through the layers of all stages; `chosen`: the experts of earlier layers."""
         ...
 
-    def finish(self, session: Session, passage: Passage) -> tuple[Tensor, NDArray[Any]]:
-        """Wait for what comes out, and the experts chosen in all layers. Raises `StageLost`."""
+    def finish(self, session: Session, passage: Passage) -> Outcome:
+        """Wait for what comes out. Raises `StageLost`."""
         ...
-
-
-Outcome: TypeAlias = Callable[[], tuple[Tensor, NDArray[Any]]]  # waits for what comes out
-
-
-class _Part:
-    """Positions of one run that are in one piece."""
-
-    __slots__ = ("begin", "end", "index")
-
-    def __init__(self, index: int, begin: int, end: int) -> None:
-        self.index, self.begin, self.end = index, begin, end
 
 
 class PipelineStepper:
@@ -72,18 +64,14 @@ class PipelineStepper:
 
     plan: PlanName = "pipeline"
 
-    def __init__(self, led: Led, lead: Lead, make_head: MakeHead, monotonic: Monotonic) -> None:
+    def __init__(self, led: Led, lead: Lead, make_head: Callable[[], HeadInTurn], monotonic: Monotonic) -> None:
         self._led, self._lead = led, lead
         self._monotonic = monotonic
         self.waited_s = 0.0
         self._stages = PipelineSession(led, lead, monotonic)
-        self._offered: Callable[[], Head] | None = None
-        self._head = make_head(self.offer)
+        self._head = make_head()
+        self._foresight = Foresight()
         self._sound = "", -math.inf  # a session whose stages count as tested, and until when
-
-    def offer(self, make: Callable[[], Head]) -> None:
-        """Score with another head from the next step on. From any thread."""
-        self._offered = make
 
     def prepare(self, least: int, wanted: int) -> int:
         """See `stepping.Leased`."""
@@ -98,20 +86,16 @@ class PipelineStepper:
     @torch.inference_mode()
     def step(self, runs: Sequence[Run], ready: Ready = nothing) -> list[RunResult | RunFault]:
         """One result per run, in order; `prepare` gave pages before. `PagesLost` where the stages are lost."""
-        if self._offered is not None:
-            make, self._offered = self._offered, None
-            self._head.close()
-            self._head = make()
         session = self._stages.current
         assert session is not None, "prepared"
-        pieces = _cut(runs, len(session.hops) + bool(session.own))
         try:
             if session.lost is not None:
                 raise session.lost
-            begun = [self._begun(session, runs, piece) for piece in pieces]
+            pieces = self._begun(session, runs)
+            self._foresee(session, runs, pieces)
             give_way()  # to the network's thread, which is to send it
             ready()  # once all is on its way: what remains is to wait, and then to score
-            results = self._gathered(runs, pieces, begun)
+            results = self._gathered(runs, pieces)
             if any(isinstance(each, RunFault) and isinstance(each.reason, NotComputable) for each in results):
                 self._want_sound(session)
         except StageLost as reason:
@@ -119,72 +103,82 @@ class PipelineStepper:
         self._stages.went_well()
         return results
 
-    def _begun(self, session: Session, runs: Sequence[Run], piece: Sequence[_Part]) -> Outcome:
+    def _begun(self, session: Session, runs: Sequence[Run]) -> list[Piece]:
+        """All calls of a step on their way; one of them may be already."""
+        foreseen = self._foresight.take(session, runs)
+        done = {part.index for part in foreseen.parts} if foreseen is not None else ()
+        pieces = cut(runs, len(session.hops) + bool(session.own), done)
+        for piece in pieces:
+            self._begin(session, runs, piece)
+        return pieces if foreseen is None else [foreseen, *pieces]
+
+    def _begin(self, session: Session, runs: Sequence[Run], piece: Piece) -> None:
         """Compute what is computed here, and send it on."""
-        tokens = [token for part in piece for token in runs[part.index].tokens[part.begin : part.end]]
-        stretches = [_stretch(runs[part.index], part) for part in piece]
-        hidden = self._led.weights.embed()[torch.tensor(tokens)]
-        chosen: NDArray[Any] | None = None
-        own = self._stages.own
-        if own is not None:
-            settled, began, session.computing = own.settled, self._monotonic(), True
-            layers = own.current()
-            try:
-                hidden, chosen = layers.through(hidden, stretches)
-            finally:
-                session.computing, now = False, self._monotonic()
-            if settled:
-                self._led.took(OwnStep(id(layers), len(own.layers), len(tokens), now - began, now))
+        tokens = [token for part in piece.parts for token in runs[part.index].tokens[part.begin : part.end]]
+        stretches = [stretch_of(runs[part.index], part) for part in piece.parts]
+        piece.draws = draws_of(runs, piece.parts) if session.draws and session.hops else ()
+        if session.embeds and not session.own:
+            given, chosen = torch.tensor(tokens, dtype=torch.int32), None
+        else:
+            given, chosen = self._own_layers(session, tokens, stretches)
         if not session.hops:
             assert chosen is not None, "all layers are here"
-            return partial(_given, hidden, chosen)
-        return partial(self._lead.finish, session, self._lead.begin(session, hidden, stretches, chosen))
+            piece.wait = partial(Outcome, chosen, given)
+            return
+        piece.passage = self._lead.begin(session, given, stretches, chosen, Asked(piece.draws))
+        piece.wait = partial(self._lead.finish, session, piece.passage)
+
+    def _own_layers(
+        self, session: Session, tokens: Sequence[int], stretches: Sequence[Stretch]
+    ) -> tuple[Tensor, NDArray[Any] | None]:
+        """Hidden states after the layers that are computed here, and the experts chosen in them."""
+        hidden = self._led.weights.embed()[torch.tensor(tokens)]
+        own = self._stages.own
+        if own is None:
+            return hidden, None
+        settled, began, session.computing = own.settled, self._monotonic(), True
+        layers = own.current()
+        try:
+            return layers.through(hidden, stretches)
+        finally:
+            session.computing, now = False, self._monotonic()
+            if settled:
+                self._led.took(OwnStep(id(layers), len(own.layers), len(tokens), now - began, now))
+
+    def _foresee(self, session: Session, runs: Sequence[Run], pieces: Sequence[Piece]) -> None:
+        """Send a call that goes on with one of this step's, whose tokens the last stage will tell the first one."""
+        if not session.rings:
+            return
+        positions = self._led.config.context_length
+        following, after, piece = max(
+            ((*next_runs(runs, each, positions), each) for each in pieces), key=lambda each: len(each[0])
+        )
+        if not following:
+            return
+        assert after is not None, "there are some"
+        of = tuple(piece.parts[place].index for place in after.runs)
+        parts = [Part(index, 0, 1) for index in range(len(following))]
+        draws, stretches = draws_of(following, parts), [stretch_of(run, Part(0, 0, 1)) for run in following]
+        asked = Asked(draws, after)
+        passage = self._lead.begin(session, torch.empty(0, dtype=torch.int32), stretches, None, asked)
+        wait = partial(self._lead.finish, session, passage)
+        self._foresight = Foresight(Foreseen(session, following, of, passage, wait, draws))
 
     def close(self) -> None:
         """Give the leases back."""
         self._stages.close()
-        self._offered = None
+        self._foresight = Foresight()
         self._head.close()
 
-    def _gathered(
-        self,
-        runs: Sequence[Run],
-        pieces: Sequence[Sequence[_Part]],
-        begun: Sequence[Outcome],
-    ) -> list[RunResult | RunFault]:
+    def _gathered(self, runs: Sequence[Run], pieces: Sequence[Piece]) -> list[RunResult | RunFault]:
         """Scores are computed while later pieces are under way."""
-        scores: list[list[NDArray[np.float32]]] = [[] for _ in runs]
-        chosen: list[list[NDArray[Any]]] = [[] for _ in runs]
-        states: list[list[Tensor]] = [[] for _ in runs]
-        faults: dict[int, Fault] = {}
-        for piece, outcome in zip(pieces, begun, strict=True):
-            hidden, experts = self._waited_for(outcome)
-            first, sound = 0, bool(torch.isfinite(hidden).all())
-            for part in piece:
-                run, end = runs[part.index], first + part.end - part.begin
-                if not sound and not bool(torch.isfinite(hidden[first:end]).all()):
-                    faults.setdefault(part.index, NotComputable(_not_finite))
-                chosen[part.index].append(experts[:, first:end])
-                if run.hidden:
-                    states[part.index].append(self._normed(hidden[first:end]))
-                scored = max(0, part.end - max(part.begin, len(run.tokens) - run.scored))
-                if scored and part.index not in faults:
-                    try:
-                        scores[part.index].append(self._head.scores(hidden[end - scored : end]))
-                    except Fault as reason:
-                        faults[part.index] = reason
-                first = end
-        none = np.empty((0, self._led.config.vocab_size), np.float32)
-        return [
-            RunFault(faults[index])
-            if index in faults
-            else RunResult(
-                _joined(scores[index]) if scores[index] else none,
-                np.concatenate(chosen[index], axis=1),
-                torch.cat(states[index]) if states[index] else None,
-            )
-            for index in range(len(runs))
-        ]
+        gathered = Gathered(runs, self._led.config, self._head, self._normed)
+        for piece in pieces:
+            gathered.take(piece, self._waited_for(piece))
+        foreseen = self._foresight.foreseen
+        if foreseen is not None:
+            self._foresight.drawn = [gathered.drawn.get(index) for index in foreseen.of]
+        return gathered.results()
 
     def _want_sound(self, session: Session) -> None:
         """Some runs gave what is no number, as an overflow does, by nobody's fault but the text's: then these runs
@@ -198,46 +192,13 @@ class PipelineStepper:
             raise session.lost
         self._sound = session.id, now + _sound_seconds
 
-    def _waited_for(self, outcome: Outcome) -> tuple[Tensor, NDArray[Any]]:
+    def _waited_for(self, piece: Piece) -> Outcome:
+        assert piece.wait is not None, "begun"
         began = self._monotonic()
         try:
-            return outcome()
+            return piece.wait()
         finally:
             self.waited_s += self._monotonic() - began
 
     def _normed(self, hidden: Tensor) -> Tensor:
         return rms_norm(hidden, self._led.weights.head()["norm.weight"], self._led.config.rms_eps)
-
-
-def _given(hidden: Tensor, chosen: NDArray[Any]) -> tuple[Tensor, NDArray[Any]]:
-    return hidden, chosen
-
-
-def _joined(scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return scores[0] if len(scores) == 1 else np.concatenate(scores)
-
-
-def _stretch(run: Run, part: _Part) -> Stretch:
-    start, count = run.start + part.begin, part.end - part.begin
-    reach = max(run.reach, run.start + len(run.tokens))
-    return Stretch(count, start, run.pages[: -(-(start + count) // page_positions)], reach)
-
-
-def _cut(runs: Sequence[Run], stages: int) -> list[list[_Part]]:
-    """Runs in pieces of about as many rows each, in order: several only where stages can overlap them."""
-    rows = sum(len(run.tokens) for run in runs)
-    pieces = 1 if stages < 2 else max(1, min(limits.stage_pieces_max, rows // _piece_rows))
-    most = -(-rows // pieces)
-    made: list[list[_Part]] = [[]]
-    room = most
-    for index, run in enumerate(runs):
-        begin = 0
-        while begin < len(run.tokens):
-            if not room:
-                made.append([])
-                room = most
-            end = min(len(run.tokens), begin + room)
-            made[-1].append(_Part(index, begin, end))
-            room -= end - begin
-            begin = end
-    return made

@@ -46,6 +46,7 @@ class TokenSequence:
     need: Need = field(default_factory=lambda: Need(0, (0,)))
     scores: list[NDArray[np.float32]] = field(default_factory=list[NDArray[np.float32]])
     hidden: list[Tensor] = field(default_factory=list[Tensor])
+    drawn: int | None = None  # the token that follows the need
 
     def ask(self, need: Need) -> None:
         """Take the next need. Positions from its start on count as not computed."""
@@ -56,6 +57,7 @@ class TokenSequence:
         del self.tokens[need.start :]
         self.tokens.extend(need.tokens)
         self.computed = min(self.computed, need.start)
+        self.drawn = None
         self.scores.clear()
         self.hidden.clear()
 
@@ -97,6 +99,7 @@ class TokenSequence:
     def restart(self) -> None:
         """It lost its pages, and waits."""
         self.held, self.computed, self.admitted = None, 0, -1
+        self.drawn = None
         self.scores.clear()
         self.hidden.clear()
         self.keep_drafts(0)
@@ -121,7 +124,8 @@ class TokenSequence:
         hidden = need.hidden and start >= need.start
         reach = max(need.reach, end)
         pages = tuple(self.held.pages[: pages_for(end)])
-        return Run(tuple(self.tokens[start:end]), start, pages, scored, hidden, reach, self.patience)
+        drawing = need.drawing if end == need.end else None
+        return Run(tuple(self.tokens[start:end]), start, pages, scored, hidden, reach, self.patience, drawing)
 
 
 def without_drafts(need: Need, keep: int) -> Need:

@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from blyan.inference.expert_host import bytes_of
-from blyan.inference.stage_session import Passage, Session, StageLost, StageNodes, Way, look, result_of, stuck
+from blyan.inference.stage_session import Outcome, Passage, Session, StageLost, StageNodes, Way, look, result_of, stuck
 from blyan.model.stepping import Stretch
 from blyan.network.link import Link
 from blyan.network.questions import LinkLost
@@ -30,10 +31,21 @@ from blyan.storage import tensor_block
 from blyan.wire.expert_call import Activations
 from blyan.wire.framing import Message
 from blyan.wire.stage_call import Passed, StageCall, kind, message_of
+from blyan.wire.stage_draws import After, Draw
 from blyan.wire.stage_shapes import RunShape, nonce_chars
 
 _late_seconds: Final = 0.25  # at least so late is a call for which stages are asked how far they are
 _late_factor: Final = 4.0
+
+
+class Asked(NamedTuple):
+    """What a call asks of the last stage, and whose tokens it has."""
+
+    draws: tuple[Draw | None, ...] = ()
+    after: After | None = None
+
+
+plain: Final = Asked()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +99,16 @@ class StageCalls:
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set["asyncio.Task[Any]"])
 
     def begin(
-        self, session: Session, hidden: Tensor, runs: Sequence[Stretch], chosen: NDArray[Any] | None = None
+        self,
+        session: Session,
+        given: Tensor,
+        runs: Sequence[Stretch],
+        chosen: NDArray[Any] | None = None,
+        asked: Asked = plain,
     ) -> Passage:
         """Send hidden states [n, hidden] through the layers of all stages; `chosen`: the experts of earlier layers.
+
+        Or tokens I32 [n], where the first stage embeds; none where `asked` says whose tokens they will be.
 
         Calls of a session come out in the order in which they begin. `StageLost` ends the session; `InvalidInput` is
         raised for more than one call may hold, and leaves it as it was.
@@ -104,21 +123,27 @@ class StageCalls:
             session.hops[1:],
             self.own,
             tuple(RunShape(run.rows, run.start, run.pages, run.reach) for run in runs),
-            hidden.shape[1],
-            tensor_block.dtype_names[hidden.dtype],
+            session.config.hidden,
+            tensor_block.dtype_names[session.dtype],
             self.options.activations,
             max(1, int(self.options.call_seconds * 1000)),
             self.entropy(nonce_chars // 2).hex(),
+            "tokens" if given.dtype == torch.int32 else "hidden",
+            asked.draws,
+            asked.after,
+            first.node if asked.draws and session.rings else None,
         )
         before = b"" if chosen is None else chosen.astype("<u2").tobytes()
         passage = Passage(call, self.monotonic())
-        message = message_of(call, Passed(bytes_of(hidden), before))
+        there = bytes_of(given)
+        passed = Passed(there, before) if call.given == "hidden" else Passed(b"", before, bytes(there))
+        message = message_of(call, passed)
         session.number = call.number  # only now: stages take no number after one that never came
         self.thread.loop.call_soon_threadsafe(self._sent, session, passage, message)
         return passage
 
-    def finish(self, session: Session, passage: Passage) -> tuple[Tensor, NDArray[Any]]:
-        """Wait for what comes out: hidden states, and the experts chosen [moe, n, top_k]. Raises `StageLost`."""
+    def finish(self, session: Session, passage: Passage) -> Outcome:
+        """Wait for what comes out. Raises `StageLost`."""
         message = passage.came.result()
         try:
             return result_of(session, passage.call, message)
@@ -138,6 +163,10 @@ class StageCalls:
         if fault is None and sender == session.hops[-1].node:
             count = session.waiting[number].call.count
             session.take(number, message, self.monotonic())
+            for passage in session.waiting.values():
+                if passage.call.after is not None and passage.call.after.number == number:
+                    passage.began = self.monotonic()  # now the first stage may begin with it
+                    self._wait(session, passage)
             self.counters.calls += 1
             for hop in session.hops:
                 theirs = self.counters.of(hop.node)
@@ -158,7 +187,9 @@ class StageCalls:
             passage.settle(session.lost)
             return
         session.add(passage)
-        self._wait(session, passage)
+        after = passage.call.after
+        if after is None or after.number not in session.waiting:  # else it is waited for once that one came
+            self._wait(session, passage)
         node = session.hops[0].node
         link = self.nodes.link(node)
         try:
@@ -227,4 +258,6 @@ class StageCalls:
 def _way(session: Session, sender: PublicKey, named: object) -> Way | None:
     """Between who says something and the stage before or after it that it names; None for any other."""
     nodes = [hop.node for hop in session.hops]
+    if session.rings and sender == nodes[-1] and named == nodes[0] != sender:
+        return Way(sender, nodes[0])
     return next((Way(*pair) for pair in pairwise(nodes) if sender in pair and named in pair and named != sender), None)

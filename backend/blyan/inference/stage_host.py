@@ -18,21 +18,25 @@ from typing import Final
 import torch
 
 from blyan.inference.expert_host import bytes_of
+from blyan.inference.head_in_turn import MakeHead, plain_head
 from blyan.inference.job import attempted
 from blyan.inference.layers_in_turn import MakeLayers
 from blyan.inference.quick_work import QuickWork
 from blyan.inference.stage_carrying import Carrying
 from blyan.inference.stage_leases import Find, Lease, Leases
+from blyan.inference.stage_passing import Passing
 from blyan.inference.stage_telling import Telling
+from blyan.inference.stage_turns import Given
 from blyan.model.stepping import Stretch
 from blyan.network.answers import Prompt
 from blyan.network.link import Link
-from blyan.network.questions import LinkLost
 from blyan.primitives.clock import Monotonic
-from blyan.primitives.errors import Busy, Denied, Fault, InternalError, InvalidInput, NotHeld
+from blyan.primitives.errors import Busy, Denied, Fault, InvalidInput, NotHeld
 from blyan.primitives.ids import PublicKey
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import Passed, StageCall, end_kind, end_of, fault_of, kind, message_of, parse_call
+from blyan.wire.stage_call import Passed, StageCall, fault_of, kind, parse_call
+from blyan.wire.stage_draws import kind as drawn_kind
+from blyan.wire.stage_draws import parse_drawn
 from blyan.wire.stage_lease import close_kind, look_kind, open_kind
 
 _log = logging.getLogger(__name__)
@@ -63,23 +67,26 @@ class StageHost:
         monotonic: Monotonic,
         allow: Callable[[PublicKey, int], bool],
         quick: QuickWork | None = None,
+        make_head: MakeHead = plain_head,
     ) -> None:
         """`kv_bytes`: for the pages of all leases together. `allow`: whether a lead may have so many rows computed.
 
-        `quick`: what is computed in the loop, of others too.
+        `quick`: what is computed in the loop, of others too. `make_head`: who scores where tokens are drawn here.
         """
         self._quick = QuickWork() if quick is None else quick
-        self._link, self._allow, self._monotonic = link, allow, monotonic
+        self._allow, self._monotonic = allow, monotonic
         self._thread = ThreadPoolExecutor(1, "blyan-stage")
-        self.leases = Leases(find, make, kv_bytes, monotonic, self._let_go)
+        self.leases = Leases(find, make, make_head, kv_bytes, monotonic, self._let_go)
         self.handlers = {
             open_kind: self.leases.opened,
             close_kind: self.leases.closed,
             look_kind: self.leases.looked,
             kind: Prompt(self._begin),
+            drawn_kind: Prompt(self._drawn),
         }
         self._carrying = Carrying()
         self._telling = Telling(link)
+        self._passing = Passing(self._telling, monotonic, self._go_on)
         self.queue = 0  # calls that the thread has, or that wait for it
         self.counters = StageCounters()
 
@@ -115,14 +122,39 @@ class StageHost:
                 raise  # also if who sent it calls it off
             return partial(self._refused, call, reason, whose)
         lease.under_way += 1
+        if lease.turns.came(call):
+            carried = self._carried(lease, call, passed, lease.turns.hold(call, passed))
+            self._go_on(lease)
+            return carried
         if not self._is_quick(lease, call):
             return self._carried(lease, call, passed, self._by_thread(lease, call, passed))
-        with self._quick.timed(self._monotonic):
-            given = _outcome(self._compute, lease, call, passed)
-        if not isinstance(given, Passed) or not self._passed_on_now(lease, call, given):
+        given = self._now(lease, call, passed)
+        if given is not None:
             return self._carried(lease, call, passed, _known(given))
         lease.under_way -= 1
         return Message({}, ())
+
+    def _drawn(self, link: Link, message: Message) -> Message:
+        """The handler of `stage_drawn`: the tokens for which a call waits, or one that will come."""
+        drawn = parse_drawn(message)
+        lease = self.leases.find_open(drawn.session)
+        lease.turns.told(link.peer.node, drawn, lease.number)
+        self._go_on(lease)
+        return Message({}, ())
+
+    def _go_on(self, lease: Lease) -> None:
+        """With calls whose tokens are there."""
+        for held in lease.turns.ready():
+            if self._is_quick(lease, held.call):
+                held.given.set_result(self._now(lease, held.call, held.passed))
+            else:
+                self._by_thread(lease, held.call, held.passed).add_done_callback(partial(_hand_on, held.given))
+
+    def _now(self, lease: Lease, call: StageCall, passed: Passed) -> Given:
+        """Compute in this turn of the loop, and pass on; what is left to pass on if that could not be done."""
+        with self._quick.timed(self._monotonic):
+            given = _outcome(self._compute, lease, call, passed)
+        return None if isinstance(given, Passed) and self._passing.now(lease, call, given) else given
 
     async def _refused(self, call: StageCall, reason: Fault, whose: str) -> Message:
         await self._telling.lead(call, fault_of(call, reason.code, reason.message, whose))
@@ -154,36 +186,23 @@ class StageHost:
             return False
         return lease.row_seconds * call.count <= _quick_seconds
 
-    def _by_thread(self, lease: Lease, call: StageCall, passed: Passed) -> asyncio.Future[Passed | BaseException]:
+    def _by_thread(self, lease: Lease, call: StageCall, passed: Passed) -> asyncio.Future[Given]:
         self.queue += 1
         loop = asyncio.get_running_loop()
-        computing = loop.run_in_executor(self._thread, _outcome, self._compute, lease, call, passed)
+        computing: asyncio.Future[Given] = loop.run_in_executor(
+            self._thread, _outcome, self._compute, lease, call, passed
+        )
         computing.add_done_callback(self._left)
         return computing
 
     def _left(self, _done: object) -> None:
         self.queue -= 1
 
-    def _passed_on_now(self, lease: Lease, call: StageCall, given: Passed) -> bool:
-        """Pass on in this turn of the loop; False, and nothing is done, if that is not possible."""
-        try:
-            if call.route:
-                node, what, message = call.route[0].node, kind, message_of(call.onward(), given)
-            else:
-                node, what, message = call.lead, end_kind, end_of(call, given)
-            link = self._link(node)
-            if link is None or not link.tell_now(what, message.fields, message.tensors):
-                return False
-        except Fault:  # which is told on the other way
-            return False
-        lease.passed, lease.passed_at = call.number, self._monotonic()
-        return True
-
     def _carried(
-        self, lease: Lease, call: StageCall, passed: Passed, computing: asyncio.Future[Passed | BaseException]
+        self, lease: Lease, call: StageCall, passed: Passed, computing: asyncio.Future[Given]
     ) -> Callable[[], Awaitable[Message]]:
         """Pass on what is computed: by a task of its own, which ends as it began whoever else is called off."""
-        carrying = asyncio.ensure_future(self._told_of(lease, call, computing))
+        carrying = asyncio.ensure_future(self._passing.after(lease, call, computing))
         self._carrying.begin(carrying, lease, call.bytes + passed.size)
 
         def over(_done: object) -> None:
@@ -192,41 +211,23 @@ class StageHost:
         carrying.add_done_callback(over)
         return partial(_nothing_after, carrying)
 
-    async def _told_of(self, lease: Lease, call: StageCall, computing: asyncio.Future[Passed | BaseException]) -> None:
-        """Pass on. A mistake of ours is no reason to leave the lead waiting."""
-        given = await asyncio.shield(computing)
-        if isinstance(given, Passed):
-            lease.passed, lease.passed_at = call.number, self._monotonic()  # first: to send may take long
-            if call.route:
-                await self._pass_on(call.route[0].node, call.onward(), given)
-            else:
-                await self._telling.lead(call, end_of(call, given))
-        elif isinstance(given, Fault):
-            await self._telling.lead(call, fault_of(call, given.code, given.message, ""))
-        else:
-            _log.error("computing layers %d to %d for %s", call.begin, call.end, lease.lead[:12], exc_info=given)
-            await self._telling.lead(call, fault_of(call, InternalError.code, "internal error", ""))
-
-    async def _pass_on(self, node: PublicKey, call: StageCall, passed: Passed) -> None:
-        """To the next stage, whose call it is; the lead is told if that cannot be reached."""
-        link = self._link(node)
-        try:
-            if link is None:
-                raise LinkLost("expected a link to the next stage, found none")
-            message = message_of(call, passed)
-            await link.tell(kind, message.fields, message.tensors)
-        except Fault as reason:  # of the way, or a message that fits in no frame
-            whose = node if isinstance(reason, LinkLost) else ""
-            await self._telling.lead(call, fault_of(call, reason.code, reason.message, whose))
-
     @torch.inference_mode()
     def _compute(self, lease: Lease, call: StageCall, passed: Passed) -> Passed:
         if not lease.open:
             raise NotHeld("stage call: expected a session with a lease here, found it ended")
         settled, began = lease.layers.settled, self._monotonic()
-        hidden = torch.frombuffer(bytearray(passed.hidden), dtype=lease.model.dtype).view(call.count, call.width)
+        if call.given == "tokens":
+            lease.ends.want_tokens(passed.tokens)
+            if len(passed.tokens) != 4 * call.count:
+                raise InvalidInput(f"stage call: expected tokens of {call.count} runs that were drawn, found others")
+            hidden = lease.ends.embedded(passed.tokens)
+        else:
+            hidden = torch.frombuffer(bytearray(passed.hidden), dtype=lease.model.dtype).view(call.count, call.width)
         runs = [Stretch(run.rows, run.start, run.pages, run.reach) for run in call.runs]
         given, experts = lease.layers.current().through(hidden, runs)
+        chosen = passed.chosen + experts.astype("<u2").tobytes()
+        draws = call.draws and not call.route
+        result = Passed(b"", chosen, lease.ends.drawn(call, given)) if draws else Passed(bytes_of(given), chosen)
         seconds = self._monotonic() - began
         self.counters.calls += 1
         self.counters.rows += call.count
@@ -235,7 +236,7 @@ class StageHost:
             row = seconds / call.count
             usual = row if lease.row_seconds is None else lease.row_seconds
             lease.row_seconds = usual + _news * (row - usual)
-        return Passed(bytes_of(given), passed.chosen + experts.astype("<u2").tobytes())
+        return result
 
 
 async def _nothing_after(carrying: asyncio.Future[None]) -> Message:
@@ -243,15 +244,21 @@ async def _nothing_after(carrying: asyncio.Future[None]) -> Message:
     return Message({}, ())
 
 
-def _known(given: Passed | BaseException) -> asyncio.Future[Passed | BaseException]:
-    found: asyncio.Future[Passed | BaseException] = asyncio.get_running_loop().create_future()
+def _hand_on(given: asyncio.Future[Given], computing: asyncio.Future[Given]) -> None:
+    """What was computed for whoever waits, if he does."""
+    if not given.done() and not computing.cancelled():
+        given.set_result(computing.result())
+
+
+def _known(given: Given) -> asyncio.Future[Given]:
+    found: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
     found.set_result(given)
     return found
 
 
 def _outcome(
     compute: Callable[[Lease, StageCall, Passed], Passed], lease: Lease, call: StageCall, passed: Passed
-) -> Passed | BaseException:
+) -> Given:
     """What computing gave, or raised."""
     given: list[Passed] = []
     reason = attempted(lambda: given.append(compute(lease, call, passed)))

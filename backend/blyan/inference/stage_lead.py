@@ -18,9 +18,9 @@ from torch import Tensor
 
 from blyan.inference.lease_returns import LeaseReturns
 from blyan.inference.shunned import Shunned
-from blyan.inference.stage_calls import LeadCounters, LeadOptions, StageCalls
+from blyan.inference.stage_calls import Asked, LeadCounters, LeadOptions, StageCalls, plain
 from blyan.inference.stage_probe import StageProbe
-from blyan.inference.stage_session import Passage, Session, StageLost, StageNodes, leases
+from blyan.inference.stage_session import Granted, Outcome, Passage, Session, StageLost, StageNodes, leases
 from blyan.model.config import ModelConfig
 from blyan.model.stepping import Stretch
 from blyan.network.link import Link
@@ -95,12 +95,17 @@ class StageLead:
         return self.thread.run(self._test(session))
 
     def begin(
-        self, session: Session, hidden: Tensor, runs: Sequence[Stretch], chosen: NDArray[Any] | None = None
+        self,
+        session: Session,
+        given: Tensor,
+        runs: Sequence[Stretch],
+        chosen: NDArray[Any] | None = None,
+        asked: Asked = plain,
     ) -> Passage:
         """See `StageCalls.begin`."""
-        return self.calls.begin(session, hidden, runs, chosen)
+        return self.calls.begin(session, given, runs, chosen, asked)
 
-    def finish(self, session: Session, passage: Passage) -> tuple[Tensor, NDArray[Any]]:
+    def finish(self, session: Session, passage: Passage) -> Outcome:
         """See `StageCalls.finish`."""
         return self.calls.finish(session, passage)
 
@@ -143,12 +148,24 @@ class StageLead:
             if isinstance(reason, BaseException):
                 raise reason
         session.pages = _least(given, pages)
+        self._know_ends(session, given)
         self._sessions[name] = session
         self._tried.clear()
         if hops:
             session.keeping = asyncio.create_task(self._kept(session))
         self.counters.sessions += 1
         return session
+
+    def _know_ends(self, session: Session, given: Sequence[Granted | BaseException]) -> None:
+        """What the first and the last stage may do besides, by what they said."""
+        granted = [each for each in given if isinstance(each, Granted)]
+        if not granted:
+            return
+        first, last = session.hops[0], session.hops[-1]
+        session.embeds = first.begin == 0 and granted[0].ends
+        session.draws = granted[-1].ends
+        goes = self._shunned.goes((last.node, first.node), self.monotonic())
+        session.rings = session.embeds and session.draws and goes
 
     def _route(self, model: PayloadId, config: ModelConfig) -> tuple[Hop, ...] | None:
         """One that was not tried lately if there is such, without those that were lost as far as that goes."""
@@ -240,9 +257,9 @@ class StageLead:
         self._returns.owe(session)
 
 
-def _least(given: Sequence[int | BaseException], otherwise: int) -> int:
+def _least(given: Sequence[Granted | BaseException], otherwise: int) -> int:
     """Of the pages that stages gave; otherwise so many, where none was asked or not all gave some."""
-    pages = [each for each in given if isinstance(each, int)]
+    pages = [each.pages for each in given if isinstance(each, Granted)]
     return min(pages) if pages and len(pages) == len(given) else otherwise
 
 

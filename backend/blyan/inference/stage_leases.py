@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from blyan.inference.head_in_turn import HeadInTurn, MakeHead
 from blyan.inference.layers_in_turn import LayersInTurn, MakeLayers
+from blyan.inference.stage_ends import Ends
+from blyan.inference.stage_turns import Turns
 from blyan.model.stage_step import StagedModel
 from blyan.model.stepping import KVPages, page_positions
 from blyan.network.link import Link
@@ -39,6 +42,7 @@ class Lease:
     page_bytes: int
     kv: KVPages
     layers: LayersInTurn
+    ends: Ends
     heard: float
     number: int = 0  # of the last call that was taken
     passed: int = 0  # of the last call whose outputs left
@@ -46,6 +50,7 @@ class Lease:
     under_way: int = 0  # calls that were taken and have not left
     row_seconds: float | None = None  # that a row took lately; None until one was computed
     open: bool = True
+    turns: Turns = field(default_factory=Turns)
 
     @property
     def bytes(self) -> int:
@@ -69,6 +74,8 @@ class Lease:
                 "stage call: expected the lease's model, layers and pages, rows of its hidden size, and experts of the "
                 "layers before"
             )
+        self.ends.want(call)
+        self.ends.want_tokens(passed.tokens)
 
     def _chosen_bytes(self, call: StageCall) -> int:
         config = self.model.config
@@ -88,6 +95,7 @@ class Lease:
     def close(self) -> None:
         """For the compute thread: nobody computes in it."""
         self.layers.close()
+        self.ends.close()
         self.kv.close()
 
 
@@ -97,6 +105,7 @@ class Leases:
 
     find: Find
     make: MakeLayers
+    make_head: MakeHead
     kv_bytes: int  # for the pages of all together
     monotonic: Monotonic
     let_go: Callable[[Lease], object]  # what is done with one that ended
@@ -141,7 +150,7 @@ class Leases:
                 raise Denied("stage lease: expected the session's own lead and terms, found others")
             held.heard = self.monotonic()
             held.pages = self._given(asked, held.page_bytes, held.kv.pages, held.pages)
-            return Message({"pages": held.pages}, ())
+            return _answer(held)
         model = self.find(asked.model)
         layers = range(asked.begin, asked.end)
         if model is None or asked.end > model.config.layers or not model.holds(layers):
@@ -152,9 +161,13 @@ class Leases:
         most = min(asked.pages, max(asked.least, self.kv_bytes // size))
         pages = self._given(asked, size, most)
         kv = KVPages(model.config, model.dtype, most, layers)  # takes memory as pages are written, no more than it has
+        draws = asked.end == model.config.layers and model.scores
+        head = HeadInTurn(self.make_head, model, kv) if draws else None
+        ends = Ends(model, asked.begin == 0 and model.embeds, head)
         turns = LayersInTurn(self.make, model, kv, layers)
-        self._held[asked.session] = Lease(model, asked, lead, pages, size, kv, turns, self.monotonic())
-        return Message({"pages": pages}, ())
+        made = Lease(model, asked, lead, pages, size, kv, turns, ends, self.monotonic())
+        self._held[asked.session] = made
+        return _answer(made)
 
     async def closed(self, link: Link, message: Message) -> Message:
         """The handler of `stage_close`."""
@@ -169,7 +182,8 @@ class Leases:
         if lease is None or lease.lead != link.peer.node:
             raise NotHeld("stage look: expected a session of this lead with a lease here, found none")
         waited = self.monotonic() - lease.passed_at if lease.passed else 0.0
-        return Message(Progress(lease.number, lease.passed, int(waited * 1000)).fields(), ())
+        awaited = lease.turns.awaited
+        return Message(Progress(lease.number, lease.passed, int(waited * 1000), awaited).fields(), ())
 
     def sweep(self) -> None:
         """End those whose leads are silent."""
@@ -183,6 +197,7 @@ class Leases:
         """It serves no more."""
         del self._held[lease.asked.session]
         lease.open = False
+        lease.turns.clear()
         self.let_go(lease)
 
     def _given(self, asked: StageOpen, size: int, most: int, has: int = 0) -> int:
@@ -209,3 +224,10 @@ class Leases:
         for lease in self:
             if lease.lead == lead and lease.asked.session[:_boot_chars] != session[:_boot_chars]:
                 self.end(lease)
+
+
+def _answer(lease: Lease) -> Message:
+    """What its lead is told: pages, and whether it embeds or draws where its layers are the first or the last."""
+    ends, last = lease.ends, lease.asked.end == lease.model.config.layers
+    able = (ends.embeds or lease.asked.begin > 0) and (ends.head is not None or not last)
+    return Message({"pages": lease.pages, "ends": able}, ())

@@ -24,7 +24,18 @@ from blyan.primitives.errors import MalformedMessage
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message
 from blyan.wire.stage_call import StageCall, read_end
-from blyan.wire.stage_lease import Progress, StageOpen, close_kind, given_pages, look_kind, open_kind, parse_progress
+from blyan.wire.stage_draws import not_finite
+from blyan.wire.stage_draws import nothing as nothing_drawn
+from blyan.wire.stage_lease import (
+    Progress,
+    StageOpen,
+    close_kind,
+    given_pages,
+    gives_ends,
+    look_kind,
+    open_kind,
+    parse_progress,
+)
 from blyan.wire.stage_shapes import Hop
 
 _pong_seconds: Final = 0.25  # that a stage which is alive needs at most for saying so
@@ -55,6 +66,21 @@ class StageLost(Exception):
         self.message = message
         self.nodes = nodes  # whose fault it was, as far as this node saw itself
         self.way = way  # between two stages, that does not go by the word of one of them: either may be at fault
+
+
+class Granted(NamedTuple):
+    """What a stage answers who asks it for a lease."""
+
+    pages: int
+    ends: bool  # whether it embeds, if the first layer is its, and draws, if the last one is
+
+
+class Outcome(NamedTuple):
+    """What came of a call."""
+
+    chosen: NDArray[Any]  # [moe layers, n, top_k]
+    hidden: Tensor | None = None  # [n, hidden] after the last layer, where nothing was drawn
+    tokens: Sequence[int] = ()  # that were drawn, one for each run
 
 
 class StageNodes(Protocol):
@@ -111,6 +137,9 @@ class Session:
     hops: tuple[Hop, ...]  # of others
     asked: int = 1  # pages that would be of use
     pages: int = 0  # that there are at every stage
+    embeds: bool = False  # whether the first stage takes tokens
+    draws: bool = False  # whether the last one draws them
+    rings: bool = False  # whether it may tell the first one, too
     lost: StageLost | None = None
     number: int = 0  # of the last call; the compute thread's
     fixed: float | None = None  # seconds of a call of few rows
@@ -170,8 +199,8 @@ class Session:
         self.row = row if not self.row else self.row + _weight * (row - self.row)
 
 
-def leases(nodes: StageNodes, own: PublicKey, session: Session, least: int) -> list[Coroutine[Any, Any, int]]:
-    """Ask each stage for its lease, or that it goes on, and how many pages it gives: what is on its way may go first.
+def leases(nodes: StageNodes, own: PublicKey, session: Session, least: int) -> list[Coroutine[Any, Any, Granted]]:
+    """Ask each stage for its lease, or that it goes on, and what it grants: what is on its way may go first.
 
     `least`: fewer pages are of no use.
     """
@@ -187,12 +216,13 @@ def leases(nodes: StageNodes, own: PublicKey, session: Session, least: int) -> l
     ]
 
 
-async def _asked(nodes: StageNodes, node: PublicKey, asked: StageOpen, moving_s: float) -> int:
+async def _asked(nodes: StageNodes, node: PublicKey, asked: StageOpen, moving_s: float) -> Granted:
     link = nodes.link(node)
     if link is None:
         raise LinkLost(f"peer {node[:12]}: expected a link, found none")
     seconds = max(_open_seconds, _open_factor * nodes.round_trip(node)) + moving_s
-    return given_pages(asked, (await link.request(open_kind, asked.fields(), seconds=seconds)).fields)
+    fields = (await link.request(open_kind, asked.fields(), seconds=seconds)).fields
+    return Granted(given_pages(asked, fields), gives_ends(fields))
 
 
 async def give_back(link: Link, session: str) -> bool:
@@ -236,6 +266,10 @@ def stuck(
     bytes may take from one to the next.
     """
     late_milliseconds = _stuck_milliseconds + 1000 * moving_s
+    awaited, last = seen[hops[0].node].awaits if hops else 0, hops[-1].node if hops else None
+    if awaited and last is not None and last != hops[0].node and seen[last].passed >= awaited:
+        why = f"stages {last[:12]} to {hops[0].node[:12]}: tokens that were drawn did not come through"
+        return StageLost(why, way=Way(last, hops[0].node)) if seen[last].milliseconds >= late_milliseconds else None
     before: tuple[Hop, Progress] | None = None  # else the lead, which sent it long ago
     for hop in hops:
         here = seen[hop.node]
@@ -253,8 +287,8 @@ def stuck(
     return StageLost(f"stage {before[0].node[:12]}: what it gave did not come", frozenset((before[0].node,)))
 
 
-def result_of(session: Session, call: StageCall, message: Message) -> tuple[Tensor, NDArray[Any]]:
-    """Hidden states and chosen experts of an end; `MalformedMessage` unless it is this call's. From any thread.
+def result_of(session: Session, call: StageCall, message: Message) -> Outcome:
+    """What an end says; `MalformedMessage` unless it is this call's. From any thread.
 
     The states may be no numbers, where something overflowed.
     """
@@ -264,5 +298,13 @@ def result_of(session: Session, call: StageCall, message: Message) -> tuple[Tens
     chosen = np.frombuffer(passed.chosen, "<u2").astype(np.int32)
     if chosen.size != shape[0] * shape[1] * shape[2] or (chosen.size and int(chosen.max()) >= config.experts):
         raise MalformedMessage("stage end: expected the experts of each position in each MoE layer")
+    if call.draws:
+        tokens = np.frombuffer(passed.tokens, "<i4").tolist()
+        for token, draw in zip(tokens, call.draws, strict=True):
+            if token != not_finite and (token == nothing_drawn) is not (draw is None):
+                raise MalformedMessage("stage end: expected a token for each run that asked for one")
+        if max(tokens) >= config.vocab_size:
+            raise MalformedMessage(f"stage end: expected tokens below {config.vocab_size}, found others")
+        return Outcome(chosen.reshape(shape), None, tokens)
     hidden = torch.frombuffer(bytearray(passed.hidden), dtype=session.dtype).view(call.count, call.width)
-    return hidden, chosen.reshape(shape)
+    return Outcome(chosen.reshape(shape), hidden)

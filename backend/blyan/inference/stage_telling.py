@@ -19,11 +19,11 @@ class Telling:
     """`link` gives an open link to a node. A lead that cannot be reached finds out by itself."""
 
     def __init__(self, link: Callable[[PublicKey], Link | None]) -> None:
-        self._link = link
+        self.link = link
 
     def now(self, call: StageCall, message: Message) -> bool:
         """In this turn of the loop; False, and nothing is said, where it would have to wait."""
-        link = self._link(call.lead)
+        link = self.link(call.lead)
         try:
             return link is not None and link.tell_now(end_kind, message.fields, message.tensors)
         except LinkLost:
@@ -31,7 +31,7 @@ class Telling:
 
     async def lead(self, call: StageCall, message: Message) -> None:
         """When it takes it; what fits in no frame it is told of in its place."""
-        link = self._link(call.lead)
+        link = self.link(call.lead)
         if link is None:
             _log.debug("no link to lead %s", call.lead[:12])
             return

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blyan.inference.engine import Offer
+from blyan.inference.head_in_turn import OfferHead
 from blyan.inference.job import attempted
 from blyan.inference.network_step import Elsewhere, NetworkStepper
 from blyan.model import jit_cache
@@ -175,9 +176,9 @@ class SteppersInTurn:
         self._later(partial(self._offer, wanted))
         return EagerLayers(weights, config, kv, layers)
 
-    def make_head(self, model: LoadedModel, kv: KVPages, offer: Callable[[Callable[[], Head]], None]) -> Head:
+    def make_head(self, model: StagedModel, kv: KVPages, offer: OfferHead) -> Head:
         """The same of what comes after the last layer; `kv` says for how long it is wanted."""
-        weights, config, dtype = model.weights, model.manifest.config, kv.keys.dtype
+        weights, config, dtype = model.weights, model.config, model.dtype
 
         def build(_kv: KVPages, threads: int, monotonic: Monotonic) -> Head:
             from blyan.model.fused_stage import FusedHead

@@ -47,6 +47,18 @@ class Choice:
     told: bool = True  # whether log-probabilities are
 
 
+def is_plain(choice: Choice) -> bool:
+    """Whether nothing but scores, seed and position decides on a token, and nothing is told of its scores."""
+    return not (choice.told or choice.sampling.reshapes)
+
+
+def drawn(scores: Scores, sampling: Sampling, position: int) -> int:
+    """The token at a position by its scores [vocab], reshaped already."""
+    if sampling.temperature == 0.0:
+        return int(scores.argmax())
+    return sample(scores, sampling, uniform(sampling.seed, position))
+
+
 class Chooser:
     """Chooses the tokens of one answer, one after the other."""
 
@@ -72,14 +84,22 @@ class Chooser:
         possible = self._history.reshaped(scores, sampling)
         if self._constraint is not None:
             possible = self._constraint.allowed(possible)
-        if sampling.temperature == 0.0:
-            token = int(possible.argmax())
-        else:
-            token = sample(possible, sampling, uniform(sampling.seed, self._position))
+        token = drawn(possible, sampling, self._position)
         self.take(token)
         if not self._choice.told:
             return Step(token, None, (), experts)
         return step_of(scores, token, self._choice.top, experts)
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but the scores, the seed and the position decides, and nothing is told of the scores."""
+        return self._constraint is None and is_plain(self._choice)
+
+    def accept(self, token: int, experts: tuple[tuple[int, int, int], ...]) -> Step:
+        """The next token is this one, which was drawn where its scores are."""
+        assert self.plain, "drawn elsewhere"
+        self.take(token)
+        return Step(token, None, (), experts)
 
     def take(self, token: int) -> None:
         """The next token is this one: it was chosen here, or elsewhere before this answer was gone on with."""

@@ -61,6 +61,17 @@ class StagedModel:
     weights: ModelWeights
     dtype: torch.dtype
     holds: Callable[[range], bool]  # whether all of these layers are here
+    has: Callable[[str], bool]  # whether one of the trunk's parts that are no layers is
+
+    @property
+    def embeds(self) -> bool:
+        """Whether embeddings are here."""
+        return self.has("embed")
+
+    @property
+    def scores(self) -> bool:
+        """Whether all that comes after the last layer is here."""
+        return self.has("head") and (self.embeds or not self.config.tied_embeddings)
 
 
 class EagerLayers:

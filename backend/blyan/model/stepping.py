@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blyan.model.config import ModelConfig
+from blyan.model.sampling import Sampling
 from blyan.primitives.errors import Fault
 from blyan.primitives.ids import PublicKey
 
@@ -44,6 +45,13 @@ class Patience:
 endless: Final = Patience()
 
 
+class Drawing(NamedTuple):
+    """How the token after a run is chosen, where whoever computes its scores may choose it too."""
+
+    sampling: Sampling  # nothing of it reshapes scores
+    more: bool  # whether a token after that one will be wanted, as far as is known
+
+
 class Run(NamedTuple):
     """New positions of one sequence, computed in one step: a piece of a prompt, one token, or a draft to verify."""
 
@@ -54,14 +62,16 @@ class Run(NamedTuple):
     hidden: bool = False  # whether the hidden states of all n positions are wanted
     reach: int = 0  # how long the sequence is known to become, for rotary scalings that depend on it; 0: not known
     patience: Patience = endless
+    drawing: Drawing | None = None  # with one score wanted: the token that follows is as good as that
 
 
 class RunResult(NamedTuple):
     """What one run gave."""
 
-    scores: NDArray[np.float32]  # [scored, vocab], the caller's
+    scores: NDArray[np.float32]  # [scored, vocab], the caller's; none where the token was drawn
     chosen: NDArray[np.int32]  # [moe layers, n, top_k]: the experts of each position, in the order of the layers
     hidden: Tensor | None = None  # [n, hidden] after the final norm, if it was wanted
+    drawn: int | None = None  # the token that follows, in place of its scores
 
 
 class RunFault(NamedTuple):

@@ -227,6 +227,11 @@ class Holdings:
         hosted = self._models.get(manifest_id)
         return hosted is not None and all(hosted.whole(layer) for layer in layers)
 
+    def has(self, manifest_id: PayloadId, part: str) -> bool:
+        """Whether a part of the trunk is here."""
+        hosted = self._models.get(manifest_id)
+        return hosted is not None and (hosted.trunk or self._has(hosted.manifest.parts[part].payload))
+
     def took(self, manifest_id: PayloadId, number: int) -> None:
         """A routed expert has come."""
         with self._lock:

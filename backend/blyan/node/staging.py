@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from blyan.inference.head_in_turn import HeadInTurn
 from blyan.inference.layers_in_turn import LayersInTurn
 from blyan.inference.pipeline_session import Led
 from blyan.inference.pipeline_step import PipelineStepper
@@ -72,7 +73,8 @@ class Staging:
         """A model of which layers are computed for leads, those that are here."""
         dtype = tensor_block.dtypes[manifest.dtype]
         whole = partial(self.holdings.whole, manifest_id)
-        self.models[manifest_id] = StagedModel(manifest.name, manifest.config, weights, dtype, whole)
+        has = partial(self.holdings.has, manifest_id)
+        self.models[manifest_id] = StagedModel(manifest.name, manifest.config, weights, dtype, whole, has)
 
     def drop(self, manifest_id: PayloadId) -> None:
         """A model is offered no more."""
@@ -82,7 +84,8 @@ class Staging:
         """Who computes a model that this node leads; its pages hold what is of the layers that are computed here."""
         config, dtype = model.manifest.config, kv.keys.dtype
         whole = partial(self.holdings.whole, model.manifest_id)
-        staged = StagedModel(model.name, config, model.weights, dtype, whole)
+        has = partial(self.holdings.has, model.manifest_id)
+        staged = StagedModel(model.name, config, model.weights, dtype, whole, has)
         here = partial(LayersInTurn, self.steppers.make_layers, staged, kv)
         led = Led(
             model.manifest_id,
@@ -93,7 +96,7 @@ class Staging:
             here,
             self.roster.own_times(model.manifest_id).note,
         )
-        make_head = partial(self.steppers.make_head, model, kv)
+        make_head = partial(HeadInTurn, self.steppers.make_head, staged, kv)
         return PipelineStepper(led, self.lead, make_head, self.monotonic)
 
 
@@ -114,5 +117,6 @@ def make_staging(
     speeds = StageSpeeds(roster, lead.probe, lead, led)
     patience = float(network.call_seconds)
     patience = min(patience, _patience_seconds) if network.plan == "auto" else patience
-    host = StageHost(models.get, links.link, steppers.make_layers, kv_bytes, monotonic, around.allow, around.quick)
+    layers, head = steppers.make_layers, steppers.make_head
+    host = StageHost(models.get, links.link, layers, kv_bytes, monotonic, around.allow, around.quick, head)
     return Staging(host, lead, steppers, around.holdings, monotonic, models, roster, speeds, patience)

@@ -1,8 +1,8 @@
 """Hidden states on their way through the stages of a pipeline, and the leases of pages there (docs/spec/peer.md).
 
-The node that samples, the lead, opens a lease at each stage and then sends numbered calls. Each stage passes its
-outputs on to the next of the route, the last to the lead. A digest binds what is sent to the whole call, and numbers
-leave no gap: what was corrupted, replayed, lost or meant for another stage is not computed with.
+The lead opens a lease at each stage and then sends numbered calls. Each stage passes its outputs on to the next of the
+route, the last to the lead, or draws from them (`stage_draws`). A digest binds what is sent to the whole call, and
+numbers leave no gap: what was corrupted, replayed, lost or meant for another stage is not computed with.
 """
 
 from __future__ import annotations
@@ -22,6 +22,16 @@ from blyan.primitives.errors import InvalidInput, MalformedMessage
 from blyan.primitives.ids import PayloadId, PublicKey, payload_id, public_key
 from blyan.wire.expert_call import Activations
 from blyan.wire.framing import Buffer, Message, WireTensor, item_bytes, pack_rows, unpack_rows
+from blyan.wire.stage_draws import (
+    After,
+    Draw,
+    draws_tensor,
+    not_finite,
+    read_after,
+    read_draws,
+    read_tokens,
+    tokens_tensor,
+)
 from blyan.wire.stage_shapes import (
     Hop,
     RunShape,
@@ -40,6 +50,7 @@ kind: Final = "stage"
 end_kind: Final = "stage_end"
 _dtypes: Final = frozenset({"F32", "F16", "BF16"})
 Direction: TypeAlias = Literal["call", "end"]
+Given: TypeAlias = Literal["hidden", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,10 @@ class StageCall:
     activations: Activations
     milliseconds: int
     nonce: str
+    given: Given = "hidden"  # tokens: the stage embeds
+    draws: tuple[Draw | None, ...] = ()  # for each run; empty: the last stage draws nothing, and gives hidden states
+    after: After | None = None  # whose tokens it has, if they are not sent along
+    taker: PublicKey | None = None  # who is told what was drawn, besides the lead
 
     def __post_init__(self) -> None:
         fits = (
@@ -76,9 +91,22 @@ class StageCall:
             and self.dtype in _dtypes
             and self.activations in get_args(Activations)
             and 0 < self.milliseconds <= limits.request_seconds_max * 1000
+            and self.given in get_args(Given)
+            and len(self.draws) in (0, len(self.runs))
+            and (self.taker is None or len(self.draws) > 0)
+            and (self.after is None or self._goes_on(self.after))
         )
         if not fits:
             raise InvalidInput("stage call: expected session, layers, route, runs and width within the limits")
+
+    def _goes_on(self, after: After) -> bool:
+        """Whether all runs are of one token each, of some runs of an earlier call."""
+        return (
+            self.given == "tokens"
+            and 0 < after.number < self.number
+            and len(after.runs) == len(self.runs) == self.count
+            and all(0 <= run < limits.stage_runs_max for run in after.runs)
+        )
 
     @cached_property
     def count(self) -> int:
@@ -93,7 +121,8 @@ class StageCall:
     def onward(self) -> StageCall:
         """The call of the next stage of the route."""
         after = self.route[0]
-        return replace(self, begin=after.begin, end=after.end, route=self.route[1:])
+        given: Given = "hidden"
+        return replace(self, begin=after.begin, end=after.end, route=self.route[1:], given=given, after=None)
 
     def fields(self) -> dict[str, Any]:
         """As it is sent, less its pages."""
@@ -110,29 +139,35 @@ class StageCall:
             "activations": self.activations,
             "ms": self.milliseconds,
             "nonce": self.nonce,
+            "given": self.given,
+            "draws": bool(self.draws),
+            "after": [] if self.after is None else self.after.fields(),
+            "taker": self.taker or "",
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What leaves one stage for the next."""
+    """What leaves one stage for the next: hidden states or, before the first layer and after the last, tokens."""
 
     hidden: Buffer  # [count, width], row-major
     chosen: bytes  # u16 LE [moe layers so far, count, top_k]: the experts of each position
+    tokens: bytes = b""  # I32 LE [count], or as they were drawn [runs]
 
     @property
     def size(self) -> int:
-        """Bytes of both."""
-        return len(self.hidden) + len(self.chosen)
+        """Bytes of all."""
+        return len(self.hidden) + len(self.chosen) + len(self.tokens)
 
 
 def message_of(call: StageCall, passed: Passed) -> Message:
     """A call as it goes over the wire."""
     pages = np.array([page for run in call.runs for page in run.pages], "<i4").tobytes()
     tensors = (
-        _packed(call, passed.hidden),
+        _packed(call, passed.hidden) if call.given == "hidden" else tokens_tensor(passed.tokens),
         WireTensor("pages", "I32", (len(pages) // 4,), pages),
         WireTensor("chosen", "U8", (len(passed.chosen),), passed.chosen),
+        *((draws_tensor(call.draws),) if call.draws else ()),
     )
     fields = call.fields()
     return Message({**fields, "digest": _digest("call", fields, tensors)}, tensors)
@@ -141,19 +176,23 @@ def message_of(call: StageCall, passed: Passed) -> Message:
 def parse_call(message: Message) -> tuple[StageCall, Passed]:
     """Read a call, whole; `MalformedMessage` for what is none, or was changed on its way."""
     fields, tensors = message.fields, message.tensors
-    if [tensor.name for tensor in tensors] != ["hidden", "pages", "chosen"]:
-        raise MalformedMessage("stage call: expected the tensors hidden, pages and chosen")
+    if [tensor.name for tensor in tensors[1:]] not in (["pages", "chosen"], ["pages", "chosen", "draws"]):
+        raise MalformedMessage("stage call: expected the tensors hidden or tokens, pages, chosen, and perhaps draws")
     try:
-        call = _call_of(fields, tensors[1])
+        call = _call_of(fields, tensors[1], tensors[3:])
     except (KeyError, TypeError, InvalidInput) as reason:
         raise MalformedMessage(f"stage call: {reason}") from None
     _want_digest("call", call.fields(), tensors, fields.get("digest"))
-    return call, Passed(_unpacked(call, tensors[0]), _chosen(call, tensors[2]))
+    chosen = _chosen(call, tensors[2])
+    if call.given == "tokens":
+        return call, Passed(b"", chosen, read_tokens(tensors[0], 0 if call.after else call.count))
+    return call, Passed(_unpacked(call, tensors[0]), chosen)
 
 
 def end_of(call: StageCall, passed: Passed) -> Message:
     """What the last stage tells the lead."""
-    tensors = (_packed(call, passed.hidden), WireTensor("chosen", "U8", (len(passed.chosen),), passed.chosen))
+    first = tokens_tensor(passed.tokens) if call.draws else _packed(call, passed.hidden)
+    tensors = (first, WireTensor("chosen", "U8", (len(passed.chosen),), passed.chosen))
     fields = _end_fields(call)
     return Message({**fields, "digest": _digest("end", fields, tensors)}, tensors)
 
@@ -174,9 +213,11 @@ def end_names(fields: Mapping[str, Any]) -> tuple[str, int]:
 def read_end(call: StageCall, message: Message) -> Passed:
     """What the last stage gave; `MalformedMessage` unless it is the end of this very call, whole."""
     tensors = message.tensors
-    if [tensor.name for tensor in tensors] != ["hidden", "chosen"]:
-        raise MalformedMessage("stage end: expected the tensors hidden and chosen")
+    if [tensor.name for tensor in tensors] != ["tokens" if call.draws else "hidden", "chosen"]:
+        raise MalformedMessage("stage end: expected the tensors hidden, or tokens that were drawn, and chosen")
     _want_digest("end", _end_fields(call), tensors, message.fields.get("digest"))
+    if call.draws:
+        return Passed(b"", _chosen(call, tensors[1]), read_tokens(tensors[0], len(call.runs), not_finite))
     return Passed(_unpacked(call, tensors[0]), _chosen(call, tensors[1]))
 
 
@@ -184,7 +225,7 @@ def _end_fields(call: StageCall) -> dict[str, Any]:
     return {"session": call.session, "number": call.number, "nonce": call.nonce}
 
 
-def _call_of(fields: Mapping[str, Any], pages: WireTensor) -> StageCall:
+def _call_of(fields: Mapping[str, Any], pages: WireTensor, draws: Sequence[WireTensor]) -> StageCall:
     begin, end = (as_number(each) for each in fields["layers"])
     shapes = as_list(fields["runs"], limits.stage_runs_max)
     route = as_list(fields["route"], limits.stages_max)
@@ -201,6 +242,9 @@ def _call_of(fields: Mapping[str, Any], pages: WireTensor) -> StageCall:
         RunShape(rows, start, tuple(numbers[end - held : end]), reach)
         for (rows, start, held, reach), end in zip(counts, ends, strict=True)
     )
+    if bool(draws) is not fields["draws"]:
+        raise InvalidInput("expected how to draw where it says so")
+    after = as_list(fields["after"], 1 + limits.stage_runs_max)
     return StageCall(
         payload_id(fields["model"]),
         str(fields["session"]),
@@ -215,6 +259,10 @@ def _call_of(fields: Mapping[str, Any], pages: WireTensor) -> StageCall:
         fields["activations"],
         as_number(fields["ms"]),
         str(fields["nonce"]),
+        fields["given"],
+        read_draws(draws[0], len(runs)) if draws else (),
+        read_after(after),
+        public_key(fields["taker"]) if fields["taker"] else None,
     )
 
 
@@ -225,6 +273,8 @@ def _packed(call: StageCall, data: Buffer) -> WireTensor:
 
 
 def _unpacked(call: StageCall, tensor: WireTensor) -> Buffer:
+    if tensor.name != "hidden":
+        raise MalformedMessage("stage call: expected the tensor hidden, found none")
     if tensor.dtype == "U8" and call.activations == "int8" and len(tensor.shape) == 1:
         return unpack_rows("hidden", call.dtype, call.count, call.width, tensor.data)
     if tensor.dtype != call.dtype or tensor.shape != (call.count, call.width):

@@ -68,24 +68,30 @@ def given_pages(asked: StageOpen, fields: Mapping[str, Any]) -> int:
     return found
 
 
+def gives_ends(fields: Mapping[str, Any]) -> bool:
+    """Whether a stage embeds, if the first layer is its, and draws, if the last one is, by its answer."""
+    return fields.get("ends") is True
+
+
 class Progress(NamedTuple):
     """How far a stage is with the calls of a session."""
 
     taken: int = 0  # the number of the last call that came
     passed: int = 0  # of the last whose outputs were sent on
     milliseconds: int = 0  # since then
+    awaits: int = 0  # the call whose tokens the next one waits for; 0 for none
 
     def fields(self) -> dict[str, Any]:
         """As it is sent."""
-        return {"taken": self.taken, "passed": self.passed, "ms": self.milliseconds}
+        return {"taken": self.taken, "passed": self.passed, "ms": self.milliseconds, "awaits": self.awaits}
 
 
 def parse_progress(fields: Mapping[str, Any]) -> Progress:
     """Read what a stage says of itself; `MalformedMessage` for what is none."""
     try:
-        found = Progress(*(as_number(fields[name]) for name in ("taken", "passed", "ms")))
+        found = Progress(*(as_number(fields[name]) for name in ("taken", "passed", "ms", "awaits")))
     except (KeyError, InvalidInput) as reason:
         raise MalformedMessage(f"stage progress: {reason}") from None
-    if not 0 <= found.passed <= found.taken or found.milliseconds < 0:
+    if not 0 <= found.passed <= found.taken or found.milliseconds < 0 or not 0 <= found.awaits <= found.taken:
         raise MalformedMessage("stage progress: expected numbers of calls, found others")
     return found

@@ -1,0 +1,91 @@
+"""Calls of a lease that wait for tokens which the last stage draws, in their order. For the network's loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from blyan.primitives.errors import Denied, InvalidInput
+from blyan.primitives.ids import PublicKey
+from blyan.wire.stage_call import Passed, StageCall
+from blyan.wire.stage_draws import Drawn
+
+_kept: Final = 4  # calls of which what was drawn is remembered: the next one may be on its way
+
+Given = Passed | BaseException | None  # of a call; None where its outputs left already
+
+
+class Held(NamedTuple):
+    """A call that waits, or comes after one that does, and what becomes of it."""
+
+    call: StageCall
+    passed: Passed
+    given: asyncio.Future[Given]
+
+
+@dataclass(slots=True, eq=False)
+class Turns:
+    """Those of one lease. The first stage's; at others nothing waits."""
+
+    _held: deque[Held] = field(default_factory=deque[Held])
+    _drawn: dict[int, bytes] = field(default_factory=dict[int, bytes])  # number → tokens
+    _drawer: PublicKey | None = None  # the last stage, by the calls that came
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def awaited(self) -> int:
+        """The call whose tokens the next one waits for; 0 for none."""
+        after = self._held[0].call.after if self._held else None
+        return 0 if after is None else after.number
+
+    def came(self, call: StageCall) -> bool:
+        """One more call; whether it has to wait."""
+        if call.taker is not None:
+            self._drawer = call.route[-1].node if call.route else None
+        return bool(self._held) or call.after is not None
+
+    def hold(self, call: StageCall, passed: Passed) -> asyncio.Future[Given]:
+        """It waits; what will become of it."""
+        given: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
+        self._held.append(Held(call, passed, given))
+        return given
+
+    def told(self, sender: PublicKey, drawn: Drawn, newest: int) -> None:
+        """What a call drew. `Denied` and `InvalidInput` for what is not the last stage's to say, or no call's."""
+        if sender != self._drawer:
+            raise Denied("stage drawn: expected it of the last stage of its session, found another's")
+        if not newest - _kept < drawn.number <= newest:
+            raise InvalidInput(f"stage drawn: expected a call up to {newest}, found {drawn.number}")
+        self.drew(drawn.number, drawn.tokens)
+
+    def drew(self, number: int, tokens: bytes) -> None:
+        """What a call of this session drew."""
+        self._drawn[number] = tokens
+        while len(self._drawn) > _kept:
+            del self._drawn[min(self._drawn)]
+
+    def ready(self) -> Iterator[Held]:
+        """Calls whose tokens are there, each once, in order."""
+        while self._held:
+            held = self._held[0]
+            after = held.call.after
+            if after is not None:
+                if after.number not in self._drawn:
+                    return
+                tokens = np.frombuffer(self._drawn[after.number], "<i4")
+                runs = np.array(after.runs)
+                picked = tokens[runs] if int(runs.max()) < len(tokens) else np.empty(0, "<i4")
+                held = held._replace(passed=replace(held.passed, tokens=picked.astype("<i4").tobytes()))
+            self._held.popleft()
+            yield held
+
+    def clear(self) -> None:
+        """The lease ended."""
+        self._held.clear()
