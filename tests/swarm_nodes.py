@@ -22,7 +22,7 @@ from blyan.model.manifest import Manifest, read_manifest
 from blyan.model.parts import part_position
 from blyan.node import builtin
 from blyan.node.config import read_config
-from blyan.node.holdings import HeldModel, read_held, write_held
+from blyan.node.holdings import HeldModel, ends_of, read_held, write_held
 from blyan.node.importing import import_checkpoint
 from blyan.node.quantizing import QuantizationRequest
 from blyan.node.swarm_secret import write_swarm
@@ -91,6 +91,7 @@ def _ground(data_dir: Path) -> Iterator[WritableGround]:
 def _leave(ground: WritableGround, manifest_id: PayloadId, keep: Keep, trunk: bool | range) -> None:
     manifest = read_manifest(ground.store, manifest_id)
     layers = {f"layer.{layer}" for layer in (trunk if isinstance(trunk, range) else ())}
+    layers |= {*ends_of(manifest, trunk)} if isinstance(trunk, range) else set()
     for part, block in manifest.blocks.items():
         at = position(part)
         if not ((trunk is True or part in layers) if at is None else keep(*at)):

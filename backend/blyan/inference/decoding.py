@@ -50,7 +50,7 @@ def decode(
         if drafter is not None:
             drafter.take(token)
     drafts: tuple[int, ...] = ()
-    row = len(answer.scores) - 1  # the last position that was known
+    row = max(0, len(answer.scores) - 1)  # the last position that was known
     while chooser.left:
         drawn = answer.drawn
         step = chooser.choose(answer.scores[row], used) if drawn is None else chooser.accept(drawn, used)

@@ -109,6 +109,7 @@ class Hosted:
     here: set[int] = field(default_factory=set[int])  # numbers of routed experts
     payloads: frozenset[PayloadId] = frozenset()  # its manifest and all its blocks, wherever they are
     layers: set[int] = field(default_factory=set[int])  # of which the trunk's part is here
+    ends: set[str] = field(default_factory=set[str])  # the trunk's parts that are here and of no layer
 
     @property
     def complete(self) -> bool:
@@ -166,6 +167,8 @@ class Holdings:
         hosted.trunk = all(self._has(block.payload) for block in trunk)
         blocks = ((layer, manifest.parts[layer_part(layer)]) for layer in range(config.layers))
         hosted.layers = {layer for layer, block in blocks if self._has(block.payload)}
+        ends = ends_of(manifest, range(config.layers))
+        hosted.ends = {part for part in ends if self._has(manifest.parts[part].payload)}
         with self._lock:
             self._models[manifest_id] = hosted
             self._leaving.pop(manifest_id, None)
@@ -228,9 +231,9 @@ class Holdings:
         return hosted is not None and all(hosted.whole(layer) for layer in layers)
 
     def has(self, manifest_id: PayloadId, part: str) -> bool:
-        """Whether a part of the trunk is here."""
+        """Whether a part of the trunk is here that is of no layer."""
         hosted = self._models.get(manifest_id)
-        return hosted is not None and (hosted.trunk or self._has(hosted.manifest.parts[part].payload))
+        return hosted is not None and part in hosted.ends
 
     def took(self, manifest_id: PayloadId, number: int) -> None:
         """A routed expert has come."""
@@ -282,6 +285,14 @@ class Holdings:
 def is_expert(part: str) -> bool:
     """Whether a part is a routed expert."""
     return part != "tokenizer" and part_position(part)[1] is not None
+
+
+def ends_of(manifest: Manifest, layers: range) -> tuple[str, ...]:
+    """The trunk's parts that a stage with these layers has use for besides: to embed, and to draw tokens."""
+    config = manifest.config
+    first, last = 0 in layers, config.layers - 1 in layers
+    embeds = first or (last and config.tied_embeddings)
+    return (("embed",) if embeds else ()) + (("head",) if last else ())
 
 
 def blocks_of_layer(manifest: Manifest, layer: int) -> list[BlockReference]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from blyan.inference.stage_route import layers_to_hold
 from blyan.model.manifest import BlockReference
-from blyan.node.holdings import Hosted, blocks_of_layer
+from blyan.node.holdings import Hosted, blocks_of_layer, ends_of
 from blyan.node.peering import Peering
 from blyan.node.stage_roster import whole_layers
 from blyan.node.swarm_blobs import SwarmBlobs, linked_nodes
@@ -41,6 +41,12 @@ async def take_layers(peering: Peering, blobs: SwarmBlobs) -> None:
             if layer not in mine and kept + sum(sizes[each] for each in span if each <= layer) <= room:
                 await _fetch_layer(peering, blobs, hosted, blocks[layer])
         room -= sum(sizes[layer] for layer in {*mine, *span})
+        ends = ends_of(hosted.manifest, span) if span else ()
+        parts = [hosted.manifest.parts[part] for part in ends]
+        if sum(part.length for part in parts) <= room:
+            room -= sum(part.length for part in parts)
+            if not hosted.ends.issuperset(ends):
+                await _fetch_ends(peering, blobs, hosted, parts)
 
 
 def held_for_stages(models: Iterable[Hosted], room: int) -> tuple[list[tuple[Hosted, int]], int]:
@@ -63,7 +69,18 @@ def held_for_stages(models: Iterable[Hosted], room: int) -> tuple[list[tuple[Hos
             if layer in hosted.grid.layers:
                 first = hosted.grid.layers.index(layer) * hosted.grid.experts
                 found += [(hosted, each) for each in range(first, first + hosted.grid.experts) if each in hosted.here]
+        beside = 0 if hosted.trunk else sum(hosted.manifest.parts[part].length for part in hosted.ends)
+        if hosted.layers and beside <= room:
+            trunks, room = trunks + beside, room - beside
     return found, trunks
+
+
+async def _fetch_ends(peering: Peering, blobs: SwarmBlobs, hosted: Hosted, blocks: Sequence[BlockReference]) -> None:
+    """Embeddings and head are of use beside layers; without them the lead embeds and draws."""
+    try:
+        await blobs.fetch(hosted, blocks, trunk=True)
+    finally:
+        await asyncio.to_thread(peering.look_again, hosted.manifest_id)
 
 
 async def _fetch_layer(peering: Peering, blobs: SwarmBlobs, hosted: Hosted, blocks: Sequence[BlockReference]) -> None:
