@@ -242,6 +242,9 @@ class House:
         """None."""
         return 0.0
 
+    def granted(self, model: PayloadId, hop: Hop, *, ends: bool) -> None:
+        """Nothing."""
+
     def refused(self, node: PublicKey, left: object) -> None:
         """Kept."""
         self.room[node] = left

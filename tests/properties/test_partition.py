@@ -7,17 +7,8 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blyan.inference.partition import (
-    Demand,
-    Hop,
-    LayerCost,
-    Links,
-    Speed,
-    Stage,
-    StageNode,
-    StagePlan,
-    partition,
-)
+from blyan.inference.layer_cost import LayerCost
+from blyan.inference.partition import Demand, Hop, Links, Speed, Stage, StageNode, StagePlan, partition, token_bytes
 from blyan.primitives.ids import PublicKey
 
 NO_END = LayerCost(0, 0, 0, 0, 0, 0, 0)
@@ -49,6 +40,8 @@ def cases(draw: st.DrawFn, nodes_max: int = 3, layers_max: int = 5) -> Case:
             key(place),
             draw(st.integers(100, 1_500)),
             Speed(draw(st.floats(10, 1_000)), draw(st.floats(10, 10_000)), draw(st.floats(0, 0.5))),
+            embeds=draw(st.booleans()),
+            draws=draw(st.booleans()),
         )
         for place in range(count)
     ]
@@ -82,7 +75,13 @@ def priced(case: Case, lead: int, stages: tuple[Stage, ...]) -> float | None:
     layers, end, nodes, links, demand = case
     at = {node.node: place for place, node in enumerate(nodes)}
     chunk, activation = min(demand.chunk, demand.prompt), max(cost.activation_bytes for cost in layers)
-    token = prompt = nodes[lead].speed.seconds(end, 1)
+    first, last = at[stages[0].node], at[stages[-1].node]
+    drawn, rings = last != lead and nodes[last].draws, first != lead and nodes[first].embeds and nodes[last].draws
+    token = prompt = nodes[last if drawn else lead].speed.seconds(end, 1)
+    if rings and first != last:
+        if (last, first) not in links:
+            return None
+        token += links[last, first].seconds(token_bytes)
     stations: list[float] = []
     room = {place: node.memory_bytes for place, node in enumerate(nodes)}
     room[lead] -= end.always_bytes
@@ -93,9 +92,14 @@ def priced(case: Case, lead: int, stages: tuple[Stage, ...]) -> float | None:
             if (here, there) not in links:
                 return None
             hop = links[here, there]
-            token += hop.seconds(activation)
-            prompt += hop.seconds(chunk * activation)
-            stations.append(chunk * activation / hop.bytes_per_s)
+            begins = here == lead != first
+            size = token_bytes if (begins and nodes[there].embeds) or (stage is None and drawn) else activation
+            if begins or stage is None:  # the way from the last stage to the first, over the lead
+                token += 0 if rings else hop.seconds(token_bytes if drawn else activation)
+            else:
+                token += hop.seconds(activation)
+            prompt += hop.seconds(chunk * size)
+            stations.append(chunk * size / hop.bytes_per_s)
         if stage is not None:
             node = nodes[there]
             mine = layers[stage.begin : stage.end]

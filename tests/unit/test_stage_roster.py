@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from blyan.inference.partition import LayerCost
+from blyan.inference.layer_cost import LayerCost
 from blyan.inference.stage_session import Session
 from blyan.inference.stage_speeds import Known, Model
 from blyan.network.measurements import LayerTimes

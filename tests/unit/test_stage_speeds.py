@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from blyan.inference.layer_cost import LayerCost
 from blyan.inference.own_times import OwnStep, OwnTimes
-from blyan.inference.partition import Demand, LayerCost
+from blyan.inference.partition import Demand
 from blyan.inference.stage_speeds import Known, Measured, Model, Route, along, route, solved
 from blyan.network.measurements import LayerTimes
 from blyan.primitives.ids import PublicKey

@@ -1,7 +1,8 @@
 """Which layers of a model which node computes, when it goes through several: a cost model and a solver. Pure.
 
-A pipeline is a route of stages, each with consecutive layers, from the *lead* (which embeds, samples, and may have the
-first layers itself) back to the lead. A token costs each stage's seconds and each hop; a prompt goes through in chunks,
+A pipeline is a route of stages, each with consecutive layers, from the *lead* (which may have the first layers itself)
+back to the lead. A token costs each stage's seconds and each hop; where the first stage embeds and the last one draws
+it goes straight from the last to the first, else over the lead. A prompt goes through in chunks,
 of which several are under way, so that the slowest station counts once for each chunk. The solver is exact over all
 cuts and orders of few nodes, and a beam search over many.
 
@@ -16,40 +17,12 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from blyan.model.config import ModelConfig
-from blyan.model.footprint import cache_bytes
-from blyan.model.manifest import Manifest
-from blyan.model.parts import part_position
+from blyan.inference.layer_cost import LayerCost
 from blyan.primitives.ids import PublicKey
 
 _exact_nodes: Final = 4  # of so many every order is looked at
 _beam: Final = 24  # beginnings kept at each cut, where there are more
-_item_bytes: Final = {"F32": 4, "F16": 2, "BF16": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCost:
-    """What one layer takes. Bytes are as stored, operations are multiplications and additions."""
-
-    always_bytes: int  # read by every step: attention, norms, gate, dense or shared feed-forward
-    expert_bytes: int  # of one routed expert
-    experts: int
-    experts_per_token: int
-    operations: int  # for a token
-    activation_bytes: int  # of a token's hidden state, which goes on to the next layer
-    cache_bytes: int  # of a position's keys and values
-
-    @property
-    def held_bytes(self) -> int:
-        """What a node that computes it holds."""
-        return self.always_bytes + self.experts * self.expert_bytes
-
-    def read_bytes(self, tokens: int) -> float:
-        """What a step of so many tokens reads; of the experts those that are chosen, by chance alike."""
-        if not self.experts:
-            return self.always_bytes
-        met = 1 - (1 - self.experts_per_token / self.experts) ** tokens
-        return self.always_bytes + met * self.experts * self.expert_bytes
+token_bytes: Final = 4  # as it is sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +60,8 @@ class StageNode:
     speed: Pace
     layers: frozenset[int] | None = None  # that it has; None: it could take any
     loaded: bool = False  # whether it has their weights in memory already
+    embeds: bool = False  # whether it takes tokens where the first layer is its
+    draws: bool = False  # whether it gives tokens where the last one is
 
 
 class Hop(NamedTuple):
@@ -146,47 +121,6 @@ class StagePlan:
         return self.prompt_s + max(0, answer - 1) * self.token_s
 
 
-def layer_costs(manifest: Manifest) -> tuple[LayerCost, ...]:
-    """What each layer of a model takes, from its blocks and its configuration."""
-    config = manifest.config
-    always, experts = [0] * config.layers, [0] * config.layers
-    for part, block in manifest.parts.items():
-        layer, expert = part_position(part)
-        if layer is not None:
-            (always if expert is None else experts)[layer] += block.length
-    routed, cache = frozenset(config.moe_layers), cache_bytes(config, manifest.dtype, 1) // config.layers
-    return tuple(
-        LayerCost(
-            always[layer],
-            experts[layer] // config.experts if layer in routed else 0,
-            config.experts if layer in routed else 0,
-            config.experts_per_token if layer in routed else 0,
-            2 * _layer_weights(config, layer in routed),
-            config.hidden * _item_bytes[manifest.dtype],
-            cache,
-        )
-        for layer in range(config.layers)
-    )
-
-
-def end_cost(manifest: Manifest) -> LayerCost:
-    """What the lead takes beside layers: it embeds, and turns hidden states into scores."""
-    config = manifest.config
-    embed, head = manifest.parts["embed"].length, manifest.parts["head"].length
-    held = embed + head
-    read = held if config.tied_embeddings else head
-    return LayerCost(read, held - read, 0, 0, 2 * config.vocab_size * config.hidden, 0, 0)
-
-
-def _layer_weights(config: ModelConfig, routed: bool) -> int:
-    """That a token meets in one layer."""
-    attention = config.hidden * config.head_dim * 2 * (config.heads + config.kv_heads)
-    if not routed:
-        return attention + 3 * config.hidden * config.dense_intermediate
-    shared = 3 * config.hidden * config.shared_intermediate
-    return attention + config.experts * config.hidden + config.experts_per_token * config.expert_parameters + shared
-
-
 def _fitting(held: Sequence[int], room: int) -> int:
     """How many layers one after the other fit so many bytes at most, of sums over the first layers."""
     most, begin = 0, 0
@@ -219,6 +153,7 @@ class _Table:
     many: tuple[tuple[float, ...], ...]  # [node][layers] seconds for a chunk
     bytes: tuple[tuple[int, ...], ...]  # [node][layers] that it must hold, with keys and values
     activation: int
+    ends: tuple[float, ...]  # [node] seconds of drawing a token
     room: tuple[int, ...]  # [node] bytes for layers
     most: tuple[int, ...]  # [node] layers that fit at most, wherever they begin
     least: tuple[float, ...]  # [layers] seconds that all layers from there on take at least, wherever
@@ -255,20 +190,50 @@ class _Table:
             tuple(sums(each, chunk) for each in nodes),
             sizes,
             max((cost.activation_bytes for cost in costs), default=0),
+            tuple(each.speed.seconds(end, 1) for each in nodes),
             tuple(room),
             tuple(map(_fitting, sizes, room)),
             tuple(reversed(list(accumulate(reversed(quickest), initial=0.0)))),
         )
 
-    def hop(self, begin: int, end: int) -> tuple[float, float] | None:
-        """Weighed seconds of the way from one place to another, and a chunk's on it; None where there is none."""
+    @property
+    def tokens(self) -> int:
+        """Of the answer, after the first."""
+        return max(0, self.demand.answer - 1)
+
+    def hop(self, begin: int, end: int, *, first: bool) -> tuple[float, float] | None:
+        """Weighed seconds of the way from one place to another, and a chunk's on it; None where there is none.
+
+        To the first stage from a lead without layers: of the prompt alone. Which way tokens come is known at the end.
+        """
         if begin == end:
             return 0.0, 0.0
         link = self.links.get((begin, end))
         if link is None:
             return None
-        tokens, chunk = max(0, self.demand.answer - 1), self.demand.chunk_tokens * self.activation
+        each = token_bytes if first and self.nodes[end].embeds else self.activation
+        tokens, chunk = 0 if first else self.tokens, self.demand.chunk_tokens * each
         return tokens * link.seconds(self.activation) + link.seconds(chunk), chunk / link.bytes_per_s
+
+    def way(self, first: int, last: int) -> tuple[Hop, ...] | None:
+        """On which a token goes from the last stage to the first; None where it cannot."""
+        if first == last == self.lead:
+            return ()
+        if first != self.lead and self.nodes[first].embeds and self.nodes[last].draws:
+            direct = Hop(0.0) if first == last else self.links.get((last, first))
+            return None if direct is None else (direct,)
+        back, out = self.links.get((last, self.lead)), self.links.get((self.lead, first))
+        if back is None or (out is None and first != self.lead):
+            return None
+        return (back,) if out is None or first == self.lead else (back, out)
+
+    def drawer(self, last: int) -> int:
+        """Who draws tokens where this one has the last layer."""
+        return last if self.nodes[last].draws else self.lead
+
+    def bytes_on(self, last: int) -> int:
+        """That a token takes on its way from the last stage."""
+        return token_bytes if self.nodes[last].draws else self.activation
 
     def whole(self, label: _Label) -> float:
         """Seconds of an answer, as far as the label goes."""
@@ -278,13 +243,13 @@ class _Table:
         """Ways to go on from layer `at` with a stage on one node, by the layer where it ends."""
         if label.used >> place & 1 or (place == self.lead and label.cuts):
             return []
-        hop = self.hop(label.last, place)
+        hop = self.hop(label.last, place, first=not label.cuts)
         if hop is None:
             return []
         one, many, held = self.one[place], self.many[place], self.nodes[place].layers
         sizes = self.bytes[place]
         fixed = self.nodes[place].speed.fixed_s
-        tokens, found = max(0, self.demand.answer - 1), list[tuple[int, _Label]]()
+        tokens, found = self.tokens, list[tuple[int, _Label]]()
         used, started = label.used | 1 << place, label.weighed + hop[0] + (tokens + 1) * fixed
         free = (most for other, most in enumerate(self.most) if not (used | 1 << self.lead) >> other & 1)
         least = len(one) - 1 - sum(free)  # where it must end at least for the others to hold the rest
@@ -319,14 +284,14 @@ def partition(
         if len(nodes) <= _exact_nodes:
             best = _search(table, len(costs), None, math.inf if best is None else table.whole(best)) or best
         if best is not None:
-            found.append(_planned(table, end, best))
+            found.append(_planned(table, best))
     return min(found, key=lambda each: each.seconds(demand.answer), default=None)
 
 
 def _search(table: _Table, layers: int, width: int | None, below: float) -> _Label | None:
     """The best route of all, or of those that `width` beginnings at each cut lead to; None if none is below a bound."""
-    rows: list[dict[tuple[int, int], list[_Label]]] = [{} for _ in range(layers + 1)]
-    rows[0][0, table.lead] = [_Label(0.0, 0.0, 0, table.lead, ())]
+    rows: list[dict[tuple[int, int, int], list[_Label]]] = [{} for _ in range(layers + 1)]
+    rows[0][0, table.lead, table.lead] = [_Label(0.0, 0.0, 0, table.lead, ())]
     best: _Label | None = None
     for at in range(layers):
         labels = [label for group in rows[at].values() for label in group]
@@ -339,7 +304,7 @@ def _search(table: _Table, layers: int, width: int | None, below: float) -> _Lab
                     if table.whole(made) + table.least[end] >= below:
                         continue
                     if end < layers:
-                        _keep(rows[end].setdefault((made.used, place), []), made)
+                        _keep(rows[end].setdefault((made.used, place, made.cuts[0][0]), []), made)
                     elif (back := _returned(table, made)) is not None and table.whole(back) < below:
                         best, below = back, table.whole(back)
     return best
@@ -353,11 +318,17 @@ def _beginnings(table: _Table, labels: list[_Label], width: int) -> list[_Label]
 
 
 def _returned(table: _Table, label: _Label) -> _Label | None:
-    """With the hidden states back at the lead."""
-    hop = table.hop(label.last, table.lead)
-    if hop is None:
+    """With the prompt's end back at the lead, and each token at the first stage."""
+    way, back = table.way(label.cuts[0][0], label.last), table.links.get((label.last, table.lead), Hop(0.0))
+    if way is None or (label.last != table.lead and (label.last, table.lead) not in table.links):
         return None
-    return label._replace(weighed=label.weighed + hop[0], slowest=max(label.slowest, hop[1]))
+    weighed, slowest = label.weighed, label.slowest
+    weighed += table.tokens * sum(hop.seconds(table.bytes_on(label.last)) for hop in way)
+    weighed += (table.tokens + 1) * table.ends[table.drawer(label.last)]
+    if label.last != table.lead:
+        chunk = table.bytes_on(label.last) * table.demand.chunk_tokens
+        weighed, slowest = weighed + back.seconds(chunk), max(slowest, chunk / back.bytes_per_s)
+    return label._replace(weighed=weighed, slowest=slowest)
 
 
 def _keep(group: list[_Label], made: _Label) -> None:
@@ -368,19 +339,24 @@ def _keep(group: list[_Label], made: _Label) -> None:
     group.append(made)
 
 
-def _planned(table: _Table, end: LayerCost, label: _Label) -> StagePlan:
+def _planned(table: _Table, label: _Label) -> StagePlan:
     begins = [0, *(cut for _, cut in label.cuts)]
     stages = tuple(
         Stage(table.nodes[place].node, begin, cut) for begin, (place, cut) in zip(begins, label.cuts, strict=False)
     )
-    route = [table.lead, *(place for place, _ in label.cuts), table.lead]
-    speed, demand = table.nodes[table.lead].speed, table.demand
-    token = prompt = speed.seconds(end, 1)
-    for before, after in pairwise(route):
-        if before != after:
-            link = table.links[before, after]
-            token += link.seconds(table.activation)
-            prompt += link.seconds(demand.chunk_tokens * table.activation)
+    places, demand = [place for place, _ in label.cuts], table.demand
+    token = prompt = table.ends[table.drawer(places[-1])]
+    token += sum(hop.seconds(table.bytes_on(places[-1])) for hop in table.way(places[0], places[-1]) or ())
+    for before, after in pairwise([table.lead, *places, table.lead]):
+        if before == after:
+            continue
+        link, size = table.links[before, after], table.activation
+        out, back = before == table.lead != places[0], after == table.lead
+        if not (out or back):
+            token += link.seconds(size)
+        elif table.nodes[after].embeds if out else table.nodes[before].draws:
+            size = token_bytes
+        prompt += link.seconds(demand.chunk_tokens * size)
     for begin, (place, cut) in zip(begins, label.cuts, strict=False):
         fixed = table.nodes[place].speed.fixed_s
         token += table.one[place][cut] - table.one[place][begin] + fixed

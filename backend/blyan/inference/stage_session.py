@@ -101,6 +101,10 @@ class StageNodes(Protocol):
         """Seconds of a ping, as far as was measured."""
         ...
 
+    def granted(self, model: PayloadId, hop: Hop, *, ends: bool) -> None:
+        """It gave a lease, and said whether it embeds or draws, where the first or the last layer is among these."""
+        ...
+
     def refused(self, node: PublicKey, left: object) -> None:
         """It gave no lease, and said how many bytes it has left for pages."""
         ...
@@ -222,7 +226,9 @@ async def _asked(nodes: StageNodes, node: PublicKey, asked: StageOpen, moving_s:
         raise LinkLost(f"peer {node[:12]}: expected a link, found none")
     seconds = max(_open_seconds, _open_factor * nodes.round_trip(node)) + moving_s
     fields = (await link.request(open_kind, asked.fields(), seconds=seconds)).fields
-    return Granted(given_pages(asked, fields), gives_ends(fields))
+    granted = Granted(given_pages(asked, fields), gives_ends(fields))
+    nodes.granted(asked.model, Hop(node, asked.begin, asked.end), ends=granted.ends)
+    return granted
 
 
 async def give_back(link: Link, session: str) -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
-from blyan.inference.partition import Demand, Hop, LayerCost, Speed, Stage, StageNode, StagePlan, partition
+from blyan.inference.layer_cost import LayerCost
+from blyan.inference.partition import Demand, Hop, Speed, Stage, StageNode, StagePlan, partition
 from blyan.inference.stage_route import Candidate, even_split
 from blyan.network.measurements import LayerTimes
 from blyan.primitives import limits
@@ -38,6 +39,8 @@ class Known(NamedTuple):
     round_trip_s: float
     bytes_per_s: float = math.inf
     room_bytes: int = unlimited  # for keys and values, where it refused more lately
+    embeds: bool = False  # whether it takes tokens where the first layer is its
+    draws: bool = False  # whether it gives tokens where the last one is
 
 
 class Model(NamedTuple):
@@ -89,7 +92,8 @@ def solved(
 
 def _node(each: Known, model: Model) -> StageNode:
     assert each.times is not None, "measured"
-    return StageNode(each.node, each.room_bytes, Measured.of(each.times, model.costs), each.layers, loaded=True)
+    speed = Measured.of(each.times, model.costs)
+    return StageNode(each.node, each.room_bytes, speed, each.layers, loaded=True, embeds=each.embeds, draws=each.draws)
 
 
 def route(model: Model, known: Sequence[Known], demand: Demand, between: Between) -> tuple[Span, ...] | None:

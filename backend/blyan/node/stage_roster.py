@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from blyan.inference.layer_cost import end_cost, layer_costs
 from blyan.inference.own_times import OwnTimes
-from blyan.inference.partition import Demand, StagePlan, end_cost, layer_costs
+from blyan.inference.partition import Demand, StagePlan
 from blyan.inference.registry import Registry
 from blyan.inference.stage_lead import StageLead
 from blyan.inference.stage_probe import StageProbe
@@ -61,6 +62,9 @@ class StageRoster:
     )
     preferred: dict[PayloadId, tuple[Hop, ...]] = field(default_factory=dict["PayloadId", "tuple[Hop, ...]"])
     _own: dict[PayloadId, OwnTimes] = field(default_factory=dict["PayloadId", OwnTimes])
+    _ends: dict[tuple[PublicKey, PayloadId], tuple[bool, bool]] = field(
+        default_factory=dict["tuple[PublicKey, PayloadId]", "tuple[bool, bool]"]
+    )  # whether it embeds, whether it draws, by the leases that it gave
     _rooms: dict[PublicKey, tuple[float, int]] = field(default_factory=dict[PublicKey, "tuple[float, int]"])
     _held: dict[tuple[PublicKey, PayloadId], tuple[Holding, frozenset[int]]] = field(
         default_factory=dict["tuple[PublicKey, PayloadId]", "tuple[Holding, frozenset[int]]"]
@@ -96,6 +100,17 @@ class StageRoster:
         """Seconds of a ping, usually."""
         return self.registry.measurements.of(node).rtt_s or _round_trip_seconds
 
+    def granted(self, model: PayloadId, hop: Hop, *, ends: bool) -> None:
+        """It embeds or draws, or does not, where its layers are the first or the last."""
+        hosted = self.holdings.find(model)
+        if hosted is None:
+            return
+        embeds, draws = self._ends.pop((hop.node, model), (False, False))
+        last = hop.end == hosted.manifest.config.layers
+        self._ends[hop.node, model] = ends if hop.begin == 0 else embeds, ends if last else draws
+        if len(self._ends) > limits.nodes_known_max:
+            del self._ends[next(iter(self._ends))]
+
     def refused(self, node: PublicKey, left: object) -> None:
         """It has so many bytes left for pages: for a while routes ask no more of it."""
         if type(left) is int and left >= 0:
@@ -118,7 +133,8 @@ class StageRoster:
             times, rtt = self.registry.measurements.layers(node, hosted.manifest_id), self._rtt(node)
             if layers:
                 rate = math.inf if times is None else times.bytes_per_s
-                found.append(Known(node, layers, times, rtt, rate, self._room(node)))
+                ends = self._ends.get((node, hosted.manifest_id), (False, False))
+                found.append(Known(node, layers, times, rtt, rate, self._room(node), *ends))
         return found
 
     def candidates(self, hosted: Hosted) -> list[Known]:
