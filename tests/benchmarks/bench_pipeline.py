@@ -1,11 +1,12 @@
 """Layers on other nodes: tokens a second through two stages near and far, drafts, long prompts, a stage that falls.
 
-Back of the envelope. The gateway embeds and scores, two stages have two layers of the tiny model each: a token is three
-hops (gateway to first, first to second, second to gateway) and one node's computing in three places, one after the
-other. A hop on loopback is one way of a frame through TLS, WebSocket and two event loops: about half a millisecond; one
-node alone needs about 2.5 ms. So 4 to 5 ms, 200 tokens a second. With a round trip of R between each two nodes a token
-waits for three halves of it: at 10 ms no more than 55 tokens a second, at 50 ms 12.6. Guesses that are right give
-several tokens for one such wait. A prompt in four pieces keeps two stages busy for four of five pieces' times: 1.6
+Back of the envelope. Two stages have two layers of the tiny model each, the first also its embeddings, the second its
+head: a token is two hops (first to second and back) and one node's computing in two places, one after the other; the
+gateway hears of it beside that. A hop on loopback is one way of a frame through TLS, WebSocket and two event loops:
+about half a millisecond; one node alone needs about 3 ms, most of it for the head's 33 MB. So 4 to 5 ms, 200 tokens a
+second, less what the gateway's process takes of the same two cores. With a round trip of R between each two nodes a
+token waits for one: at 10 ms no more than 70 tokens a second, at 50 ms 18; over the gateway it would be half a round
+trip more. Guesses that are right give several tokens for one and a half such waits. A prompt in four pieces keeps two stages busy for four of five pieces' times: 1.6
 times one node, less hops and scores. A stage that falls is noticed by its link, or by a call that is later than 250 ms
 and a ping that is not answered in as long; then leases, and the tokens so far once more: half a second.
 """

@@ -6,7 +6,7 @@ and turns what a step gave into answers to needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -196,10 +196,8 @@ class Engine:
         return made
 
     def compute(self, runs: list[tuple[TokenSequence, Run]], ready: Ready) -> dict[int, Fault]:
-        """Compute a step; `ready` as `Stepper.step` has it. Faults of single runs by the ids of their sequences.
-
-        Raises what the stepper raises. Sequences whose run failed, one or all, must then be removed.
-        """
+        """Compute a step; `ready` as `Stepper.step` has it. Faults of single runs by the ids of their sequences, which
+        must then be removed, as all where the stepper raises something."""
         if self._offered is not None:
             make, self._offered = self._offered, None
             before, self.stepper = self.stepper, make()
@@ -228,9 +226,9 @@ class Engine:
         """The answer to a need that is complete."""
         need, held = sequence.need, sequence.held
         assert held is not None and sequence.complete, "computed"
-        scores, hidden = sequence.scores, sequence.hidden
+        hidden = sequence.hidden
         return Answer(
-            scores[0] if len(scores) == 1 else np.concatenate(scores) if scores else self._no_scores,
+            _joined(sequence.scores) if sequence.scores else self._no_scores,
             self._chosen.of(held.pages, need.start, need.end),
             self._chosen.layers,
             torch.cat(hidden) if hidden else None,
@@ -267,3 +265,7 @@ class Engine:
         queue = self.waiting.get(sequence.client)
         if queue is not None and queue.pop(sequence.id, None) is not None and not queue:
             del self.waiting[sequence.client]
+
+
+def _joined(scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return scores[0] if len(scores) == 1 else np.concatenate(scores)

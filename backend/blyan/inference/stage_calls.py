@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import torch
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ class Asked(NamedTuple):
 
 
 plain: Final = Asked()
+Chosen: TypeAlias = NDArray[Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +100,7 @@ class StageCalls:
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set["asyncio.Task[Any]"])
 
     def begin(
-        self,
-        session: Session,
-        given: Tensor,
-        runs: Sequence[Stretch],
-        chosen: NDArray[Any] | None = None,
-        asked: Asked = plain,
+        self, session: Session, given: Tensor, runs: Sequence[Stretch], chosen: Chosen = None, asked: Asked = plain
     ) -> Passage:
         """Send hidden states [n, hidden] through the layers of all stages; `chosen`: the experts of earlier layers.
 

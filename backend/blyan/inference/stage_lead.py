@@ -10,15 +10,14 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from blyan.inference.lease_returns import LeaseReturns
 from blyan.inference.shunned import Shunned
-from blyan.inference.stage_calls import Asked, LeadCounters, LeadOptions, StageCalls, plain
+from blyan.inference.stage_calls import Asked, Chosen, LeadCounters, LeadOptions, StageCalls, plain
 from blyan.inference.stage_probe import StageProbe
 from blyan.inference.stage_session import Granted, Outcome, Passage, Session, StageLost, StageNodes, leases
 from blyan.model.config import ModelConfig
@@ -76,10 +75,7 @@ class StageLead:
     def open(
         self, model: PayloadId, config: ModelConfig, dtype: torch.dtype, pages: int, least: int
     ) -> Future[Session]:
-        """Leases of so many pages or fewer at the stages of a route.
-
-        `StageUnavailable` or `StageLost` if there are none now, or not `least`.
-        """
+        """Leases of so many pages or fewer at a route's stages; `StageUnavailable` or `StageLost` if there are none."""
         return self.thread.run(self._open(model, config, dtype, pages, least))
 
     def grow(self, session: Session, least: int) -> Future[None]:
@@ -95,12 +91,7 @@ class StageLead:
         return self.thread.run(self._test(session))
 
     def begin(
-        self,
-        session: Session,
-        given: Tensor,
-        runs: Sequence[Stretch],
-        chosen: NDArray[Any] | None = None,
-        asked: Asked = plain,
+        self, session: Session, given: Tensor, runs: Sequence[Stretch], chosen: Chosen = None, asked: Asked = plain
     ) -> Passage:
         """See `StageCalls.begin`."""
         return self.calls.begin(session, given, runs, chosen, asked)
@@ -148,24 +139,13 @@ class StageLead:
             if isinstance(reason, BaseException):
                 raise reason
         session.pages = _least(given, pages)
-        self._know_ends(session, given)
+        session.know_ends(given, lambda way: self._shunned.goes(way, self.monotonic()))
         self._sessions[name] = session
         self._tried.clear()
         if hops:
             session.keeping = asyncio.create_task(self._kept(session))
         self.counters.sessions += 1
         return session
-
-    def _know_ends(self, session: Session, given: Sequence[Granted | BaseException]) -> None:
-        """What the first and the last stage may do besides, by what they said."""
-        granted = [each for each in given if isinstance(each, Granted)]
-        if not granted:
-            return
-        first, last = session.hops[0], session.hops[-1]
-        session.embeds = first.begin == 0 and granted[0].ends
-        session.draws = granted[-1].ends
-        goes = self._shunned.goes((last.node, first.node), self.monotonic())
-        session.rings = session.embeds and session.draws and goes
 
     def _route(self, model: PayloadId, config: ModelConfig) -> tuple[Hop, ...] | None:
         """One that was not tried lately if there is such, without those that were lost as far as that goes."""

@@ -6,7 +6,7 @@ For the network's loop, but for what says otherwise.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
@@ -155,6 +155,14 @@ class Session:
     leaving: int = 0  # calls that could not be sent at once, and go out one after the other
     computing: bool = False  # whether the lead is at its own layers; the compute thread's to say
     waiting: dict[int, Passage] = field(default_factory=dict[int, Passage])
+
+    def know_ends(self, given: Sequence[Granted | BaseException], goes: Callable[[Way], bool]) -> None:
+        """What the first and the last stage may do besides, by what they said; whether a way `goes`."""
+        granted = [each for each in given if isinstance(each, Granted)]
+        if granted:
+            first, last = self.hops[0], self.hops[-1]
+            self.embeds, self.draws = first.begin == 0 and granted[0].ends, granted[-1].ends
+            self.rings = self.embeds and self.draws and goes(Way(last.node, first.node))
 
     def expected(self) -> float:
         """Seconds that what is under way should take, by the calls before it.
