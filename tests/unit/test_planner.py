@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blyan.inference.call_times import Calls, CallTimes, Spread
 from blyan.inference.partition import Stage, StagePlan
 from blyan.inference.planner import Decision, choose
 from blyan.inference.planner_error import Came, PlannerError
 from blyan.inference.prediction import (
-    CallTimes,
     Correction,
     Delegate,
     Prediction,
     Shape,
     Situation,
-    Spread,
     plans,
     predict,
 )
 from blyan.inference.step_times import Curve, StepSeen, StepTimes
+from blyan.inference.trying import Doubt
 from blyan.model.stepping import PlanName
 from blyan.primitives.ids import PayloadId, PublicKey
 
@@ -156,12 +156,47 @@ def test_the_plan_with_the_shortest_answer_is_taken() -> None:
     assert choose(everything(offered=frozenset({"local"})), Shape(64, 101)).plan == "local"
 
 
-def test_a_delegate_pays_its_round_trip_and_what_it_fetches_once() -> None:
-    lacking = Delegate(FAR, curve(0.005, 0.05), 0.02, fetch_s=0.5, lacking=3)
+def test_a_delegate_pays_its_round_trip_once() -> None:
+    found = one(predict(everything(), SHAPE), "static_delegate")
+    assert (found.first_token_s, found.tokens_per_s) == (pytest.approx(0.07), pytest.approx(200))
+    unknown = Delegate(FAR, Curve(), None)
+    assert len(one(predict(everything(delegate=unknown), SHAPE), "static_delegate").not_measured) == 2
+
+
+def calls(call_s: float | None, share: float = 0.5, stretch: float = 1.0) -> Calls:
+    """For so much of each of three layers, with one expert a token."""
+    callee = CallTimes(NEAR, call_s, None if call_s is None else 0.0, call_s)
+    return Calls(1, (callee,), (Spread(3, ((0, share),)),), stretch)
+
+
+def test_a_delegate_calls_for_what_it_lacks_in_each_token_that_uses_it() -> None:
+    """In half of the layers' steps, and in every layer of a prompt."""
+    lacking = Delegate(FAR, curve(0.005, 0.05), 0.02, lacking=3, calls=calls(0.01))
     found = one(predict(everything(delegate=lacking), SHAPE), "static_delegate")
-    assert (found.first_token_s, found.tokens_per_s) == (pytest.approx(0.57), pytest.approx(200))
-    unknown = Delegate(FAR, Curve(), None, fetch_s=None)
-    assert len(one(predict(everything(delegate=unknown), SHAPE), "static_delegate").not_measured) == 3
+    assert found.tokens_per_s == pytest.approx(1 / (0.005 + 3 * 0.5 * 0.01))
+    assert found.first_token_s == pytest.approx(0.05 + 0.02 + 3 * 0.01)
+    assert "3 experts called" in found.why
+    assert found.assumed == (f"calls of {'2' * 12} take what they take from here, or its round trip if that is longer",)
+    unknown = replace(lacking, calls=calls(None))
+    said = one(predict(everything(delegate=unknown), SHAPE), "static_delegate")
+    assert (said.tokens_per_s, said.not_measured) == (None, (f"round trip to {'1' * 12}",))
+
+
+def test_calls_that_steps_of_a_delegate_waited_for_are_not_counted_twice() -> None:
+    """What it was measured with counts as long as it lacks as much; what it has meanwhile is waited for no more."""
+    known = Delegate(FAR, curve(0.02, 0.08, 0.015), 0.0, lacking=3, calls=calls(0.01))
+    found = one(predict(everything(delegate=known), SHAPE), "static_delegate")
+    assert (found.tokens_per_s, found.first_token_s) == (pytest.approx(50), pytest.approx(0.08))
+    whole = one(predict(everything(delegate=replace(known, lacking=0, calls=Calls(1))), SHAPE), "static_delegate")
+    assert (whole.tokens_per_s, whole.first_token_s) == (pytest.approx(200), pytest.approx(0.065))
+
+
+def test_the_faster_of_this_node_and_a_delegate_that_lacks_some_is_taken() -> None:
+    """A delegate that would be three times as fast with all is slower, if what it lacks is far."""
+    lacking = Delegate(FAR, curve(0.003, 0.03), 0.001, lacking=3, calls=calls(0.05))
+    assert choose(everything(delegate=lacking, stages=None), SHAPE).plan == "local"
+    near = replace(lacking, calls=calls(0.001))
+    assert choose(everything(delegate=near, stages=None), SHAPE).plan == "static_delegate"
 
 
 def test_local_wins_ties() -> None:
@@ -184,11 +219,18 @@ def test_a_plan_that_was_never_measured_is_tried_soon() -> None:
     assert (nothing.plan, nothing.tried) == ("local", True)
 
 
-def test_a_plan_that_was_not_measured_lately_is_tried_seldom() -> None:
-    """Once in a hundred answers, whatever it gave then."""
-    stale = everything(delegate=Delegate(FAR, curve(0.1, 1.0), 0.02), stale=frozenset({"static_delegate"}))
-    chosen = [choose(stale, SHAPE, (), lambda at=at: at).plan for at in (0.0, 0.009, 0.011, 0.24)]
-    assert chosen == ["static_delegate", "static_delegate", "local", "local"]
+def test_what_may_have_become_quicker_is_tried_the_less_often_the_more_that_may_cost() -> None:
+    """A fiftieth of the time of answers at most, a twentieth where plain code was measured; never not at all."""
+
+    def shares(slower: float, why: Doubt) -> float:
+        delegate = Delegate(FAR, curve(0.01 * slower, 0.1 * slower), 0.0)
+        found = everything(delegate=delegate, stages=None, doubts=(("static_delegate", why),))
+        draws = [(at + 0.5) / 10_000 for at in range(10_000)]
+        return sum(choose(found, SHAPE, (), lambda at=at: at).plan == "static_delegate" for at in draws) / 10_000
+
+    assert [shares(times, "stale") for times in (1.05, 2, 5)] == [pytest.approx(each) for each in (0.25, 0.02, 0.005)]
+    assert [shares(times, "cold") for times in (1.2, 2, 5)] == [pytest.approx(each) for each in (0.25, 0.05, 0.0125)]
+    assert choose(everything(delegate=Delegate(FAR, curve(0.1, 1.0), 0.0)), SHAPE, (), lambda: 0.0).plan == "local"
 
 
 def test_what_may_answer_instead_is_in_the_order_of_its_speed() -> None:

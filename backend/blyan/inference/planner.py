@@ -1,6 +1,6 @@
 """Which plan a request goes by, and why: the shortest answer of those that are predicted, rarely one to be measured.
 
-Pure. What each plan should give is in `prediction`.
+Pure. What each plan should give is in `prediction`, how often one is tried again in `trying`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from blyan.inference.prediction import Correction, Prediction, Shape, Situation, plans, predict
+from blyan.inference.trying import drawn, share, share_max
 from blyan.model.stepping import PlanName
 
 _tie: Final = 0.05  # local wins against what is faster by no more than this share
-_try_share: Final = 0.25  # of answers, by a plan that was never measured: how soon it is, for one try measures it
-_again_share: Final = 0.01  # by one that was not measured lately
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,9 @@ def choose(
 ) -> Decision:
     """The plan with the shortest answer of those that are offered; local wins ties.
 
-    `draw` gives numbers in [0, 1): below a small share a plan is tried that was never measured; None tries none.
-    Without any measured plan the first that is possible is taken.
+    `draw` gives numbers in [0, 1): below a small share a plan is tried that was never measured, for one try measures
+    it, below a smaller one what may have become quicker than it was; None tries none. Without any measured plan the
+    first that is possible is taken.
     """
     made = predict(situation, shape, corrections)
     decision = _decided(situation, shape, made, draw)
@@ -64,16 +64,16 @@ def _decided(
     if not timed:
         first = possible[0]
         return Decision(first.plan, made, f"{first.plan}: nothing was measured yet", tried=True)
-    stale = [each for _, each in timed if each.plan in situation.stale]
-    drawn = 1.0 if draw is None or not (untimed or stale) else draw()
-    for tried, share in ((untimed, _try_share), (stale, _again_share)):
-        if tried and drawn < share:
-            plan = tried[int(drawn / share * len(tried))].plan
-            return Decision(plan, made, f"{plan}: tried, to be measured", tried=True)
     quickest, best = min(timed, key=lambda each: each[0])
     for seconds, each in timed:
         if each.plan == "local" and seconds <= quickest * (1 + _tie):
             quickest, best = seconds, each
+    doubts = dict(situation.doubts)
+    tries = [(each, share_max / len(untimed)) for each in untimed]
+    tries += [(each, share(doubts.get(each.plan), it / quickest)) for it, each in timed if each is not best]
+    again = None if draw is None or not any(own for _, own in tries) else drawn(tries, draw())
+    if again is not None:
+        return Decision(again.plan, made, f"{again.plan}: tried, to be measured", tried=True)
     return _compared(best, quickest, made, shape)
 
 

@@ -15,13 +15,15 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from blyan.inference.call_times import CallTimes, Spread
 from blyan.inference.planner import Decision, choose
 from blyan.inference.planner_error import Came, PlannerError
 from blyan.inference.policy import Rules
-from blyan.inference.prediction import CallTimes, Correction, Delegate, Shape, Situation, Spread, plans, predict
+from blyan.inference.prediction import Correction, Delegate, Shape, Situation, plans, predict
 from blyan.inference.snapshot import Holders, RegistrySnapshot
 from blyan.inference.stage_speeds import Route
 from blyan.inference.step_times import StepTimes
+from blyan.inference.trying import Doubt, doubt
 from blyan.model.config import ModelConfig
 from blyan.model.stepping import PlanName
 from blyan.network.measurements import Measured
@@ -34,7 +36,6 @@ from blyan.primitives.ids import PayloadId, PublicKey
 _kept_s: Final = 0.25  # what is gathered of a model
 _tokens_min: Final = 4  # of an answer that tells of a rate
 _settled: Final = 8  # answers that were measured, before another plan is tried
-_stale_s: Final = 60.0  # after which a plan that was not used is tried again now and then
 _turned_s: Final = 5.0  # for which a plan that turned out impossible is not chosen
 _turned_max_s: Final = 300.0  # each time twice as long, for a pipeline
 
@@ -104,13 +105,27 @@ class Planning:
                 del self._seen[next(iter(self._seen))]
         stages = None if seen.route is None else seen.route.takes(shape.prompt, shape.answer, shape.chunk)
         turned = [plan for plan in plans if (each := self._turned.get((model, plan))) and now < each.until]
-        stale = [plan for plan in plans if now - self._used.setdefault((model, plan), now) > _stale_s]
         return replace(
             seen.situation,
             stages=stages,
-            stale=frozenset(stale),
+            doubts=self._doubts(model, seen.situation, now),
             why_not=(*seen.situation.why_not, *((plan, "it was impossible a moment ago") for plan in turned)),
         )
+
+    def _doubts(self, model: PayloadId, situation: Situation, now: float) -> tuple[tuple[PlanName, Doubt], ...]:
+        """Plans that may be quicker than they were measured to be. What code stages compute with is theirs."""
+        delegate = situation.delegate
+        jitted: dict[PlanName, bool] = {
+            "local": situation.local.jitted,
+            "dynamic": situation.dynamic.jitted,
+            "static_delegate": delegate is not None and delegate.curve.jitted,
+        }
+        found = list[tuple[PlanName, Doubt]]()
+        for plan in plans:
+            why = doubt(now - self._used.setdefault((model, plan), now), jitted=jitted.get(plan, True))
+            if why is not None:
+                found.append((plan, why))
+        return tuple(found)
 
     async def choose(
         self, model: PayloadId, config: ModelConfig, shape: Shape, without: frozenset[PlanName] = frozenset()
