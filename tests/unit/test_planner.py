@@ -23,34 +23,8 @@ from blyan.inference.prediction import (
 from blyan.inference.step_times import Curve, StepSeen, StepTimes
 from blyan.inference.trying import Doubt
 from blyan.model.stepping import PlanName
-from blyan.primitives.ids import PayloadId, PublicKey
-
-MODEL = PayloadId("a" * 64)
-NEAR, FAR = PublicKey("1" * 64), PublicKey("2" * 64)
-SHAPE = Shape(prompt=64, answer=101)
-
-
-def curve(token_s: float, prompt_s: float, waited: float = 0.0) -> Curve:
-    """Steps of one token, and of 64."""
-    times = StepTimes()
-    times.add(MODEL, StepSeen("local", token_s, waited, 1, 1, 100))
-    times.add(MODEL, StepSeen("local", prompt_s, waited, 1, 64, 0))
-    return times.curve(MODEL, "local")
-
-
-def alone(**more: object) -> Situation:
-    """All here, ten milliseconds a token."""
-    return Situation(
-        **{"experts_per_token": 2, "missing": 0, "nobody": 0, "local": curve(0.01, 0.1), "dynamic": Curve()} | more
-    )  # type: ignore[arg-type]
-
-
-def parted(call_s: float, **more: object) -> Situation:
-    """Half of the experts on another node, two layers, four milliseconds of each step are this node's own."""
-    call = CallTimes(NEAR, call_s, 0.0, call_s)
-    given = {"missing": 8, "local": Curve(), "dynamic": curve(0.01, 0.1, 0.006), "callees": (call,)}
-    given |= {"spreads": (Spread(2, ((0, 1.0),)),), "offered": frozenset({"dynamic"})}
-    return alone(**given | more)
+from blyan.primitives.ids import PayloadId
+from situations import FAR, MODEL, NEAR, SHAPE, alone, curve, parted
 
 
 def one(found: tuple[Prediction, ...], plan: PlanName) -> Prediction:
@@ -300,6 +274,69 @@ def test_what_is_taken_is_never_much_slower_than_anything_offered(
     least = min(each for plan in made.predictions if (each := plan.seconds(answer)) is not None)
     assert taken is not None and least <= taken <= 1.0501 * least
     assert all(math.isfinite(each.tokens_per_s) for each in made.predictions if each.tokens_per_s is not None)
+
+
+def test_it_is_said_when_this_node_alone_would_be_faster_with_what_it_lacks() -> None:
+    """By its steps from when it had all: 100 tokens a second, where asking others gives less than half."""
+    known = parted(0.02, local=curve(0.01, 0.1), missing_bytes=3 * 2**20)
+    made = choose(known, SHAPE)
+    assert made.plan == "dynamic" and made.held is not None
+    assert (made.held.experts, made.held.size, made.held.prediction.assumed) == (8, 3 * 2**20, ())
+    assert made.held.prediction.tokens_per_s == pytest.approx(100)
+    assert made.held.times == pytest.approx((0.134 + 100 * 0.044) / 1.1)
+    with_all = (
+        "with the 8 experts that are not here (3.0 MiB) this node alone would be 4.1 times as fast as any of these"
+    )
+    assert made.said.endswith(with_all)
+    corrected = choose(known, SHAPE, (("local", Correction(0.5, 2.0, 8)),))
+    assert corrected.held is not None
+    assert corrected.held.prediction.tokens_per_s == pytest.approx(50)
+
+
+def test_what_all_experts_would_take_here_is_bounded_by_those_that_are_here() -> None:
+    """A node that computes a quarter of them in 4 ms a token takes 16 ms at most with all, and waits for none."""
+    made = choose(parted(0.02, here=0.25), SHAPE)
+    assert made.held is not None
+    assert made.held.prediction.tokens_per_s == pytest.approx(1 / 0.016)
+    assert "this node alone would be at least 2." in made.said
+    assert made.held.prediction.assumed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"local": curve(0.044, 0.134)},
+        {"local": curve(0.01, 0.1), "fits": False},
+        {"local": curve(0.01, 0.1), "trunk": False},
+        {"here": 0.05},
+        {},
+        {"missing": 0, "local": curve(0.01, 0.1)},
+        {"local": curve(0.01, 0.1), "nobody": 1},
+        {"trunk": False, "here": 0.9, "delegate": Delegate(FAR, curve(1.0, 9.0), 0.0), "offered": frozenset(plans)},
+    ],
+    ids=[
+        "not faster",
+        "no room",
+        "no trunk",
+        "not for sure",
+        "not measured",
+        "nothing missing",
+        "nothing to compare",
+        "layers",
+    ],
+)
+def test_nothing_is_said_of_what_this_node_lacks_that_numbers_do_not_show(change: dict[str, object]) -> None:
+    made = choose(parted(0.02, **change), SHAPE)
+    assert made.held is None
+    assert "would be" not in made.said
+
+
+def test_a_faster_node_elsewhere_is_what_this_node_is_compared_with() -> None:
+    """Not the plan that lacks least: a delegate that gives more than this node could makes what it lacks no matter."""
+    delegate = Delegate(FAR, curve(0.005, 0.05), 0.0)
+    offered = frozenset({"dynamic", "static_delegate"})
+    made = choose(parted(0.02, local=curve(0.01, 0.1), delegate=delegate, offered=offered), SHAPE)
+    assert (made.plan, made.held) == ("static_delegate", None)
 
 
 def noted(errors: PlannerError, rate: float, first: float) -> Decision:

@@ -6,12 +6,13 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from batches import CONFIG, MANIFEST, RULES
 from blyan.inference.step_times import StepSeen
 from blyan.model.stepping import PlanName
-from blyan.node.planning import Planned, Planning
+from blyan.node.planning import Planned, Planning, _share
 
 
 class Clock:
@@ -90,3 +91,13 @@ def test_plans_are_in_doubt_that_were_not_used_lately_or_by_plain_code_alone(pla
     assert "local" not in doubts()
     clock.now += 60
     assert (doubts()["local"], doubts()["pipeline"]) == ("stale", "stale")
+
+
+def test_what_is_missing_counts_in_bytes_and_what_is_here_by_its_use(planning: Planning) -> None:
+    """Of four experts of 10 to 40 bytes the second and fourth are here, of which the fourth is never used."""
+    here = np.array([False, True, False, True])
+    sizes = [SimpleNamespace(length=10 * (number + 1)) for number in range(4)]
+    hosted: Any = SimpleNamespace(manifest_id=MANIFEST, grid=SimpleNamespace(count=4), block=sizes.__getitem__)
+    assert [planning._missing(hosted, each) for each in (here, ~here, here | ~here)] == [40, 60, 0]
+    assert _share(here, np.array([3.0, 1.0, 0.0, 0.0])) == pytest.approx(0.25)
+    assert _share(here, np.zeros(4)) == pytest.approx(0.5)

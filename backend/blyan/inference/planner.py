@@ -10,11 +10,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from blyan.inference.prediction import Correction, Prediction, Shape, Situation, plans, predict
+from blyan.inference.prediction import Correction, Prediction, Shape, Situation, if_held, plans, predict
 from blyan.inference.trying import drawn, share, share_max
 from blyan.model.stepping import PlanName
+from blyan.primitives.limits import MIB
 
-_tie: Final = 0.05  # local wins against what is faster by no more than this share
+tie: Final = 0.05  # local wins against what is faster by no more than this share
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What this node alone would give with the experts that it lacks, where that is more than any plan gives now."""
+
+    experts: int  # that it lacks
+    size: int  # bytes
+    prediction: Prediction  # with assumptions: of the least that it would give
+    times: float  # how many times as long an answer takes now
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,7 @@ class Decision:
     than: PlanName | None = None  # the best of the others
     times: float | None = None  # how many times as long its answer takes
     order: tuple[PlanName, ...] = ()  # in which plans are to be tried: this one, then what may answer instead
+    held: Held | None = None  # what would be better still
 
     def of(self, plan: PlanName) -> Prediction:
         """What a plan should give."""
@@ -50,7 +62,26 @@ def choose(
     decision = _decided(situation, shape, made, draw)
     possible = [each for each in made if each.possible and each.plan in situation.offered]
     possible.sort(key=lambda each: (each.plan != decision.plan, each.seconds(shape.answer) or math.inf))
-    return replace(decision, order=tuple(each.plan for each in possible))
+    now = [seconds for each in possible if (seconds := each.seconds(shape.answer)) is not None]
+    held = _held(situation, shape, corrections, min(now)) if now else None
+    said = decision.said if held is None else f"{decision.said}; {_advice(held)}"
+    return replace(decision, order=tuple(each.plan for each in possible), said=said, held=held)
+
+
+def _held(
+    situation: Situation, shape: Shape, corrections: Sequence[tuple[PlanName, Correction]], now: float
+) -> Held | None:
+    alone = if_held(situation, shape, corrections)
+    seconds = None if alone is None else alone.seconds(shape.answer)
+    if alone is None or not seconds or now < seconds * (1 + tie):
+        return None
+    return Held(situation.missing, situation.missing_bytes, alone, now / seconds)
+
+
+def _advice(held: Held) -> str:
+    what = f"the {held.experts} experts that are not here" if held.experts > 1 else "the expert that is not here"
+    least = "at least " if held.prediction.assumed else ""
+    return f"with {what} ({held.size / MIB:.1f} MiB) this node alone would be {least}{_faster(held.times)} any of these"
 
 
 def _decided(
@@ -66,7 +97,7 @@ def _decided(
         return Decision(first.plan, made, f"{first.plan}: nothing was measured yet", tried=True)
     quickest, best = min(timed, key=lambda each: each[0])
     for seconds, each in timed:
-        if each.plan == "local" and seconds <= quickest * (1 + _tie):
+        if each.plan == "local" and seconds <= quickest * (1 + tie):
             quickest, best = seconds, each
     doubts = dict(situation.doubts)
     tries = [(each, share_max / len(untimed)) for each in untimed]
@@ -95,6 +126,6 @@ def _compared(best: Prediction, seconds: float, made: tuple[Prediction, ...], sh
 
 
 def _faster(ratio: float) -> str:
-    if ratio >= 1 + _tie:
+    if ratio >= 1 + tie:
         return f"{ratio:.1f} times as fast as" if ratio >= 1.95 else f"{ratio - 1:.0%} faster than"
-    return "as fast as" if ratio > 1 - _tie else f"{1 - ratio:.0%} slower than"
+    return "as fast as" if ratio > 1 - tie else f"{1 - ratio:.0%} slower than"

@@ -70,6 +70,9 @@ class Situation:
     why_not: tuple[tuple[PlanName, str], ...] = ()  # plans that cannot be at all, beside what stands above
     offered: frozenset[PlanName] = frozenset({"local", "dynamic"})  # what may answer, by configuration and model
     doubts: tuple[tuple[PlanName, Doubt], ...] = ()  # plans that may be quicker than they were measured to be
+    missing_bytes: int = 0  # of the experts that are not here
+    fits: bool = True  # whether there is memory for these
+    here: float = 0.0  # share of the experts that answers use, of those that are here
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,27 @@ def predict(
     )
     known = dict(corrections)
     return tuple(_corrected(each, known.get(each.plan)) for each in raw)
+
+
+def if_held(
+    situation: Situation, shape: Shape, corrections: Sequence[tuple[PlanName, Correction]] = ()
+) -> Prediction | None:
+    """What this node alone would give with the experts that it lacks; None where nothing tells of it, or no room is.
+
+    By its steps with all of them, from when it had all. Else at least so much: it computes a known share of the experts
+    itself, in no less than that share of the time that all of them would take.
+    """
+    if not situation.trunk or not situation.missing or not situation.fits:
+        return None
+    whole = _corrected(_local(replace(situation, missing=0), shape), dict(corrections).get("local"))
+    if whole.tokens_per_s is not None:
+        return whole
+    found = _own(situation.dynamic, shape)
+    if isinstance(found, str) or situation.here <= 0:
+        return None
+    token_s, first_s = max(found.token_s / situation.here, _token_least_s), found.first_s / situation.here
+    assumed = ("experts that are not here take as long as those that are: the rate is at least this",)
+    return Prediction("local", True, whole.why, 1 / token_s, first_s, (), (*assumed, *_assumed(found)))
 
 
 def _corrected(raw: Prediction, by: Correction | None) -> Prediction:
