@@ -24,12 +24,14 @@ from blyan.inference.leads import Leads
 from blyan.inference.prediction import Delegate
 from blyan.inference.scheduler import Scheduler, Ticket
 from blyan.inference.session import GenerationRequest, answer_tokens_max, run
+from blyan.inference.snapshot import RegistrySnapshot
 from blyan.inference.step_times import Curve, Timed, untimed
 from blyan.model.config import ModelConfig
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import PlanName
 from blyan.network.streams import Streaming
 from blyan.node.course import Begun, Course
+from blyan.node.holdings import Hosted
 from blyan.node.peering import Peering
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire import generation
@@ -62,6 +64,7 @@ class Answering:
         self.scheduler, self.peering = scheduler, peering
         self.host: DelegateHost | None = None  # where this node has peers, as the next
         self.delegating: Delegating | None = None
+        self._known_elsewhere: tuple[tuple[PayloadId, int, int] | None, Elsewhere] = None, nowhere
         if peering is None:
             return
         lead = Lead(scheduler, lambda: scheduler.drafts_max)
@@ -142,17 +145,23 @@ class Answering:
         return _Delegated(self, asked) if plan == "static_delegate" else _Own(self, asked, plan)
 
     def _elsewhere(self, manifest: PayloadId) -> Elsewhere:
-        """Who would be asked for which expert of a model. For the network's loop."""
+        """Who would be asked for which expert of a model; kept while that is the same. For the network's loop."""
         peering = self.peering
         hosted = None if peering is None else peering.holdings.find(manifest)
         if peering is None or hosted is None:
             return nowhere
         snapshot = peering.registry.snapshot(peering.monotonic())
+        as_of = manifest, snapshot.version, peering.holdings.version
+        if self._known_elsewhere[0] != as_of:
+            self._known_elsewhere = as_of, self._placed(peering, hosted, snapshot)
+        return self._known_elsewhere[1]
+
+    def _placed(self, peering: Peering, hosted: Hosted, snapshot: RegistrySnapshot) -> Elsewhere:
         callees = {-1: CallTimes(peering.identity.key.public, 0.0, 0.0, 0.0)}  # -1: this node; else by index
         found = {-1: 0}
         places = np.full(hosted.grid.count, -1, np.int32)
         for number in range(hosted.grid.count):
-            choice = None if number in hosted.here else snapshot.choice(manifest, *hosted.place(number))
+            choice = None if number in hosted.here else snapshot.choice(hosted.manifest_id, *hosted.place(number))
             if choice is None and number not in hosted.here:
                 continue
             at = -1 if choice is None else choice.order[0]
