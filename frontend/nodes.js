@@ -30,7 +30,7 @@ const drawn = { report: null, looks: new Map() };
 
 // What the plans should give, asked for again when it is looked at later.
 /** @typedef {{plan: "local" | "dynamic" | "static_delegate" | "pipeline", tokens_per_s: number | null, first_token_s: number}} Prediction */
-/** @typedef {{model: string, chosen: string, times: number | null, predictions: Prediction[], error: {tokens_per_s: number | null}}} Plan */
+/** @typedef {{model: string, chosen: string, advice: Record<string, string> | null, predictions: Prediction[], error: {tokens_per_s: number | null}}} Plan */
 /** @type {{at: number, said: Plan | null}} */
 const planned = { at: 0, said: null };
 
@@ -178,7 +178,7 @@ function planView() {
   const number = (/** @type {number} */ value) => Number(value.toPrecision(2));
   return html`<p class="quiet-text" data-testid="nodes-plan">
     ${rate === null ? t("nodes.unmeasured", { plan }) : t("nodes.plan", { plan, rate: number(rate), first: number(first), off: off === null ? "" : ` (±${number(100 * off)}%)` })}
-    ${chosen === "local" && said.times ? t("nodes.alone", { times: number(said.times) }) : nothing}
+    ${said.advice?.[language()]}
   </p>`;
 }
 

@@ -17,7 +17,6 @@ export const nodesWords = {
   "plan.dynamic": ["Experts elsewhere are called", "다른 노드의 전문가를 부릅니다"],
   "plan.static_delegate": ["Another node answers", "다른 노드가 답합니다"],
   "plan.pipeline": ["Several nodes share the layers", "여러 노드가 층을 나누어 답합니다"],
-  "nodes.alone": ["This node alone is {times} times as fast as with others.", "이 노드 혼자가 다른 노드와 함께할 때보다 {times}배 빠릅니다."],
   "nodes.unmeasured": ["{plan}: speed not measured yet.", "{plan}: 속도를 아직 재지 않았습니다."],
   "nodes.inspect": ["Point at a cell, or move there with Tab and the arrow keys, to see who holds it.", "칸을 가리키거나 Tab과 화살표 키로 옮겨 가면 누가 가지고 있는지 보입니다."],
   "nodes.cell": ["{name}: {holders}", "{name}: {holders}"],

@@ -222,6 +222,7 @@ async def test_auto_moves_away_from_a_lead_that_became_slow(scene: Scene, monkey
         patch.setattr("blyan.node.planning._settled", 0)
         patch.setattr(planning, "draw", lambda: draws.pop() if draws else 0.99)
         patch.setattr(delegating.leads, "timed", planning.steps.add)
+        patch.setattr(delegating.leads, "draw", lambda: 0.99)  # always the one that is taken for the best
 
         async def chosen() -> PlanName:
             planning._seen.clear()

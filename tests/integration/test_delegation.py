@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from blyan.inference.delegate_host import DelegateHost
 from blyan.inference.delegating import Delegating, DelegationOptions
+from blyan.inference.leads import Usual
 from blyan.network.link import Link
 from blyan.network.streams import Outlet, Streaming
 from blyan.node import builtin
@@ -262,7 +263,8 @@ async def test_a_lead_that_gives_no_steps_is_replaced(
     asks, (root, manifest) = delegating(gateway), folders
     monkeypatch.setattr(asks, "options", DelegationOptions(0.3, 0.3))
     asks.leads._refused.clear()  # what an earlier test had it refuse
-    monkeypatch.setitem(asks.leads._step_s, lead.peering.identity.key.public, 9.0)  # so the other is asked first
+    slow = Usual(9.0, 0.0, jitted=True, at=asks.monotonic())
+    monkeypatch.setitem(asks.leads._usual, lead.peering.identity.key.public, slow)  # so the other is asked first
     prompt, options, expected = alone[0]
     before = replace(asks.counters)
     asked: list[str] = []

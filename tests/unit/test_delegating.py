@@ -46,7 +46,7 @@ class Stopping:
 def make(usage: Any) -> Delegating:
     nothing: Any = None
     thread: Any = Closed()
-    return Delegating(thread, nothing, nothing, usage, nothing, lambda: 0.0, bytes)
+    return Delegating(thread, nothing, nothing, usage, lambda: 0.0, bytes)
 
 
 @pytest.mark.parametrize("fails", ["usage", "reader_of", "thread"])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from blyan.inference.call_times import CallTimes
 from blyan.inference.decoding import Steps, decode
 from blyan.inference.delegating import DelegationOptions
-from blyan.inference.delegation import Candidate, choose
+from blyan.inference.delegation import Candidate, Elsewhere, again, choose
 from blyan.inference.drafting import Drafter
 from blyan.inference.expert_set import ExpertSet, predict
 from blyan.inference.expert_use import ExpertUse, half_life_s
@@ -86,7 +88,13 @@ def candidate(number: int, holds: set[int] | None = None, **more: Any) -> Candid
     return Candidate(node(number), rank, Holding(True, bits_of(set(range(8)) if holds is None else holds)), **more)
 
 
+def others(call_s: float) -> Elsewhere:
+    """Another node has all, and answers a call in so long."""
+    return Elsewhere((CallTimes(node(9), call_s, 0.0, call_s),), np.zeros(8, np.int32))
+
+
 def order_of(*candidates: Candidate, predicted: ExpertSet = EVENLY, **more: Any) -> list[int]:
+    more = {"elsewhere": others(0.02)} | more
     return [int(each.node, 16) for each in choose(candidates, predicted, lambda _number: 10, **more)]
 
 
@@ -95,9 +103,9 @@ def test_who_holds_all_goes_before_who_lacks_few_before_who_lacks_many() -> None
 
 
 def test_only_what_is_expected_to_be_used_counts() -> None:
-    predicted = ExpertSet(EVENLY.weights, (0, 1, 4))
+    predicted = ExpertSet(np.array([[0.5, 0.5, 0, 0], [1, 0, 0, 0]], np.float32), (0, 1, 4))
     (first, second) = choose(
-        [candidate(1, {0, 1, 5, 6, 7}), candidate(2, {0, 1, 4})], predicted, lambda number: number * 100
+        [candidate(1, {0, 1, 5, 6, 7}), candidate(2, {0, 1, 4})], predicted, lambda number: number * 100, others(0.02)
     )
     assert (first.node, first.lacking, first.bytes_lacking) == (node(2), (), 0)
     assert (second.lacking, second.bytes_lacking) == ((4,), 400)
@@ -121,13 +129,58 @@ def test_who_is_expected_to_end_sooner_is_asked_first(slower: dict[str, Any], fa
 
 
 def test_a_fast_node_that_lacks_little_is_asked_before_a_slow_one_with_all() -> None:
-    lacking = candidate(1, {*range(7)}, step_s=0.01, call_s=0.005)
+    lacking = candidate(1, {*range(7)}, step_s=0.01, rtt_s=0.005)
     assert order_of(lacking, candidate(2, step_s=0.1)) == [1, 2]
 
 
 def test_calls_for_what_is_lacking_count_by_what_they_take() -> None:
     """A node that computes faster and would ask others in every layer goes after one that has all."""
-    assert order_of(candidate(1, set(), step_s=0.01, call_s=0.05), candidate(2, step_s=0.03)) == [2, 1]
+    lacking, whole = candidate(1, set(), step_s=0.01), candidate(2, step_s=0.03)
+    assert order_of(lacking, whole, elsewhere=others(0.05)) == [2, 1]
+    assert order_of(lacking, whole, elsewhere=others(0.0)) == [2, 1], "its own way is as long as usual"
+    near = replace(lacking, rtt_s=0.001)
+    assert order_of(near, replace(whole, rtt_s=0.001), elsewhere=others(0.001)) == [1, 2]
+
+
+def test_who_is_near_and_lacks_what_is_far_goes_after_who_is_far_and_has_all() -> None:
+    """What it lacks is as far from it as from here: a call in each layer of each token, for one in all."""
+    near, far = candidate(1, {0, 1, 4, 5}, rtt_s=0.001, step_s=0.01), candidate(2, rtt_s=0.1, step_s=0.01)
+    assert order_of(near, far, elsewhere=others(0.1)) == [2, 1]
+    assert order_of(near, far, elsewhere=others(0.0001)) == [1, 2], "where it is near, the other way round"
+
+
+def test_a_lead_calls_over_the_longer_way_for_the_share_that_it_lacks() -> None:
+    """Half of each layer, one expert a token: calls in half of the steps' layers, and in nearly all of a prompt's."""
+    half = candidate(1, {0, 1, 4, 5}, rtt_s=0.03, step_s=0.01)
+    (found,) = choose([half], EVENLY, lambda _number: 10, others(0.002))
+    assert found.calls.seconds(1) == pytest.approx(2 * 0.5 * 0.03)
+    assert found.calls.seconds(64) == pytest.approx(2 * 0.03)
+    assert found.step_s == pytest.approx(0.01 + 0.03)
+    (whole,) = choose([candidate(1, rtt_s=0.03)], EVENLY, lambda _number: 10, others(0.002))
+    assert (whole.calls.callees, whole.calls.seconds(64)) == ((), 0)
+
+
+def test_calls_take_a_lead_as_long_as_they_took_it_lately() -> None:
+    """The way between two others is not known here; how long it waited is."""
+    half = candidate(1, {0, 1, 4, 5}, rtt_s=0.03, step_s=0.01, stretch=0.1)
+    (found,) = choose([half], EVENLY, lambda _number: 10, others(0.002))
+    assert found.calls.seconds(1) == pytest.approx(0.003)
+
+
+def test_a_lead_that_may_have_become_quicker_is_asked_again_at_little_cost() -> None:
+    """The less often the slower it was; nobody by a lower rank, and nobody of whom the times are new."""
+    quick = candidate(1, step_s=0.01, rtt_s=0.0)
+
+    def asked(draw: float, **more: Any) -> int:
+        other = candidate(2, rtt_s=0.0, **{"step_s": 0.03} | more)
+        ranked = choose([quick, other], EVENLY, lambda _number: 10, others(0.02))
+        return int(again(ranked, lambda: draw)[0].node, 16)
+
+    assert [asked(draw, doubt="cold") for draw in (0.0, 0.024, 0.026)] == [2, 2, 1]
+    assert [asked(draw, doubt="stale") for draw in (0.0, 0.009, 0.011)] == [2, 2, 1]
+    assert [asked(draw, doubt="cold", step_s=0.0101) for draw in (0.24, 0.26)] == [2, 1]
+    assert asked(0.0) == 1
+    assert asked(0.0, doubt="cold", rank=Rank.doubtful) == 1
 
 
 def test_who_is_unreachable_or_was_tried_is_not_asked() -> None:

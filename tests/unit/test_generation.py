@@ -147,6 +147,20 @@ def test_steps_come_as_they_were_sent_up_to_the_end(told: bool, routed: bool) ->
     assert reader.ended, "by its stop token"
 
 
+def test_a_chunk_says_by_which_code_and_how_long_others_were_waited_for() -> None:
+    """In numbers that can be; one that says nothing is of plain code, which waited for nobody."""
+    reader, writer = ChunkReader(ORDER, BOUNDS), ChunkWriter(ORDER)
+    reader.read(over(writer.chunk(FIRST, jitted=True, waited_us=1_500)))
+    assert (reader.jitted, reader.waited_s) == (True, 0.0015)
+    said = writer.chunk([step(13)])
+    reader.read(Message({name: said.fields[name] for name in ("at", "digest")}, said.tensors))
+    assert (reader.jitted, reader.waited_s) == (False, 0.0)
+    for change in ({"jitted": 1}, {"waited_us": -1}, {"waited_us": 0.5}, {"waited_us": 10**12}):
+        chunk = ChunkWriter(ORDER).chunk(FIRST)
+        with pytest.raises(MalformedMessage):
+            ChunkReader(ORDER, BOUNDS).read(Message(chunk.fields | change, chunk.tensors))
+
+
 def test_an_answer_ends_with_its_last_token() -> None:
     order = replace(ORDER, tokens_max=2)
     reader = ChunkReader(order, BOUNDS)

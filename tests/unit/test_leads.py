@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from blyan.inference.call_times import Calls, CallTimes, Spread
+from blyan.inference.delegation import Candidate
 from blyan.inference.leads import Leads
 from blyan.inference.registry import Registry
+from blyan.inference.snapshot import Rank
 from blyan.inference.step_times import StepTimes
 from blyan.network.gossip import SummaryTable
 from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.wire.peer import Holding
 
 MODEL = PayloadId("a" * 64)
 NODE = PublicKey("1" * 64)
@@ -31,15 +35,18 @@ class Scene:
     def clock(self) -> float:
         return self.now
 
-    def answer(self, first_s: float, step_s: float, steps: int, together: int = 1) -> None:
+    def answer(
+        self, first_s: float, step_s: float, steps: int, together: int = 1, called_s: float = 0.0, **said: Any
+    ) -> None:
         """One whole answer to a prompt of a hundred tokens."""
         self.leads.began(NODE)
-        pace = self.leads.follow(NODE, MODEL, 100)
+        calls = Calls(1, (CallTimes(NODE, called_s, 0.0, called_s),), (Spread(1, ((0, 1.0),)),))
+        pace = self.leads.follow(NODE, MODEL, 100, calls)
         self.now += first_s
-        pace.came(1)
+        pace.came(1, **said)
         for _ in range(steps // together):
             self.now += step_s * together
-            pace.came(together)
+            pace.came(together, **said)
         pace.over()
         self.leads.ended(NODE)
 
@@ -65,6 +72,65 @@ def test_a_lead_that_became_slow_is_known_to_be_after_a_few_answers() -> None:
     for _ in range(3):
         scene.answer(0.4, 0.05, 24)
     assert scene.reading(1) == pytest.approx(0.05)
+
+
+def candidate(scene: Scene) -> Candidate:
+    """The node as one to be asked: linked, proven, and with the trunk."""
+    link = SimpleNamespace(peer=SimpleNamespace(holdings={MODEL: Holding(True, b"")}, queue=0), heard=scene.now)
+    view = SimpleNamespace(rank=Rank.proven, measured=SimpleNamespace(rtt_s=0.01))
+    links: Any = SimpleNamespace(open={NODE: None}, link=lambda _node: link)
+    registry: Any = SimpleNamespace(standing=lambda _node, _now: SimpleNamespace(view=view))
+    (found,) = replace(scene.leads, links=links, registry=registry).candidates(MODEL)
+    return found
+
+
+def test_what_a_lead_took_by_plain_code_counts_no_more_once_jitted_code_took_over() -> None:
+    """From the first such answer on, of its prompt and of its tokens, and in which order leads are asked."""
+    scene = Scene()
+    for _ in range(20):
+        scene.answer(0.4, 0.05, 24)
+    scene.answer(0.1, 0.01, 8, jitted=True)
+    assert (scene.reading(100), scene.reading(1)) == (pytest.approx(0.1), pytest.approx(0.01))
+    assert candidate(scene).step_s == pytest.approx(0.01)
+    assert scene.steps.curve(MODEL, "static_delegate", NODE).jitted
+
+
+def test_no_mean_is_of_steps_by_two_codes() -> None:
+    """Where jitted code takes over in the middle of an answer, and less than a measurement came of plain code."""
+    scene = Scene()
+    pace = scene.leads.follow(NODE, MODEL, 100)
+    for steps, step_s, jitted in ((1, 0.4, False), (4, 0.05, False), (8, 0.01, True)):
+        scene.now += steps * step_s
+        pace.came(steps, jitted=jitted)
+    pace.over()
+    assert (scene.reading(100), scene.reading(1)) == (pytest.approx(0.4), pytest.approx(0.01))
+
+
+def test_times_of_a_lead_are_in_doubt_by_plain_code_at_once_and_else_when_they_are_old() -> None:
+    scene = Scene()
+    assert candidate(scene).doubt == "cold", "it was never asked"
+    for jitted, expected in ((False, (None, "cold", "cold")), (True, (None, None, "stale"))):
+        scene.answer(0.1, 0.01, 8, jitted=jitted)
+        for seconds, doubt in zip((1, 20, 50), expected, strict=True):
+            scene.now += seconds
+            assert candidate(scene).doubt == doubt, (jitted, seconds)
+
+
+def test_what_a_lead_waits_for_experts_elsewhere_is_told_apart_from_its_own_steps() -> None:
+    """By its word, and no more than all that it took; how much longer than expected that is goes with its calls."""
+    scene = Scene()
+    scene.answer(0.1, 0.03, 16, waited_s=0.02, called_s=0.01)
+    found = scene.steps.curve(MODEL, "static_delegate", NODE)
+    assert [found.step(1, tokens, 100) for tokens in (1, 100)] == [
+        pytest.approx((0.03, 0.02, False)),
+        pytest.approx((0.1, 0.02, False)),
+    ]
+    assert (candidate(scene).step_s, candidate(scene).stretch) == (pytest.approx(0.01), pytest.approx(2.0))
+    scene = Scene()
+    scene.answer(0.1, 0.03, 16, waited_s=600.0, called_s=1e-9)
+    reading = scene.steps.curve(MODEL, "static_delegate", NODE).step(1, 1, 100)
+    assert reading is not None and reading.own_s == pytest.approx(0, abs=1e-9)
+    assert (candidate(scene).step_s, candidate(scene).stretch) == (pytest.approx(0, abs=1e-9), 16.0)
 
 
 def test_steps_beside_other_generations_are_told_apart() -> None:

@@ -7,50 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blyan.inference.call_times import Calls, CallTimes, Spread
 from blyan.inference.partition import Stage, StagePlan
 from blyan.inference.planner import Decision, choose
 from blyan.inference.planner_error import Came, PlannerError
 from blyan.inference.prediction import (
-    CallTimes,
     Correction,
     Delegate,
     Prediction,
     Shape,
     Situation,
-    Spread,
     plans,
     predict,
 )
 from blyan.inference.step_times import Curve, StepSeen, StepTimes
+from blyan.inference.trying import Doubt
 from blyan.model.stepping import PlanName
-from blyan.primitives.ids import PayloadId, PublicKey
-
-MODEL = PayloadId("a" * 64)
-NEAR, FAR = PublicKey("1" * 64), PublicKey("2" * 64)
-SHAPE = Shape(prompt=64, answer=101)
-
-
-def curve(token_s: float, prompt_s: float, waited: float = 0.0) -> Curve:
-    """Steps of one token, and of 64."""
-    times = StepTimes()
-    times.add(MODEL, StepSeen("local", token_s, waited, 1, 1, 100))
-    times.add(MODEL, StepSeen("local", prompt_s, waited, 1, 64, 0))
-    return times.curve(MODEL, "local")
-
-
-def alone(**more: object) -> Situation:
-    """All here, ten milliseconds a token."""
-    return Situation(
-        **{"experts_per_token": 2, "missing": 0, "nobody": 0, "local": curve(0.01, 0.1), "dynamic": Curve()} | more
-    )  # type: ignore[arg-type]
-
-
-def parted(call_s: float, **more: object) -> Situation:
-    """Half of the experts on another node, two layers, four milliseconds of each step are this node's own."""
-    call = CallTimes(NEAR, call_s, 0.0, call_s)
-    given = {"missing": 8, "local": Curve(), "dynamic": curve(0.01, 0.1, 0.006), "callees": (call,)}
-    given |= {"spreads": (Spread(2, ((0, 1.0),)),), "offered": frozenset({"dynamic"})}
-    return alone(**given | more)
+from blyan.primitives.ids import PayloadId
+from situations import FAR, MODEL, NEAR, SHAPE, alone, curve, parted
 
 
 def one(found: tuple[Prediction, ...], plan: PlanName) -> Prediction:
@@ -156,12 +130,47 @@ def test_the_plan_with_the_shortest_answer_is_taken() -> None:
     assert choose(everything(offered=frozenset({"local"})), Shape(64, 101)).plan == "local"
 
 
-def test_a_delegate_pays_its_round_trip_and_what_it_fetches_once() -> None:
-    lacking = Delegate(FAR, curve(0.005, 0.05), 0.02, fetch_s=0.5, lacking=3)
+def test_a_delegate_pays_its_round_trip_once() -> None:
+    found = one(predict(everything(), SHAPE), "static_delegate")
+    assert (found.first_token_s, found.tokens_per_s) == (pytest.approx(0.07), pytest.approx(200))
+    unknown = Delegate(FAR, Curve(), None)
+    assert len(one(predict(everything(delegate=unknown), SHAPE), "static_delegate").not_measured) == 2
+
+
+def calls(call_s: float | None, share: float = 0.5, stretch: float = 1.0) -> Calls:
+    """For so much of each of three layers, with one expert a token."""
+    callee = CallTimes(NEAR, call_s, None if call_s is None else 0.0, call_s)
+    return Calls(1, (callee,), (Spread(3, ((0, share),)),), stretch)
+
+
+def test_a_delegate_calls_for_what_it_lacks_in_each_token_that_uses_it() -> None:
+    """In half of the layers' steps, and in every layer of a prompt."""
+    lacking = Delegate(FAR, curve(0.005, 0.05), 0.02, lacking=3, calls=calls(0.01))
     found = one(predict(everything(delegate=lacking), SHAPE), "static_delegate")
-    assert (found.first_token_s, found.tokens_per_s) == (pytest.approx(0.57), pytest.approx(200))
-    unknown = Delegate(FAR, Curve(), None, fetch_s=None)
-    assert len(one(predict(everything(delegate=unknown), SHAPE), "static_delegate").not_measured) == 3
+    assert found.tokens_per_s == pytest.approx(1 / (0.005 + 3 * 0.5 * 0.01))
+    assert found.first_token_s == pytest.approx(0.05 + 0.02 + 3 * 0.01)
+    assert "3 experts called" in found.why
+    assert found.assumed == (f"calls of {'2' * 12} take what they take from here, or its round trip if that is longer",)
+    unknown = replace(lacking, calls=calls(None))
+    said = one(predict(everything(delegate=unknown), SHAPE), "static_delegate")
+    assert (said.tokens_per_s, said.not_measured) == (None, (f"round trip to {'1' * 12}",))
+
+
+def test_calls_that_steps_of_a_delegate_waited_for_are_not_counted_twice() -> None:
+    """What it was measured with counts as long as it lacks as much; what it has meanwhile is waited for no more."""
+    known = Delegate(FAR, curve(0.02, 0.08, 0.015), 0.0, lacking=3, calls=calls(0.01))
+    found = one(predict(everything(delegate=known), SHAPE), "static_delegate")
+    assert (found.tokens_per_s, found.first_token_s) == (pytest.approx(50), pytest.approx(0.08))
+    whole = one(predict(everything(delegate=replace(known, lacking=0, calls=Calls(1))), SHAPE), "static_delegate")
+    assert (whole.tokens_per_s, whole.first_token_s) == (pytest.approx(200), pytest.approx(0.065))
+
+
+def test_the_faster_of_this_node_and_a_delegate_that_lacks_some_is_taken() -> None:
+    """A delegate that would be three times as fast with all is slower, if what it lacks is far."""
+    lacking = Delegate(FAR, curve(0.003, 0.03), 0.001, lacking=3, calls=calls(0.05))
+    assert choose(everything(delegate=lacking, stages=None), SHAPE).plan == "local"
+    near = replace(lacking, calls=calls(0.001))
+    assert choose(everything(delegate=near, stages=None), SHAPE).plan == "static_delegate"
 
 
 def test_local_wins_ties() -> None:
@@ -184,11 +193,18 @@ def test_a_plan_that_was_never_measured_is_tried_soon() -> None:
     assert (nothing.plan, nothing.tried) == ("local", True)
 
 
-def test_a_plan_that_was_not_measured_lately_is_tried_seldom() -> None:
-    """Once in a hundred answers, whatever it gave then."""
-    stale = everything(delegate=Delegate(FAR, curve(0.1, 1.0), 0.02), stale=frozenset({"static_delegate"}))
-    chosen = [choose(stale, SHAPE, (), lambda at=at: at).plan for at in (0.0, 0.009, 0.011, 0.24)]
-    assert chosen == ["static_delegate", "static_delegate", "local", "local"]
+def test_what_may_have_become_quicker_is_tried_the_less_often_the_more_that_may_cost() -> None:
+    """A fiftieth of the time of answers at most, a twentieth where plain code was measured; never not at all."""
+
+    def shares(slower: float, why: Doubt) -> float:
+        delegate = Delegate(FAR, curve(0.01 * slower, 0.1 * slower), 0.0)
+        found = everything(delegate=delegate, stages=None, doubts=(("static_delegate", why),))
+        draws = [(at + 0.5) / 10_000 for at in range(10_000)]
+        return sum(choose(found, SHAPE, (), lambda at=at: at).plan == "static_delegate" for at in draws) / 10_000
+
+    assert [shares(times, "stale") for times in (1.05, 2, 5)] == [pytest.approx(each) for each in (0.25, 0.02, 0.005)]
+    assert [shares(times, "cold") for times in (1.2, 2, 5)] == [pytest.approx(each) for each in (0.25, 0.05, 0.0125)]
+    assert choose(everything(delegate=Delegate(FAR, curve(0.1, 1.0), 0.0)), SHAPE, (), lambda: 0.0).plan == "local"
 
 
 def test_what_may_answer_instead_is_in_the_order_of_its_speed() -> None:
@@ -258,6 +274,69 @@ def test_what_is_taken_is_never_much_slower_than_anything_offered(
     least = min(each for plan in made.predictions if (each := plan.seconds(answer)) is not None)
     assert taken is not None and least <= taken <= 1.0501 * least
     assert all(math.isfinite(each.tokens_per_s) for each in made.predictions if each.tokens_per_s is not None)
+
+
+def test_it_is_said_when_this_node_alone_would_be_faster_with_what_it_lacks() -> None:
+    """By its steps from when it had all: 100 tokens a second, where asking others gives less than half."""
+    known = parted(0.02, local=curve(0.01, 0.1), missing_bytes=3 * 2**20)
+    made = choose(known, SHAPE)
+    assert made.plan == "dynamic" and made.held is not None
+    assert (made.held.experts, made.held.size, made.held.prediction.assumed) == (8, 3 * 2**20, ())
+    assert made.held.prediction.tokens_per_s == pytest.approx(100)
+    assert made.held.times == pytest.approx((0.134 + 100 * 0.044) / 1.1)
+    with_all = (
+        "with the 8 experts that are not here (3.0 MiB) this node alone would be 4.1 times as fast as any of these"
+    )
+    assert made.said.endswith(with_all)
+    corrected = choose(known, SHAPE, (("local", Correction(0.5, 2.0, 8)),))
+    assert corrected.held is not None
+    assert corrected.held.prediction.tokens_per_s == pytest.approx(50)
+
+
+def test_what_all_experts_would_take_here_is_bounded_by_those_that_are_here() -> None:
+    """A node that computes a quarter of them in 4 ms a token takes 16 ms at most with all, and waits for none."""
+    made = choose(parted(0.02, here=0.25), SHAPE)
+    assert made.held is not None
+    assert made.held.prediction.tokens_per_s == pytest.approx(1 / 0.016)
+    assert "this node alone would be at least 2." in made.said
+    assert made.held.prediction.assumed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"local": curve(0.044, 0.134)},
+        {"local": curve(0.01, 0.1), "fits": False},
+        {"local": curve(0.01, 0.1), "trunk": False},
+        {"here": 0.05},
+        {},
+        {"missing": 0, "local": curve(0.01, 0.1)},
+        {"local": curve(0.01, 0.1), "nobody": 1},
+        {"trunk": False, "here": 0.9, "delegate": Delegate(FAR, curve(1.0, 9.0), 0.0), "offered": frozenset(plans)},
+    ],
+    ids=[
+        "not faster",
+        "no room",
+        "no trunk",
+        "not for sure",
+        "not measured",
+        "nothing missing",
+        "nothing to compare",
+        "layers",
+    ],
+)
+def test_nothing_is_said_of_what_this_node_lacks_that_numbers_do_not_show(change: dict[str, object]) -> None:
+    made = choose(parted(0.02, **change), SHAPE)
+    assert made.held is None
+    assert "would be" not in made.said
+
+
+def test_a_faster_node_elsewhere_is_what_this_node_is_compared_with() -> None:
+    """Not the plan that lacks least: a delegate that gives more than this node could makes what it lacks no matter."""
+    delegate = Delegate(FAR, curve(0.005, 0.05), 0.0)
+    offered = frozenset({"dynamic", "static_delegate"})
+    made = choose(parted(0.02, local=curve(0.01, 0.1), delegate=delegate, offered=offered), SHAPE)
+    assert (made.plan, made.held) == ("static_delegate", None)
 
 
 def noted(errors: PlannerError, rate: float, first: float) -> Decision:

@@ -6,11 +6,13 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from batches import CONFIG, MANIFEST, RULES
+from blyan.inference.step_times import StepSeen
 from blyan.model.stepping import PlanName
-from blyan.node.planning import Planned, Planning
+from blyan.node.planning import Planned, Planning, _share
 
 
 class Clock:
@@ -68,3 +70,34 @@ def test_another_plan_that_is_impossible_holds_nobody_up(planning: Planning, clo
         assert left_alone(planning, clock, "static_delegate") == 5
     planning.turned(planned("dynamic"), "dynamic")
     assert left_alone(planning, clock, "dynamic") == 0
+
+
+def test_plans_are_in_doubt_that_were_not_used_lately_or_by_plain_code_alone(planning: Planning, clock: Clock) -> None:
+    """After a few seconds where jitted code may have become ready, after a minute otherwise, and until an answer."""
+
+    def doubts() -> dict[PlanName, str]:
+        planning._seen.clear()
+        shape = planning.shape(1, 1, 0)
+        return dict(asyncio.run(planning.situation(MANIFEST, CONFIG, shape)).doubts)
+
+    planning.steps.add(MANIFEST, StepSeen("local", 0.1, 0.0, 1, 1, 0))
+    assert doubts() == {}
+    clock.now += 6
+    assert doubts() == {"local": "cold", "dynamic": "cold", "static_delegate": "cold"}, "the others: not at all"
+    planning.ended(planned("local"), 1, 1.0, 0.0)
+    assert "local" not in doubts()
+    planning.steps.add(MANIFEST, StepSeen("local", 0.1, 0.0, 1, 1, 0), jitted=True)
+    clock.now += 6
+    assert "local" not in doubts()
+    clock.now += 60
+    assert (doubts()["local"], doubts()["pipeline"]) == ("stale", "stale")
+
+
+def test_what_is_missing_counts_in_bytes_and_what_is_here_by_its_use(planning: Planning) -> None:
+    """Of four experts of 10 to 40 bytes the second and fourth are here, of which the fourth is never used."""
+    here = np.array([False, True, False, True])
+    sizes = [SimpleNamespace(length=10 * (number + 1)) for number in range(4)]
+    hosted: Any = SimpleNamespace(manifest_id=MANIFEST, grid=SimpleNamespace(count=4), block=sizes.__getitem__)
+    assert [planning._missing(hosted, each) for each in (here, ~here, here | ~here)] == [40, 60, 0]
+    assert _share(here, np.array([3.0, 1.0, 0.0, 0.0])) == pytest.approx(0.25)
+    assert _share(here, np.zeros(4)) == pytest.approx(0.5)

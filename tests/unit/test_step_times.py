@@ -105,6 +105,21 @@ def test_other_code_begins_anew() -> None:
     assert read(times.curve(MODEL, "local"), 1).seconds == pytest.approx(0.1)
 
 
+def test_what_other_code_took_stands_until_as_many_tokens_are_computed_anew() -> None:
+    """A prompt by plain code is nearer to the truth than as many single tokens; and it is said that not all is new."""
+    times = StepTimes()
+    times.add(MODEL, step(1.0))
+    times.add(MODEL, step(4.0, 64))
+    times.add(MODEL, step(0.1, positions=500), jitted=True)
+    found = times.curve(MODEL, "local")
+    assert (read(found, 1).seconds, read(found, 64).seconds) == (pytest.approx(0.1), pytest.approx(4.0))
+    assert not found.jitted
+    times.add(MODEL, step(0.4, 64), jitted=True)
+    found = times.curve(MODEL, "local")
+    assert (read(found, 64).seconds, found.jitted) == (pytest.approx(0.4), True)
+    assert not times.curve(MODEL, "dynamic").jitted
+
+
 def test_models_that_computed_long_ago_are_forgotten() -> None:
     times, plan = StepTimes(), PlanName.__args__[0]
     models = [PayloadId(f"{number:064x}") for number in range(limits.models_timed_max + 1)]

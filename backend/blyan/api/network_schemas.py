@@ -101,6 +101,15 @@ _prediction: Final[dict[str, Schema]] = {
     "nodes": listing(hex64, 0, limits.nodes_shown_max),
     "corrected_by": _count,
 }
+_held: Final[dict[str, Schema]] = {
+    "experts": integer(1),
+    "bytes": _count,
+    "tokens_per_s": _seconds,
+    "first_token_s": _seconds,
+    "seconds": _seconds,
+    "times": _seconds,
+    "assumed": listing(text(1)),
+}
 _error: Final[dict[str, Schema]] = {"answers": _count, "tokens_per_s": _seconds, "first_token_s": _seconds}
 _errors: Final = fields(
     {**_error, "plans": table(fields(_error, required=tuple(_error)), one_of(*plans))}, required=(*_error, "plans")
@@ -117,6 +126,8 @@ _plan: Final[dict[str, Schema]] = {
     "said": text(1),
     "than": one_of(*plans, None),
     "times": _seconds,
+    "if_held": optional(fields(_held, required=tuple(_held))),
+    "advice": optional(fields({"en": text(1), "ko": text(1)}, required=("en", "ko"))),
     "predictions": listing(fields(_prediction, required=tuple(_prediction)), len(plans), len(plans)),
     "error": _errors,
 }

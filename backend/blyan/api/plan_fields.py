@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from blyan.inference.planner import Decision, Held, tie
 from blyan.inference.planner_error import Errors, PlannerError
 from blyan.inference.prediction import Prediction, plans
 from blyan.node.planning import Planned
@@ -21,6 +22,8 @@ def plan_fields(planned: Planned, errors: PlannerError) -> dict[str, Any]:
         "said": decision.said,
         "than": decision.than,
         "times": _rounded(decision.times),
+        "if_held": None if decision.held is None else _held(decision.held, shape.answer),
+        "advice": _advice(decision),
         "predictions": [
             {**_prediction(each, planned), "corrected_by": corrected.get(each.plan, 0)} for each in decision.predictions
         ],
@@ -40,6 +43,39 @@ def _prediction(each: Prediction, planned: Planned) -> dict[str, Any]:
         "not_measured": list(each.not_measured),
         "assumed": list(each.assumed),
         "nodes": list(each.nodes[: limits.nodes_shown_max]),
+    }
+
+
+def _held(held: Held, answer: int) -> dict[str, Any]:
+    expected = held.prediction
+    return {
+        "experts": held.experts,
+        "bytes": held.size,
+        "tokens_per_s": _rounded(expected.tokens_per_s),
+        "first_token_s": _rounded(expected.first_token_s),
+        "seconds": _rounded(expected.seconds(answer)),
+        "times": _rounded(held.times),
+        "assumed": list(expected.assumed),
+    }
+
+
+def _advice(decision: Decision) -> dict[str, str] | None:
+    """For people, in both languages: when this node alone is faster, or would be with what it lacks."""
+    held = decision.held
+    if held is not None:
+        times, size = f"{float(f'{held.times:.2g}'):g}", f"{held.size / limits.MIB:.1f} MiB"
+        what = f"the {held.experts} experts that are not here" if held.experts > 1 else "the expert that is not here"
+        least, least_ko = ("at least ", "적어도 ") if held.prediction.assumed else ("", "")
+        return {
+            "en": f"With {what} ({size}), this node alone would be {least}{times} times as fast.",
+            "ko": f"여기에 없는 전문가 {held.experts}개({size})가 있으면 이 노드 혼자서 {least_ko}{times}배 빠릅니다.",
+        }
+    if decision.plan != "local" or decision.times is None or decision.times < 1 + tie:
+        return None
+    times = f"{float(f'{decision.times:.2g}'):g}"
+    return {
+        "en": f"This node alone is {times} times as fast as with others.",
+        "ko": f"이 노드 혼자가 다른 노드와 함께할 때보다 {times}배 빠릅니다.",
     }
 
 

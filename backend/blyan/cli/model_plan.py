@@ -22,7 +22,7 @@ from blyan.primitives.errors import PeerFault, UsageMistake
 from blyan.primitives.model_name import canonical_name
 from blyan.wire.fields import as_dict, as_list
 
-_asked: Final = ("request", "chosen", "said", "predictions", "error")  # of what the node answers
+_asked: Final = ("request", "chosen", "said", "if_held", "advice", "predictions", "error")  # of what the node answers
 _lengths: Final = (2_048, 8_192, 32_768)  # of context that are shown
 
 

@@ -90,13 +90,18 @@ class DelegateHost:
     async def _pass_on(
         self, model: LoadedModel, order: Order, node: PublicKey, steps: LedSteps, outlet: Outlet
     ) -> None:
-        writer = ChunkWriter(order)
+        writer, before = ChunkWriter(order), self._lead.computing(model)
         while taken := await steps.next(limits.generation_chunk_steps_max):
             if not self._allow(node, self._rows(model, len(taken))):
                 raise Busy("generation: expected fewer rows a minute of one node, found more")
             self.counters.tokens += len(taken)
+            now = self._lead.computing(model)
+            jitted = before.jitted and now.jitted  # all of them, and not only the last
+            waited_us = int(max(0.0, now.waited_s - before.waited_s) * 1e6)  # less: other code began from 0
+            before = now
             for piece in _pieces(taken):
-                await outlet.send(writer.chunk([sent(step) for step in piece]))
+                await outlet.send(writer.chunk([sent(step) for step in piece], jitted=jitted, waited_us=waited_us))
+                waited_us = 0
 
     def _want_room(self, node: PublicKey, rows: int) -> None:
         total, theirs = self.under_way, self._of[node]

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from blyan.inference.delegation import choose
+from blyan.inference.delegation import Delegate, again
 from blyan.inference.delivery import Emit, Listener
 from blyan.inference.expert_set import predict
 from blyan.inference.expert_use import ExpertUse
@@ -35,7 +35,7 @@ from blyan.network.thread import NetworkThread
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.errors import Fault, InternalError, MalformedMessage, NotHeld, Overloaded, QueueFull
-from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.primitives.ids import PublicKey
 from blyan.wire.framing import Message
 from blyan.wire.generation import Bounds, ChunkReader, Order, kind, nonce_bytes
 from blyan.wire.peer import bits_of
@@ -123,7 +123,6 @@ class Delegating:
     leads: Leads
     own: Lead
     usage: Callable[[LoadedModel], ExpertUse]
-    size: Callable[[PayloadId, int], int]  # bytes of a model's expert, by its number
     monotonic: Monotonic
     entropy: Entropy
     options: DelegationOptions = field(default_factory=DelegationOptions)
@@ -208,18 +207,17 @@ class Delegating:
         while len(tried) < limits.leads_tried_max:
             seen = [(*place, count) for place, count in each.used.items()]
             predicted = predict(each.usage, each.request.prompt, self.monotonic(), seen)
-            candidates = self.leads.candidates(manifest)
-            ranked = choose(candidates, predicted, lambda number: self.size(manifest, number), tried)
+            ranked = self.leads.ranked(manifest, predicted, tried)
             if not ranked:
                 break
-            node = ranked[0].node
+            best = (ranked if tried else again(ranked, self.leads.draw))[0]
             self.counters.failovers += bool(tried)
-            tried.add(node)
+            tried.add(best.node)
             try:
-                await self._asked(each, node, self._order(each, bits_of(frozenset(predicted.numbers))))
+                await self._asked(each, best, self._order(each, bits_of(frozenset(predicted.numbers))))
             except _Lost as lost:
-                _log.info("lead %s is replaced: %s", node[:12], lost)
-                self.leads.failed(node, lost.why, manifest)
+                _log.info("lead %s is replaced: %s", best.node[:12], lost)
+                self.leads.failed(best.node, lost.why, manifest)
                 self.counters.rejected += lost.why == "corrupt"
             else:
                 return
@@ -240,8 +238,9 @@ class Delegating:
             expected=expected,
         )
 
-    async def _asked(self, each: Delegation, node: PublicKey, order: Order) -> None:
+    async def _asked(self, each: Delegation, lead: Delegate, order: Order) -> None:
         """The rest of the answer from one lead; `_Lost` says why it is not."""
+        node = lead.node
         link = self.leads.link(node)
         if link is None:
             raise _Lost("lost", "expected a link, found none")
@@ -250,14 +249,14 @@ class Delegating:
         reader = ChunkReader(order, bounds)
         self.counters.asked += 1
         async with _blaming(self.leads, node), link.stream(kind, order.fields(), order.tensors()) as pieces:
-            pace = self.leads.follow(node, order.model, len(order.prompt) + len(order.chosen))
+            pace = self.leads.follow(node, order.model, len(order.prompt) + len(order.chosen), lead.calls)
             while True:
                 patience = self.options.patience(len(order.prompt) + len(order.chosen), first=pace.first)
                 chunk = await self._heard(link, node, pieces, patience, first=pace.first)
                 if chunk is None:
                     raise MalformedMessage("generation: expected steps up to its end, found fewer")
                 steps = reader.read(chunk)
-                pace.came(len(steps))
+                pace.came(len(steps), jitted=reader.jitted, waited_s=reader.waited_s)
                 self.counters.steps += len(steps)
                 if self._take(each, [received(step) for step in steps], node):
                     pace.over()

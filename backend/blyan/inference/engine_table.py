@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from blyan.inference.engine import Engine, MakeStepper, NotedExperts, page_bytes, page_count, unnoted
 from blyan.inference.sequence import pages_for
@@ -62,6 +62,13 @@ class PageUsage:
     reused_positions: int  # since the start
 
 
+class Computing(NamedTuple):
+    """How a model is computed now."""
+
+    jitted: bool = False  # by code that nothing quicker takes over
+    waited_s: float = 0.0  # for experts on other nodes, since that code began
+
+
 class EngineTable:
     """Engines by model. The compute thread's alone, but for `positions_max`."""
 
@@ -98,6 +105,15 @@ class EngineTable:
         """How many tokens at the front of a prompt need not be computed, as things stand. From any thread."""
         found = self._engines.get((id(model.weights), staged))
         return 0 if found is None else found.pool.standing(tokens, share=found.alike)
+
+    def computing(self, model: LoadedModel) -> Computing:
+        """By which code a model is computed, and how long it waited so far. From any thread."""
+        found = self._engines.get((id(model.weights), False))
+        if found is None:
+            return Computing()
+        waits = found.waits
+        waited_s = 0.0 if waits is None or waits.plan != "dynamic" else waits.waited_s
+        return Computing(found.jitted or found.leased is not None, waited_s)  # by stages: their code is theirs
 
     def engine(self, model: LoadedModel, positions: int = 0, *, staged: bool = False) -> Engine | None:
         """The engine of a model; None as long as others hold the memory that is its share.

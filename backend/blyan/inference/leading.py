@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from blyan.inference.decoding import decode
 from blyan.inference.delivery import LoopListener
 from blyan.inference.drafting import Drafter
+from blyan.inference.engine_table import Computing
 from blyan.inference.needs import Answer, Need
 from blyan.inference.reader import Delta, Finished, TokenReport
 from blyan.inference.scheduler import Scheduler
@@ -139,6 +140,10 @@ class Lead:
     def __init__(self, scheduler: Scheduler, drafts_max: Callable[[], int]) -> None:
         self._scheduler, self._drafts_max = scheduler, drafts_max
         self._listener: LoopListener | None = None
+
+    def computing(self, model: LoadedModel) -> Computing:
+        """By which code it computes a model now, and how long that waited so far."""
+        return self._scheduler.engines.computing(model)
 
     @asynccontextmanager
     async def steps(self, model: LoadedModel, order: Order, client: str) -> AsyncGenerator[LedSteps, None]:

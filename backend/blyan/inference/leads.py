@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-from blyan.inference.delegation import Candidate
+from blyan.inference.call_times import Calls, alone
+from blyan.inference.delegation import Candidate, Delegate, Elsewhere, choose, nowhere
+from blyan.inference.expert_set import ExpertSet
 from blyan.inference.registry import Registry
 from blyan.inference.step_times import StepSeen, Timed, untimed
+from blyan.inference.trying import doubt
 from blyan.network.link import Link
 from blyan.network.links import Links
 from blyan.network.measurements import Failure
@@ -18,6 +22,7 @@ from blyan.primitives.clock import Monotonic
 from blyan.primitives.ids import PayloadId, PublicKey
 
 _weight: Final = 0.1  # of the newest step in a running mean
+_stretch_max: Final = 16.0
 _first_look_s: Final = 0.05
 _pong_s: Final = 0.25
 _pong_max_s: Final = 0.5
@@ -38,25 +43,33 @@ class Pace:
     model: PayloadId
     positions: int  # that it has read, or reads
     last: float  # when something came, or it was asked
+    called_s: float = 0.0  # that calls of a token for what it lacks are expected to take
     first: bool = True  # nothing came yet
+    _jitted: bool = False
     _steps: int = 0
     _seconds: float = 0.0
+    _waited: float = 0.0
 
-    def came(self, steps: int) -> None:
-        """So many steps, together."""
+    def came(self, steps: int, *, jitted: bool = False, waited_s: float = 0.0) -> None:
+        """So many steps, together; what it says of the code, and of how long it waited for experts elsewhere."""
         now, beside = self.leads.monotonic(), self.leads.beside(self.node)
         seconds, self.last = now - self.last, now
+        waited = min(waited_s, seconds)
+        if jitted != self._jitted:  # what other code took is not of this mean
+            self._jitted, self._steps, self._seconds, self._waited = jitted, 0, 0.0, 0.0
         if self.first:
             self.first = False
             self.leads.registry.answered(self.node, 0, seconds, 0, now)  # it works
             there = self.leads.registry.measurements.of(self.node).rtt_s or 0.0
-            self._tell(max(seconds - there, _first_share * seconds), beside, self.positions + beside, 0.0)
+            own = max(seconds - there, _first_share * seconds)
+            self._tell(own, min(waited, own), beside, self.positions + beside, 0.0)
             self.positions += steps
             return
-        self.leads.stepped(self.node, seconds, steps)
+        self.leads.stepped(self.node, seconds / steps, waited / steps, self.called_s, jitted=jitted)
         self.positions += steps
         self._steps += steps
         self._seconds += seconds
+        self._waited += waited
         if self._steps >= _steps_seen:
             self.over()
 
@@ -64,12 +77,24 @@ class Pace:
         """Nothing more comes, or enough came for a mean."""
         if self._steps:
             beside = self.leads.beside(self.node)
-            self._tell(self._seconds / self._steps, beside, 1 + beside, float(self.positions))
-            self._steps, self._seconds = 0, 0.0
+            seconds, waited = self._seconds / self._steps, self._waited / self._steps
+            self._tell(seconds, waited, beside, 1 + beside, float(self.positions))
+            self._steps, self._seconds, self._waited = 0, 0.0, 0.0
 
-    def _tell(self, seconds: float, beside: int, tokens: int, positions: float) -> None:
-        step = StepSeen("static_delegate", seconds, 0.0, 1 + beside, tokens, positions)
-        self.leads.timed(self.model, step, node=self.node)
+    def _tell(self, seconds: float, waited: float, beside: int, tokens: int, positions: float) -> None:
+        step = StepSeen("static_delegate", seconds, waited, 1 + beside, tokens, positions)
+        self.leads.timed(self.model, step, jitted=self._jitted, node=self.node)
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """A step of generations that a node leads, on average."""
+
+    step_s: float
+    waited_s: float  # of these, for experts elsewhere
+    jitted: bool
+    at: float  # when the last came
+    stretch: float | None = None  # times as long as expected its calls took; None: none was expected
 
 
 @dataclass(slots=True, eq=False)
@@ -81,7 +106,9 @@ class Leads:
     monotonic: Monotonic
     draw: Callable[[], float]
     timed: Timed = untimed
-    _step_s: dict[PublicKey, float] = field(default_factory=dict[PublicKey, float])
+    size: Callable[[PayloadId, int], int] = lambda _model, _number: 0  # bytes of an expert
+    elsewhere: Callable[[PayloadId], Elsewhere] = lambda _model: nowhere  # who else has which
+    _usual: dict[PublicKey, Usual] = field(default_factory=dict[PublicKey, Usual])
     _peaks: dict[PublicKey, tuple[float, int]] = field(default_factory=dict[PublicKey, tuple[float, int]])
     _under_way: Counter[PublicKey] = field(default_factory=Counter[PublicKey])
     _refused: dict[tuple[PublicKey, PayloadId], float] = field(
@@ -101,20 +128,27 @@ class Leads:
                 continue
             if (node, model) in self._refused or now - link.heard > _quiet_s:
                 continue
-            view, measured = standing.view, standing.view.measured
+            view, usual = standing.view, self._usual.get(node)
             found.append(
                 Candidate(
                     node,
                     view.rank,
                     holding,
-                    measured.rtt_s,
-                    self._step_s.get(node),
-                    measured.call_s,
+                    view.measured.rtt_s,
+                    None if usual is None else usual.step_s - usual.waited_s,
                     self._under_way[node],
                     max(0, link.peer.queue - self._ours(node, now)),
+                    "cold" if usual is None else doubt(now - usual.at, jitted=usual.jitted),
+                    1.0 if usual is None or usual.stretch is None else usual.stretch,
                 )
             )
         return tuple(found)
+
+    def ranked(self, model: PayloadId, predicted: ExpertSet, without: Collection[PublicKey] = ()) -> Sequence[Delegate]:
+        """Who can be asked for an answer that will use these experts, the best first."""
+        candidates = self.candidates(model)
+        elsewhere = self.elsewhere(model) if candidates else nowhere
+        return choose(candidates, predicted, partial(self.size, model), elsewhere, without)
 
     def link(self, node: PublicKey) -> Link | None:
         """An open link to a node."""
@@ -122,7 +156,8 @@ class Leads:
 
     def usual_step_s(self, node: PublicKey) -> float:
         """Between two steps of a generation that it leads, on average; 0 where nothing is known."""
-        return self._step_s.get(node, 0.0)
+        usual = self._usual.get(node)
+        return 0.0 if usual is None else usual.step_s
 
     def pong_s(self, node: PublicKey) -> float:
         """How long a ping is waited for that shows whether it is there: one that is late is replaced."""
@@ -142,20 +177,30 @@ class Leads:
         if len(self._peaks) > limits.nodes_known_max:
             del self._peaks[next(iter(self._peaks))]
 
-    def follow(self, node: PublicKey, model: PayloadId, positions: int) -> Pace:
-        """The steps of a generation that it was asked for now, of which so many positions stand."""
-        return Pace(self, node, model, positions, self.monotonic())
+    def follow(self, node: PublicKey, model: PayloadId, positions: int, calls: Calls = alone) -> Pace:
+        """The steps of a generation that it was asked for now, of which so many positions stand; its calls for them."""
+        return Pace(self, node, model, positions, self.monotonic(), calls.seconds(1) / calls.stretch)
 
     def beside(self, node: PublicKey) -> int:
         """Other generations of this node that it leads."""
         return max(0, self._under_way[node] - 1)
 
-    def stepped(self, node: PublicKey, seconds: float, steps: int) -> None:
-        """Steps of one generation came, so many seconds after those before."""
-        own, before = seconds / steps, self._step_s.pop(node, None)
-        self._step_s[node] = own if before is None else before + _weight * (own - before)
-        if len(self._step_s) > limits.nodes_known_max:
-            del self._step_s[next(iter(self._step_s))]
+    def stepped(self, node: PublicKey, seconds: float, waited: float, called_s: float, *, jitted: bool) -> None:
+        """A step of one generation took so long, so much of it for experts elsewhere; of other code it is the first.
+
+        `called_s`: how long calls for them were expected to take.
+        """
+        before = self._usual.pop(node, None)
+        stretch = None if before is None else before.stretch
+        if called_s > 0:
+            found = min(_stretch_max, max(1 / _stretch_max, waited / called_s))
+            stretch = found if stretch is None else stretch + _weight * (found - stretch)
+        if before is not None and before.jitted == jitted:
+            seconds = before.step_s + _weight * (seconds - before.step_s)
+            waited = before.waited_s + _weight * (waited - before.waited_s)
+        self._usual[node] = Usual(seconds, waited, jitted, self.monotonic(), stretch)
+        if len(self._usual) > limits.nodes_known_max:
+            del self._usual[next(iter(self._usual))]
 
     def _ours(self, node: PublicKey, now: float) -> int:
         """Generations of this node in what it says of its queue: as many as there were lately, for that is older."""

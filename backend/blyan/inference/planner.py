@@ -1,6 +1,6 @@
 """Which plan a request goes by, and why: the shortest answer of those that are predicted, rarely one to be measured.
 
-Pure. What each plan should give is in `prediction`.
+Pure. What each plan should give is in `prediction`, how often one is tried again in `trying`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from blyan.inference.prediction import Correction, Prediction, Shape, Situation, plans, predict
+from blyan.inference.prediction import Correction, Prediction, Shape, Situation, if_held, plans, predict
+from blyan.inference.trying import drawn, share, share_max
 from blyan.model.stepping import PlanName
+from blyan.primitives.limits import MIB
 
-_tie: Final = 0.05  # local wins against what is faster by no more than this share
-_try_share: Final = 0.25  # of answers, by a plan that was never measured: how soon it is, for one try measures it
-_again_share: Final = 0.01  # by one that was not measured lately
+tie: Final = 0.05  # local wins against what is faster by no more than this share
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What this node alone would give with the experts that it lacks, where that is more than any plan gives now."""
+
+    experts: int  # that it lacks
+    size: int  # bytes
+    prediction: Prediction  # with assumptions: of the least that it would give
+    times: float  # how many times as long an answer takes now
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,7 @@ class Decision:
     than: PlanName | None = None  # the best of the others
     times: float | None = None  # how many times as long its answer takes
     order: tuple[PlanName, ...] = ()  # in which plans are to be tried: this one, then what may answer instead
+    held: Held | None = None  # what would be better still
 
     def of(self, plan: PlanName) -> Prediction:
         """What a plan should give."""
@@ -43,14 +54,34 @@ def choose(
 ) -> Decision:
     """The plan with the shortest answer of those that are offered; local wins ties.
 
-    `draw` gives numbers in [0, 1): below a small share a plan is tried that was never measured; None tries none.
-    Without any measured plan the first that is possible is taken.
+    `draw` gives numbers in [0, 1): below a small share a plan is tried that was never measured, for one try measures
+    it, below a smaller one what may have become quicker than it was; None tries none. Without any measured plan the
+    first that is possible is taken.
     """
     made = predict(situation, shape, corrections)
     decision = _decided(situation, shape, made, draw)
     possible = [each for each in made if each.possible and each.plan in situation.offered]
     possible.sort(key=lambda each: (each.plan != decision.plan, each.seconds(shape.answer) or math.inf))
-    return replace(decision, order=tuple(each.plan for each in possible))
+    now = [seconds for each in possible if (seconds := each.seconds(shape.answer)) is not None]
+    held = _held(situation, shape, corrections, min(now)) if now else None
+    said = decision.said if held is None else f"{decision.said}; {_advice(held)}"
+    return replace(decision, order=tuple(each.plan for each in possible), said=said, held=held)
+
+
+def _held(
+    situation: Situation, shape: Shape, corrections: Sequence[tuple[PlanName, Correction]], now: float
+) -> Held | None:
+    alone = if_held(situation, shape, corrections)
+    seconds = None if alone is None else alone.seconds(shape.answer)
+    if alone is None or not seconds or now < seconds * (1 + tie):
+        return None
+    return Held(situation.missing, situation.missing_bytes, alone, now / seconds)
+
+
+def _advice(held: Held) -> str:
+    what = f"the {held.experts} experts that are not here" if held.experts > 1 else "the expert that is not here"
+    least = "at least " if held.prediction.assumed else ""
+    return f"with {what} ({held.size / MIB:.1f} MiB) this node alone would be {least}{_faster(held.times)} any of these"
 
 
 def _decided(
@@ -64,16 +95,16 @@ def _decided(
     if not timed:
         first = possible[0]
         return Decision(first.plan, made, f"{first.plan}: nothing was measured yet", tried=True)
-    stale = [each for _, each in timed if each.plan in situation.stale]
-    drawn = 1.0 if draw is None or not (untimed or stale) else draw()
-    for tried, share in ((untimed, _try_share), (stale, _again_share)):
-        if tried and drawn < share:
-            plan = tried[int(drawn / share * len(tried))].plan
-            return Decision(plan, made, f"{plan}: tried, to be measured", tried=True)
     quickest, best = min(timed, key=lambda each: each[0])
     for seconds, each in timed:
-        if each.plan == "local" and seconds <= quickest * (1 + _tie):
+        if each.plan == "local" and seconds <= quickest * (1 + tie):
             quickest, best = seconds, each
+    doubts = dict(situation.doubts)
+    tries = [(each, share_max / len(untimed)) for each in untimed]
+    tries += [(each, share(doubts.get(each.plan), it / quickest)) for it, each in timed if each is not best]
+    again = None if draw is None or not any(own for _, own in tries) else drawn(tries, draw())
+    if again is not None:
+        return Decision(again.plan, made, f"{again.plan}: tried, to be measured", tried=True)
     return _compared(best, quickest, made, shape)
 
 
@@ -95,6 +126,6 @@ def _compared(best: Prediction, seconds: float, made: tuple[Prediction, ...], sh
 
 
 def _faster(ratio: float) -> str:
-    if ratio >= 1 + _tie:
+    if ratio >= 1 + tie:
         return f"{ratio:.1f} times as fast as" if ratio >= 1.95 else f"{ratio - 1:.0%} faster than"
-    return "as fast as" if ratio > 1 - _tie else f"{1 - ratio:.0%} slower than"
+    return "as fast as" if ratio > 1 - tie else f"{1 - ratio:.0%} slower than"

@@ -12,18 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from blyan.inference.call_times import Calls, CallTimes, Spread, alone
 from blyan.inference.partition import Stage, StagePlan
 from blyan.inference.step_times import Curve
+from blyan.inference.trying import Doubt
 from blyan.model.stepping import PlanName
 from blyan.primitives.ids import PublicKey
 
 plans: Final[tuple[PlanName, ...]] = ("local", "dynamic", "static_delegate", "pipeline")
 _key_digits: Final = 12
 _token_least_s: Final = 1e-6
-_changed: Final = 2.0  # calls that take so many times as long, or as short, are others than before
 _beside_cost: Final = 0.25  # of a step, for each other generation at a node that leads
-
-
 _unmeasured: Final = Curve()
 
 
@@ -41,39 +40,15 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class CallTimes:
-    """Expert calls of one node, by this node's clock."""
-
-    node: PublicKey
-    fixed_s: float | None  # None: it was never asked
-    row_s: float | None
-    round_trip_s: float | None
-
-    def seconds(self, rows: float) -> tuple[float, bool] | None:
-        """A call of so many rows, and whether it was measured; None where nothing tells of it."""
-        if self.fixed_s is not None and self.row_s is not None:
-            return self.fixed_s + self.row_s * rows, True
-        return None if self.round_trip_s is None else (self.round_trip_s, False)
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Layers whose experts lie alike: how many layers, and what share of each layer's experts each node is asked."""
-
-    layers: int
-    shares: tuple[tuple[int, float], ...]  # place in `Situation.callees`, share of the experts
-
-
-@dataclass(frozen=True, slots=True)
 class Delegate:
     """A node that could generate alone."""
 
     node: PublicKey
     curve: Curve  # of its steps, measured by this node
     round_trip_s: float | None
-    fetch_s: float | None = 0.0  # until it has what it lacks; None: not measured
     lacking: int = 0  # experts of the predicted set
     beside: int = 0  # generations that it leads already
+    calls: Calls = alone  # for what it lacks, as seen from there
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +69,10 @@ class Situation:
     piped: Curve = _unmeasured
     why_not: tuple[tuple[PlanName, str], ...] = ()  # plans that cannot be at all, beside what stands above
     offered: frozenset[PlanName] = frozenset({"local", "dynamic"})  # what may answer, by configuration and model
-    stale: frozenset[PlanName] = frozenset()  # that were not measured for long
+    doubts: tuple[tuple[PlanName, Doubt], ...] = ()  # plans that may be quicker than they were measured to be
+    missing_bytes: int = 0  # of the experts that are not here
+    fits: bool = True  # whether there is memory for these
+    here: float = 0.0  # share of the experts that answers use, of those that are here
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +117,27 @@ def predict(
     )
     known = dict(corrections)
     return tuple(_corrected(each, known.get(each.plan)) for each in raw)
+
+
+def if_held(
+    situation: Situation, shape: Shape, corrections: Sequence[tuple[PlanName, Correction]] = ()
+) -> Prediction | None:
+    """What this node alone would give with the experts that it lacks; None where nothing tells of it, or no room is.
+
+    By its steps with all of them, from when it had all. Else at least so much: it computes a known share of the experts
+    itself, in no less than that share of the time that all of them would take.
+    """
+    if not situation.trunk or not situation.missing or not situation.fits:
+        return None
+    whole = _corrected(_local(replace(situation, missing=0), shape), dict(corrections).get("local"))
+    if whole.tokens_per_s is not None:
+        return whole
+    found = _own(situation.dynamic, shape)
+    if isinstance(found, str) or situation.here <= 0:
+        return None
+    token_s, first_s = max(found.token_s / situation.here, _token_least_s), found.first_s / situation.here
+    assumed = ("experts that are not here take as long as those that are: the rate is at least this",)
+    return Prediction("local", True, whole.why, 1 / token_s, first_s, (), (*assumed, *_assumed(found)))
 
 
 def _corrected(raw: Prediction, by: Correction | None) -> Prediction:
@@ -222,6 +221,7 @@ def _dynamic(situation: Situation, shape: Shape) -> Prediction:
     if not situation.missing and "local" in situation.offered and "dynamic" not in situation.offered:
         why = f"{why}, but not asked: they are here too, and a round trip for each layer gains least of all plans"
     unknown = [f"round trip to {_name(each.node)}" for each in situation.callees if each.seconds(1) is None]
+    calls = Calls(situation.experts_per_token, situation.callees, situation.spreads)
     curve, assumed = situation.dynamic, list[str]()
     if not curve.points and not situation.missing:
         curve = situation.local
@@ -239,9 +239,7 @@ def _dynamic(situation: Situation, shape: Shape) -> Prediction:
     if not situation.dynamic.points:
         found.token_s = 0.0  # what this node would still compute itself was not measured: none of it is counted
         found.first_s = 0.0
-    for times, generations, tokens, positions in _steps(shape):
-        found.first_s += times * _waited(situation, generations, tokens, positions)
-    found.token_s += _waited(situation, *_written(shape))
+    _wait(found, calls, situation.dynamic, shape)
     rate = 1 / max(found.token_s, _token_least_s)
     return Prediction("dynamic", True, why, rate, found.first_s, (), (*assumed, *_assumed(found)), nodes)
 
@@ -259,75 +257,55 @@ def _own(curve: Curve, shape: Shape) -> _Sum | str:
     return found
 
 
-def _waited(situation: Situation, generations: int, tokens: int, positions: float) -> float:
-    """Seconds that a step waits for other nodes: what such steps waited lately, if that is what calls take now.
-
-    Calls of late were mostly of single tokens and tell little of long ones; steps do, but not of nodes that came, went
-    or changed since.
-    """
-    called = _called(situation, tokens)
-    small, now = situation.dynamic.step(1, 1, positions), _called(situation, 1)
-    seen = situation.dynamic.step(generations, tokens, positions)
-    if seen is None or small is None:
-        return called
-    if small.waited_s / _changed <= now <= small.waited_s * _changed:
-        return seen.waited_s
-    return max(called, seen.waited_s + now - small.waited_s)
-
-
-def _called(situation: Situation, tokens: int) -> float:
-    """Seconds that calls of a step of so many tokens take: in each layer the slowest node that is asked."""
-    rows = tokens * situation.experts_per_token
-    total = 0.0
-    for spread in situation.spreads:
-        asked: list[tuple[float, float]] = []  # seconds, with what chance
-        for place, share in spread.shares:
-            chance = 1 - (1 - min(1.0, share)) ** rows
-            taken = situation.callees[place].seconds(rows * share / chance) if chance else None
-            if taken is not None:
-                asked.append((taken[0], chance))
-        slower = 1.0  # the chance that none of the slower ones is asked
-        for seconds, chance in sorted(asked, reverse=True):
-            total += spread.layers * seconds * chance * slower
-            slower *= 1 - chance
-    return total
+def _wait(found: _Sum, calls: Calls, curve: Curve, shape: Shape) -> None:
+    """Add what steps wait for other nodes."""
+    for times, generations, tokens, positions in _steps(shape):
+        found.first_s += times * calls.waited(curve, generations, tokens, positions)
+    found.token_s += calls.waited(curve, *_written(shape))
 
 
 def _delegated(situation: Situation, shape: Shape) -> Prediction:
-    """A node that generates alone: its steps as they came here, and one round trip before the first token."""
+    """A node that generates alone: its steps as they came here, and one round trip before the first token.
+
+    For experts that it lacks it asks others, token by token. It may fetch them meanwhile; it does not wait for that.
+    """
     plan: PlanName = "static_delegate"
     said = dict(situation.why_not).get(plan)
     if situation.delegate is None or said is not None:
         return Prediction(plan, False, said or "no other node can generate alone")
     delegate = situation.delegate
     name, nodes = _name(delegate.node), (delegate.node,)
-    why = f"{name} generates" + (f", {delegate.lacking} experts fetched or called" if delegate.lacking else " alone")
+    callees = delegate.calls.callees
+    why = f"{name} generates" + (f", {delegate.lacking} experts called" if delegate.lacking else " alone")
     found, assumed = _led(delegate, shape)
     unknown = [f"{found} by {name}"] if isinstance(found, str) else []
     if delegate.round_trip_s is None:
         unknown.append(f"round trip to {name}")
-    if delegate.fetch_s is None:
-        unknown.append(f"bytes a second from {name}")
-    if isinstance(found, str) or delegate.round_trip_s is None or delegate.fetch_s is None:
+    unknown += [f"round trip to {_name(each.node)}" for each in callees if each.seconds(1) is None]
+    if unknown or isinstance(found, str) or delegate.round_trip_s is None:
         return Prediction(plan, True, why, not_measured=tuple(unknown), nodes=nodes)
-    first = found.first_s + delegate.round_trip_s + delegate.fetch_s
+    first = found.first_s + delegate.round_trip_s
     assumed = (*assumed, *_assumed(found, f" by {name}"))
+    if callees:
+        assumed = (*assumed, f"calls of {name} take what they take from here, or its round trip if that is longer")
     return Prediction(plan, True, why, 1 / found.token_s, first, (), assumed, nodes)
 
 
 def _led(delegate: Delegate, shape: Shape) -> tuple[_Sum | str, tuple[str, ...]]:
     """Seconds of a node's steps: how it cuts a prompt is its own, so that a prompt counts as one step."""
+    curve, assumed = delegate.curve, tuple[str, ...]()
     whole = replace(shape, chunk=shape.prompt, chunk_beside=shape.prompt, reused=0, beside=delegate.beside)
-    found = _by_curve(delegate.curve, whole)
-    if not isinstance(found, str) or not delegate.beside:
-        return found, ()
-    found = _by_curve(delegate.curve, replace(whole, beside=0))
+    found = _own(curve, whole)
+    if isinstance(found, str) and delegate.beside:
+        whole = replace(whole, beside=0)
+        found = _own(curve, whole)
+        assumed = (f"each of {delegate.beside} generations beside takes a quarter of a step",)
     if isinstance(found, str):
         return found, ()
-    slower = 1 + _beside_cost * delegate.beside
-    return _Sum(found.first_s * slower, found.token_s * slower, found.beyond), (
-        f"each of {delegate.beside} generations beside takes a quarter of a step",
-    )
+    slower = 1 + _beside_cost * delegate.beside if assumed else 1.0
+    found = _Sum(found.first_s * slower, found.token_s * slower, found.beyond)
+    _wait(found, delegate.calls, curve, whole)
+    return found, assumed
 
 
 def _pipelined(situation: Situation, shape: Shape) -> Prediction:

@@ -4,6 +4,10 @@ The compute thread adds each step, the events that it gave included; others read
 depends on how many tokens it computes, for one generation or several, and on how many positions lie before them. Each
 region of these numbers (by powers of two) keeps its last steps; what lies between two regions is interpolated, what
 lies beyond is taken as proportional, and a curve says so.
+
+Plain code takes several times as long as the jitted code that takes over from it (`steppers`), so steps of one say
+nothing of the other's: the first step by other code takes the place of all steps of as many tokens. For other sizes the
+old ones stand until such a step comes, for to take a prompt as so many single tokens would be further off.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -81,6 +85,7 @@ class Curve:
     """The steps of one model by one plan, as of a moment."""
 
     points: tuple[_Point, ...] = ()
+    jitted: bool = False  # whether jitted code computed all of them
 
     def step(self, generations: int, tokens: int, positions: float) -> Reading | None:
         """A step of so many tokens of so many generations after so many positions; None where nothing tells of it."""
@@ -128,11 +133,14 @@ def _power(number: float) -> int:
 
 
 @dataclass(slots=True)
-class _Model:
-    """The last steps of one model by one plan."""
+class _Steps:
+    """The last of one region, by one code."""
 
     jitted: bool
-    regions: dict[_Region, deque[StepSeen]] = field(default_factory=dict["_Region", "deque[StepSeen]"])
+    seen: deque[StepSeen]
+
+
+_Model: TypeAlias = dict[_Region, _Steps]
 
 
 class StepTimes:
@@ -143,24 +151,25 @@ class StepTimes:
         self._models: dict[_Key, _Model] = {}
 
     def add(self, model: PayloadId, step: StepSeen, *, jitted: bool = False, node: PublicKey | None = None) -> None:
-        """One more step. When other code computes from now on, what was measured before counts no more."""
+        """One more step. What other code took for as many tokens counts no more."""
         region = step.generations > 1, _power(step.tokens), _power(step.positions)
         with self._lock:
-            found = self._models.pop((model, step.plan, node), None)
-            if found is None or found.jitted != jitted:
-                found = _Model(jitted)
+            found = self._models.pop((model, step.plan, node), {})
+            for each in [each for each in found if each[:2] == region[:2] and found[each].jitted != jitted]:
+                del found[each]
             self._models[model, step.plan, node] = found  # the last that computed is last
             if len(self._models) > limits.models_timed_max:
                 del self._models[next(iter(self._models))]
             kept = _kept if node is None else _kept_of_others
-            found.regions.setdefault(region, deque(maxlen=kept)).append(step)
+            found.setdefault(region, _Steps(jitted, deque(maxlen=kept))).seen.append(step)
 
     def curve(self, model: PayloadId, plan: PlanName, node: PublicKey | None = None) -> Curve:
         """What is known of the steps of a model by a plan, or of those that a node led; perhaps nothing."""
         with self._lock:
-            found = self._models.get((model, plan, node))
-            regions = [] if found is None else [(key[0], list(steps)) for key, steps in found.regions.items()]
-        return Curve(tuple(_point(several, steps) for several, steps in regions))
+            found = self._models.get((model, plan, node), {})
+            regions = [(key[0], list(steps.seen)) for key, steps in found.items()]
+            jitted = all(steps.jitted for steps in found.values())
+        return Curve(tuple(_point(several, steps) for several, steps in regions), jitted and bool(regions))
 
 
 def _point(several: bool, steps: list[StepSeen]) -> _Point:

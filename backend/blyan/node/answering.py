@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
+import numpy as np
+
+from blyan.inference.call_times import CallTimes
 from blyan.inference.delegate_host import DelegateHost
 from blyan.inference.delegating import Delegating, Delegation, DelegationOptions, delegable
-from blyan.inference.delegation import choose
+from blyan.inference.delegation import Elsewhere, nowhere
 from blyan.inference.delivery import Emit, Listener
 from blyan.inference.expert_set import predict
 from blyan.inference.leading import Lead
@@ -22,12 +24,14 @@ from blyan.inference.leads import Leads
 from blyan.inference.prediction import Delegate
 from blyan.inference.scheduler import Scheduler, Ticket
 from blyan.inference.session import GenerationRequest, answer_tokens_max, run
+from blyan.inference.snapshot import RegistrySnapshot
 from blyan.inference.step_times import Curve, Timed, untimed
 from blyan.model.config import ModelConfig
 from blyan.model.loading import LoadedModel
 from blyan.model.stepping import PlanName
 from blyan.network.streams import Streaming
 from blyan.node.course import Begun, Course
+from blyan.node.holdings import Hosted
 from blyan.node.peering import Peering
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire import generation
@@ -60,6 +64,7 @@ class Answering:
         self.scheduler, self.peering = scheduler, peering
         self.host: DelegateHost | None = None  # where this node has peers, as the next
         self.delegating: Delegating | None = None
+        self._known_elsewhere: tuple[tuple[PayloadId, int, int] | None, Elsewhere] = None, nowhere
         if peering is None:
             return
         lead = Lead(scheduler, lambda: scheduler.drafts_max)
@@ -73,10 +78,12 @@ class Answering:
 
         self.delegating = Delegating(
             peering.executor.thread,
-            Leads(peering.registry, peering.links, peering.monotonic, peering.draw, timed),
+            Leads(
+                *(peering.registry, peering.links, peering.monotonic, peering.draw, timed),
+                *(self._size, self._elsewhere),
+            ),
             lead,
             lambda model: peering.demand.of(model.manifest_id, model.manifest.config),
-            self._size,
             peering.monotonic,
             peering.entropy,
             DelegationOptions(step_seconds=peering.config.network.call_seconds + 5.0),
@@ -87,15 +94,16 @@ class Answering:
         if self.delegating is None:
             return None
         assert self.peering is not None, "who asks others has peers"
-        candidates, now = self.delegating.leads.candidates(manifest), self.peering.monotonic()
-        predicted = predict(self.peering.demand.of(manifest, config), (), now) if candidates else None
-        ranked = () if predicted is None else choose(candidates, predicted, partial(self._size, manifest))
+        candidates = self.delegating.leads.candidates(manifest)
+        if not candidates:
+            return None
+        predicted = predict(self.peering.demand.of(manifest, config), (), self.peering.monotonic())
+        ranked = self.delegating.leads.ranked(manifest, predicted)
         if not ranked:
             return None
-        first = next(each for each in candidates if each.node == ranked[0].node)
-        return Delegate(
-            first.node, Curve(), first.rtt_s, lacking=len(ranked[0].lacking), beside=first.under_way + first.queue
-        )
+        best, first = ranked[0], next(each for each in candidates if each.node == ranked[0].node)
+        beside = first.under_way + first.queue
+        return Delegate(first.node, Curve(), first.rtt_s, len(best.lacking), beside, best.calls)
 
     def excluded(self, model: LoadedModel, request: GenerationRequest) -> frozenset[PlanName]:
         """Plans that a request excludes: what follows a grammar, or tells of its prompt, is not delegated."""
@@ -135,6 +143,34 @@ class Answering:
 
     def _way(self, plan: PlanName, asked: _Asked) -> _Own | _Delegated:
         return _Delegated(self, asked) if plan == "static_delegate" else _Own(self, asked, plan)
+
+    def _elsewhere(self, manifest: PayloadId) -> Elsewhere:
+        """Who would be asked for which expert of a model; kept while that is the same. For the network's loop."""
+        peering = self.peering
+        hosted = None if peering is None else peering.holdings.find(manifest)
+        if peering is None or hosted is None:
+            return nowhere
+        snapshot = peering.registry.snapshot(peering.monotonic())
+        as_of = manifest, snapshot.version, peering.holdings.version
+        if self._known_elsewhere[0] != as_of:
+            self._known_elsewhere = as_of, self._placed(peering, hosted, snapshot)
+        return self._known_elsewhere[1]
+
+    def _placed(self, peering: Peering, hosted: Hosted, snapshot: RegistrySnapshot) -> Elsewhere:
+        callees = {-1: CallTimes(peering.identity.key.public, 0.0, 0.0, 0.0)}  # -1: this node; else by index
+        found = {-1: 0}
+        places = np.full(hosted.grid.count, -1, np.int32)
+        for number in range(hosted.grid.count):
+            choice = None if number in hosted.here else snapshot.choice(hosted.manifest_id, *hosted.place(number))
+            if choice is None and number not in hosted.here:
+                continue
+            at = -1 if choice is None else choice.order[0]
+            if at not in found:
+                view = snapshot.view(at)
+                measured, found[at] = view.measured, len(found)
+                callees[at] = CallTimes(view.node, measured.fixed_s, measured.row_s, measured.rtt_s)
+            places[number] = found[at]
+        return Elsewhere(tuple(callees.values()), places)
 
     def _size(self, manifest: PayloadId, number: int) -> int:
         """Bytes of a model's expert."""

@@ -14,18 +14,22 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from blyan.inference.call_times import CallTimes, Spread
 from blyan.inference.planner import Decision, choose
 from blyan.inference.planner_error import Came, PlannerError
 from blyan.inference.policy import Rules
-from blyan.inference.prediction import CallTimes, Correction, Delegate, Shape, Situation, Spread, plans, predict
+from blyan.inference.prediction import Correction, Delegate, Shape, Situation, plans, predict
 from blyan.inference.snapshot import Holders, RegistrySnapshot
 from blyan.inference.stage_speeds import Route
 from blyan.inference.step_times import StepTimes
+from blyan.inference.trying import Doubt, doubt
 from blyan.model.config import ModelConfig
 from blyan.model.stepping import PlanName
 from blyan.network.measurements import Measured
 from blyan.node.holdings import Hosted
+from blyan.node.machine import memory
 from blyan.node.peering import Peering
 from blyan.primitives import limits
 from blyan.primitives.clock import Monotonic
@@ -34,7 +38,6 @@ from blyan.primitives.ids import PayloadId, PublicKey
 _kept_s: Final = 0.25  # what is gathered of a model
 _tokens_min: Final = 4  # of an answer that tells of a rate
 _settled: Final = 8  # answers that were measured, before another plan is tried
-_stale_s: Final = 60.0  # after which a plan that was not used is tried again now and then
 _turned_s: Final = 5.0  # for which a plan that turned out impossible is not chosen
 _turned_max_s: Final = 300.0  # each time twice as long, for a pipeline
 
@@ -81,6 +84,7 @@ class Planning:
     errors: PlannerError = field(default_factory=PlannerError)
     chosen: Counter[PlanName] = field(default_factory=Counter["PlanName"])
     _seen: dict[PayloadId, _Seen] = field(default_factory=dict["PayloadId", "_Seen"])
+    _sizes: dict[PayloadId, NDArray[np.int64]] = field(default_factory=dict["PayloadId", "NDArray[np.int64]"])
     _used: dict[tuple[PayloadId, PlanName], float] = field(default_factory=dict["tuple[PayloadId, PlanName]", float])
     _turned: dict[tuple[PayloadId, PlanName], _Turned] = field(
         default_factory=dict["tuple[PayloadId, PlanName]", "_Turned"]
@@ -104,13 +108,27 @@ class Planning:
                 del self._seen[next(iter(self._seen))]
         stages = None if seen.route is None else seen.route.takes(shape.prompt, shape.answer, shape.chunk)
         turned = [plan for plan in plans if (each := self._turned.get((model, plan))) and now < each.until]
-        stale = [plan for plan in plans if now - self._used.setdefault((model, plan), now) > _stale_s]
         return replace(
             seen.situation,
             stages=stages,
-            stale=frozenset(stale),
+            doubts=self._doubts(model, seen.situation, now),
             why_not=(*seen.situation.why_not, *((plan, "it was impossible a moment ago") for plan in turned)),
         )
+
+    def _doubts(self, model: PayloadId, situation: Situation, now: float) -> tuple[tuple[PlanName, Doubt], ...]:
+        """Plans that may be quicker than they were measured to be. What code stages compute with is theirs."""
+        delegate = situation.delegate
+        jitted: dict[PlanName, bool] = {
+            "local": situation.local.jitted,
+            "dynamic": situation.dynamic.jitted,
+            "static_delegate": delegate is not None and delegate.curve.jitted,
+        }
+        found = list[tuple[PlanName, Doubt]]()
+        for plan in plans:
+            why = doubt(now - self._used.setdefault((model, plan), now), jitted=jitted.get(plan, True))
+            if why is not None:
+                found.append((plan, why))
+        return tuple(found)
 
     async def choose(
         self, model: PayloadId, config: ModelConfig, shape: Shape, without: frozenset[PlanName] = frozenset()
@@ -169,6 +187,16 @@ class Planning:
         came = Came((tokens - 1) / rest_s, first_s)
         self.errors.note(planned.model, next(each for each in predicted if each.plan == plan), used, came)
 
+    def _missing(self, hosted: Hosted, here: NDArray[np.bool_]) -> int:
+        """Bytes of the experts that are not here."""
+        sizes = self._sizes.pop(hosted.manifest_id, None)
+        if sizes is None:
+            sizes = np.array([hosted.block(number).length for number in range(hosted.grid.count)], np.int64)
+        self._sizes[hosted.manifest_id] = sizes
+        if len(self._sizes) > limits.models_timed_max:
+            del self._sizes[next(iter(self._sizes))]
+        return int(sizes[~here].sum())
+
     async def _gathered(self, model: PayloadId, config: ModelConfig) -> _Seen:
         until = self.monotonic() + _kept_s
         local, dynamic = self.steps.curve(model, "local"), self.steps.curve(model, "dynamic")
@@ -199,6 +227,9 @@ class Planning:
             () if around.route is None else around.route.stages,
             piped=self.steps.curve(model, "pipeline"),
             offered=_offered(configured, hosted.complete),
+            missing_bytes=(missing := self._missing(hosted, here)),
+            fits=missing == 0 or missing <= memory()[1],
+            here=_share(here, around.used),
         )
         return _Seen(until, situation, around.route)
 
@@ -209,6 +240,7 @@ class _Around(NamedTuple):
     snapshot: RegistrySnapshot
     delegate: Delegate | None
     route: Route | None
+    used: NDArray[np.float64]  # uses of each expert
 
 
 def _around(peering: Peering, hosted: Hosted, delegate: Callable[[PayloadId, ModelConfig], Delegate | None]) -> _Around:
@@ -217,7 +249,14 @@ def _around(peering: Peering, hosted: Hosted, delegate: Callable[[PayloadId, Mod
         peering.registry.snapshot(peering.monotonic()),
         delegate(hosted.manifest_id, manifest.config),
         staging.roster.now(hosted, staging.lead.sessions),
+        peering.demand.of(hosted.manifest_id, manifest.config).shares(peering.monotonic()),
     )
+
+
+def _share(here: NDArray[np.bool_], used: NDArray[np.float64]) -> float:
+    """Of what answers use, how much is here; of all experts, where nothing was seen."""
+    total = float(used.sum())
+    return float(used[here].sum()) / total if total > 0 else float(here.mean())
 
 
 _only_local: Final[frozenset[PlanName]] = frozenset({"local"})
@@ -235,7 +274,7 @@ def _measured(peering: Peering, nodes: Sequence[PublicKey]) -> Mapping[PublicKey
 
 
 def _spread(
-    snapshot: RegistrySnapshot, model: PayloadId, hosted: Hosted, here: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    snapshot: RegistrySnapshot, model: PayloadId, hosted: Hosted, here: NDArray[np.bool_]
 ) -> tuple[tuple[Spread, ...], tuple[PublicKey, ...], int]:
     """Who would be asked for which share of each layer, the nodes by place, and how many experts nobody has.
 

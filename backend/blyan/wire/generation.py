@@ -35,6 +35,7 @@ _sampling_numbers: Final = (
     "repetition_penalty",
 )
 _logprob_max: Final = 1e-3  # rounding alone takes one above zero
+_waited_us_max: Final = int(limits.request_seconds_max * 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +185,8 @@ class ChunkWriter:
     def __post_init__(self) -> None:
         self.at, self._bound = len(self.order.chosen), self.order.bound()
 
-    def chunk(self, steps: Sequence[SentStep]) -> Message:
-        """One chunk of at least one step."""
+    def chunk(self, steps: Sequence[SentStep], *, jitted: bool = False, waited_us: int = 0) -> Message:
+        """One chunk of at least one step; by which code, and how long experts elsewhere were waited for in them."""
         order, count = self.order, len(steps)
         made = [_wire("tokens", np.asarray([step.token for step in steps], "<i4"))]
         if order.told:
@@ -200,6 +201,7 @@ class ChunkWriter:
             made.append(_wire("experts", np.asarray(used, "<i4").reshape(len(used), 3)))
             made.append(_wire("used", np.asarray([len(step.experts) for step in steps], "<i4")))
         fields = {"at": self.at, "digest": _digest(self._bound, self.at, made)}
+        fields |= {"jitted": jitted, "waited_us": waited_us}
         self.at += count
         return Message(fields, tuple(made))
 
@@ -212,6 +214,8 @@ class ChunkReader:
     bounds: Bounds
     at: int = field(init=False)  # steps of the answer so far
     ended: bool = False  # by a token that ends it, or as it is long enough
+    jitted: bool = False  # whether the last chunk's steps were computed by code that nothing quicker takes over
+    waited_s: float = 0.0  # of the time that they took, for experts elsewhere
     _bound: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -225,6 +229,7 @@ class ChunkReader:
             raise MalformedMessage(f"chunk: expected steps from {self.at} on, found others")
         if not hmac.compare_digest(said.encode(), expected.encode()):
             raise MalformedMessage(f"chunk: expected the digest {expected[:16]}…, found {said[:16]!r}")
+        self.jitted, self.waited_s = _computed(chunk.fields)
         tensors = {tensor.name: tensor for tensor in chunk.tensors}
         tokens = _ints(tensors.get("tokens"), 1, limits.generation_chunk_steps_max).tolist()
         logprobs, top = self._told(tensors, len(tokens))
@@ -287,6 +292,14 @@ class ChunkReader:
 
 def _digest(bound: bytes, at: int, tensors: Sequence[WireTensor]) -> str:
     return hash_generation_chunk(bound, at.to_bytes(8, "little") + b"".join(bytes(each.data) for each in tensors))
+
+
+def _computed(fields: Mapping[str, object]) -> tuple[bool, float]:
+    """What a chunk says of how its steps were computed; one that says nothing is of plain code."""
+    jitted, waited_us = fields.get("jitted", False), fields.get("waited_us", 0)
+    if type(jitted) is not bool or type(waited_us) is not int or not 0 <= waited_us <= _waited_us_max:
+        raise MalformedMessage("chunk: expected by which code, and microseconds that were waited, found others")
+    return jitted, waited_us / 1e6
 
 
 def _sampling(value: object) -> SamplingFields:
