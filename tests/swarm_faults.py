@@ -88,9 +88,9 @@ def stage_calls(swarm: Swarm) -> list[float]:
     return [found.get(name, 0.0) for name in each]
 
 
-async def survived(swarm: Swarm, expected: Heard, strike: Callable[[], None], name: str) -> None:
+async def survived(swarm: Swarm, expected: Heard, strike: Callable[[], None], name: str, *, told: bool = True) -> None:
     """An answer in which something befalls a node after twenty tokens: the same tokens, a short pause."""
-    found = await ask(swarm.gateway.url, PROMPT, at={20: strike}, ignore_eos=True, max_tokens=TOKENS)
+    found = await ask(swarm.gateway.url, PROMPT, at={20: strike}, ignore_eos=True, max_tokens=TOKENS, told=told)
     assert found.error is None
     assert found.tokens == expected.tokens
     print(f"{name}: longest pause {found.pause * 1000:.0f} ms, whole answer {found.seconds:.2f} s")

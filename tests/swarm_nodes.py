@@ -261,12 +261,19 @@ async def ask(
     at: Mapping[int, Callable[[], object]] | None = None,
     stream: bool = True,
     model: str = builtin.name,
+    told: bool = True,
     **options: object,
 ) -> Heard:
-    """One chat; `at` says what is to happen as soon as so many tokens have come (of a stream)."""
-    body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": prompt}], "logprobs": True}
+    """One chat; `at` says what is to happen as soon as so many tokens have come (of a stream).
+
+    `told`: of tokens as texts with their log-probabilities, else of their ids alone, which are all the same.
+    """
+    body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": prompt}]}
+    body |= {"logprobs": True} if told else {"return_token_ids": True}
     body |= {"max_tokens": 48, "seed": 1, "temperature": 0.0, "stream": stream, **options}
-    if options.get("ignore_eos") and model == builtin.name:  # else it says that it ended, again and again: no text
+    if (
+        told and options.get("ignore_eos") and model == builtin.name
+    ):  # else it says that it ended, again and again: no text
         body["logit_bias"] = dict.fromkeys(("0", "1", "2"), -100)
     heard, began = Heard(), time.monotonic()
     async with (
@@ -306,3 +313,6 @@ def _take(heard: Heard, said: dict[str, Any], part: str, now: float) -> None:
             heard.tokens.append(each["token"])
             heard.logprobs.append(each["logprob"])
             heard.times.append(now)
+        ids: list[int] = choice.get("token_ids") or []
+        heard.tokens += map(str, ids)
+        heard.times += [now] * len(ids)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from blyan.node.holdings import blocks_of_layer
+from blyan.node.holdings import blocks_of_layer, ends_of
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 from nodes import import_into, serving
 from swarm_in_process import Member, in_one_process, serving_member, until
@@ -92,13 +92,19 @@ async def scene(root: Path) -> AsyncIterator[Scene]:
         yield Scene(gateways, stages, str(client.make_url("/")).rstrip("/"))
 
 
-async def test_two_stages_answer_token_for_token_as_one_node(scene: Scene) -> None:
+@pytest.mark.parametrize("told", [True, False], ids=["drawn by the lead", "drawn by the last stage"])
+async def test_two_stages_answer_token_for_token_as_one_node(scene: Scene, told: bool) -> None:
+    """Who wants log-probabilities has the lead draw."""
+    first, last = (stage.peering.staging.host.counters for stage in scene.stages)
+    drawn = last.drawn
     for options in (GREEDY, SAMPLED):
-        expected = await scene.expected("Say something", **options)
+        expected = await scene.expected("Say something", told=told, **options)
         assert len(set(expected.tokens)) >= 8, "a model that repeats itself would show little"
-        found = await scene.found("plain", "Say something", **options)
+        found = await scene.found("plain", "Say something", told=told, **options)
         assert (found.error, expected.tokens) == (None, found.tokens)
-    assert all(stage.peering.staging.host.counters.calls for stage in scene.stages)
+    assert first.calls and last.calls
+    assert (last.drawn - drawn >= 2 * 20) is not told
+    assert not first.drawn
 
 
 async def test_a_node_that_is_asked_for_a_whole_answer_leads_its_own_pipeline(scene: Scene) -> None:
@@ -138,6 +144,19 @@ async def test_those_who_give_their_pages_back_are_computed_again_through_the_st
     assert scene.gateways["small"].node.scheduler.counters.preemptions > 0
 
 
+async def test_several_at_once_are_drawn_as_if_each_were_alone(scene: Scene) -> None:
+    """They come and go between the others' steps: what was foreseen for the others is used, or left."""
+    asked = [
+        (f"Say {number}", {"temperature": number % 3 / 2, "seed": number, "max_tokens": 12 + 9 * number})
+        for number in range(6)
+    ]
+    expected = [await scene.expected(prompt, told=False, **options) for prompt, options in asked]
+    before = scene.stages[1].peering.staging.host.counters.drawn
+    found = await asyncio.gather(*(scene.found("plain", prompt, told=False, **options) for prompt, options in asked))
+    assert [each.tokens for each in found] == [each.tokens for each in expected]
+    assert scene.stages[1].peering.staging.host.counters.drawn - before >= sum(len(each.tokens) for each in found)
+
+
 async def test_guesses_are_verified_in_one_trip(scene: Scene) -> None:
     """An answer that repeats itself: the same tokens for fewer calls of each stage."""
     options = {"temperature": 0.0, "max_tokens": 120, "logit_bias": {"97": 100}}
@@ -163,7 +182,8 @@ async def test_stages_take_the_layers_that_the_swarm_lacks(root: Path, tmp_path:
         hosted = gateway.peering.holdings.find(manifest)
         assert hosted is not None
         sizes = [sum(block.length for block in blocks_of_layer(hosted.manifest, layer)) for layer in range(4)]
-        room = f"{max(sum(sizes[:2]), sum(sizes[2:]))}B"
+        ends = [sum(hosted.manifest.parts[part].length for part in ends_of(hosted.manifest, span)) for span in SPANS]
+        room = f"{max(sum(sizes[:2]), sum(sizes[2:])) + max(ends)}B"
         async with contextlib.AsyncExitStack() as stack:
             known = gateway.peering.staging.roster.known
             for number, folder in enumerate(folders, 1):
@@ -175,6 +195,9 @@ async def test_stages_take_the_layers_that_the_swarm_lacks(root: Path, tmp_path:
                 )
                 # else the next one may not have heard of it, and takes the same
                 await until(lambda number=number: len(known(hosted)) == number, "what it holds to be known")
+                span = range(2) if here.whole(manifest, range(2)) else range(2, 4)
+                parts = ends_of(hosted.manifest, span)
+                await until(lambda here=here, parts=parts: all(here.has(manifest, part) for part in parts), "ends")
             heard = await ask(gateway.url, "Say something", model="random", ignore_eos=True, **GREEDY)
             assert (heard.error, len(heard.tokens)) == (None, 20)
             asked = {name for name, _ in gateway.peering.staging.lead.counters.peers.items()}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from swarm_faults import PROMPT, TOKENS, kill, stage_calls, stop, survived, swallow, swarm_of_halves
-from swarm_nodes import Heard, Swarm, linked_among
+from swarm_nodes import Heard, Swarm, ask, linked_among
 
 __all__ = ["PROMPT", "TOKENS"]  # of which `expected` asks one node
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("whole_again")]
@@ -20,8 +20,11 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
         yield made
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["drawn by the lead", "drawn by the last stage"])
 @pytest.mark.parametrize("fault", [kill, stop, swallow], ids=lambda fault: fault.__name__)
-async def test_an_answer_survives_its_stage(swarm: Swarm, expected: Heard, fault: Callable[[Swarm, int], None]) -> None:
+async def test_an_answer_survives_its_stage(
+    swarm: Swarm, expected: Heard, fault: Callable[[Swarm, int], None], told: bool
+) -> None:
     """Killed, stopped or black-holed after twenty tokens; others compute its layers, from the first token on."""
     linked_among(swarm.experts)
     before, struck = stage_calls(swarm), list[int]()
@@ -33,5 +36,9 @@ async def test_an_answer_survives_its_stage(swarm: Swarm, expected: Heard, fault
         struck.append(asked[0])
         fault(swarm, asked[0])
 
-    await survived(swarm, expected, strike, fault.__name__)
+    if told:
+        await survived(swarm, expected, strike, fault.__name__)
+    else:
+        alone = await ask(swarm.gateway.url, PROMPT, ignore_eos=True, max_tokens=TOKENS, told=False)
+        await survived(swarm, alone, strike, f"{fault.__name__}, drawn by the last stage", told=False)
     assert struck

@@ -41,9 +41,9 @@ from blyan.wire.generation import Bounds, ChunkReader, Order, kind, nonce_bytes
 from blyan.wire.peer import bits_of
 
 _log = logging.getLogger(__name__)
-_silence_s: Final = 0.25  # at least so long without a step, until a ping is sent
+_silence_s: Final = 0.15  # at least so long without a step, until a ping is sent
 _silence_max_s: Final = 0.5
-_silence_factor: Final = 4.0  # times what a step usually takes
+_silence_factor: Final = 2.5  # times what a step usually takes
 _young: Final = 256.0  # positions: until so many were seen experts are asked for though nobody wants to be told
 
 

@@ -34,8 +34,8 @@ from blyan.wire.stage_call import Passed, StageCall, kind, message_of
 from blyan.wire.stage_draws import After, Draw
 from blyan.wire.stage_shapes import RunShape, nonce_chars
 
-_late_seconds: Final = 0.25  # at least so late is a call for which stages are asked how far they are
-_late_factor: Final = 4.0
+_late_seconds: Final = 0.15  # at least so late is a call for which stages are asked how far they are
+_late_factor: Final = 2.5
 
 
 class Asked(NamedTuple):

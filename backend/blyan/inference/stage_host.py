@@ -23,6 +23,7 @@ from blyan.inference.job import attempted
 from blyan.inference.layers_in_turn import MakeLayers
 from blyan.inference.quick_work import QuickWork
 from blyan.inference.stage_carrying import Carrying
+from blyan.inference.stage_ends import tokens_of
 from blyan.inference.stage_leases import Find, Lease, Leases
 from blyan.inference.stage_passing import Passing
 from blyan.inference.stage_telling import Telling
@@ -51,6 +52,7 @@ class StageCounters:
 
     calls: int = 0
     rows: int = 0
+    drawn: int = 0  # tokens
     refused: int = 0
     seconds: float = 0.0
 
@@ -231,6 +233,7 @@ class StageHost:
         seconds = self._monotonic() - began
         self.counters.calls += 1
         self.counters.rows += call.count
+        self.counters.drawn += sum(token >= 0 for token in tokens_of(result.tokens))
         self.counters.seconds += seconds
         if settled:
             row = seconds / call.count

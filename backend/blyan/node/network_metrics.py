@@ -114,6 +114,7 @@ def _of_stages(state: StagesState) -> Iterator[Metric]:
     calls.add_metric(("refused",), host.refused)
     yield calls
     yield CounterMetricFamily("blyan_stage_rows_total", "Positions computed for leads.", value=host.rows)
+    yield CounterMetricFamily("blyan_stage_drawn_total", "Tokens drawn for leads.", value=host.drawn)
     yield CounterMetricFamily("blyan_stage_seconds_total", "In which they were computed.", value=host.seconds)
     yield GaugeMetricFamily("blyan_stage_leases", "Sessions of leads.", value=state.leases)
     yield GaugeMetricFamily("blyan_stage_pages", "Pages that they may write.", value=state.pages)
