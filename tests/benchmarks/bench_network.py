@@ -123,6 +123,7 @@ def main() -> int:
             shares(page, made, found)
     with page.part("what users were promised"):
         floors(page, found)
+        regrets(page, found)
     with tempfile.TemporaryDirectory() as folder, page.part("fallbacks"):
         fallbacks(page, model, Path(folder))
     page.table(HEAD, [came.row() for came in found])
@@ -217,6 +218,26 @@ def floors(page: Page, found: Sequence[Came]) -> None:
         wrong = asked - sum(came.right for came in each)
         more = "" if wrong else f"; no more than {3 / max(asked, 1):.1%} with 95 % confidence"
         page.row(what, f"{wrong} of {asked}{more}", target + ("" if FULL else "; FULL=1 asks more"))
+
+
+def regrets(page: Page, found: Sequence[Came]) -> None:
+    """What the planner's choices cost against the plan that turned out best for the same workload and links."""
+    for distance in DISTANCES:
+        longer: list[float] = []
+        worst = ""
+        for workload in WORKLOADS:
+            each = {came.case.plan: came for came in of(found, distance=distance, workload=workload) if came.ratio}
+            auto, others = each.pop("auto", None), each
+            if auto is None or not others:
+                continue
+            best = max(others.values(), key=lambda came: came.ratio)
+            longer.append(max(1.0, best.ratio / auto.ratio))
+            if longer[-1] == max(longer):
+                chosen = ", ".join(sorted(auto.taken))
+                worst = f"{workload.name} tokens: {chosen}, where {best.case.plan} was best"
+        if longer:
+            said = f"{percentile(longer, 0.5):.2f} in the middle, {max(longer):.2f} at worst ({worst})"
+            page.row(f"time of answers by auto, of those by the best of the three plans, {distance.name}", said, "1")
 
 
 def trips(found: Iterator[Came]) -> float | None:
