@@ -7,11 +7,19 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from blyan.node.holdings import read_held
+from blyan.node.peer_addresses import linked_peers
+from kept_ports import kept_port
 from swarm_in_process import Member, answer, experts_of, joined, serving_member, until
-from swarm_nodes import everything, nothing, part_of_builtin, parts_held
+from swarm_nodes import CODE, everything, nothing, part_of_builtin, parts_held
 
 EXPERT_BYTES = 791_000  # of one of the built-in model, a little more
+
+
+class Keeper:
+    """Of ports, for one test."""
 
 
 async def taking(stack: contextlib.AsyncExitStack, folder: Path, **network: Any) -> Member:
@@ -39,6 +47,43 @@ async def test_nodes_that_join_take_what_they_need_and_answer_when_the_first_has
             (manifest,) = read_held(tmp_path / folder)
             found, parts = parts_held(tmp_path / folder, manifest)
             assert len(parts) < len(found.blocks), f"{folder} does not hold all of it"
+
+
+@pytest.mark.parametrize("announced", [(), ("live",)], ids=["nowhere else", "at its second address"])
+async def test_blocks_come_from_where_a_node_answers_not_from_where_it_says_it_is(
+    tmp_path: Path, announced: tuple[str, ...]
+) -> None:
+    """As behind a port that is forwarded; and the address that answered is the one that is remembered first."""
+    part_of_builtin(tmp_path / "seed", everything, trunk=True)
+    keeper = Keeper()
+    ports = [kept_port(keeper) for _ in "ab"]
+    live, dead = (f"wss://127.0.0.1:{port}" for port in ports)
+    said = (dead, *(live for _ in announced))
+    join = (f"{live}#{CODE}",)
+    async with (
+        serving_member(tmp_path / "seed", listen=f"127.0.0.1:{ports[0]}", announce=said, roles=("expert",)),
+        serving_member(joined(tmp_path / "gate"), join=join, roles=("gateway",)) as (member, _),
+    ):
+        await until(lambda: any(hosted.trunk for hosted in member.peering.holdings.models()), "the trunk taken", 20)
+        assert linked_peers(member.peering.links, member.peering.monotonic())[0][0] == live
+
+
+async def test_a_node_that_dialled_is_asked_at_an_address_that_answers(tmp_path: Path) -> None:
+    """Its link came in: of what it announces the first that takes a connection."""
+    keeper = Keeper()
+    port, gone = (kept_port(keeper) for _ in "ab")
+    part_of_builtin(tmp_path / "held", everything, trunk=True)
+    said = (f"wss://127.0.0.1:{gone}", f"wss://127.0.0.1:{port}")
+    async with (
+        serving_member(joined(tmp_path / "gate"), roles=("gateway",)) as (
+            one,
+            _,
+        ),
+        serving_member(
+            tmp_path / "held", join=(one.join_url,), listen=f"127.0.0.1:{port}", announce=said, roles=("expert",)
+        ),
+    ):
+        await until(lambda: any(hosted.trunk for hosted in one.peering.holdings.models()), "the trunk taken", 20)
 
 
 async def test_the_only_copies_are_kept_though_memory_shrank(tmp_path: Path) -> None:

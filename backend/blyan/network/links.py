@@ -214,7 +214,7 @@ class Links:
     def _reached(self, target: Target) -> bool:
         if target.node is not None:
             return target.node == self.dialler.identity.key.public or self.link(target.node) is not None
-        return any(target.url in link.peer.peer_urls for link in self._newest())
+        return any(target.url in (link.url, *link.peer.peer_urls) for link in self._newest())
 
     async def _dialled(self, target: Target) -> None:
         try:

@@ -81,13 +81,16 @@ def write_peers(folder: Path, peers: Iterable[tuple[str, PublicKey]]) -> None:
 
 
 def linked_peers(links: Links, now: float) -> list[tuple[str, PublicKey]]:
-    """Addresses of the nodes that links are up to; `now` is the monotonic clock's. For the network's loop."""
-    return [
-        (url, summary.node)
-        for summary in links.table.live(now)
-        for url in summary.peer_urls
-        if url.startswith("wss://") and links.link(summary.node) is not None
-    ]
+    """Addresses of the nodes that links are up to, of each first the one that answered; `now` is the monotonic clock's.
+
+    For the network's loop.
+    """
+    found: list[tuple[str, PublicKey]] = []
+    for summary in links.table.live(now):
+        link = links.link(summary.node)
+        urls = () if link is None else dict.fromkeys((link.url, *summary.peer_urls))
+        found += [(url, summary.node) for url in urls if url.startswith("wss://")]
+    return found
 
 
 async def remember_peers(folder: Path, known: Callable[[], list[tuple[str, PublicKey]]]) -> None:

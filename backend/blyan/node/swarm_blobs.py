@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
+from urllib.parse import urlsplit
 
 from blyan.model.manifest import BlockReference
 from blyan.network.dialling import blobs_url
@@ -27,6 +29,7 @@ from blyan.wire.peer import Holding, Summary
 
 _log = logging.getLogger(__name__)
 ask_seconds: Final = 20.0
+_connect_seconds: Final = 2.0  # for each address of a node
 
 
 def linked_nodes(peering: Peering) -> list[Summary]:
@@ -77,21 +80,25 @@ class SwarmBlobs:
             if _is_relayed(summary) and relayed >= limits.relayed_sources_max:
                 continue
             token = await self._token(link)
-            source = None if token is None else await self._source(summary, token, ways)
+            source = None if token is None else await self._source(link, summary, token, ways)
             if source is not None:
-                relayed += _is_relayed(summary)
+                relayed += source.connections == 1
                 found[summary.node] = replace(source, holds=None if trunk else _said(hosted, holding))
         return found
 
-    async def _source(self, summary: Summary, token: str, ways: AsyncExitStack) -> Source | None:
-        """How a node is asked, None if there is no way to it now."""
+    async def _source(self, link: Link, summary: Summary, token: str, ways: AsyncExitStack) -> Source | None:
+        """How a node is asked, None if there is no way to it now: where it was dialled, else where it says that it is,
+        if that answers, else through a relay.
+        """
         certificate = summary.certificate
         # its address is another one now and then: what it gave is remembered under its key
         name = blobs_url(f"wss://{summary.node}.node")
-        if not _is_relayed(summary):
-            direct = next((url for url in summary.peer_urls if url.startswith("wss://")), None)
-            return None if direct is None else Source(blobs_url(direct), None, token, certificate, name)
+        direct = link.url if link.url.startswith("wss://") else await _answering(summary.peer_urls)
+        if direct is not None:
+            return Source(blobs_url(direct), None, token, certificate, name)
         for url in summary.peer_urls:
+            if not url.startswith("relay:"):
+                continue
             relay = PublicKey(url.removeprefix("relay:"))
             if self.peering.links.link(relay) is None:
                 continue
@@ -108,6 +115,22 @@ class SwarmBlobs:
             return None
         token = answer.fields.get("token")
         return token if isinstance(token, str) and token.isalnum() and len(token) <= 128 else None
+
+
+async def _answering(urls: Iterable[str]) -> str | None:
+    """The first of these addresses at which somebody takes a connection; TLS shows whether it is who it should be."""
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme != "wss":
+            continue
+        try:
+            async with asyncio.timeout(_connect_seconds):
+                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        except (OSError, TimeoutError):
+            continue
+        writer.transport.abort()
+        return url
+    return None
 
 
 def _is_relayed(summary: Summary) -> bool:
