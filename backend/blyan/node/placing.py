@@ -17,6 +17,7 @@ from blyan.inference.moves import Direction, Move, Why
 from blyan.inference.placement import MoveBudget, Shelf, choose
 from blyan.node.holdings import Hosted, read_held
 from blyan.node.peering import Peering
+from blyan.node.proving import Proving
 from blyan.node.swarm_blobs import SwarmBlobs, linked_nodes
 from blyan.node.taking_layers import held_for_stages
 from blyan.primitives import limits
@@ -64,7 +65,7 @@ class Placing:
         made = await asyncio.to_thread(choose, shelf, mine, room, peering.draw, exchanges=exchanges)
         self._budget = self._budget.spent(made.exchanges)
         # never the only one that there is, or may be as others give up theirs
-        dropped = [each for each in made.drop if shelf.others(each) >= _others_min]
+        dropped = await self._proved(models, shelf, [each for each in made.drop if shelf.others(each) >= _others_min])
         if dropped:
             await self._give_up(models, [_of_key(each) for each in dropped])
             self._note("gave", shelf, dropped, made.why)
@@ -74,6 +75,15 @@ class Placing:
         wished = self._wished(models, shelf, room)
         why: Mapping[str, Why] = made.why if not wished else dict.fromkeys(wished, "wished")
         await self._fetch(models, shelf, wished or made.fetch, why)
+
+    async def _proved(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], parts: Sequence[str]) -> list[str]:
+        """Those that as many others as it takes have shown that they hold: what is said alone gives nothing up."""
+        if not parts:
+            return []
+        peering = self.peering
+        proving = Proving(peering.host, peering.links.link, peering.entropy)
+        shown = await proving.proved(models, {_of_key(part): shelf.holders[part] for part in parts}, _others_min)
+        return [part for part in parts if _of_key(part) in shown]
 
     def _expect(self, shelf: Shelf[str], models: Mapping[PayloadId, Hosted]) -> None:
         """Whose experts' memory is limited keeps there what the swarm is expected to ask of it."""
