@@ -32,7 +32,7 @@ from blyan.network.handshake import (
 )
 from blyan.network.identity import Identity
 from blyan.network.link import Handler, Link, frame_of
-from blyan.network.tls import TlsHandshake
+from blyan.network.unproven import Unproven
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.errors import Denied, Fault, NotFound
@@ -49,7 +49,12 @@ blobs_path: Final = "/peer/v1/blobs"
 token_kind: Final = "token"
 proofs_header: Final = "X-Blyan-Proofs"
 _challenges_max: Final = 1_024
-_tls_seconds: Final = 1.0  # in which TLS that was out of time is broken off
+_http: Final[dict[str, Any]] = {
+    "access_log": None,
+    "max_line_size": limits.link_handshake_bytes_max,
+    "max_field_size": limits.link_handshake_bytes_max,
+    "keepalive_timeout": limits.idle_connection_seconds_max,
+}
 
 Welcome = Callable[[Link], Awaitable[None]]
 Route: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -87,7 +92,7 @@ class PeerDoor:
         self._links: set[Link] = set()
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
-        self._unproven: set[web.RequestHandler] = set()  # connections, for the first seconds of each
+        self.unproven = Unproven(identity.server)
         self.refused = 0  # callers that proved nothing
 
     async def listen(self, host: str, port: int) -> int:
@@ -99,17 +104,12 @@ class PeerDoor:
         app.router.add_get(blobs_path + "/{payload_id}/index", self._blob)
         for path, route in self._routes.items():
             app.router.add_get(path, self._passed(route))
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            max_line_size=limits.link_handshake_bytes_max,
-            max_field_size=limits.link_handshake_bytes_max,
-            shutdown_timeout=1.0,
-            handler_cancellation=True,
-        )
+        self._runner = web.AppRunner(app, shutdown_timeout=1.0, handler_cancellation=True)
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None, "set up"
         self._listening = await asyncio.get_running_loop().create_server(
-            self._accepted, host, port, backlog=limits.links_max
+            lambda: self.unproven.protocol(server, **_http), host, port, backlog=limits.links_max
         )
         return cast("tuple[str, int]", self._listening.sockets[0].getsockname())[1]
 
@@ -122,30 +122,11 @@ class PeerDoor:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _accepted(self) -> TlsHandshake:
-        """A connection, which ends unless its caller proves something in the seconds of a handshake."""
-        assert self._runner is not None and self._runner.server is not None, "it listens"
-        made = self._runner.server()
-        self._unproven.add(made)
-        seconds = limits.link_handshake_seconds_max
-        asyncio.get_running_loop().call_later(seconds, self._let_go, made)
-        return TlsHandshake(self._identity.server, made, server=True, seconds=seconds)
-
-    def _let_go(self, connection: web.RequestHandler, last: bool = False) -> None:
-        if connection not in self._unproven:
-            return
-        if connection.transport is None and not last:  # TLS may be done just after its time: then it still ends
-            asyncio.get_running_loop().call_later(_tls_seconds, self._let_go, connection, True)
-            return
-        self._unproven.discard(connection)
-        if connection.transport is not None:
-            connection.transport.abort()
-
     def _passed(self, route: Route) -> Route:
         """A route that asks for proofs of its own, at once."""
 
         async def passed(request: web.Request) -> web.StreamResponse:
-            self._unproven.discard(request.protocol)
+            self.unproven.proved(request.protocol)
             return await route(request)
 
         return passed
@@ -179,7 +160,7 @@ class PeerDoor:
             self.refused += 1
             _log.info("a caller of the peer port was turned away: %s", reason.message)
             raise _Silence from None
-        self._unproven.discard(request.protocol)
+        self.unproven.proved(request.protocol)
         ws = web.WebSocketResponse(compress=False)
         await ws.prepare(request)
         frames = taken_over(request)
@@ -209,7 +190,7 @@ class PeerDoor:
         if link is None or not link.open:
             self.refused += 1
             raise _Silence
-        self._unproven.discard(request.protocol)
+        self.unproven.proved(request.protocol)
         try:
             if not self._gives(payload_id(request.match_info["payload_id"])):
                 raise NotFound("blob: expected one of a model that is offered, found another")
