@@ -28,9 +28,11 @@ _said: Final[dict[str, Schema]] = {
         limits.summary_models_max,
     ),
 }
+_left: Final[dict[str, Schema]] = dict.fromkeys(("calls", "answers", "stage_calls", "pipelines", "blobs"), _count)
+_under_way: Final[dict[str, Schema]] = {"under_way": _count, "left": fields(_left, required=tuple(_left))}
 _own: Final[dict[str, Schema]] = {
     **_said,
-    "under_way": _count,
+    **_under_way,
     "answered": fields(
         {"messages": _count, "rows": _count, "seconds": number(0), "refused": _count},
         required=("messages", "rows", "seconds", "refused"),
@@ -149,6 +151,4 @@ _moves: Final[dict[str, Schema]] = {
 moves_query: Final[dict[str, Schema]] = {"model": text(), "latest": integer(1, limits.moves_kept_max)}
 moves: Final = fields(_moves, required=tuple(_moves))
 drain_request: Final = fields({"draining": flag}, required=("draining",))
-drained: Final = fields(
-    {"draining": flag, "under_way": _count, "alone": _count}, required=("draining", "under_way", "alone")
-)
+drained: Final = fields({"draining": flag, **_under_way, "alone": _count}, required=("draining", *_under_way, "alone"))

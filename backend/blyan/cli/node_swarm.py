@@ -218,15 +218,24 @@ def _drain(options: argparse.Namespace, output: Output) -> int:
         output.note(f"{done['alone']} experts are held by nobody else who can be asked: peers go on asking for them")
     until = system_monotonic() + _drain_seconds
     time.sleep(_told_seconds)
-    while under_way := _under_way(url):
+    said = ""
+    while True:
+        own = as_dict(network_of(url).get("self")) or {}
+        left, done = under_way(own), done | {name: own.get(name) for name in ("under_way", "left")}
+        if not own.get("under_way"):
+            output.data(done, "draining: nothing is under way for peers")
+            return 0
         if system_monotonic() > until:
-            output.data({**done, "under_way": under_way}, f"draining: {under_way} calls of peers are under way")
+            output.data(done, f"draining: {left} under way for peers")
             return try_again
+        if left != said:
+            output.note(f"{left} under way for peers")
+        said = left
         time.sleep(_look_seconds)
-    output.data({**done, "under_way": 0}, "draining: no call of a peer is under way")
-    return 0
 
 
-def _under_way(url: str) -> int:
-    own = as_dict(network_of(url).get("self")) or {}
-    return int(own.get("under_way", 0))
+def under_way(own: dict[str, Any]) -> str:
+    """What a node does for peers, in words."""
+    left = as_dict(own.get("left")) or {}
+    named = {"calls": "expert calls", "stage_calls": "calls of layers", "pipelines": "pipelines in use"}
+    return ", ".join(f"{count} {named.get(kind, kind)}" for kind, count in left.items() if count) or "nothing"

@@ -94,6 +94,7 @@ class PeerDoor:
         self._listening: asyncio.Server | None = None
         self.unproven = Unproven(identity.server)
         self.refused = 0  # callers that proved nothing
+        self.sending = 0  # blobs that peers are given now
 
     async def listen(self, host: str, port: int) -> int:
         """Open it; the port that was taken."""
@@ -191,6 +192,7 @@ class PeerDoor:
             self.refused += 1
             raise _Silence
         self.unproven.proved(request.protocol)
+        self.sending += 1
         try:
             if not self._gives(payload_id(request.match_info["payload_id"])):
                 raise NotFound("blob: expected one of a model that is offered, found another")
@@ -202,6 +204,8 @@ class PeerDoor:
         except Fault as reason:
             _log.warning("a blob was not sent to peer %s: %s", link.peer.node[:12], reason.message)
             return web.Response(status=503)
+        finally:
+            self.sending -= 1
 
     def _shown(self, request: web.Request) -> tuple[Challenge, Caller, dict[str, Any]]:
         """The challenge that is answered, who answers, and its proofs."""

@@ -70,6 +70,7 @@ class Answering:
         self.host = DelegateHost(lead, find, peering.host.allowance.take, peering.holdings.wish)
         peering.links.dialler.handlers[generation.kind] = Streaming(self.host.give)
         peering.summary.led = lambda: sum(scheduler.depth())
+        peering.led = partial(getattr, self.host, "under_way")
 
         self.delegating = Delegating(
             peering.executor.thread,

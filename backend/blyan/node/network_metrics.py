@@ -90,7 +90,8 @@ def _of_this_node(state: SwarmState) -> Iterator[Metric]:
         entries.add_metric(("refused",), counts.refused)
         yield entries
     host = state.host
-    yield GaugeMetricFamily("blyan_hosted_calls_waiting", "Peers' expert messages under way.", value=state.under_way)
+    waiting = state.under_way.calls
+    yield GaugeMetricFamily("blyan_hosted_calls_waiting", "Peers' expert messages under way.", value=waiting)
     messages = CounterMetricFamily("blyan_hosted_calls_total", "Peers' expert messages.", labels=("outcome",))
     messages.add_metric(("answered",), host.messages)
     messages.add_metric(("refused",), host.refused)
