@@ -32,11 +32,12 @@ from blyan.network.handshake import (
 )
 from blyan.network.identity import Identity
 from blyan.network.link import Handler, Link, frame_of
-from blyan.network.unproven import Unproven
+from blyan.network.serving_rate import ServingRate
+from blyan.network.unproven import Unproven, site
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.errors import Denied, Fault, NotFound
-from blyan.primitives.ids import PayloadId, payload_id
+from blyan.primitives.ids import PayloadId, PublicKey, payload_id
 from blyan.storage.blob_store import BlobStore
 from blyan.wire.fields import as_dict
 from blyan.wire.framing import Message
@@ -76,10 +77,12 @@ class PeerDoor:
         monotonic: Monotonic,
         entropy: Entropy,
         routes: Mapping[str, Route] | None = None,
+        address_links: int = limits.links_address,
+        serve_rate: int = 0,
     ) -> None:
         """`joined` is told of each link, before it is read; whoever has a link may fetch what `store` has and `gives`.
 
-        `routes`: what is answered beside, by path.
+        `routes`: what is answered beside, by path. `serve_rate`: bytes of blobs a second, 0 without limit.
         """
         self._identity, self._swarm, self._summary = identity, swarm, summary
         self._handlers, self._joined = handlers, joined
@@ -89,7 +92,10 @@ class PeerDoor:
         self._monotonic, self._entropy = monotonic, entropy
         self._routes = dict(routes or {})
         self._challenges: dict[str, tuple[float, str]] = {}  # nonce → until when, and whose address, in order
-        self._links: set[Link] = set()
+        self._links: dict[Link, str] = {}  # → whose address
+        self._address_links = address_links
+        self._rate = ServingRate(serve_rate, monotonic)
+        self._fetching: dict[asyncio.BaseTransport, PublicKey] = {}  # connections by which blobs are fetched
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
         self.unproven = Unproven(identity.server)
@@ -157,6 +163,9 @@ class PeerDoor:
                 raise Denied("links: expected room for one more, found none")
             if sum(link.peer.node == caller.node for link in self._links) >= limits.links_node_max:
                 raise Denied("links: expected fewer of one node")
+            address = site(request.get_extra_info("peername"))
+            if sum(other == address for other in self._links.values()) >= self._address_links:
+                raise Denied("links: expected fewer of one address")
         except Fault as reason:
             self.refused += 1
             _log.info("a caller of the peer port was turned away: %s", reason.message)
@@ -166,7 +175,7 @@ class PeerDoor:
         await ws.prepare(request)
         frames = taken_over(request)
         link = Link(frames, peer, self._handlers, self._monotonic, dialled=False)
-        self._links.add(link)
+        self._links[link] = address
         try:
             await frames.send_bytes(
                 frame_of(proofs(self._identity.key, self._swarm, "peer-answerer", said, self._summary()))
@@ -174,7 +183,7 @@ class PeerDoor:
             self._joined(link)
             await link.run()
         finally:
-            self._links.discard(link)
+            del self._links[link]
         return ws
 
     async def _token(self, link: Link, _message: Message) -> Message:
@@ -191,6 +200,10 @@ class PeerDoor:
         if link is None or not link.open:
             self.refused += 1
             raise _Silence
+        if not self._may_fetch(request.transport, link.peer.node):
+            response = web.Response(status=503)
+            response.force_close()
+            return response
         self.unproven.proved(request.protocol)
         self.sending += 1
         try:
@@ -198,7 +211,7 @@ class PeerDoor:
                 raise NotFound("blob: expected one of a model that is offered, found another")
             if request.path.endswith("/index"):
                 return await send_index(request, self._store)
-            return await send_blob(request, self._store)
+            return await send_blob(request, self._store, self._rate.turn(link.peer.node))
         except NotFound:
             return web.Response(status=404)
         except Fault as reason:
@@ -206,6 +219,17 @@ class PeerDoor:
             return web.Response(status=503)
         finally:
             self.sending -= 1
+
+    def _may_fetch(self, connection: asyncio.BaseTransport | None, node: PublicKey) -> bool:
+        """Whether it is a connection that a node has already, or may have beside those."""
+        if connection is None or connection in self._fetching:
+            return connection is not None
+        self._fetching = {each: whose for each, whose in self._fetching.items() if not each.is_closing()}
+        theirs = sum(whose == node for whose in self._fetching.values())
+        if theirs >= limits.blob_connections_node_max or len(self._fetching) >= limits.blob_connections_max:
+            return False
+        self._fetching[connection] = node
+        return True
 
     def _shown(self, request: web.Request) -> tuple[Challenge, Caller, dict[str, Any]]:
         """The challenge that is answered, who answers, and its proofs."""

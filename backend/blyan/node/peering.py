@@ -172,6 +172,8 @@ class Peering:
             monotonic=self.monotonic,
             entropy=self.entropy,
             routes=self.reach.routes,
+            address_links=network.address_links,
+            serve_rate=network.serve_bytes,
         )
 
     def draw(self) -> float:
