@@ -114,7 +114,7 @@ def test_status_says_what_of_a_model_is_here_and_who_is_there(pair: tuple[SwarmN
     said = json_of("node", "status", data_dir=gateway.data_dir)["network"]
     assert (said["linked"], said["known"], said["draining"], said["swarm"]) == (1, 1, False, network(expert)["swarm"])
     text = command("node", "status", data_dir=gateway.data_dir).stdout
-    for words in (said["urls"][0], "1 linked of 1 known", "20 of 32 experts here"):
+    for words in (said["urls"][0], "1 linked of 1 known", "nothing under way", "20 of 32 experts here"):
         assert words in text
     assert "no live node holds" not in text
 
