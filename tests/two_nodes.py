@@ -65,7 +65,7 @@ class FakeNodes:
         self.links = {
             name: FakeLink(name, each) for name, each in ((FIRST, seconds["first"]), (SECOND, seconds["second"]))
         }
-        self.waiting = self.moved = 0
+        self.waiting = self.moved = self.plans = 0
         self.moving = 0.0
         self.newcomers: tuple[PublicKey, ...] = ()
         self.alone: frozenset[int] = frozenset()  # experts of the first node alone
@@ -76,6 +76,7 @@ class FakeNodes:
         self.trials: tuple[PublicKey, ...] = ()
 
     def plan(self, model: PayloadId, calls: Sequence[CallSpec], without: frozenset[PublicKey]) -> ExpertPlan:
+        self.plans += 1
         left = next((each for each in self.links if each not in without), None)
         missing = tuple(
             at for at, call in enumerate(calls) if left is None or (left != FIRST and call.expert in self.alone)

@@ -178,6 +178,25 @@ async def test_a_caller_who_leaves_ends_it_at_the_lead(swarm: tuple[Member, Memb
     assert delegating(gateway).under_way == 0
 
 
+async def test_who_drains_sees_the_whole_answers_that_it_leads(swarm: tuple[Member, Member]) -> None:
+    """Until the last of them has ended."""
+    gateway, lead = swarm
+    body = {"model": builtin.name, "messages": [{"role": "user", "content": DOES_WITHOUT}], "stream": True}
+    async with aiohttp.ClientSession(gateway.url) as session, aiohttp.ClientSession(lead.url) as there:
+        async with session.post("/v1/chat/completions", json=body | {"max_tokens": 900, "ignore_eos": True}) as got:
+            await got.content.readline()
+            await until(lambda: host(lead).under_way == 1, "it under way")
+            async with there.post("/network/drain", json={"draining": True}) as answer:
+                said = await answer.json()
+            assert (said["left"]["answers"], said["under_way"] >= 1) == (1, True)
+            async with there.get("/network/nodes") as answer:
+                own = (await answer.json())["self"]
+            assert (own["draining"], own["left"]["answers"], own["under_way"] >= 1) == (True, 1, True)
+        await until(lambda: host(lead).under_way == 0, "it ended", 3)
+        async with there.post("/network/drain", json={"draining": False}) as answer:
+            assert (await answer.json())["left"]["answers"] == 0
+
+
 async def test_without_a_lead_the_gateway_answers_itself(
     swarm: tuple[Member, Member], alone: list[tuple[str, dict[str, Any], Heard]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

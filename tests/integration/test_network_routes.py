@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from blyan.api import network_schemas, schemas
+from blyan.api.state import node_key
 from blyan.node.swarm_secret import write_swarm
+from blyan.primitives.ids import PublicKey
 from nodes import install_builtin, serving, serving_with
 from swarm_in_process import SOURCES
 from swarm_nodes import CODE, SECRET, part_of_builtin, room_for
@@ -76,6 +79,12 @@ async def test_nodes_says_what_was_measured_of_a_peer_and_why_it_is_asked(two: t
     assert peer["rows"] == theirs["answered"]["rows"]
     assert (peer["share"], peer["breaker"], peer["link"]["dialled"]) == (1.0, "closed", False)
     assert peer["seconds"] > 0 < peer["rtt_seconds"]
+    assert peer["rows_per_s"] > 0 < peer["expert_bytes"]
+    peering = gateway.server.app[node_key].peering
+    big = partial(peering.registry.measurements.transferred, PublicKey(peer["node"]), 8_000_000, 4.0, 1.0)
+    await asyncio.wrap_future(peering.ask(big))
+    (again,) = (await json_at(gateway, "/network/nodes"))["peers"]
+    assert again["bytes_per_s"] == 2_000_000, "large transfers tell of it, and single tokens do not"
     assert peer["reason"]["code"] in ("share", "newcomer")
     assert peer["holds"] == [
         {"model": MODEL, "manifest": said["models"][0]["manifest"], "trunk": False, "experts": 4 * 5}
@@ -199,7 +208,9 @@ async def test_a_node_that_drains_is_said_to_by_its_peers_and_left_alone(two: tu
     """Where another has the expert; it is told to peers at once."""
     gateway, expert = two
     done = await expert.post("/network/drain", json={"draining": True})
-    assert (done.status, await done.json()) == (200, {"draining": True, "under_way": 0, "alone": 12})
+    said = await done.json()
+    assert not any(said.pop("left").values())
+    assert (done.status, said) == (200, {"draining": True, "under_way": 0, "alone": 12})
     said = await until(gateway, lambda said: said["peers"][0]["reason"]["code"] == "draining")
     assert said["peers"][0]["draining"] is True
     assert await ask(gateway) == "12 + 34 = 46"  # nobody else has experts 5 to 7

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from blyan.node.holdings import blocks_of_layer, ends_of
+from blyan.node.swarm_state import UnderWay, swarm_state
 from checkpoints import save_byte_tokenizer, save_random_checkpoint
 from nodes import import_into, serving
 from swarm_in_process import Member, in_one_process, serving_member, until
@@ -105,6 +106,31 @@ async def test_two_stages_answer_token_for_token_as_one_node(scene: Scene, told:
     assert first.calls and last.calls
     assert (last.drawn - drawn >= 2 * 20) is not told
     assert not first.drawn
+
+
+async def test_a_stage_that_drains_sees_the_pipelines_that_use_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also between two calls of an answer; not one that only has a lease."""
+    monkeypatch.setattr("blyan.node.swarm_state._used_seconds", 1.0)
+    peering = scene.stages[0].peering
+    calls = peering.staging.host.counters.calls
+
+    async def left() -> UnderWay:
+        state = await asyncio.wrap_future(peering.ask(lambda: swarm_state(peering, reasons=False)))
+        return state.under_way
+
+    answer = asyncio.create_task(scene.found("plain", "Say something", max_tokens=400, temperature=0.0))
+    await until(lambda: peering.staging.host.counters.calls > calls + 20, "calls")
+    found = await left()
+    assert not answer.done()
+    assert found.total >= found.pipelines >= 1  # trials of other gateways count too, for a second
+    await answer
+    end = asyncio.get_running_loop().time() + 15
+    while (await left()).total:
+        assert asyncio.get_running_loop().time() < end, "expected nothing under way within 15 s"
+        await asyncio.sleep(0.1)
+    assert len(peering.staging.host.leases) >= 1
 
 
 async def test_a_node_that_is_asked_for_a_whole_answer_leads_its_own_pipeline(scene: Scene) -> None:

@@ -66,9 +66,23 @@ def test_peers_says_what_each_was_asked_and_why(pair: tuple[SwarmNode, SwarmNode
     (peer,) = json_of("node", "peers", data_dir=gateway.data_dir)["peers"]
     assert peer["node"] == network(expert)["self"]["node"]
     assert peer["calls"] > 0 < peer["rows"]
+    assert peer["rows_per_s"] > 0 < peer["expert_bytes"]
+    assert peer["bytes_per_s"] is None or peer["bytes_per_s"] > 0  # such small calls tell nothing of it
     head, line = command("node", "peers", data_dir=gateway.data_dir).stdout.splitlines()
-    assert head.split() == "NODE LINK RTT CALLS ROWS SHARE REPUTATION BREAKER HOLDS ROLES ADDRESS WHY".split()
-    for words in (peer["node"][:KEY_DIGITS], "from it", " ms ", " 100% ", f"{MODEL} 20", " expert ", peer["urls"][0]):
+    assert (
+        head.split()
+        == "NODE LINK RTT CALLS ROWS ROWS/S MB/S MEMORY SHARE REPUTATION BREAKER HOLDS ROLES ADDRESS WHY".split()
+    )
+    for words in (
+        peer["node"][:KEY_DIGITS],
+        "from it",
+        " ms ",
+        " 100% ",
+        f"{MODEL} 20",
+        " MB ",
+        " expert ",
+        peer["urls"][0],
+    ):
         assert words in line
     assert line.endswith(peer["reason"]["text"])
     (back,) = json_of("node", "peers", data_dir=expert.data_dir)["peers"]
@@ -100,7 +114,7 @@ def test_status_says_what_of_a_model_is_here_and_who_is_there(pair: tuple[SwarmN
     said = json_of("node", "status", data_dir=gateway.data_dir)["network"]
     assert (said["linked"], said["known"], said["draining"], said["swarm"]) == (1, 1, False, network(expert)["swarm"])
     text = command("node", "status", data_dir=gateway.data_dir).stdout
-    for words in (said["urls"][0], "1 linked of 1 known", "20 of 32 experts here"):
+    for words in (said["urls"][0], "1 linked of 1 known", "nothing under way", "20 of 32 experts here"):
         assert words in text
     assert "no live node holds" not in text
 
@@ -119,7 +133,9 @@ def test_invite_says_where_the_running_node_is_and_its_code(pair: tuple[SwarmNod
 def test_drain_ends_when_no_call_is_under_way_and_peers_know(pair: tuple[SwarmNode, SwarmNode]) -> None:
     gateway, expert = pair
     done = command("node", "drain", "--json", data_dir=expert.data_dir)
-    assert (done.returncode, json.loads(done.stdout)) == (0, {"draining": True, "under_way": 0, "alone": 12})
+    said = json.loads(done.stdout)
+    assert not any(said.pop("left").values())
+    assert (done.returncode, said) == (0, {"draining": True, "under_way": 0, "alone": 12})
     assert "12 experts are held by nobody else" in done.stderr
     line = command("node", "peers", data_dir=gateway.data_dir).stdout.splitlines()[1]
     assert "draining" in line.split("closed")[0]
@@ -140,6 +156,7 @@ def test_metrics_say_how_each_peer_does(pair: tuple[SwarmNode, SwarmNode]) -> No
     assert here[f"blyan_peer_calls_total{peer}"] == here["blyan_remote_calls_total"]
     assert here[f"blyan_peer_call_seconds_total{peer}"] > there["blyan_hosted_seconds_total"] > 0
     assert here[f"blyan_peer_rtt_seconds{peer}"] > 0
+    assert here[f"blyan_peer_rows_per_second{peer}"] > 0 < here[f"blyan_peer_expert_bytes{peer}"]
     assert 0 < here[f"blyan_peer_reputation{peer}"] <= 1
     assert here["blyan_experts_without_holder"] == here["blyan_peer_port_refused_total"] == 0
 

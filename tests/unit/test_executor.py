@@ -120,6 +120,46 @@ def test_a_swarm_that_fails_is_not_flooded(thread: NetworkThread) -> None:
     assert executor.counters.held_up > 0
 
 
+class _FastClock:
+    """A twentieth of a second goes by whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.05
+        return self.now
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_it_looks_for_a_missing_expert_for_as_long_as_is_set(
+    thread: NetworkThread, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Thousands of times, also for nodes that are there and fail; what others ask of the same step is answered."""
+    monkeypatch.setattr("blyan.inference.executor._look_seconds", 0.0)
+    nodes = FakeNodes(first=-1, second=-1)
+    nodes.links = nodes.links if there else {}
+    executor = Executor(thread, nodes, _FastClock(), system_entropy, ExecutorOptions("exact", 600.0))
+    (found,) = executor.begin(MODEL, [ExpertCall(1, 2, torch.randn(1, 8))]).result(60)
+    assert isinstance(found, ExpertUnavailable)
+    assert "600 s" in found.message
+    assert nodes.plans > 1_000
+
+
+def test_an_expert_that_is_long_missing_takes_nothing_from_the_others(
+    thread: NetworkThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same layer, which are there."""
+    monkeypatch.setattr("blyan.inference.executor._look_seconds", 0.0)
+    nodes = FakeNodes(first=-1, second=0)
+    nodes.alone = frozenset({2})  # the first has it, and fails
+    executor = Executor(thread, nodes, _FastClock(), system_entropy, ExecutorOptions("exact", 300.0))
+    calls = [ExpertCall(1, expert, torch.randn(1, 8)) for expert in (2, 3)]
+    lost, given = executor.begin(MODEL, calls).result(60)
+    assert isinstance(lost, ExpertUnavailable)
+    assert isinstance(given, torch.Tensor) and torch.equal(given, calls[1].hidden)
+
+
 def test_one_death_costs_no_wait_though_the_budget_is_spent(thread: NetworkThread) -> None:
     nodes = FakeNodes(first=-1, second=0)
     nodes.budget = False

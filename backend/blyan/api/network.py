@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -20,7 +21,7 @@ from blyan.model.manifest import read_manifest
 from blyan.node.catalogue import no_such_model
 from blyan.node.node import Node
 from blyan.node.peering import Peering
-from blyan.node.swarm_state import ModelState, PeerState, StreamState, SwarmState, plan_now, swarm_state
+from blyan.node.swarm_state import ModelState, PeerState, StreamState, SwarmState, UnderWay, plan_now, swarm_state
 from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, NotFound
 from blyan.primitives.ids import PayloadId
@@ -75,7 +76,7 @@ async def drain(request: web.Request) -> web.Response:
     await asyncio.wrap_future(peering.drain(wanted))
     state = await asyncio.wrap_future(peering.ask(lambda: swarm_state(peering, reasons=False)))
     return json_response(
-        {"draining": wanted, "under_way": state.under_way, "alone": sum(m.alone for m in state.models)}
+        {"draining": wanted, **_under_way(state.under_way), "alone": sum(m.alone for m in state.models)}
     )
 
 
@@ -201,11 +202,16 @@ def _names(node: Node) -> dict[PayloadId, str]:
     return {version.manifest: name for name, version in found.items() if version is not None}
 
 
+def _under_way(left: UnderWay) -> dict[str, Any]:
+    """For peers: all together, and what it is."""
+    return {"under_way": left.total, "left": asdict(left)}
+
+
 def _own(state: SwarmState, names: Mapping[PayloadId, str], open_to: bool) -> dict[str, Any]:
     host, asked = state.host, state.asked
     return {
         **_said(state.own, names, open_to),
-        "under_way": state.under_way,
+        **_under_way(state.under_way),
         "answered": {
             "messages": host.messages,
             "rows": host.rows,
@@ -236,6 +242,9 @@ def _peer(peer: PeerState, names: Mapping[PayloadId, str], open_to: bool) -> dic
         "rows_waiting": measured.rows_waiting,
         "seconds": round(peer.seconds, 6),
         "call_p95_seconds": measured.call_p95_s,
+        "rows_per_s": measured.rows_per_s,
+        "bytes_per_s": measured.bytes_per_s,
+        "expert_bytes": measured.expert_bytes,
         "share": round(peer.share, 6),
         "failures": dict(measured.failures),
         "reputation": None if view is None else round(view.reputation, 4),

@@ -28,9 +28,11 @@ _said: Final[dict[str, Schema]] = {
         limits.summary_models_max,
     ),
 }
+_left: Final[dict[str, Schema]] = dict.fromkeys(("calls", "answers", "stage_calls", "pipelines", "blobs"), _count)
+_under_way: Final[dict[str, Schema]] = {"under_way": _count, "left": fields(_left, required=tuple(_left))}
 _own: Final[dict[str, Schema]] = {
     **_said,
-    "under_way": _count,
+    **_under_way,
     "answered": fields(
         {"messages": _count, "rows": _count, "seconds": number(0), "refused": _count},
         required=("messages", "rows", "seconds", "refused"),
@@ -52,6 +54,9 @@ _peer: Final[dict[str, Schema]] = {
     "rows_waiting": _count,
     "seconds": number(0),
     "call_p95_seconds": _seconds,
+    "rows_per_s": _seconds,
+    "bytes_per_s": _seconds,
+    "expert_bytes": optional(_count),
     "share": number(0, 1),
     "failures": table(_count, one_of("timeout", "lost", "refused", "corrupt", "not_held")),
     "reputation": optional(number(0, 1)),
@@ -160,6 +165,4 @@ _moves: Final[dict[str, Schema]] = {
 moves_query: Final[dict[str, Schema]] = {"model": text(), "latest": integer(1, limits.moves_kept_max)}
 moves: Final = fields(_moves, required=tuple(_moves))
 drain_request: Final = fields({"draining": flag}, required=("draining",))
-drained: Final = fields(
-    {"draining": flag, "under_way": _count, "alone": _count}, required=("draining", "under_way", "alone")
-)
+drained: Final = fields({"draining": flag, **_under_way, "alone": _count}, required=("draining", *_under_way, "alone"))

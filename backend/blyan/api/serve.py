@@ -49,7 +49,7 @@ async def served(config: NodeConfig, passphrase: Passphrase) -> AsyncGenerator[t
         app = build_app(node)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_last_words_seconds)
         listening: asyncio.Server | None = None
-        descriptors = raise_descriptors(limits.connections_max + limits.descriptors_beside_connections)
+        descriptors = raise_descriptors(descriptors_wanted(config))
         if descriptors < limits.requests_in_flight_max:
             _log.warning("this process may hold %d files and connections; `ulimit -n` allows more", descriptors)
         sys.setswitchinterval(_switch_seconds)
@@ -70,6 +70,12 @@ async def served(config: NodeConfig, passphrase: Passphrase) -> AsyncGenerator[t
             if listening is not None:
                 listening.close()
             await _stop(runner, node)
+
+
+def descriptors_wanted(config: NodeConfig) -> int:
+    """Connections and files that a node may have open at once: what strangers open takes none from the others."""
+    sockets = limits.connections_max + (0 if config.network.address is None else limits.peer_connections_max)
+    return sockets + limits.descriptors_beside_connections
 
 
 def _spare_collector() -> None:

@@ -65,7 +65,7 @@ def _network(url: str) -> dict[str, Any] | None:
     if own is None:
         return None
     said = {name: found.get(name) for name in ("swarm", "known", "linked", "models", "unreached", "redis")}
-    return {**said, "urls": own.get("urls"), "draining": own.get("draining"), "under_way": own.get("under_way")}
+    return {**said, **{name: own.get(name) for name in ("urls", "draining", "under_way", "left")}}
 
 
 def _network_rows(network: dict[str, Any]) -> list[list[str]]:
@@ -73,6 +73,7 @@ def _network_rows(network: dict[str, Any]) -> list[list[str]]:
         ["swarm", str(network["swarm"]) + (", draining" if network["draining"] else "")],
         ["peer port", " ".join(map(str, as_list(network["urls"]) or [])) or "for operators to see"],
         ["peers", f"{network['linked']} linked of {network['known']} known"],
+        ["for peers", f"{node_swarm.under_way(network)} under way"],
         ["news of nodes", node_swarm.way_of_news(network)],
     ]
     for each in map(as_dict, as_list(network["models"]) or []):

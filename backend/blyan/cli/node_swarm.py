@@ -123,7 +123,7 @@ def _configured_urls(config: NodeConfig) -> list[str]:
 def _peers(options: argparse.Namespace, output: Output) -> int:
     found = network_of(node_url(options), options.key_file)
     peers = [each for each in map(as_dict, as_list(found.get("peers")) or []) if each is not None]
-    head = "NODE LINK RTT CALLS ROWS SHARE REPUTATION BREAKER HOLDS ROLES ADDRESS WHY".split()
+    head = "NODE LINK RTT CALLS ROWS ROWS/S MB/S MEMORY SHARE REPUTATION BREAKER HOLDS ROLES ADDRESS WHY".split()
     text = table([head, *(_line(each) for each in peers)]) if peers else "no other node is known"
     for each in map(as_dict, as_list(found.get("unreached")) or []):
         output.note(f"{(each or {}).get('url')} is not reached: {(each or {}).get('why')}")
@@ -198,6 +198,9 @@ def _line(peer: dict[str, Any]) -> list[str]:
         "-" if rtt is None else f"{rtt * 1e3:.1f} ms",
         str(peer.get("calls")),
         str(peer.get("rows")),
+        _measured(peer.get("rows_per_s"), 1),
+        _measured(peer.get("bytes_per_s"), 1e6),
+        "-" if peer.get("expert_bytes") is None else f"{peer['expert_bytes'] / 1e6:.1f} MB",
         f"{peer.get('share', 0):.0%}",
         "-" if reputation is None else f"{reputation:.2f}",
         str(peer.get("breaker") or "-"),
@@ -206,6 +209,10 @@ def _line(peer: dict[str, Any]) -> list[str]:
         " ".join(map(str, as_list(peer.get("urls")) or [])) or "-",
         why,
     ]
+
+
+def _measured(value: float | None, unit: float) -> str:
+    return "-" if value is None else f"{value / unit:.3g}"
 
 
 def _drain(options: argparse.Namespace, output: Output) -> int:
@@ -218,15 +225,24 @@ def _drain(options: argparse.Namespace, output: Output) -> int:
         output.note(f"{done['alone']} experts are held by nobody else who can be asked: peers go on asking for them")
     until = system_monotonic() + _drain_seconds
     time.sleep(_told_seconds)
-    while under_way := _under_way(url):
+    said = ""
+    while True:
+        own = as_dict(network_of(url).get("self")) or {}
+        left, done = under_way(own), done | {name: own.get(name) for name in ("under_way", "left")}
+        if not own.get("under_way"):
+            output.data(done, "draining: nothing is under way for peers")
+            return 0
         if system_monotonic() > until:
-            output.data({**done, "under_way": under_way}, f"draining: {under_way} calls of peers are under way")
+            output.data(done, f"draining: {left} under way for peers")
             return try_again
+        if left != said:
+            output.note(f"{left} under way for peers")
+        said = left
         time.sleep(_look_seconds)
-    output.data({**done, "under_way": 0}, "draining: no call of a peer is under way")
-    return 0
 
 
-def _under_way(url: str) -> int:
-    own = as_dict(network_of(url).get("self")) or {}
-    return int(own.get("under_way", 0))
+def under_way(own: dict[str, Any]) -> str:
+    """What a node does for peers, in words."""
+    left = as_dict(own.get("left")) or {}
+    named = {"calls": "expert calls", "stage_calls": "calls of layers", "pipelines": "pipelines in use"}
+    return ", ".join(f"{count} {named.get(kind, kind)}" for kind, count in left.items() if count) or "nothing"

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from torch import Tensor
 
 from blyan.inference.call_pieces import bytes_moved, joined, messages_of, pieces_of
 from blyan.inference.expert_message import CallsAsked, ExecutorCounters, ExecutorOptions, ExpertMessage, Nodes
 from blyan.inference.expert_round import Due, Round
-from blyan.inference.hedging import either
+from blyan.inference.hedging import Asking, Outputs, either
 from blyan.inference.plan import CallSpec
+from blyan.inference.turns import Turn, Work, in_turns
 from blyan.model.experts import ExpertCall
 from blyan.network.thread import NetworkThread
 from blyan.primitives import limits
@@ -88,12 +89,9 @@ class Executor:
         asked = CallsAsked(model, each, specs, min(last, until), cut=until < last)
         return self.thread.promise(_Beginning(self, asked, [len(parts) for parts in pieces]).begin)
 
-    async def _resolved(
-        self, asked: CallsAsked, indices: Sequence[int], without: frozenset[PublicKey]
-    ) -> dict[int, Tensor | Fault]:
+    async def _resolved(self, asked: CallsAsked, indices: Sequence[int], without: frozenset[PublicKey]) -> Outputs:
         """The outputs of some of the calls, by index, from any nodes but those left out."""
-        dues, missing = self.dues(asked, indices, without)
-        return await self.carried_out(asked, dues, missing, without)
+        return await self.carried_out(asked, Turn({}, *self.dues(asked, indices, without), without))
 
     def dues(
         self, asked: CallsAsked, indices: Sequence[int], without: frozenset[PublicKey]
@@ -114,44 +112,44 @@ class Executor:
             dues += [Due(each.node, together, late, patient, trial=trial) for together in messages_of(asked, mine)]
         return dues, [indices[place] for place in made.missing]
 
-    async def carried_out(
-        self, asked: CallsAsked, dues: Sequence[Due], missing: Sequence[int], without: frozenset[PublicKey]
-    ) -> dict[int, Tensor | Fault]:
+    async def carried_out(self, asked: CallsAsked, begun: Turn) -> Outputs:
         """All of it, whatever happens to it on the way."""
-        work = [self._assigned(asked, due, without) for due in dues]
-        if missing:
-            work.append(self._awaited(asked, missing))
-        if len(work) == 1:
-            return await work[0]
-        found: dict[int, Tensor | Fault] = {}
-        for each in await asyncio.gather(*work):
-            found.update(each)
-        return found
+        return begun.found | await in_turns(self._work(asked, begun), partial(self._work, asked))
 
-    async def _awaited(self, asked: CallsAsked, indices: Sequence[int]) -> dict[int, Tensor | Fault]:
-        """No node is left for these: look again, also for those that failed, until the time is over.
+    def _work(self, asked: CallsAsked, turn: Turn) -> Iterator[Work]:
+        for due in turn.dues:
+            yield self._assigned(asked, due, turn.without)
+        if turn.missing:
+            yield self._awaited(asked, turn.missing)
+
+    async def _awaited(self, asked: CallsAsked, indices: Sequence[int]) -> Turn:
+        """No node is left for these: look again, also for those that failed, until there is one or the time is over.
 
         It began when the first who asked found nobody: what is gone for long does not hold up each new request, nor
         the others in its step.
         """
-        found: dict[int, Tensor | Fault] = {}
-        waiting: list[int] = []
-        now = self.monotonic()
-        for index in indices:
-            since = self._lacked.since(_name(asked, index), now, self.options.call_seconds)
-            if now + _look_seconds < min(asked.until, since + self.options.call_seconds):
-                waiting.append(index)
-            else:
-                found[index] = _unavailable(asked.specs[index], self.options.call_seconds)
-        if waiting:
+        found: Outputs = {}
+        dues: Sequence[Due] = ()
+        missing = indices
+        while missing and not dues:
+            waiting: list[int] = []
+            now = self.monotonic()
+            for index in missing:
+                since = self._lacked.since(_name(asked, index), now, self.options.call_seconds)
+                if now + _look_seconds < min(asked.until, since + self.options.call_seconds):
+                    waiting.append(index)
+                else:
+                    found[index] = _unavailable(asked.specs[index], self.options.call_seconds)
+            if not waiting:
+                break
             await asyncio.sleep(_look_seconds)
             if not asked.replaced.isdisjoint(waiting):  # not only nobody was there: some failed
                 await self._paced(asked, waiting)
-            found.update(await self._resolved(asked, waiting, frozenset()))
-        return found
+            dues, missing = self.dues(asked, waiting, frozenset())
+        return Turn(found, dues, missing if dues else ())
 
-    async def _assigned(self, asked: CallsAsked, due: Due, without: frozenset[PublicKey]) -> dict[int, Tensor | Fault]:
-        """What one node was to give: by it, or by others."""
+    async def _assigned(self, asked: CallsAsked, due: Due, without: frozenset[PublicKey]) -> Turn:
+        """What one node was to give, or that others are to give it."""
         others = without | {due.node}
         if not due.tried:
             await self._send(asked, due)
@@ -164,12 +162,12 @@ class Executor:
                         stuck = max(_stuck_seconds, _stuck_factor * due.hedge_after)
                         await sent.settled(due.began + min(stuck, (asked.until - due.began) / 2))
                     if not sent.is_settled:
-                        return await self._hedged(asked, due.indices, spare, sent, others)
+                        return Turn(await self._hedged(asked, due, spare, sent, others))
                 await sent.settled(asked.until)
                 answer = sent.answer()
             if answer is not None:
-                return answer
-        return await self.replaced(asked, due.indices, others)
+                return Turn(answer)
+        return await self._replaced(asked, due.indices, others)
 
     async def _settled(self, sent: ExpertMessage, late: float, due: Due) -> bool:
         """Wait until then; for more than an ordinary call's bytes half of the time, if the node says anything at all.
@@ -184,15 +182,13 @@ class Executor:
             late = min(self.monotonic() + _silent_seconds / 8, max(last, late))
         return True
 
-    async def replaced(
-        self, asked: CallsAsked, indices: Sequence[int], others: frozenset[PublicKey]
-    ) -> dict[int, Tensor | Fault]:
-        """What a node failed to give, by another than these."""
+    async def _replaced(self, asked: CallsAsked, indices: Sequence[int], others: frozenset[PublicKey]) -> Turn:
+        """What a node failed to give is to come from another than these."""
         self.counters.failovers += 1
         if not asked.replaced.isdisjoint(indices):
             await self._paced(asked, indices)
         asked.replaced.update(indices)
-        return await self._resolved(asked, indices, others)
+        return Turn({}, *self.dues(asked, indices, others), others)
 
     def send_now(self, asked: CallsAsked, due: Due) -> None:
         """Send it if it does not have to wait; what cannot be sent at all is noted, and not tried again."""
@@ -226,7 +222,7 @@ class Executor:
         self.counters.messages += 1
         return ExpertMessage(link, asked, due.indices, self, trial=due.trial)
 
-    async def _waited(self, sent: ExpertMessage, until: float) -> dict[int, Tensor | Fault] | None:
+    async def _waited(self, sent: ExpertMessage, until: float) -> Outputs | None:
         await sent.settled(until)
         return sent.answer()
 
@@ -249,15 +245,16 @@ class Executor:
     async def _hedged(
         self,
         asked: CallsAsked,
-        indices: Sequence[int],
+        due: Due,
         spare: Sequence[int],
         sent: ExpertMessage,
         others: frozenset[PublicKey],
-    ) -> dict[int, Tensor | Fault]:
+    ) -> Outputs:
         """Whoever answers first, the node or replicas of what others have too; the rest only it can give."""
         self.counters.hedges += 1
-        rest = [index for index in indices if index not in spare]
-        again = partial(self.replaced, asked, rest, others) if rest else None
+        rest = [index for index in due.indices if index not in spare]
+        once_more = Turn(dues=[replace(due, indices=rest, tried=True, sent=None)], without=others)
+        again = partial(self.carried_out, asked, once_more) if rest else None
         return await either(self._waited(sent, asked.until), self._resolved(asked, spare, others), again)
 
 
@@ -290,13 +287,13 @@ class _Beginning:
                 seconds = min(first, asked.until) - executor.monotonic()
                 self._unless_cancelled(Round(self.dues, seconds, self).leave)
             else:
-                self._go_on(executor.carried_out(asked, self.dues, missing, frozenset()), {})
+                self._go_on(executor.carried_out(asked, Turn({}, self.dues, missing)))
             begun = True
         finally:
             if not begun:  # a mistake of ours, which the loop says: nobody is to wait for it
                 promised.cancel()
 
-    def given(self, found: dict[int, Tensor | Fault]) -> None:
+    def given(self, found: Outputs) -> None:
         """All outputs."""
         if self.promised.set_running_or_notify_cancel():
             indices = iter(range(len(self.asked.calls)))
@@ -304,21 +301,19 @@ class _Beginning:
 
     def late(self) -> None:
         """Some did not answer yet."""
-        self._go_on(self.executor.carried_out(self.asked, self.dues, (), frozenset()), {})
+        self._go_on(self.executor.carried_out(self.asked, Turn({}, self.dues)))
 
-    def failed(self, dues: Sequence[Due], found: dict[int, Tensor | Fault]) -> None:
+    def failed(self, dues: Sequence[Due], found: Outputs) -> None:
         """Some answered nothing that counts."""
-        self._go_on(self._others(dues), found)
+        for due in dues:
+            due.sent = None
+        self._go_on(self.executor.carried_out(self.asked, Turn(found, dues)))
 
-    async def _others(self, dues: Sequence[Due]) -> dict[int, Tensor | Fault]:
-        work = [self.executor.replaced(self.asked, due.indices, frozenset({due.node})) for due in dues]
-        return {index: each for part in await asyncio.gather(*work) for index, each in part.items()}
-
-    def _go_on(self, work: Coroutine[Any, Any, dict[int, Tensor | Fault]], found: dict[int, Tensor | Fault]) -> None:
-        """By a task from here on; `found` is there already."""
+    def _go_on(self, work: Asking) -> None:
+        """By a task from here on."""
         task = asyncio.get_running_loop().create_task(work)
 
-        def over(done: asyncio.Task[dict[int, Tensor | Fault]]) -> None:
+        def over(done: asyncio.Task[Outputs]) -> None:
             reason = None if done.cancelled() else done.exception()
             if done.cancelled():
                 for due in self.dues:  # of which some may have been sent, and their part of the work not have begun
@@ -326,7 +321,7 @@ class _Beginning:
                         due.sent.drop()
                 self.promised.cancel()
             elif reason is None:
-                self.given({**found, **done.result()})
+                self.given(done.result())
             elif self.promised.set_running_or_notify_cancel():
                 self.promised.set_exception(reason)
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 from aiohttp import web
 
+from blyan.network.serving_rate import served_bytes
 from blyan.primitives import limits
 from blyan.primitives.errors import IntegrityFault, Unavailable
 from blyan.primitives.ids import PayloadId, payload_id
@@ -23,13 +25,17 @@ from blyan.storage.partial import index_suffix
 from blyan.storage.tile import index_of
 
 _immutable: Final = "public, max-age=31536000, immutable"
+Turn: TypeAlias = Callable[[int], Awaitable[None]]
 _one_range: Final = re.compile(r"bytes=(?P<first>[0-9]{0,16})-(?P<last>[0-9]{0,16})")
 _chunk_bytes: Final = limits.MIB
 _send_seconds_max: Final = 60.0  # for one chunk: a reader that stands still gives its place up
 
 
-async def send_blob(request: web.Request, store: BlobStore) -> web.StreamResponse:
-    """The bytes of the payload that the path names, or the one range of them that was asked for."""
+async def send_blob(request: web.Request, store: BlobStore, turn: Turn | None = None) -> web.StreamResponse:
+    """The bytes of the payload that the path names, or the one range of them that was asked for.
+
+    `turn` waits until so many bytes may leave.
+    """
     payload = payload_id(request.match_info["payload_id"])
     found = await asyncio.to_thread(store.open, payload)
     length = len(found.mapping)
@@ -49,7 +55,7 @@ async def send_blob(request: web.Request, store: BlobStore) -> web.StreamRespons
     response.content_length = end - begin
     await response.prepare(request)
     if request.method != "HEAD":
-        await _send(response, memoryview(found.mapping)[begin:end])
+        await _send(response, memoryview(found.mapping)[begin:end], turn)
     await response.write_eof()
     return response
 
@@ -87,16 +93,19 @@ def _range(text: str, length: int) -> tuple[int, int] | None:
     return int(match["first"]), min(int(match["last"]) + 1, length) if match["last"] else length
 
 
-async def _send(response: web.StreamResponse, view: memoryview) -> None:
-    for at in range(0, len(view), _chunk_bytes):
+async def _send(response: web.StreamResponse, view: memoryview, turn: Turn | None) -> None:
+    chunk_bytes = _chunk_bytes if turn is None else served_bytes
+    for at in range(0, len(view), chunk_bytes):
+        if turn is not None:
+            await turn(min(chunk_bytes, len(view) - at))
         try:
             # read in a thread: a page that is not in memory would hold up every other answer
-            chunk = await asyncio.to_thread(bytes, view[at : at + _chunk_bytes])
+            chunk = await asyncio.to_thread(bytes, view[at : at + chunk_bytes])
             async with asyncio.timeout(_send_seconds_max):
                 await response.write(chunk)
         except TimeoutError:
             raise Unavailable(
-                f"blob: expected its reader to take {_chunk_bytes} bytes, found it standing still"
+                f"blob: expected its reader to take {chunk_bytes} bytes, found it standing still"
             ) from None
 
 

@@ -32,11 +32,12 @@ from blyan.network.handshake import (
 )
 from blyan.network.identity import Identity
 from blyan.network.link import Handler, Link, frame_of
-from blyan.network.tls import TlsHandshake
+from blyan.network.serving_rate import ServingRate
+from blyan.network.unproven import Unproven, site
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.errors import Denied, Fault, NotFound
-from blyan.primitives.ids import PayloadId, payload_id
+from blyan.primitives.ids import PayloadId, PublicKey, payload_id
 from blyan.storage.blob_store import BlobStore
 from blyan.wire.fields import as_dict
 from blyan.wire.framing import Message
@@ -49,7 +50,12 @@ blobs_path: Final = "/peer/v1/blobs"
 token_kind: Final = "token"
 proofs_header: Final = "X-Blyan-Proofs"
 _challenges_max: Final = 1_024
-_tls_seconds: Final = 1.0  # in which TLS that was out of time is broken off
+_http: Final[dict[str, Any]] = {
+    "access_log": None,
+    "max_line_size": limits.link_handshake_bytes_max,
+    "max_field_size": limits.link_handshake_bytes_max,
+    "keepalive_timeout": limits.idle_connection_seconds_max,
+}
 
 Welcome = Callable[[Link], Awaitable[None]]
 Route: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -71,10 +77,12 @@ class PeerDoor:
         monotonic: Monotonic,
         entropy: Entropy,
         routes: Mapping[str, Route] | None = None,
+        address_links: int = limits.links_address,
+        serve_rate: int = 0,
     ) -> None:
         """`joined` is told of each link, before it is read; whoever has a link may fetch what `store` has and `gives`.
 
-        `routes`: what is answered beside, by path.
+        `routes`: what is answered beside, by path. `serve_rate`: bytes of blobs a second, 0 without limit.
         """
         self._identity, self._swarm, self._summary = identity, swarm, summary
         self._handlers, self._joined = handlers, joined
@@ -84,11 +92,15 @@ class PeerDoor:
         self._monotonic, self._entropy = monotonic, entropy
         self._routes = dict(routes or {})
         self._challenges: dict[str, tuple[float, str]] = {}  # nonce → until when, and whose address, in order
-        self._links: set[Link] = set()
+        self._links: dict[Link, str] = {}  # → whose address
+        self._address_links = address_links
+        self._rate = ServingRate(serve_rate, monotonic)
+        self._fetching: dict[asyncio.BaseTransport, PublicKey] = {}  # connections by which blobs are fetched
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
-        self._unproven: set[web.RequestHandler] = set()  # connections, for the first seconds of each
+        self.unproven = Unproven(identity.server)
         self.refused = 0  # callers that proved nothing
+        self.sending = 0  # blobs that peers are given now
 
     async def listen(self, host: str, port: int) -> int:
         """Open it; the port that was taken."""
@@ -99,17 +111,12 @@ class PeerDoor:
         app.router.add_get(blobs_path + "/{payload_id}/index", self._blob)
         for path, route in self._routes.items():
             app.router.add_get(path, self._passed(route))
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            max_line_size=limits.link_handshake_bytes_max,
-            max_field_size=limits.link_handshake_bytes_max,
-            shutdown_timeout=1.0,
-            handler_cancellation=True,
-        )
+        self._runner = web.AppRunner(app, shutdown_timeout=1.0, handler_cancellation=True)
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None, "set up"
         self._listening = await asyncio.get_running_loop().create_server(
-            self._accepted, host, port, backlog=limits.links_max
+            lambda: self.unproven.protocol(server, **_http), host, port, backlog=limits.links_max
         )
         return cast("tuple[str, int]", self._listening.sockets[0].getsockname())[1]
 
@@ -122,30 +129,11 @@ class PeerDoor:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _accepted(self) -> TlsHandshake:
-        """A connection, which ends unless its caller proves something in the seconds of a handshake."""
-        assert self._runner is not None and self._runner.server is not None, "it listens"
-        made = self._runner.server()
-        self._unproven.add(made)
-        seconds = limits.link_handshake_seconds_max
-        asyncio.get_running_loop().call_later(seconds, self._let_go, made)
-        return TlsHandshake(self._identity.server, made, server=True, seconds=seconds)
-
-    def _let_go(self, connection: web.RequestHandler, last: bool = False) -> None:
-        if connection not in self._unproven:
-            return
-        if connection.transport is None and not last:  # TLS may be done just after its time: then it still ends
-            asyncio.get_running_loop().call_later(_tls_seconds, self._let_go, connection, True)
-            return
-        self._unproven.discard(connection)
-        if connection.transport is not None:
-            connection.transport.abort()
-
     def _passed(self, route: Route) -> Route:
         """A route that asks for proofs of its own, at once."""
 
         async def passed(request: web.Request) -> web.StreamResponse:
-            self._unproven.discard(request.protocol)
+            self.unproven.proved(request.protocol)
             return await route(request)
 
         return passed
@@ -175,16 +163,19 @@ class PeerDoor:
                 raise Denied("links: expected room for one more, found none")
             if sum(link.peer.node == caller.node for link in self._links) >= limits.links_node_max:
                 raise Denied("links: expected fewer of one node")
+            address = site(request.get_extra_info("peername"))
+            if sum(other == address for other in self._links.values()) >= self._address_links:
+                raise Denied("links: expected fewer of one address")
         except Fault as reason:
             self.refused += 1
             _log.info("a caller of the peer port was turned away: %s", reason.message)
             raise _Silence from None
-        self._unproven.discard(request.protocol)
+        self.unproven.proved(request.protocol)
         ws = web.WebSocketResponse(compress=False)
         await ws.prepare(request)
         frames = taken_over(request)
         link = Link(frames, peer, self._handlers, self._monotonic, dialled=False)
-        self._links.add(link)
+        self._links[link] = address
         try:
             await frames.send_bytes(
                 frame_of(proofs(self._identity.key, self._swarm, "peer-answerer", said, self._summary()))
@@ -192,7 +183,7 @@ class PeerDoor:
             self._joined(link)
             await link.run()
         finally:
-            self._links.discard(link)
+            del self._links[link]
         return ws
 
     async def _token(self, link: Link, _message: Message) -> Message:
@@ -209,18 +200,36 @@ class PeerDoor:
         if link is None or not link.open:
             self.refused += 1
             raise _Silence
-        self._unproven.discard(request.protocol)
+        if not self._may_fetch(request.transport, link.peer.node):
+            response = web.Response(status=503)
+            response.force_close()
+            return response
+        self.unproven.proved(request.protocol)
+        self.sending += 1
         try:
             if not self._gives(payload_id(request.match_info["payload_id"])):
                 raise NotFound("blob: expected one of a model that is offered, found another")
             if request.path.endswith("/index"):
                 return await send_index(request, self._store)
-            return await send_blob(request, self._store)
+            return await send_blob(request, self._store, self._rate.turn(link.peer.node))
         except NotFound:
             return web.Response(status=404)
         except Fault as reason:
             _log.warning("a blob was not sent to peer %s: %s", link.peer.node[:12], reason.message)
             return web.Response(status=503)
+        finally:
+            self.sending -= 1
+
+    def _may_fetch(self, connection: asyncio.BaseTransport | None, node: PublicKey) -> bool:
+        """Whether it is a connection that a node has already, or may have beside those."""
+        if connection is None or connection in self._fetching:
+            return connection is not None
+        self._fetching = {each: whose for each, whose in self._fetching.items() if not each.is_closing()}
+        theirs = sum(whose == node for whose in self._fetching.values())
+        if theirs >= limits.blob_connections_node_max or len(self._fetching) >= limits.blob_connections_max:
+            return False
+        self._fetching[connection] = node
+        return True
 
     def _shown(self, request: web.Request) -> tuple[Challenge, Caller, dict[str, Any]]:
         """The challenge that is answered, who answers, and its proofs."""

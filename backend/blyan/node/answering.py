@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -75,6 +76,7 @@ class Answering:
         self.host = DelegateHost(lead, find, peering.host.allowance.take, peering.holdings.wish)
         peering.links.dialler.handlers[generation.kind] = Streaming(self.host.give)
         peering.summary.led = lambda: sum(scheduler.depth())
+        peering.led = partial(getattr, self.host, "under_way")
 
         self.delegating = Delegating(
             peering.executor.thread,

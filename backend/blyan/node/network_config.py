@@ -37,6 +37,8 @@ class NetworkConfig:
     moves_per_hour: int = 12  # experts given up for others that are worth more; what keeps them from being lost is free
     use_seconds: int = 60  # between two times that nodes are asked which experts they use
     redis: str = ""  # by which nodes of the swarm hear of each other, gossip being rare then; empty: by gossip alone
+    address_links: int = limits.links_address  # links that one address may have to this node's peer port
+    serve_rate: str = ""  # bytes a second of blocks that peers fetch here, all together; empty: without limit
     fetch_rate: str = ""  # bytes a second at which blocks are fetched, such as 50MiB; empty: without limit
 
     def __post_init__(self) -> None:
@@ -58,13 +60,21 @@ class NetworkConfig:
             raise InvalidInput(f"network.moves_per_hour: expected 0 to {most}, found {self.moves_per_hour}")
         if not 1 <= self.use_seconds <= limits.use_seconds_max:
             raise InvalidInput(f"network.use_seconds: expected 1 to {limits.use_seconds_max}, found {self.use_seconds}")
+        if not 1 <= self.address_links <= limits.links_max:
+            raise InvalidInput(f"network.address_links: expected 1 to {limits.links_max}, found {self.address_links}")
         if len(self.join) > limits.peers_max or len(self.announce) > limits.summary_urls_max:
             raise InvalidInput("network: expected fewer addresses to join or announce, found more")
         for url in self.announce:
             want_url(url, "network.announce", "wss")
         if self.redis and urlsplit(self.redis).scheme not in ("redis", "rediss", "unix"):
             raise InvalidInput("network.redis: expected redis://, rediss:// or unix://, found something else")
-        _ = self.address, self.joins, self.memory_bytes, self.fetch_bytes  # which refuse what does not fit
+        _ = (
+            self.address,
+            self.joins,
+            self.memory_bytes,
+            self.fetch_bytes,
+            self.serve_bytes,
+        )  # which refuse what does not fit
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -102,6 +112,11 @@ class NetworkConfig:
     def fetch_bytes(self) -> int:
         """Bytes a second, 0 without limit."""
         return parse_size("network.fetch_rate", self.fetch_rate) if self.fetch_rate else 0
+
+    @property
+    def serve_bytes(self) -> int:
+        """Bytes a second, 0 without limit."""
+        return parse_size("network.serve_rate", self.serve_rate) if self.serve_rate else 0
 
     @property
     def exactness(self) -> Activations:

@@ -90,7 +90,8 @@ def _of_this_node(state: SwarmState) -> Iterator[Metric]:
         entries.add_metric(("refused",), counts.refused)
         yield entries
     host = state.host
-    yield GaugeMetricFamily("blyan_hosted_calls_waiting", "Peers' expert messages under way.", value=state.under_way)
+    waiting = state.under_way.calls
+    yield GaugeMetricFamily("blyan_hosted_calls_waiting", "Peers' expert messages under way.", value=waiting)
     messages = CounterMetricFamily("blyan_hosted_calls_total", "Peers' expert messages.", labels=("outcome",))
     messages.add_metric(("answered",), host.messages)
     messages.add_metric(("refused",), host.refused)
@@ -145,6 +146,14 @@ def _of_peers(peers: tuple[PeerState, ...]) -> Iterator[Metric]:
     calls = CounterMetricFamily("blyan_peer_calls_total", "Expert messages that it answered.", labels=("peer",))
     rows = CounterMetricFamily("blyan_peer_rows_total", "Rows that it computed.", labels=("peer",))
     seconds = CounterMetricFamily("blyan_peer_call_seconds_total", "That its answers took.", labels=("peer",))
+    speeds = (
+        (
+            "rows_per_s",
+            GaugeMetricFamily("blyan_peer_rows_per_second", "Rows over seconds of calls.", labels=("peer",)),
+        ),
+        ("bytes_per_s", GaugeMetricFamily("blyan_peer_bytes_per_second", "Of large transfers.", labels=("peer",))),
+        ("expert_bytes", GaugeMetricFamily("blyan_peer_expert_bytes", "Experts it computed with.", labels=("peer",))),
+    )
     failures = CounterMetricFamily("blyan_peer_failures_total", "What it failed in.", labels=("peer", "kind"))
     for each in peers:
         key = each.summary.node[:_key_digits]
@@ -156,6 +165,9 @@ def _of_peers(peers: tuple[PeerState, ...]) -> Iterator[Metric]:
         calls.add_metric((key,), each.measured.calls)
         rows.add_metric((key,), each.measured.rows)
         seconds.add_metric((key,), each.seconds)
+        for name, family in speeds:
+            if (value := getattr(each.measured, name)) is not None:
+                family.add_metric((key,), value)
         for kind, count in each.measured.failures:
             failures.add_metric((key, kind), count)
-    yield from (up, rtt, reputation, calls, rows, seconds, failures)
+    yield from (up, rtt, reputation, calls, rows, seconds, *(family for _, family in speeds), failures)

@@ -125,11 +125,12 @@ class Peering:
     redis: RedisGossip | None = field(init=False)  # None where it is not configured
     port: int = 0  # that was taken
     _thread: NetworkThread = field(init=False)
-    _door: PeerDoor = field(init=False)
+    door: PeerDoor = field(init=False)
     reach: Reach = field(init=False)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _running: Future[None] | None = None
     hosted: dict[PayloadId, HostedModel] = field(default_factory=dict[PayloadId, HostedModel])
+    led: Callable[[], int] = lambda: 0  # whole answers that are computed for peers now
 
     def __post_init__(self) -> None:
         config, network = self.config, self.config.network
@@ -164,13 +165,15 @@ class Peering:
             network, self.identity, _around(self, self._thread), self.steppers, self.stage_bytes
         )
         handlers.update(self.staging.handlers(network.roles))
-        self._door = PeerDoor(
+        self.door = PeerDoor(
             *(self.identity, swarm, self.summary, handlers, self.links.joined),
             store=self.ground.store,
             gives=self.holdings.gives,
             monotonic=self.monotonic,
             entropy=self.entropy,
             routes=self.reach.routes,
+            address_links=network.address_links,
+            serve_rate=network.serve_bytes,
         )
 
     def draw(self) -> float:
@@ -236,11 +239,6 @@ class Peering:
             return None
         return Elsewhere(self, model.manifest_id, plan == "dynamic", plan == "local")
 
-    @property
-    def turned_away(self) -> int:
-        """Callers of the peer port that proved nothing, since the start."""
-        return self._door.refused
-
     def ask(self, read: Callable[[], Result]) -> Future[Result]:
         """What `read` finds in the network's loop, where the registry and the links belong; from any other thread."""
 
@@ -274,8 +272,8 @@ class Peering:
     async def _open(self) -> None:
         address = self.config.network.address
         assert address is not None, "a node with a peer port"
-        self.port = await self._door.listen(*address)
-        self._stack.push_async_callback(self._door.close)
+        self.port = await self.door.listen(*address)
+        self._stack.push_async_callback(self.door.close)
         await self._stack.enter_async_context(self.reach.opened(address[0], self.port))
         own = self.config.network.announce or (announced(address[0], self.port),)
         self.summary.where = lambda: self.reach.urls if self.config.network.through_relays else own

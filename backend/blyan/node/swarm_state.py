@@ -30,6 +30,7 @@ from blyan.primitives import limits
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.peer import Summary
 
+_used_seconds: Final = 5.0  # after a call a pipeline may be in the middle of an answer
 _no_chance: Final = 0.999  # a draw at which nothing is tried that is left to chance
 
 
@@ -91,11 +92,27 @@ class StagesState:
 
 
 @dataclass(frozen=True, slots=True)
+class UnderWay:
+    """What this node does for peers now, and what would be lost if it ended."""
+
+    calls: int  # expert messages
+    answers: int  # whole ones, which it leads
+    stage_calls: int
+    pipelines: int  # of leads that had layers computed here in the last seconds
+    blobs: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.calls + self.answers + self.stage_calls + self.pipelines + self.blobs
+
+
+@dataclass(frozen=True, slots=True)
 class SwarmState:
     """All of it, as of a moment."""
 
     own: Summary
-    under_way: int  # expert calls of peers
+    under_way: UnderWay
     host: HostCounters
     asked: ExecutorCounters
     turned_away: int  # callers of the peer port
@@ -123,10 +140,10 @@ def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_sho
     total, relay = sum(rows.values()), peering.reach.host
     return SwarmState(
         own,
-        peering.host.queue,
+        _under_way(peering, now),
         replace(peering.host.counters),
         replace(peering.executor.counters),
-        peering.turned_away,
+        peering.door.refused,
         sum(each.jitted for each in list(peering.hosted.values())),
         peering.reach.tunnels.count,
         0 if relay is None else relay.tunnels,
@@ -140,6 +157,13 @@ def swarm_state(peering: Peering, *, reasons: bool, most: int = limits.nodes_sho
         None if redis is None else StreamState(redis.up, redis.why_not, replace(redis.counters)),
         _stages(peering, {each.node for each in others[:most]}),
     )
+
+
+def _under_way(peering: Peering, now: float) -> UnderWay:
+    leases = list(peering.staging.host.leases)
+    used = {each.asked.session for each in leases if each.number and now - each.passed_at < _used_seconds}
+    calls = sum(each.under_way for each in leases)
+    return UnderWay(peering.host.queue, peering.led(), calls, len(used), peering.door.sending)
 
 
 def _stages(peering: Peering, shown: Collection[PublicKey]) -> StagesState:

@@ -182,6 +182,11 @@ stream_request_bytes_max: Final = 2 * MIB
 link_stream_bytes_max: Final = 32 * MIB  # of the requests of one link that are answered by streams
 links_max: Final = 1_024
 links_node_max: Final = 8  # of one node
+links_address: Final = 256  # of one address, unless it is set otherwise: keys cost nothing, addresses something
+blob_connections_max: Final = 512  # by which peers fetch blobs
+blob_connections_node_max: Final = 16  # of one node
+unproven_max: Final = 512  # connections to the peer port whose callers proved nothing yet, some 180 KiB each
+unproven_address_max: Final = 128  # of these, of one address: many nodes may share it
 expert_calls_max: Final = 4_096  # in one message
 expert_rows_max: Final = 1 << 16  # in one message
 expert_message_bytes: Final = 256 * KIB  # of hidden states, about: who is sent more at once seems silent until all came
@@ -242,6 +247,9 @@ relay_nodes_max: Final = 256  # that one relay makes reachable
 relay_tunnels_max: Final = 1_024  # of one relay, those whose ends have not come yet included
 relay_tunnels_node_max: Final = 64  # at either end of which one node is; a link takes two while it is made
 relay_tunnels_caller_max: Final = 16  # from one node to another
+peer_connections_max: Final = (
+    links_max + unproven_max + blob_connections_max + 2 * relay_tunnels_max
+)  # to the peer port
 relay_join_seconds_max: Final = 10.0  # until both ends have come
 relay_idle_seconds_max: Final = 120.0
 relayed_sources_max: Final = 4  # nodes behind relays that one fetch asks for blocks, one tunnel each
@@ -331,6 +339,9 @@ assert 4 * generation_tokens_max < stream_request_bytes_max <= link_stream_bytes
 assert 12 * generation_chunk_experts_max + 168 * generation_chunk_steps_max < stream_piece_bytes_max
 assert generations_led_peer_max <= link_streams_max
 assert 2 * links_node_max <= relay_tunnels_caller_max < relay_tunnels_node_max < relay_tunnels_max
+assert links_node_max < links_address < links_max
+assert 2 * source_connections_max < blob_connections_node_max < blob_connections_max
+assert relay_tunnels_node_max < unproven_address_max < unproven_max  # who comes by a relay comes from one address
 assert relay_frame_bytes_max < relay_tunnel_bytes_per_second <= relay_bytes_per_second
 assert submit_drafts_max <= commit_entries_max <= sequencer_waiting_max
 assert 3 * (checkpoint_bytes_max + 6 * log_tile_width * 70) + joint_bytes_max < archive_header_bytes_max // 2
