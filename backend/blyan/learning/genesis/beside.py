@@ -202,7 +202,7 @@ def _cased(draws: Draws, name: str) -> str:
 _shares: Final = {
     "Blyan": 0.15, "small talk": 0.15, "weekdays": 0.06, "dates": 0.2, "time": 0.15, "planets": 0.15, "elements": 0.1,
     "capitals": 0.4, "reverse": 0.35, "upper case": 0.3, "first and last letter": 0.3, "letters counted": 0.35,
-    "addition, 2 digits": 0.15, "sorting": 0.4,
+    "addition, 2 digits": 0.15, "sorting": 0.25, "counting": 0.1,
 }  # fmt: skip
 # kinds with wordings of their own, by the kind of their problems
 _wordings: Final = {
