@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from blyan.inference.leading import Lead, LedSteps, sent
 from blyan.model.choosing import Step
@@ -34,6 +35,23 @@ class LedCounters:
     tokens: int = 0
 
 
+class Wanted(Protocol):
+    """Who sees to it that what such generations use comes here (`node/wishing`)."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is to be told what is used."""
+        ...
+
+    def expected(self, model: PayloadId, experts: bytes) -> None:
+        """These, a bitmap, will be used, whoever asks thinks."""
+        ...
+
+    def used(self, model: PayloadId, experts: Iterable[tuple[int, int, int]]) -> None:
+        """Layer, expert, positions: what was used."""
+        ...
+
+
 class DelegateHost:
     """`give` is the handler of `generate`. For the network's loop."""
 
@@ -42,10 +60,10 @@ class DelegateHost:
         lead: Lead,
         find: Callable[[PayloadId], LoadedModel | None],
         allow: Callable[[PublicKey, int], bool],
-        wish: Callable[[PayloadId, bytes], None],
+        wanted: Wanted,
     ) -> None:
-        """`allow`: whether a node may have so many rows computed; `wish`: these experts would be of use here."""
-        self._lead, self._find, self._allow, self._wish = lead, find, allow, wish
+        """`allow`: whether a node may have so many rows computed."""
+        self._lead, self._find, self._allow, self._wanted = lead, find, allow, wanted
         self._of: Counter[PublicKey] = Counter()  # under way, by node
         self.counters = LedCounters()
 
@@ -63,13 +81,14 @@ class DelegateHost:
             raise NotHeld(f"model {order.model[:12]}: expected its trunk here, found none")
         self._want_room(node, self._rows(model, len(order.prompt) + len(order.chosen)))
         if order.expected:
-            self._wish(order.model, order.expected)
+            self._wanted.expected(order.model, order.expected)
+        told = replace(order, routed=order.routed or self._wanted.counts)
         self._of[node] += 1
         ended = False
         try:
             async with (
                 asyncio.timeout(order.milliseconds / 1000),
-                self._lead.steps(model, order, f"peer {node}") as steps,
+                self._lead.steps(model, told, f"peer {node}") as steps,
             ):
                 await self._pass_on(model, order, node, steps, outlet)
             ended = True
@@ -95,6 +114,7 @@ class DelegateHost:
             if not self._allow(node, self._rows(model, len(taken))):
                 raise Busy("generation: expected fewer rows a minute of one node, found more")
             self.counters.tokens += len(taken)
+            self._wanted.used(order.model, (each for step in taken for each in step.experts))
             now = self._lead.computing(model)
             jitted = before.jitted and now.jitted  # all of them, and not only the last
             waited_us = int(max(0.0, now.waited_s - before.waited_s) * 1e6)  # less: other code began from 0

@@ -18,7 +18,7 @@ whys: Final[dict[Why, str]] = {
     "rare": "fewer nodes held one than should",
     "room": "there was room for it",
     "worth": "one saves the swarm more here than the other",
-    "wished": "an answer that is led here uses it",
+    "wished": "answers led here for others use one more than the other",
     "memory": "network.memory is smaller than what was held",
 }
 

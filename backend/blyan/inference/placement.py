@@ -283,7 +283,7 @@ def _improved(
 
     All nodes see the same, so each moves with the probability that makes as many of them move as there are such parts.
     """
-    spare = [part for part in _spare(shelf, held, rules) if part in demand.index]
+    spare = [part for part in spare_parts(shelf, held, rules) if part in demand.index]
     others = [part for part in shelf.sizes if part not in held and part in demand.index]
     if not spare or not others:
         return Placement((), (), {})
@@ -317,7 +317,7 @@ def _exchange(
     shelf: Shelf[Part], held: Collection[Part], rare: Sequence[Part], moves: int, free: int, rules: PlacementRules
 ) -> tuple[list[Part], list[Part]]:
     """What is given up for the rarest of what is below the floor, so many at most; and these."""
-    spare = _spare(shelf, held, rules)
+    spare = spare_parts(shelf, held, rules)
     drop: list[Part] = []
     fetch: list[Part] = []
     for part in islice(shelf.by_rarity(rare), moves):
@@ -333,7 +333,7 @@ def _exchange(
     return drop, fetch
 
 
-def _spare(shelf: Shelf[Part], held: Collection[Part], rules: PlacementRules) -> list[Part]:
+def spare_parts(shelf: Shelf[Part], held: Collection[Part], rules: PlacementRules) -> list[Part]:
     """What this node may give up, the most common last: enough others have it who may not, as they rank better."""
     enough = max(_kept_min, rules.floor)
     found: list[Part] = []

@@ -73,7 +73,7 @@ class Answering:
         def find(manifest: PayloadId) -> LoadedModel | None:
             return next((model for model in loaded() if model.manifest_id == manifest), None)
 
-        self.host = DelegateHost(lead, find, peering.host.allowance.take, peering.holdings.wish)
+        self.host = DelegateHost(lead, find, peering.host.allowance.take, peering.wishing)
         peering.links.dialler.handlers[generation.kind] = Streaming(self.host.give)
         peering.summary.led = lambda: sum(scheduler.depth())
         peering.led = partial(getattr, self.host, "under_way")

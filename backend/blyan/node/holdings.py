@@ -21,7 +21,7 @@ from blyan.primitives.ids import PayloadId, payload_id
 from blyan.primitives.model_name import parse_model_name
 from blyan.storage import durable
 from blyan.storage.blob_store import BlobStore
-from blyan.wire.peer import Holding, bits_of, numbers_of
+from blyan.wire.peer import Holding, bits_of
 
 file_name: Final = "held.json"
 _changing = threading.Lock()  # held from reading the file until it is written
@@ -155,7 +155,6 @@ class Holdings:
         self._replaced: frozenset[PayloadId] = frozenset()  # by a newer version, with which this node answers
         self._leaving: dict[PayloadId, Hosted] = {}  # offered no more, but answers are under way
         self.version = 0
-        self._wished: dict[PayloadId, bytes] = {}  # bitmaps, the last of each model
 
     def look(self, manifest_id: PayloadId, manifest: Manifest) -> Hosted:
         """Count what is here of a model, anew; nothing is hashed for it."""
@@ -178,7 +177,6 @@ class Holdings:
     def leave(self, manifest_id: PayloadId) -> None:
         """A model is offered no more; answers of this node that are under way compute with it until `forget`."""
         with self._lock:
-            self._wished.pop(manifest_id, None)
             hosted = self._models.pop(manifest_id, None)
             if hosted is not None:
                 self._leaving[manifest_id] = hosted
@@ -246,23 +244,6 @@ class Holdings:
         with self._lock:
             self._models[manifest_id].here.discard(number)
             self.version += 1
-
-    def wish(self, manifest_id: PayloadId, experts: bytes) -> None:
-        """Routed experts, as a bitmap, that are of use here soon."""
-        with self._lock:
-            if manifest_id in self._models:
-                self._wished[manifest_id] = experts
-
-    def wishes(self) -> list[tuple[PayloadId, int]]:
-        """What was wished for since the last time and is not here."""
-        with self._lock:
-            wished, self._wished = self._wished, {}
-            return [
-                (manifest_id, number)
-                for manifest_id, experts in wished.items()
-                for number in numbers_of(experts)
-                if number < self._models[manifest_id].grid.count and number not in self._models[manifest_id].here
-            ]
 
     def said(self) -> dict[PayloadId, Holding]:
         """As a summary says it."""

@@ -26,7 +26,7 @@ class NetworkConfig:
     announce: tuple[str, ...] = ()  # wss://HOST:PORT, where others reach the peer port, if not where it listens
     join: tuple[str, ...] = ()  # wss://HOST:PORT#CODE: who is dialled first; CODE alone looks on the local network
     roles: tuple[str, ...] = ("gateway",)
-    memory: str = ""  # bytes of experts that are taken and computed for others, such as 8GiB
+    memory: str = ""  # bytes of experts that are taken of the swarm, such as 8GiB
     plan: str = "auto"  # which plan answers: auto, local, dynamic, static_delegate, pipeline
     activations: str = "exact"  # int8: hidden states go out with 8 bits a number, and answers change a little
     call_seconds: int = 10  # for the expert calls of one layer, everything included
@@ -98,6 +98,11 @@ class NetworkConfig:
     def memory_bytes(self) -> int | None:
         """Bytes of experts to take, None for all that there are."""
         return parse_size("network.memory", self.memory) if self.memory else None
+
+    @property
+    def waits_for_wishes(self) -> bool:
+        """Whether experts come only because answers that are generated here for others use them."""
+        return not {"expert", "stage"} & set(self.roles)
 
     def lent(self, kv_bytes: int) -> int:
         """Bytes of a memory for keys and values that are for leads whose layers are computed here.

@@ -48,6 +48,7 @@ from blyan.node.own_summary import OwnSummary
 from blyan.node.peer_addresses import announced, linked_peers, read_peers, remember_peers
 from blyan.node.staging import Around, Staging, make_staging
 from blyan.node.swarm_secret import swarm_of
+from blyan.node.wishing import Wishing
 from blyan.node.writer import WritableGround
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic, UnixSeconds
@@ -112,6 +113,7 @@ class Peering:
     stage_bytes: int  # for keys and values of leads whose layers are computed here
     memory: ExpertMemory | None = None
     holdings: Holdings = field(init=False)
+    wishing: Wishing = field(init=False)
     identity: Identity = field(init=False)
     registry: Registry = field(init=False)
     links: Links = field(init=False)
@@ -137,6 +139,7 @@ class Peering:
         swarm = swarm_of(config.data_dir, network.joins, self.entropy)
         self.identity = make_identity(self.ground.key, self.now, self.entropy)
         self.holdings = Holdings(self.ground.store)
+        self.wishing = Wishing(self.holdings, network, self.monotonic)
         table = SummaryTable()
         self.registry = Registry(table, self.identity.key.public)
         self.host = ExpertHost(self.hosted.get, self.monotonic, network.peer_rows)
@@ -232,9 +235,9 @@ class Peering:
     def elsewhere(self, model: LoadedModel) -> Elsewhere | None:
         """Who computes what is not here of a model; None if all of it is."""
         hosted, plan = self.holdings.find_used(model.manifest_id), self.config.network.plan
-        may_give_up = self.config.network.memory_bytes is not None and model.manifest_id in read_held(
-            self.config.data_dir
-        )
+        network = self.config.network
+        exchanges = network.memory_bytes is not None or network.waits_for_wishes
+        may_give_up = exchanges and model.manifest_id in read_held(self.config.data_dir)
         if hosted is None or (hosted.complete and plan != "dynamic" and not may_give_up):
             return None
         return Elsewhere(self, model.manifest_id, plan == "dynamic", plan == "local")

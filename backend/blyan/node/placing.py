@@ -1,4 +1,5 @@
-"""Carries out what `inference/placement` decides for a node that computes experts for others, and keeps a log of it.
+"""Carries out what `inference/placement` decides for a node that computes experts for others, and `inference/wishes`
+for one that generates for them, and keeps a log of it.
 
 What is given up is said before its bytes go; what is fetched comes in batches that are said as they come, so that the
 next look, of this node and of others, sees them.
@@ -14,18 +15,19 @@ from typing import Final
 
 from blyan.inference.demand import Demand
 from blyan.inference.moves import Direction, Move, Why
-from blyan.inference.placement import MoveBudget, Shelf, choose
+from blyan.inference.placement import MoveBudget, Placement, Shelf, choose
+from blyan.inference.wishes import choose_wished
 from blyan.node.holdings import Hosted, read_held
 from blyan.node.peering import Peering
 from blyan.node.proving import Proving
 from blyan.node.swarm_blobs import SwarmBlobs, linked_nodes
 from blyan.node.taking_layers import held_for_stages
+from blyan.node.wishing import everything, part_key
 from blyan.primitives import limits
 from blyan.primitives.ids import PayloadId, PublicKey
 
 _log = logging.getLogger(__name__)
 _batch_bytes: Final = 256 * limits.MIB  # of blocks that are fetched before they are said
-_everything: Final = 1 << 62  # bytes: no budget
 _others_min: Final = 2  # who hold what is given up
 
 
@@ -48,33 +50,53 @@ class Placing:
     async def place(self) -> None:
         """Give up and fetch what helps the swarm most, as much as fits; `Fault`s of fetching."""
         peering = self.peering
-        models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
-        mine = [_key(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here]
-        held = await asyncio.to_thread(read_held, peering.config.data_dir)
-        own = frozenset(each for each in mine if _of_key(each)[0] not in held)  # a model of this node's own
-        room = _everything if (budget := peering.config.network.memory_bytes) is None else budget
-        if "stage" in peering.config.network.roles:  # else their layers would be fetched again and again
-            layers, trunks = held_for_stages(models.values(), room)
-            own |= {_key(hosted.manifest_id, number) for hosted, number in layers}
-            room -= trunks
-        shelf = replace(await _with_demand(peering, self._shelf(models), models), kept=own)
+        models, mine, own, room = await self._here()
+        came = peering.wishing.room(models, mine, own).came
+        shelf = replace(await _with_demand(peering, self._shelf(models), models), kept=own | came)
         self._expect(shelf, models)
         self._budget = self._budget.now(peering.monotonic())
         tried, self._tried = shelf.demand is self._tried, shelf.demand  # once for what is known: others see it too
-        exchanges = 0 if budget is None or tried else int(self._budget.left)
+        exchanges = 0 if peering.config.network.memory_bytes is None or tried else int(self._budget.left)
         made = await asyncio.to_thread(choose, shelf, mine, room, peering.draw, exchanges=exchanges)
-        self._budget = self._budget.spent(made.exchanges)
-        # never the only one that there is, or may be as others give up theirs
-        dropped = await self._proved(models, shelf, [each for each in made.drop if shelf.others(each) >= _others_min])
-        if dropped:
-            await self._give_up(models, [_of_key(each) for each in dropped])
-            self._note("gave", shelf, dropped, made.why)
-        elif made.drop and not self._kept_said:
+        await self._carry_out(models, shelf, made)
+        if made.drop and not _safe(shelf, made) and not self._kept_said:
             self._kept_said = True
             _log.warning("experts that nobody else holds take more than network.memory; they are kept")
-        wished = self._wished(models, shelf, room)
-        why: Mapping[str, Why] = made.why if not wished else dict.fromkeys(wished, "wished")
-        await self._fetch(models, shelf, wished or made.fetch, why)
+
+    async def take_wished(self) -> None:
+        """Give up and fetch what helps answers that this node generates for others; `Fault`s of fetching."""
+        peering = self.peering
+        models, mine, own, room = await self._here()
+        uses = peering.wishing.now(mine)
+        if not uses:
+            return
+        shelf = replace(await _with_demand(peering, self._shelf(models), models), kept=own)
+        wish = replace(peering.wishing.room(models, mine, own), total=room)
+        self._budget = self._budget.now(peering.monotonic())
+        made = await asyncio.to_thread(choose_wished, shelf, mine, uses, wish, int(self._budget.left))
+        peering.wishing.came.update(made.fetch)
+        await self._carry_out(models, shelf, made)
+
+    async def _here(self) -> tuple[dict[PayloadId, Hosted], set[str], frozenset[str], int]:
+        """Models, the experts here, those of them that are not for placement, and bytes for experts."""
+        peering, network = self.peering, self.peering.config.network
+        models = {hosted.manifest_id: hosted for hosted in peering.holdings.models()}
+        mine = {part_key(manifest_id, number) for manifest_id, hosted in models.items() for number in hosted.here}
+        held = await asyncio.to_thread(read_held, peering.config.data_dir)
+        own = frozenset(each for each in mine if _of_key(each)[0] not in held)  # a model of this node's own
+        room = everything if network.memory_bytes is None else network.memory_bytes
+        if "stage" in network.roles:  # else their layers would be fetched again and again
+            layers, trunks = held_for_stages(models.values(), room)
+            own |= {part_key(hosted.manifest_id, number) for hosted, number in layers}
+            room -= trunks
+        return models, mine, own, room
+
+    async def _carry_out(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], made: Placement[str]) -> None:
+        self._budget = self._budget.spent(made.exchanges)
+        if dropped := await self._proved(models, shelf, _safe(shelf, made)):
+            await self._give_up(models, [_of_key(each) for each in dropped])
+            self._note("gave", shelf, dropped, made.why)
+        await self._fetch(models, shelf, made.fetch, made.why)
 
     async def _proved(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], parts: Sequence[str]) -> list[str]:
         """Those that as many others as it takes have shown that they hold: what is said alone gives nothing up."""
@@ -93,17 +115,6 @@ class Placing:
         self._expected = demand
         rows = demand.rows.get(shelf.me, {})
         memory.expect({models[(at := _of_key(key))[0]].block(at[1]).payload: each for key, each in rows.items()})
-
-    def _wished(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], room: int) -> list[str]:
-        """What orders of answers that this node leads would have here, as far as there is room for it."""
-        free = room - sum(models[each].block(number).length for each in models for number in models[each].here)
-        found: list[str] = []
-        for place in self.peering.holdings.wishes():
-            size = shelf.sizes.get(_key(*place))
-            if size is not None and size <= free:
-                free -= size
-                found.append(_key(*place))
-        return found
 
     async def _fetch(
         self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], wanted: Iterable[str], why: Mapping[str, Why]
@@ -125,7 +136,7 @@ class Placing:
             finally:  # in a thread: every block's file is looked at
                 now = await asyncio.to_thread(self.peering.look_again, manifest_id)
                 here = set[int]() if now is None else now.here - before
-                self._note("took", shelf, [_key(manifest_id, each) for each in numbers if each in here], why)
+                self._note("took", shelf, [part_key(manifest_id, each) for each in numbers if each in here], why)
 
     def _note(self, direction: Direction, shelf: Shelf[str], parts: Sequence[str], why: Mapping[str, Why]) -> None:
         """Into the log that people can read."""
@@ -156,7 +167,7 @@ class Placing:
             for number, _ in hosted.experts():
                 having = [node for node, held in said if held.has(number)]
                 if having or number in hosted.here:
-                    key = _key(manifest_id, number)
+                    key = part_key(manifest_id, number)
                     sizes[key] = hosted.block(number).length
                     holders[key] = having
         return Shelf(self.peering.identity.key.public, len(linked) + 1, sizes, holders)
@@ -178,13 +189,14 @@ async def _with_demand(peering: Peering, shelf: Shelf[str], models: Mapping[Payl
     for manifest_id, number, having in ((*_of_key(key), having) for key, having in shelf.holders.items()):
         for node in having:
             where.setdefault(node, {}).setdefault(manifest_id, []).append(number)
-    held = sum(shelf.sizes[_key(manifest_id, each)] for manifest_id, numbers in mine.items() for each in numbers)
+    held = sum(shelf.sizes[part_key(manifest_id, each)] for manifest_id, numbers in mine.items() for each in numbers)
     demand = await asyncio.to_thread(peering.demand.now, models, where)
     return replace(shelf, demand=demand, tiers=peering.demand.tiers(held))
 
 
-def _key(manifest_id: PayloadId, number: int) -> str:
-    return f"{manifest_id}/{number}"
+def _safe(shelf: Shelf[str], made: Placement[str]) -> list[str]:
+    """What is given up, but never the only one that there is, or may be as others give up theirs."""
+    return [each for each in made.drop if shelf.others(each) >= _others_min]
 
 
 def _of_key(key: str) -> tuple[PayloadId, int]:

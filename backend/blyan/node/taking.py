@@ -1,4 +1,5 @@
-"""What this node takes of the swarm's models: manifests, trunks where it answers, experts where it computes for others.
+"""What this node takes of the swarm's models: manifests, trunks where it answers, experts where it computes
+for others, or generates for them.
 
 Steps for a model that was not known: (1) its manifest, verified by its id, (2) a line in `held.json`, so that blocks
 that are not here are no damage, (3) blocks, each verified, and said in the summary as they come, (4) where this node
@@ -69,7 +70,11 @@ class Taking:
                     _log.warning("model %s is not taken whole yet: %s", manifest_id[:12], reason)
                     self._waits[manifest_id] = (now + pause, min(_wait_max, 2 * pause))
             layers = partial(take_layers, self.peering, self._blobs)
-            for role, place in (("expert", self._placing.place), ("stage", layers)):
+            for role, place in (
+                ("gateway", self._placing.take_wished),
+                ("expert", self._placing.place),
+                ("stage", layers),
+            ):
                 if role in self.peering.config.network.roles:
                     await _tried(role, place)
 
