@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from blyan.inference.pipeline_step import PipelineStepper
+from blyan.inference.stage_turns import Turns
 from blyan.model.choosing import drawn
 from blyan.model.eager_step import EagerStepper
 from blyan.model.sampling import Sampling
 from blyan.model.stepping import Drawing, KVPages, PagesLost, Run, RunFault, RunResult
+from blyan.primitives import limits
 from blyan.primitives.errors import InvalidInput, MalformedMessage, NotComputable
+from blyan.primitives.ids import PublicKey
 from blyan.wire.framing import Message
 from blyan.wire.stage_call import message_of, parse_call
 from blyan.wire.stage_draws import Drawn, parse_drawn
@@ -271,3 +274,15 @@ def test_calls_that_wait_for_tokens_come_before_those_after_them() -> None:
         ]
         assert all(before + 1 == after for before, after in pairwise(numbers))
         assert two.tokens == right(3)[1]
+
+
+def test_what_was_drawn_is_taken_though_the_pieces_of_a_prompt_came_meanwhile() -> None:
+    """They are sent between a call and the one that goes on with it; what is older is of no use."""
+    sender, turns = PublicKey("a" * 64), Turns()
+    turns._drawer = sender
+    between = limits.stage_pieces_max + 2
+    turns.told(sender, Drawn("5" * 32, 3, b"\1\0\0\0"), 3 + between)
+    assert 3 in turns._drawn
+    for number in (101, 100 - 4 * between):
+        with pytest.raises(InvalidInput, match="expected a call"):
+            turns.told(sender, Drawn("5" * 32, number, b"\1\0\0\0"), 100)

@@ -10,12 +10,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from blyan.primitives import limits
 from blyan.primitives.errors import Denied, InvalidInput
 from blyan.primitives.ids import PublicKey
 from blyan.wire.stage_call import Passed, StageCall
 from blyan.wire.stage_draws import Drawn
 
-_kept: Final = 4  # calls of which what was drawn is remembered: the next one may be on its way
+_kept: Final = 4 * limits.stage_pieces_max  # calls of which what was drawn is remembered: others come between
 
 Given = Passed | BaseException | None  # of a call; None where its outputs left already
 
