@@ -140,7 +140,8 @@ class StageHost:
         """The handler of `stage_drawn`: the tokens for which a call waits, or one that will come."""
         drawn = parse_drawn(message)
         lease = self.leases.find_open(drawn.session)
-        lease.turns.told(link.peer.node, drawn, lease.number)
+        lease.ends.want_tokens(drawn.tokens)
+        lease.turns.told(link.peer.node, drawn)
         self._go_on(lease)
         return Message({}, ())
 

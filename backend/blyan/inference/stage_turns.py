@@ -36,6 +36,7 @@ class Turns:
     _held: deque[Held] = field(default_factory=deque[Held])
     _drawn: dict[int, bytes] = field(default_factory=dict[int, bytes])  # number → tokens
     _drawer: PublicKey | None = None  # the last stage, by the calls that came
+    _runs: dict[int, int] = field(default_factory=dict[int, int])  # number → runs, of calls of which it tells
 
     def __len__(self) -> int:
         return len(self._held)
@@ -50,6 +51,9 @@ class Turns:
         """One more call; whether it has to wait."""
         if call.taker is not None:
             self._drawer = call.route[-1].node if call.route else None
+            self._runs[call.number] = len(call.runs)
+            while len(self._runs) > _kept:
+                del self._runs[min(self._runs)]
         return bool(self._held) or call.after is not None
 
     def hold(self, call: StageCall, passed: Passed) -> asyncio.Future[Given]:
@@ -58,12 +62,12 @@ class Turns:
         self._held.append(Held(call, passed, given))
         return given
 
-    def told(self, sender: PublicKey, drawn: Drawn, newest: int) -> None:
+    def told(self, sender: PublicKey, drawn: Drawn) -> None:
         """What a call drew. `Denied` and `InvalidInput` for what is not the last stage's to say, or no call's."""
         if sender != self._drawer:
             raise Denied("stage drawn: expected it of the last stage of its session, found another's")
-        if not newest - _kept < drawn.number <= newest:
-            raise InvalidInput(f"stage drawn: expected a call up to {newest}, found {drawn.number}")
+        if self._runs.get(drawn.number) != len(drawn.tokens) // 4:
+            raise InvalidInput(f"stage drawn: expected tokens of one of the last calls, found those of {drawn.number}")
         self.drew(drawn.number, drawn.tokens)
 
     def drew(self, number: int, tokens: bytes) -> None:
