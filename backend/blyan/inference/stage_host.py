@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -27,7 +28,7 @@ from blyan.inference.stage_ends import tokens_of
 from blyan.inference.stage_leases import Find, Lease, Leases
 from blyan.inference.stage_passing import Passing
 from blyan.inference.stage_telling import Telling
-from blyan.inference.stage_turns import Given
+from blyan.inference.stage_turns import Given, Held
 from blyan.model.stepping import Stretch
 from blyan.network.answers import Prompt
 from blyan.network.link import Link
@@ -151,7 +152,20 @@ class StageHost:
             if self._is_quick(lease, held.call):
                 held.given.set_result(self._now(lease, held.call, held.passed))
             else:
-                self._by_thread(lease, held.call, held.passed).add_done_callback(partial(_hand_on, held.given))
+                self.queue += 1
+                self._thread.submit(self._in_thread, asyncio.get_running_loop(), lease, held)
+
+    def _in_thread(self, loop: asyncio.AbstractEventLoop, lease: Lease, held: Held) -> None:
+        """What is given is known in as many turns of the loop as that of other calls: all leave in their order."""
+        given = _outcome(self._compute, lease, held.call, held.passed)
+
+        def known() -> None:
+            self.queue -= 1
+            if not held.given.done():
+                held.given.set_result(given)
+
+        with suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(known)
 
     def _now(self, lease: Lease, call: StageCall, passed: Passed) -> Given:
         """Compute in this turn of the loop, and pass on; what is left to pass on if that could not be done."""
@@ -246,12 +260,6 @@ class StageHost:
 async def _nothing_after(carrying: asyncio.Future[None]) -> Message:
     await asyncio.shield(carrying)
     return Message({}, ())
-
-
-def _hand_on(given: asyncio.Future[Given], computing: asyncio.Future[Given]) -> None:
-    """What was computed for whoever waits, if he does."""
-    if not given.done() and not computing.cancelled():
-        given.set_result(computing.result())
 
 
 def _known(given: Given) -> asyncio.Future[Given]:
