@@ -101,7 +101,7 @@ def test_no_way_leads_over_the_lead() -> None:
         ways = kinds(house)
         assert ways.count(("1", "0", "stage_drawn")) >= 4
         calls = [message for own, _, what, message in house.sent if what == "stage" and own == house.lead_key]
-        assert [bool(each.fields["after"]) for each in calls] == [False, True, True, True, True]
+        assert [bool(each.fields["after"]) for each in calls[:4]] == [False, True, True, True]
         assert all(each.tensors[0].name == "tokens" and not each.tensors[0].data for each in calls[1:])
         ends = [message for _, _, what, message in house.sent if what == "stage_end"]
         assert all(each.tensors[0].name == "tokens" for each in ends), "no hidden states come back"
