@@ -51,13 +51,14 @@ class Member:
 
 @contextlib.asynccontextmanager
 async def serving_member(
-    data_dir: Path, inference: Mapping[str, object] | None = None, **network: object
+    data_dir: Path, inference: Mapping[str, object] | None = None, mirrors: Sequence[str] = (), **network: object
 ) -> AsyncIterator[tuple[Member, str]]:
     """A node with a peer port, and its URL. `network` and `inference` are sections of its configuration."""
     sections: dict[str, dict[str, object]] = {
         "network": {"listen": "127.0.0.1:0", "memory": room(data_dir), **network},
         "compute": {"threads": 1},
         "inference": dict(inference or {}),
+        "models": {"mirrors": list(mirrors)},
     }
     config = read_config(data_dir, sections, {})
     with opened(config, now=system_seconds, entropy=system_entropy, new=True) as ground:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from blyan.node.holdings import read_held
 from blyan.node.peer_addresses import linked_peers
@@ -84,6 +86,26 @@ async def test_a_node_that_dialled_is_asked_at_an_address_that_answers(tmp_path:
         ),
     ):
         await until(lambda: any(hosted.trunk for hosted in one.peering.holdings.models()), "the trunk taken", 20)
+
+
+async def test_blocks_come_from_a_mirror_where_no_node_gives_them(tmp_path: Path) -> None:
+    """A copy of the blobs behind any web server; the node that says what it holds is reached by nobody."""
+    keeper = Keeper()
+    held = tmp_path / "held"
+    part_of_builtin(held, everything, trunk=True)
+    site = web.Application()
+    site.router.add_static("/copy", held / "blobs")
+    gone = f"wss://127.0.0.1:{kept_port(keeper)}"
+    async with (
+        TestServer(site) as mirror,
+        serving_member(joined(tmp_path / "gate"), roles=("gateway",), mirrors=[str(mirror.make_url("/copy/"))]) as (
+            gate,
+            _,
+        ),
+        serving_member(held, join=(gate.join_url,), announce=(gone,), roles=("gateway", "expert")),
+    ):
+        await until(lambda: "blyan-genesis" in gate.node.models, "the model at the gateway", 20)
+        assert await answer(gate) == "12 + 30 = 42"
 
 
 async def test_the_only_copies_are_kept_though_memory_shrank(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Blocks of the swarm's models, fetched from linked nodes: whom to ask for what, by what they say that they hold."""
+"""Blocks of the swarm's models, fetched from linked nodes and configured mirrors: whom to ask for what, by what nodes
+say that they hold.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from blyan.network.fetching import FetchPolicy, fetch
 from blyan.network.items import Wanted
 from blyan.network.link import Link
 from blyan.network.receiving import SourceReport
-from blyan.network.sources import Source, SourceBook
+from blyan.network.sources import Source, SourceBook, source_url
 from blyan.node.holdings import Hosted
 from blyan.node.peering import Peering, manifest_kind
 from blyan.primitives import limits
@@ -49,18 +51,22 @@ class SwarmBlobs:
         """Make blocks of a model be here, all of its `trunk` or routed experts; `NotFound`, `PeerFault` as `fetch`."""
         wanted = list({block.payload: Wanted(block.payload, block.length) for block in blocks}.values())
         async with AsyncExitStack() as ways:
-            sources = await self._sources(hosted, ways, trunk=trunk)
+            nodes = await self._sources(hosted, ways, trunk=trunk)
+            mirrors = (Source(source_url(url, "")) for url in self.peering.config.models.mirrors)
+            sources = [*nodes.values(), *dict.fromkeys(mirrors)]
             if not sources:
                 raise NotFound(f"model {hosted.manifest.name}: expected a linked node that has its blocks, found none")
             rate = self.peering.config.network.fetch_bytes
             store, policy = self.peering.ground.store, FetchPolicy(rate=rate)
-            told = partial(self.note, list(sources))
-            await fetch(store, wanted, list(sources.values()), self.book, policy=policy, told=told)
+            await fetch(store, wanted, sources, self.book, policy=policy, told=partial(self.note, list(nodes)))
 
     def note(self, nodes: Sequence[PublicKey], reports: Sequence[SourceReport]) -> None:
-        """What each did counts for more than this fetch: how fast it gave, and that it gave wrong bytes."""
+        """What each did counts for more than this fetch: how fast it gave, and that it gave wrong bytes.
+
+        Of the mirrors, which come after the nodes, the book alone remembers something.
+        """
         peering, now = self.peering, self.peering.monotonic()
-        for node, report in zip(nodes, reports, strict=True):
+        for node, report in zip(nodes, reports[: len(nodes)], strict=True):
             if report.bytes and not peering.config.network.fetch_bytes:  # or our own limit would be measured
                 peering.registry.measurements.transferred(node, report.bytes, report.busy_seconds, now)
             if report.bad:
@@ -71,11 +77,12 @@ class SwarmBlobs:
 
         `ways` keeps their tunnels.
         """
+        most = limits.sources_max - len(self.peering.config.models.mirrors)
         found: dict[PublicKey, Source] = {}
         relayed = 0
         for summary in sorted(linked_nodes(self.peering), key=_is_relayed):
             link, holding = self.peering.links.link(summary.node), summary.holdings.get(hosted.manifest_id)
-            if link is None or holding is None or (trunk and not holding.trunk) or len(found) >= limits.sources_max:
+            if link is None or holding is None or (trunk and not holding.trunk) or len(found) >= most:
                 continue
             if _is_relayed(summary) and relayed >= limits.relayed_sources_max:
                 continue
