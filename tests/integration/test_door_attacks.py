@@ -45,7 +45,8 @@ class Attacker:
 
     def shown(self, to: Challenge, swarm: Swarm | None = None, **changes: Any) -> dict[str, Any]:
         """Proofs as a member would show them."""
-        caller = Caller(self.me.key, self.me.identity.boot, system_entropy(32).hex(), 1)
+        version = changes.get("version", 1)
+        caller = Caller(self.me.key, self.me.identity.boot, system_entropy(32).hex(), version)
         said = transcript(to, caller)
         made = proofs(self.me.identity.key, swarm or self.me.swarm, "peer-caller", said, self.me.summary())
         return {**caller.fields(), "challenge": to.nonce, **made, **changes}
@@ -107,6 +108,14 @@ async def test_a_challenge_does_not_last(attacker: Attacker, monkeypatch: pytest
     shown = attacker.shown(await attacker.challenged())
     await asyncio.sleep(0.2)
     assert not await attacker.tried(shown)
+
+
+async def test_a_version_that_was_not_offered_opens_nothing(attacker: Attacker) -> None:
+    """Neither one that is proved like any other nor one that stands in a challenge which somebody changed."""
+    for version in (0, 2, -1, "1", True, None):
+        assert not await attacker.tried(attacker.shown(await attacker.challenged(), version=version))
+    altered = replace(await attacker.challenged(), versions=(1, 2))
+    assert not await attacker.tried(attacker.shown(altered))
 
 
 async def test_another_nodes_summary_opens_nothing(attacker: Attacker) -> None:

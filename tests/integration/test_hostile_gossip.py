@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from blyan.network.link import Link
 from blyan.node.keys import node_key, read_key
+from blyan.primitives import canonical
 from blyan.primitives.errors import PeerFault
 from blyan.primitives.keys import Key
 from blyan.wire.framing import WireTensor
-from blyan.wire.peer import Summary, parse_summary
+from blyan.wire.peer import Summary, pack_bits, parse_summary
 from crooked_node import CrookedNode
 from crooked_scene import Scene
 from lone_expert import DOES_WITHOUT
@@ -97,6 +100,30 @@ async def test_an_older_summary_does_not_replace_a_newer_one(scene: Scene, gossi
     for each in (new, old):
         await link.request("gossip", {"known": [[text(each), 0]]}, seconds=5)
     assert (await known_to(scene, node, link))[other.key.public].sequence == new.sequence
+
+
+def resigned(node: CrookedNode, **changes: Any) -> str:
+    """Its summary as a later version of this software might write it."""
+    value = json.loads(text(node.summary())) | changes
+    del value["sig"]
+    return canonical.encode(value | {"sig": node.key.sign("summary", canonical.encode(value)).hex()}).decode()
+
+
+async def test_what_a_later_version_says_does_no_harm(scene: Scene, gossiping: tuple[CrookedNode, Link]) -> None:
+    """A form that is not known is passed over and what came beside it is taken; fields that are not known go along."""
+    node, link = gossiping
+    plain, more, later = (CrookedNode(scene.folder, scene.manifest) for _ in range(3))
+    for each in (plain, more, later):
+        each.changes = {"peer_urls": ("wss://127.0.0.1:9",), "holdings": {}}
+    held = {scene.manifest: {"trunk": False, "experts": pack_bits(b""), "adapters": ""}}
+    said = resigned(more, colour="blue", versions=[1, 7], roles=["expert", "librarian"], holdings=held)
+    known = [[resigned(later, v=2, holdings=[]), 1], [said, 1], [text(plain.summary()), 1]]
+    await link.request("gossip", {"known": known}, seconds=5)
+    heard = await known_to(scene, node, link)
+    assert {plain.key.public, more.key.public} <= set(heard)
+    assert later.key.public not in heard
+    assert heard[more.key.public].signed.decode() == said, "as it was signed, so that others can check it"
+    assert heard[more.key.public].versions == (1, 7)
 
 
 async def test_nobody_speaks_for_the_gateway_itself(scene: Scene, gossiping: tuple[CrookedNode, Link]) -> None:

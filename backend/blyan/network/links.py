@@ -12,7 +12,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from blyan.network.answers import Bulky, Handler, Prompt
 from blyan.network.dialling import Dialler
@@ -26,8 +26,9 @@ from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import Fault, IntegrityFault, MalformedMessage, PeerFault
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.framing import Message, WireTensor
-from blyan.wire.peer import Summary, parse_summary
+from blyan.wire.peer import Summary, parse_passed_on, parse_summary
 
+_Parsed = TypeVar("_Parsed")
 _log = logging.getLogger(__name__)
 _look_seconds: Final = 0.5  # between two looks at who is to be dialled
 _gossip_seconds: Final = 2.0
@@ -267,7 +268,7 @@ class Links:
         """What a node says of itself over its own link."""
         if not isinstance(text, str):
             return
-        summary = _parsed(text)
+        summary = _read(parse_summary, text)
         if (summary.node, summary.boot) != (link.peer.node, link.peer.boot):
             raise MalformedMessage("gossip: expected the peer's own summary, found another's")
         if summary.sequence > link.peer.sequence:
@@ -300,13 +301,15 @@ def _with_ages(known: object) -> list[tuple[Summary, float]]:
         text, age = given if len(given) == 2 else (None, None)
         if not isinstance(text, str) or not isinstance(age, int | float) or not 0 <= age < math.inf:
             raise MalformedMessage("gossip: expected summaries with their age, found something else")
-        found.append((_parsed(text), float(age)))
+        summary = _read(parse_passed_on, text)
+        if summary is not None:
+            found.append((summary, float(age)))
     return found
 
 
-def _parsed(text: str) -> Summary:
+def _read(parse: Callable[[bytes], _Parsed], text: str) -> _Parsed:
     try:
-        return parse_summary(text.encode("utf-8"))
+        return parse(text.encode("utf-8"))
     except IntegrityFault as reason:
         raise MalformedMessage(f"gossip: {reason.message}") from None
 

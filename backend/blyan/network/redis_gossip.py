@@ -19,7 +19,7 @@ from blyan.primitives.clock import Monotonic
 from blyan.primitives.errors import IntegrityFault, MalformedMessage, Unavailable
 from blyan.primitives.ids import PublicKey
 from blyan.storage.redis_link import RedisLink
-from blyan.wire.peer import Summary, parse_summary
+from blyan.wire.peer import Summary, parse_passed_on
 
 _log = logging.getLogger(__name__)
 _look_seconds: Final = 0.5
@@ -139,7 +139,9 @@ class RedisGossip:
 
     def _read(self, raw: str, age: float, own: PublicKey) -> None:
         try:
-            summary = parse_summary(raw.encode("ascii"))
+            summary = parse_passed_on(raw.encode("ascii"))
+            if summary is None:
+                return
             if summary.swarm != self.swarm:
                 raise MalformedMessage("summary: expected one of this swarm, found another's")
         except (MalformedMessage, IntegrityFault) as reason:

@@ -158,6 +158,7 @@ summary_bytes_max: Final = 4 * KIB
 summary_seconds_max: Final = 60.0  # since it came: who says nothing new for so long is gone
 summary_urls_max: Final = 4  # of each kind
 summary_models_max: Final = 64
+summary_roles_max: Final = 16  # later versions may know more than this one
 summary_url_chars_max: Final = 128
 holdings_bytes_max: Final = 16 * KIB  # of one model, unpacked: a bit an expert
 holdings_all_bytes_max: Final = 64 * KIB  # of all models of one node

@@ -25,11 +25,13 @@ from blyan.primitives.keys import Key, verify
 
 version_min: Final = 1
 version_max: Final = 1
+_version: Final = 1  # of a summary's form: what may be added to it without harm to who does not know it adds none
 roles_known: Final = ("gateway", "expert", "stage", "validator", "trainer")
 secret_bytes: Final = 16
 _boot: Final = re.compile(r"[0-9a-f]{32}")
 _tag: Final = re.compile(r"[0-9a-f]{16}")
 _label: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_role: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _relayed: Final = re.compile(r"relay:[0-9a-f]{64}")
 _code: Final = re.compile(r"blyan-([a-z2-7]{29})")
 _check_bytes: Final = 2
@@ -103,7 +105,7 @@ class Summary:
     def _value(self) -> dict[str, Canonical]:
         rest: dict[str, Canonical] = {"rest": self.rest} if self.rest else {}
         return {
-            "v": 1,
+            "v": _version,
             "versions": list(self.versions),
             "node": self.node,
             "boot": self.boot,
@@ -121,13 +123,13 @@ class Summary:
 
 
 def parse_summary(raw: bytes) -> Summary:
-    """Read a summary and check its signature; `MalformedMessage` or `IntegrityFault` says what is wrong with it."""
-    try:
-        value = canonical.decode_object(raw, bytes_max=limits.summary_bytes_max)
-    except MalformedEncoding as reason:
-        raise MalformedMessage(f"summary: {reason.message}") from None
-    if value.keys() - {"rest"} != _fields or value["v"] != 1:
-        raise MalformedMessage(f"summary: expected version 1 with the fields {sorted(_fields)}")
+    """Read a summary and check its signature; `MalformedMessage` or `IntegrityFault` says what is wrong with it.
+
+    Fields that are not known here are signed with the others and passed on as they came.
+    """
+    value = _decoded(raw)
+    if value.get("v") != _version or _fields - value.keys():
+        raise MalformedMessage(f"summary: expected version {_version} with the fields {sorted(_fields)}")
     try:
         summary = _summary_of(value, raw)
     except (InvalidInput, zstandard.ZstdError) as reason:
@@ -139,14 +141,29 @@ def parse_summary(raw: bytes) -> Summary:
     return summary
 
 
+def parse_passed_on(raw: bytes) -> Summary | None:
+    """As `parse_summary`; None for one of a later version, of a node that speaks to whoever knows that version."""
+    version = _decoded(raw).get("v")
+    return None if type(version) is int and version > _version else parse_summary(raw)
+
+
+def _decoded(raw: bytes) -> dict[str, Canonical]:
+    try:
+        return canonical.decode_object(raw, bytes_max=limits.summary_bytes_max)
+    except MalformedEncoding as reason:
+        raise MalformedMessage(f"summary: {reason.message}") from None
+
+
 def _summary_of(value: Mapping[str, Canonical], raw: bytes) -> Summary:
     versions = value["versions"]
     if not isinstance(versions, list) or len(versions) != 2:
         raise InvalidInput("versions: expected two numbers")
     low, high = (_count(each, "versions") for each in versions)
-    roles = _texts(value["roles"], "roles", len(roles_known))
+    roles = _texts(value["roles"], "roles", limits.summary_roles_max)
     if len(set(roles)) != len(roles):
         raise InvalidInput("roles: expected each once")
+    for role in roles:
+        _matched(_role, role, "roles")
     peer_urls = _texts(value["peer_urls"], "peer_urls", limits.summary_urls_max)
     for url in peer_urls:
         if not _relayed.fullmatch(url):
@@ -197,7 +214,7 @@ def _holdings(value: Canonical, models_max: int) -> dict[PayloadId, Holding]:
         raise InvalidInput(f"holdings: expected at most {models_max} models")
     found: dict[PayloadId, Holding] = {}
     for manifest, said in value.items():
-        if not isinstance(said, dict) or said.keys() - {"layers"} != {"trunk", "experts"}:
+        if not isinstance(said, dict) or {"trunk", "experts"} - said.keys():
             raise InvalidInput("holdings: expected trunk and experts of each model")
         if not isinstance(said["trunk"], bool):
             raise InvalidInput("holdings: expected true or false as trunk")
