@@ -30,19 +30,20 @@ def _page_port(owner: object) -> int:
 
 @pytest.mark.slow
 def test_the_swarm_of_the_readme_answers_before_and_after_the_first_node_dies(tmp_path: Path) -> None:
-    """Ports and folders aside it is the very block."""
+    """Ports aside it is the very block; in the end nothing of it is left, so that it can be pasted again."""
     text = (ROOT / "README.md").read_text()
     (block,) = re.findall(r"```sh\n([^`]*?kill -9[^`]*)```", text)
     ports = sorted(set(re.findall(r"127\.0\.0\.1:(\d+)", block)))
     owner = _Ports()
     for port in ports:
         block = block.replace(f":{port}", f":{_page_port(owner)}")
-    block = block.replace("/tmp/", f"{tmp_path}/").replace(". .venv/bin/activate\n", "")
+    block = block.replace(". .venv/bin/activate\n", "")
     command = f'#!/bin/sh\nexec {sys.executable} -m blyan "$@"\n'
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/blyan").write_text(command)
     (tmp_path / "bin/blyan").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    (tmp_path / "left").mkdir()
+    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "TMPDIR": str(tmp_path / "left")}
     script = f"trap 'kill -9 $(jobs -p) 2>/dev/null' EXIT\n{block}"
     done = subprocess.run(
         ["timeout", "60", "bash", "-c", script], env=environment, capture_output=True, text=True, check=False
@@ -51,3 +52,7 @@ def test_the_swarm_of_the_readme_answers_before_and_after_the_first_node_dies(tm
     answers = re.findall(r"^.*\b46\b.*$", done.stdout, re.MULTILINE)
     assert len(answers) == 2, done.stdout
     assert answers[0] == answers[1]
+    assert not [each for each in (tmp_path / "left").iterdir() if each.name.startswith("tmp")], "its folder is gone"
+    for port in re.findall(r"127\.0\.0\.1:(\d+)", block):
+        with socket.socket() as taken:
+            assert taken.connect_ex(("127.0.0.1", int(port))), f"nobody answers at {port} any more"
