@@ -41,6 +41,7 @@ class RelayNode:
         handlers: Mapping[str, Handler] | None = None,
         listen: str = "127.0.0.1",
         port: int = 0,
+        store: BlobStore | None = None,
     ) -> None:
         self.swarm, self.host, self.listen, self.port = swarm, host, listen, port
         self.identity = make_identity(Key.from_seed(system_entropy(32)), system_seconds, system_entropy)
@@ -56,7 +57,7 @@ class RelayNode:
             self.summary,
             self.handlers,
             self.links.append,
-            store=BlobStore(Path(self._folder.name)),
+            store=store or BlobStore(Path(self._folder.name)),
             monotonic=system_monotonic,
             entropy=system_entropy,
             routes=host.routes if host else None,
