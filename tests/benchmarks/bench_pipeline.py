@@ -21,7 +21,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,6 +61,7 @@ def main() -> None:
         with page.part("long prompts"):
             for steps in (str(LONG), None):
                 prompts(page, model, root, steps)
+            prompts(page, model, root, None, ROUND_TRIPS[1:])
     with tempfile.TemporaryDirectory() as folder, page.part("guessing ahead"):
         drafts(page, Path(folder))
     with tempfile.TemporaryDirectory() as folder, page.part("pauses where a stage falls"):
@@ -228,40 +229,45 @@ def together(answers: list[Heard]) -> float:
     return sum(count - before for _, before, _, count in ends) / seconds
 
 
-def prompts(page: Page, model: Reference, root: Path, steps: str | None) -> None:
+def prompts(page: Page, model: Reference, root: Path, steps: str | None, far: Sequence[float] = ()) -> None:
     """Seconds until the first token of prompts of over a thousand tokens, and of a whole answer to them.
 
-    `steps`: the most tokens of a step and of a prompt in it; None for the defaults.
+    `steps`: the most tokens of a step and of a prompt in it; None for the defaults. `far`: round trips of links.
     """
     name = model.model("fp32")
     theirs = {} if steps is None else dict.fromkeys(("inference__step_tokens", "inference__prompt_tokens"), steps)
     own = {f"BLYAN_{name.upper()}": value for name, value in theirs.items()}
     said_of = "with the default settings" if steps is None else f"in steps of {steps} tokens"
+    waits: dict[tuple[float, str], list[tuple[float, float]]] = {}  # until the first token, and until the last
     with (
-        swarm_of(root, 2, direct=True, **theirs) as swarm,
+        swarm_of(root, 2, direct=not far, **theirs) as swarm,
         node_up(model.data_dir, BLYAN_COMPUTE__THREADS="1", **own) as whole,
     ):
         short = completion(name, model.prompt(16, 1), 4)
         jitted(swarm, lambda: asked(swarm.gateway.url, short))
         whole.jitted(name)
-        firsts: dict[str, list[float]] = {"two stages": [], "one node": []}
-        wholes: dict[str, list[float]] = {"two stages": [], "one node": []}
         for seed in range(RUNS):
-            body = completion(name, model.prompt(LONG, 100 + seed), ANSWER)
-            said: list[list[int]] = []
-            for who, url in (("two stages", swarm.gateway.url), ("one node", whole.url)):
-                answer = asked(url, body)
-                firsts[who].append(answer.moments[0][0])
-                wholes[who].append(answer.moments[-1][0])
-                said.append(answer.tokens)
-            assert said[0] == said[1], "the same tokens"
-    for what, seconds in (("first token", firsts), (f"whole answer of {ANSWER} tokens", wholes)):
-        two, one = (percentile(each, 0.5) for each in seconds.values())
-        page.row(
-            f"{what} after a prompt of {LONG} tokens, {said_of}, two stages of one thread",
-            milliseconds(two),
-            f"one node of one thread: {milliseconds(one)}; 30 to 50 % less",
-        )
+            for round_trip in far or (0.0,):
+                if far:
+                    delayed(swarm, round_trip)
+                body = completion(name, model.prompt(LONG, 100 + seed + round(1e6 * round_trip)), ANSWER)
+                said: list[list[int]] = []
+                for who, url in (("two stages", swarm.gateway.url), ("one node", whole.url)):
+                    answer = asked(url, body)
+                    waits.setdefault((round_trip, who), []).append((answer.moments[0][0], answer.moments[-1][0]))
+                    said.append(answer.tokens)
+                assert said[0] == said[1], "the same tokens"
+    for round_trip in far or (0.0,):
+        where = f", links with a round trip of {round_trip * 1000:.0f} ms" if round_trip else ""
+        for place, what in enumerate(("first token", f"whole answer of {ANSWER} tokens")):
+            two, one = (
+                percentile([each[place] for each in waits[round_trip, who]], 0.5) for who in ("two stages", "one node")
+            )
+            page.row(
+                f"{what} after a prompt of {LONG} tokens, {said_of}, two stages of one thread{where}",
+                milliseconds(two),
+                f"one node of one thread: {milliseconds(one)}; 30 to 50 % less",
+            )
 
 
 def pauses(page: Page, model: Reference, root: Path) -> None:
