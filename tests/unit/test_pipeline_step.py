@@ -79,6 +79,72 @@ def test_a_long_prompt_goes_in_pieces_of_which_several_are_under_way(house: Hous
     assert time.monotonic() - began < 5, "all are sent before the first is through"
 
 
+def prompt_of(*lengths: int) -> list[Run]:
+    """A prompt in runs of these lengths, each of which tells of the next; of the last one a score is wanted."""
+    draw = torch.Generator().manual_seed(3)
+    tokens = torch.randint(0, CONFIG.vocab_size, (sum(lengths),), generator=draw).tolist()
+    runs: list[Run] = []
+    for length in reversed(lengths):
+        start = sum(lengths) - sum(len(run.tokens) for run in runs) - length
+        pages = tuple(range(-(-(start + length) // 32)))
+        following = runs[0] if runs else None
+        text = tuple(tokens[start : start + length])
+        runs.insert(0, Run(text, start, pages, 0 if runs else 1, following=following))
+    # a run tells of the next one alone
+    return [run._replace(following=run.following and run.following._replace(following=None)) for run in runs]
+
+
+def test_stages_have_the_next_part_of_a_prompt_before_they_are_through_with_this_one(house: House) -> None:
+    """Of each step only the part after the next one is sent; the numbers are the plain ones."""
+    steps = prompt_of(140, 140, 70)
+    right = EagerStepper(WEIGHTS, CONFIG, KVPages(CONFIG, torch.float32, 11))
+    stepper, sent = stepper_of(house, 11), threading.Event()
+    house.before_layers = lambda: sent.wait(5)
+
+    def tamper(kind: str, message: Message) -> Message:
+        if kind == "stage" and message.fields["number"] == 4:
+            sent.set()  # two calls of each of the first two parts
+        return message
+
+    house.tamper = tamper
+    began, counts = time.monotonic(), list[int]()
+    for run in steps:
+        compared(stepper.step([run]), right.step([run]), 1e-5)
+        counts.append(max(message.fields["number"] for _, _, what, message in house.sent if what == "stage"))
+    assert time.monotonic() - began < 5, "the next part is sent before the first call is through"
+    assert counts == [4, 5, 5]
+
+
+def test_a_call_has_its_time_from_when_the_one_before_it_came(house: House) -> None:
+    """Calls that were sent ahead wait their turn, perhaps for longer than any of them may take."""
+    run, _ = prompt_of(140, 140)
+    stepper = stepper_of(house, 11)
+    house.before_layers = lambda: time.sleep(0.2)
+    stepper.step([run])  # two calls, and two that follow
+    session = stepper._stages.current
+    assert session is not None
+    waiting = dict(session.waiting)
+    assert set(waiting) == {3, 4}
+    assert waiting[3].began - waiting[4].began > 0.3, "it may have begun when the second came"
+
+
+@pytest.mark.parametrize("other", ["tokens", "length", "pages", "reach", "another's"])
+def test_what_was_sent_ahead_and_is_not_wanted_changes_nothing(house: House, other: str) -> None:
+    """Somebody else's turn came between, or what was said was called off: it is computed as it is wanted now."""
+    first, second, third = prompt_of(140, 140, 70)
+    wanted = {
+        "tokens": second._replace(tokens=(*second.tokens[:-1], 5)),
+        "length": second._replace(tokens=second.tokens[:60], pages=second.pages[:7], scored=1),
+        "pages": second._replace(pages=(*second.pages[:-1], 10)),
+        "reach": second._replace(reach=350),
+        "another's": Run(third.tokens, 0, (8, 9, 10), 1),
+    }[other]._replace(following=None)
+    plain = EagerStepper(WEIGHTS, CONFIG, KVPages(CONFIG, torch.float32, 11))
+    stepper = stepper_of(house, 11)
+    for run in (first, wanted, *([second, third] if other == "another's" else [])):
+        compared(stepper.step([run]), plain.step([run._replace(following=None)]), 1e-5)
+
+
 def lost_in(stepper: PipelineStepper, runs: list[Run]) -> None:
     with pytest.raises(PagesLost):
         stepper.step(runs)

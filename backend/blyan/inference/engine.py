@@ -192,7 +192,8 @@ class Engine:
                 continue  # a preempted one shared its pages: the next plan knows what is free
             self._runs += 1
             sequence.last = self._runs
-            made.append((sequence, sequence.run(most)))
+            ahead = self.leased is not None and len(tokens) == 1  # others would come between
+            made.append((sequence, sequence.run(most, ahead=ahead)))
         return made
 
     def compute(self, runs: list[tuple[TokenSequence, Run]], ready: Ready) -> dict[int, Fault]:

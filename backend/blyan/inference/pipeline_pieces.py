@@ -2,13 +2,14 @@
 
 Where the last stage draws, what each run goes on with is known but for its token: so the next call is on its way
 already, and the first stage begins with it when the last one says the token. What then turns out not to be wanted is
-left lying: its positions are computed again before anybody reads them.
+left lying: its positions are computed again before anybody reads them. What follows in a prompt is known altogether,
+and its calls go out behind those of the step (ADR 0041).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from blyan.inference.stage_ends import draw_of
@@ -70,19 +71,49 @@ class Foreseen:
         return Piece(parts, self.draws, self.wait, self.passage)
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Calls for what follows in prompts: all of it was known when they began."""
+
+    session: Session
+    runs: tuple[Run, ...]
+    pieces: tuple[Piece, ...]
+
+    def matched(self, runs: Sequence[Run]) -> list[Piece]:
+        """Those of its pieces that are of a step; of a run all or none."""
+        wanted = {run.pages: index for index, run in enumerate(runs)}
+        places = [wanted.get(run.pages, -1) for run in self.runs]
+        same = [
+            index if index >= 0 and runs[index]._replace(following=None) == run else -1
+            for index, run in zip(places, self.runs, strict=True)
+        ]
+        found = [
+            Piece(
+                [replace(part, index=same[part.index]) for part in piece.parts], piece.draws, piece.wait, piece.passage
+            )
+            for piece in self.pieces
+        ]
+        return [piece for piece in found if any(part.index >= 0 for part in piece.parts)]
+
+
 @dataclass(slots=True)
 class Foresight:
     """What was foreseen, and the tokens that it depends on, once they are known."""
 
     foreseen: Foreseen | None = None
     drawn: list[int | None] = field(default_factory=list[int | None])
+    ahead: Ahead | None = None
 
-    def take(self, session: Session, runs: Sequence[Run]) -> Piece | None:
+    def take(self, session: Session, runs: Sequence[Run]) -> list[Piece]:
         """What was foreseen of these runs, once."""
         foreseen, self.foreseen = self.foreseen, None
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None and ahead.session is session:
+            return ahead.matched(runs)
         if foreseen is None or foreseen.session is not session or len(self.drawn) != len(foreseen.runs):
-            return None
-        return foreseen.matched(runs, self.drawn)
+            return []
+        found = foreseen.matched(runs, self.drawn)
+        return [] if found is None else [found]
 
 
 def _goes_on(run: Run, foreseen: Run) -> bool:

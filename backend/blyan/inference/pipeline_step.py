@@ -10,7 +10,7 @@ stages' pages. When a stage is lost others take its place, and what was under wa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, Protocol
@@ -21,7 +21,17 @@ from torch import Tensor
 
 from blyan.inference.head_in_turn import HeadInTurn
 from blyan.inference.own_times import OwnStep
-from blyan.inference.pipeline_pieces import Foreseen, Foresight, Part, Piece, cut, draws_of, next_runs, stretch_of
+from blyan.inference.pipeline_pieces import (
+    Ahead,
+    Foreseen,
+    Foresight,
+    Part,
+    Piece,
+    cut,
+    draws_of,
+    next_runs,
+    stretch_of,
+)
 from blyan.inference.pipeline_results import Gathered
 from blyan.inference.pipeline_session import Led, Openings, PipelineSession
 from blyan.inference.stage_calls import Asked, plain
@@ -92,6 +102,7 @@ class PipelineStepper:
             if session.lost is not None:
                 raise session.lost
             pieces = self._begun(session, runs)
+            self._go_ahead(session, runs)
             self._foresee(session, runs, pieces)
             give_way()  # to the network's thread, which is to send it
             ready()  # once all is on its way: what remains is to wait, and then to score
@@ -104,13 +115,17 @@ class PipelineStepper:
         return results
 
     def _begun(self, session: Session, runs: Sequence[Run]) -> list[Piece]:
-        """All calls of a step on their way; one of them may be already."""
+        """All calls of a step on their way; some of them may be already."""
         foreseen = self._foresight.take(session, runs)
-        done = {part.index for part in foreseen.parts} if foreseen is not None else ()
+        done = {part.index for piece in foreseen for part in piece.parts}
+        return [*foreseen, *self._cut(session, runs, done)]
+
+    def _cut(self, session: Session, runs: Sequence[Run], done: Collection[int] = ()) -> list[Piece]:
+        """Begin with all runs that are not `done`."""
         pieces = cut(runs, len(session.hops) + bool(session.own), done)
         for piece in pieces:
             self._begin(session, runs, piece)
-        return pieces if foreseen is None else [foreseen, *pieces]
+        return pieces
 
     def _begin(self, session: Session, runs: Sequence[Run], piece: Piece) -> None:
         """Compute what is computed here, and send it on."""
@@ -145,6 +160,12 @@ class PipelineStepper:
             if settled:
                 self._led.took(OwnStep(id(layers), len(own.layers), len(tokens), now - began, now))
 
+    def _go_ahead(self, session: Session, runs: Sequence[Run]) -> None:
+        """Send what follows in prompts behind this step: else all stages would be idle between two steps."""
+        following = tuple(run.following for run in runs if run.following is not None)
+        if following and session.hops:
+            self._foresight.ahead = Ahead(session, following, tuple(self._cut(session, following)))
+
     def _foresee(self, session: Session, runs: Sequence[Run], pieces: Sequence[Piece]) -> None:
         """Send a call that goes on with one of this step's, whose tokens the last stage will tell the first one."""
         if not session.rings:
@@ -162,7 +183,8 @@ class PipelineStepper:
         asked = Asked(draws, after)
         passage = self._lead.begin(session, torch.empty(0, dtype=torch.int32), stretches, None, asked)
         wait = partial(self._lead.finish, session, passage)
-        self._foresight = Foresight(Foreseen(session, following, of, passage, wait, draws))
+        self._foresight.foreseen = Foreseen(session, following, of, passage, wait, draws)
+        self._foresight.drawn = []
 
     def close(self) -> None:
         """Give the leases back."""

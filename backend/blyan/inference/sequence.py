@@ -109,10 +109,17 @@ class TokenSequence:
         self.need = without_drafts(self.need, count)
         del self.tokens[self.need.end :]
 
-    def run(self, most: int) -> Run:
-        """The next at most `most` positions as a run."""
+    def run(self, most: int, *, ahead: bool = False) -> Run:
+        """The next at most `most` positions as a run; if `ahead`, with the one after it, of a prompt of several."""
+        run = self._run(self.computed, most)
+        end = run.start + len(run.tokens)
+        if not ahead or self.need.drafts or end >= self.need.end:
+            return run
+        return run._replace(following=self._run(end, most))
+
+    def _run(self, start: int, most: int) -> Run:
         assert self.held is not None, "admitted"
-        start, need = self.computed, self.need
+        need = self.need
         end = min(start + most, len(self.tokens))
         if start < need.start:  # computed again: nothing of it is asked for
             end = min(end, need.start)

@@ -158,11 +158,15 @@ class StageCalls:
         fault = cast("dict[str, Any] | None", message.fields.get("fault"))
         if fault is None and sender == session.hops[-1].node:
             count = session.waiting[number].call.count
-            session.take(number, message, self.monotonic())
+            now = self.monotonic()
+            session.take(number, message, now)
             for passage in session.waiting.values():
-                if passage.call.after is not None and passage.call.after.number == number:
-                    passage.began = self.monotonic()  # now the first stage may begin with it
+                after = passage.call.after
+                if after is not None and after.number == number:
+                    passage.began = now  # now the first stage may begin with it
                     self._wait(session, passage)
+                elif after is None and passage.call.number == number + 1:
+                    passage.began = now  # it came behind that one
             self.counters.calls += 1
             for hop in session.hops:
                 theirs = self.counters.of(hop.node)

@@ -63,6 +63,7 @@ class Run(NamedTuple):
     reach: int = 0  # how long the sequence is known to become, for rotary scalings that depend on it; 0: not known
     patience: Patience = endless
     drawing: Drawing | None = None  # with one score wanted: the token that follows is as good as that
+    following: Run | None = None  # what is asked for after this, as far as is known: it may be begun, and may not come
 
 
 class RunResult(NamedTuple):
