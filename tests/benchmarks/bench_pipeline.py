@@ -7,9 +7,9 @@ about half a millisecond; one node alone needs about 3 ms, most of it for the he
 second, less what the gateway's process takes of the same two cores. With a round trip of R between each two nodes a
 token waits for one: at 10 ms no more than 70 tokens a second, at 50 ms 18; over the gateway it would be half a round
 trip more. Guesses that are right give several tokens for one and a half such waits. A prompt in four pieces keeps two
-stages busy for four of five pieces' times, in more steps than one for more: 1.6 times one node, less hops and scores. A stage that falls is noticed by
-its link, or by a call that is later than 250 ms and a ping that is not answered in as long; then leases, and the tokens
-so far once more: half a second.
+stages busy for four of five pieces' times, in more steps than one for more: 1.6 times one node, less hops and scores. A
+stage that falls is noticed by its link, or by a call that is later than 250 ms and a ping that is not answered in as
+long; then leases, and the tokens so far once more: half a second.
 """
 
 from __future__ import annotations

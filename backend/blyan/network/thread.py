@@ -54,8 +54,12 @@ class NetworkThread:
         return promised
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Begin a coroutine there; from any other thread."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
+        """Begin a coroutine there; from any other thread. `RuntimeError` once it is closed."""
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self.loop)
+        except RuntimeError:
+            work.close()
+            raise
 
     def close(self) -> None:
         """End what still runs there, and the thread."""

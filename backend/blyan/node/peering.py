@@ -245,15 +245,10 @@ class Peering:
     def ask(self, read: Callable[[], Result]) -> Future[Result]:
         """What `read` finds in the network's loop, where the registry and the links belong; from any other thread."""
 
-        def reading(promised: Future[Result]) -> None:
-            if not promised.set_running_or_notify_cancel():
-                return
-            try:
-                promised.set_result(read())
-            except Exception as reason:  # noqa: BLE001 - task boundary: whoever asked is told
-                promised.set_exception(reason)
+        async def reading() -> Result:
+            return read()
 
-        return self._thread.promise(reading)
+        return self._thread.run(reading())
 
     def drain(self, draining: bool) -> Future[None]:
         """Be asked by peers only for what nobody else has, or as before; done when they were told."""
