@@ -143,6 +143,21 @@ def calls(call_s: float | None, share: float = 0.5, stretch: float = 1.0) -> Cal
     return Calls(1, (callee,), (Spread(3, ((0, share),)),), stretch)
 
 
+def test_a_delegate_whose_steps_were_all_waiting_by_its_word_breaks_no_plan() -> None:
+    """Nobody computes in no time at all."""
+    times = StepTimes()
+    for seconds, tokens in ((0.01, 1), (0.1, 64)):
+        times.add(MODEL, StepSeen("local", seconds, seconds, 1, tokens, 0))
+    waited = times.curve(MODEL, "local")
+    for local in (curve(0.01, 0.1), waited):
+        situation = alone(
+            local=local, delegate=Delegate(NEAR, waited, 0.02), offered=frozenset({"local", "static_delegate"})
+        )
+        for shape in (SHAPE, Shape(64, 500), Shape(1000, 1000)):
+            rates = [each.tokens_per_s for each in choose(situation, shape).predictions]
+            assert all(rate is None or math.isfinite(rate) for rate in rates)
+
+
 def test_a_delegate_calls_for_what_it_lacks_in_each_token_that_uses_it() -> None:
     """In half of the layers' steps, and in every layer of a prompt."""
     lacking = Delegate(FAR, curve(0.005, 0.05), 0.02, lacking=3, calls=calls(0.01))

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
 from blyan.inference.pipeline_step import PipelineStepper
+from blyan.inference.stage_ends import Ends
+from blyan.inference.stage_host import StageHost
 from blyan.inference.stage_turns import Turns
 from blyan.model.choosing import drawn
 from blyan.model.eager_step import EagerStepper
 from blyan.model.sampling import Sampling
 from blyan.model.stepping import Drawing, KVPages, PagesLost, Run, RunFault, RunResult
+from blyan.network.answers import Prompt
 from blyan.primitives import limits
-from blyan.primitives.errors import InvalidInput, MalformedMessage, NotComputable
+from blyan.primitives.errors import Busy, InvalidInput, MalformedMessage, NotComputable
 from blyan.primitives.ids import PublicKey
 from blyan.wire.framing import Message
-from blyan.wire.stage_call import message_of, parse_call
-from blyan.wire.stage_draws import Drawn, parse_drawn
+from blyan.wire.stage_call import Passed, message_of, parse_call
+from blyan.wire.stage_draws import After, Drawn, not_finite, parse_drawn
 from random_models import RandomWeights, small_config
 from stage_links import House, stepper_of
 
@@ -159,9 +165,11 @@ def test_a_run_whose_numbers_overflow_fails_alone() -> None:
         advance(stepper, one, two)
 
         def spoiled(hidden: torch.Tensor, runs: Any) -> torch.Tensor:
-            if len(runs) == 2:
-                hidden = hidden.clone()
-                hidden[0] = float("inf")
+            hidden, first = hidden.clone(), 0
+            for each in runs:
+                if each.pages[0] == one.pages[0]:
+                    hidden[first] = float("inf")
+                first += each.rows
             return hidden
 
         house.after_layers = spoiled
@@ -169,6 +177,24 @@ def test_a_run_whose_numbers_overflow_fails_alone() -> None:
         house.after_layers = lambda hidden, _runs: hidden
         assert isinstance(found[0], RunFault) and isinstance(found[0].reason, NotComputable)
         assert isinstance(found[1], RunResult) and found[1].drawn is not None
+
+
+def test_a_last_stage_is_not_believed_that_nothing_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lead looks at the hidden states itself: where they are numbers the answer goes on, and it draws from then."""
+    monkeypatch.setattr(
+        Ends, "drawn", lambda _self, call, _hidden: np.full(len(call.runs), not_finite, "<i4").tobytes()
+    )
+    with House(CONFIG, WEIGHTS, range(1), range(1, 3), ends=True) as house:
+        stepper, mine = stepper_of(house), texts()
+        counts: list[int] = []
+        for _ in range(6):
+            found = advance(stepper, *mine)
+            assert all(isinstance(each, RunResult) and each.drawn is None for each in found)
+            counts.append(sum(what == "stage" and own == house.lead_key for own, _, what, _ in house.sent))
+        assert [text.tokens for text in mine] == right(6)
+        assert counts == [3, 4, 5, 6, 7, 8], "the first with what followed it, and once more"
+        assert house.lead.counters.lost == 0
+        stepper.close()
 
 
 @pytest.mark.parametrize("how", ["lost", "corrupted"])
@@ -276,6 +302,66 @@ def test_calls_that_wait_for_tokens_come_before_those_after_them() -> None:
         ]
         assert all(before + 1 == after for before, after in pairwise(numbers))
         assert two.tokens == right(3)[1]
+
+
+def test_calls_for_which_no_tokens_come_take_no_place_of_others_and_end_with_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lead that has none drawn holds up no other; of its calls a stage keeps those of a few steps."""
+    monkeypatch.setattr(limits, "stage_queue_max", 8)
+    with House(CONFIG, WEIGHTS, WHOLE, ends=True) as house:
+        (stage,) = house.keys
+        host, begin = house.hosts[stage], cast(Prompt, house.handlers[stage]["stage"]).begin
+        link = house.links[stage, house.lead_key]
+        stepper_of(house).step([texts()[0].run(drawing=False)])
+        (lease,) = host.leases
+        (made,) = (each for own, _, what, each in house.sent if what == "stage" and own == house.lead_key)
+        call, _ = parse_call(made)
+        run = call.runs[0]._replace(rows=1, start=0, pages=call.runs[0].pages[:1])
+        waits = replace(call, number=2, given="tokens", runs=(run,), draws=(), after=After(1, (0,)), milliseconds=500)
+
+        async def sent(count: int) -> list[Any]:
+            numbers = range(lease.number + 1, lease.number + 1 + count)
+            return [begin(link, message_of(replace(waits, number=each), Passed(b"", b""))) for each in numbers]
+
+        house.run(sent(16))
+        assert (len(lease.turns), len(host._carrying)) == (16, 16)
+        with pytest.raises(Busy, match="16 that wait for tokens"):
+            house.run(sent(1))
+        other = PublicKey("e" * 64)
+        host._carrying.want_room(other, 100)
+        house.now += 0.4
+        house.run(swept(host))
+        assert list(host.leases) == [lease]
+        house.now += 0.2
+        house.run(swept(host))
+        assert not list(host.leases)
+        assert not len(host._carrying)
+
+
+async def swept(host: StageHost) -> None:
+    host.leases.sweep()
+    await asyncio.sleep(0.05)
+
+
+def test_many_tokens_are_not_drawn_in_the_networks_loop() -> None:
+    """A stage knows what one takes: that is more than layers take where the vocabulary is large."""
+    threads: list[str] = []
+    with House(CONFIG, WEIGHTS, WHOLE, ends=True) as house:
+        host = house.hosts[house.keys[0]]
+        host._monotonic = time.monotonic
+        stepper, (text, other) = stepper_of(house), texts()
+        stepper.step([other.run(drawing=False)])
+        (lease,) = host.leases
+        house.before_layers = lambda: threads.append(threading.current_thread().name)
+        lease.row_seconds = 1e-6
+        stepper.step([text.run(more=False)])
+        assert lease.draw_seconds is not None
+        for seconds, name in ((1e-6, "blyan-network"), (1.0, "blyan-stage_0")):
+            lease.row_seconds, lease.draw_seconds = 1e-6, seconds
+            stepper.step([text.run(more=False)])
+            assert threads[-1] == name
+        assert threads[0] == "blyan-stage_0", "nothing was known of it"
 
 
 def test_what_was_drawn_is_taken_though_the_pieces_of_a_prompt_came_meanwhile() -> None:

@@ -31,6 +31,7 @@ _refused_s: Final = 5.0  # for which a node that refused is not asked for this m
 _quiet_s: Final = 2.0  # of silence on a link that is pinged every second: who is there said something
 _said_s: Final = 6.0  # so old may be what a node says of itself
 _steps_seen: Final = 8  # of which the mean is one measurement: some come together, others late
+_waited_most: Final = 0.98  # of a step's time, by what a lead says: some of it computes
 _first_share: Final = 0.1  # of the time to the first step that is its own at least, whatever the round trip
 
 
@@ -54,7 +55,7 @@ class Pace:
         """So many steps, together; what it says of the code, and of how long it waited for experts elsewhere."""
         now, beside = self.leads.monotonic(), self.leads.beside(self.node)
         seconds, self.last = now - self.last, now
-        waited = min(waited_s, seconds)
+        waited = min(waited_s, _waited_most * seconds)
         if jitted != self._jitted:  # what other code took is not of this mean
             self._jitted, self._steps, self._seconds, self._waited = jitted, 0, 0.0, 0.0
         if self.first:
@@ -62,7 +63,7 @@ class Pace:
             self.leads.registry.answered(self.node, 0, seconds, 0, now)  # it works
             there = self.leads.registry.measurements.of(self.node).rtt_s or 0.0
             own = max(seconds - there, _first_share * seconds)
-            self._tell(own, min(waited, own), beside, self.positions + beside, 0.0)
+            self._tell(own, min(waited, _waited_most * own), beside, self.positions + beside, 0.0)
             self.positions += steps
             return
         self.leads.stepped(self.node, seconds / steps, waited / steps, self.called_s, jitted=jitted)

@@ -9,6 +9,7 @@ stages' pages. When a stage is lost others take its place, and what was under wa
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
@@ -42,8 +43,8 @@ from blyan.primitives.clock import Monotonic, give_way
 from blyan.primitives.errors import NotComputable
 from blyan.primitives.ids import PublicKey
 
+_log = logging.getLogger(__name__)
 _sound_seconds: Final = 10.0  # between two tests of stages whose answers were no numbers
-_not_finite: Final = "layers: expected finite numbers, found others (an overflow in this dtype?)"
 
 
 class Lead(Openings, Protocol):
@@ -106,8 +107,12 @@ class PipelineStepper:
             self._foresee(session, runs, pieces)
             give_way()  # to the network's thread, which is to send it
             ready()  # once all is on its way: what remains is to wait, and then to score
-            results = self._gathered(runs, pieces)
-            if any(isinstance(each, RunFault) and isinstance(each.reason, NotComputable) for each in results):
+            gathered = self._gathered(runs, pieces)
+            foreseen, results = self._foresight.foreseen, gathered.results()
+            if foreseen is not None:
+                self._foresight.drawn = [gathered.drawn.get(index) for index in foreseen.of]
+            self._draw_here(session, runs, results)
+            if any(map(_not_computed, results)):
                 self._want_sound(session)
         except StageLost as reason:
             raise self._stages.lose(reason) from None
@@ -192,15 +197,33 @@ class PipelineStepper:
         self._foresight = Foresight()
         self._head.close()
 
-    def _gathered(self, runs: Sequence[Run], pieces: Sequence[Piece]) -> list[RunResult | RunFault]:
+    def _gathered(self, runs: Sequence[Run], pieces: Sequence[Piece]) -> Gathered:
         """Scores are computed while later pieces are under way."""
         gathered = Gathered(runs, self._led.config, self._head, self._normed)
         for piece in pieces:
             gathered.take(piece, self._waited_for(piece))
-        foreseen = self._foresight.foreseen
-        if foreseen is not None:
-            self._foresight.drawn = [gathered.drawn.get(index) for index in foreseen.of]
-        return gathered.results()
+        return gathered
+
+    def _draw_here(self, session: Session, runs: Sequence[Run], results: list[RunResult | RunFault]) -> None:
+        """Where the last stage says that nothing can be drawn for a run, its scores are computed here.
+
+        If they are numbers, the stage draws no more in this session: that is its word alone, and nobody else's fault.
+        """
+        places = [
+            index
+            for index, each in enumerate(results)
+            if _not_computed(each) and runs[index].drawing is not None and session.draws
+        ]
+        if not places:
+            return
+        again = [runs[index]._replace(drawing=None, following=None) for index in places]
+        found = self._gathered(again, self._cut(session, again)).results()
+        for index, each in zip(places, found, strict=True):
+            results[index] = each
+        if not all(map(_not_computed, found)):
+            _log.warning("stage %s: expected tokens, found it said that there are none", session.hops[-1].node[:12])
+            session.distrust_draws()
+            self._foresight.foreseen = None
 
     def _want_sound(self, session: Session) -> None:
         """Some runs gave what is no number, as an overflow does, by nobody's fault but the text's: then these runs
@@ -224,3 +247,8 @@ class PipelineStepper:
 
     def _normed(self, hidden: Tensor) -> Tensor:
         return rms_norm(hidden, self._led.weights.head()["norm.weight"], self._led.config.rms_eps)
+
+
+def _not_computed(result: RunResult | RunFault) -> bool:
+    """Whether there were no numbers."""
+    return isinstance(result, RunFault) and isinstance(result.reason, NotComputable)

@@ -137,7 +137,9 @@ def if_held(
         return None
     token_s, first_s = max(found.token_s / situation.here, _token_least_s), found.first_s / situation.here
     assumed = ("experts that are not here take as long as those that are: the rate is at least this",)
-    return Prediction("local", True, whole.why, 1 / token_s, first_s, (), (*assumed, *_assumed(found)))
+    return Prediction(
+        "local", True, whole.why, 1 / max(token_s, _token_least_s), first_s, (), (*assumed, *_assumed(found))
+    )
 
 
 def _corrected(raw: Prediction, by: Correction | None) -> Prediction:
@@ -205,7 +207,15 @@ def _local(situation: Situation, shape: Shape) -> Prediction:
     found = _by_curve(situation.local, shape)
     if isinstance(found, str):
         return Prediction("local", True, "every expert is here", not_measured=(found,))
-    return Prediction("local", True, "every expert is here", 1 / found.token_s, found.first_s, (), _assumed(found))
+    return Prediction(
+        "local",
+        True,
+        "every expert is here",
+        1 / max(found.token_s, _token_least_s),
+        found.first_s,
+        (),
+        _assumed(found),
+    )
 
 
 def _dynamic(situation: Situation, shape: Shape) -> Prediction:
@@ -288,7 +298,7 @@ def _delegated(situation: Situation, shape: Shape) -> Prediction:
     assumed = (*assumed, *_assumed(found, f" by {name}"))
     if callees:
         assumed = (*assumed, f"calls of {name} take what they take from here, or its round trip if that is longer")
-    return Prediction(plan, True, why, 1 / found.token_s, first, (), assumed, nodes)
+    return Prediction(plan, True, why, 1 / max(found.token_s, _token_least_s), first, (), assumed, nodes)
 
 
 def _led(delegate: Delegate, shape: Shape) -> tuple[_Sum | str, tuple[str, ...]]:

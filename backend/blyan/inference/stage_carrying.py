@@ -29,7 +29,10 @@ class Carrying:
         return len(self._of)
 
     def want_room(self, lead: PublicKey, size: int) -> None:
-        """`Busy` where a call of so many bytes would be too much for all together, or for this lead's share."""
+        """`Busy` where a call of so many bytes would be too much for all together, or for this lead's share.
+
+        Calls that wait for tokens take no place of others: leads that never have any drawn would fill all of them.
+        """
         shares = (
             (list(self._of.values()), limits.stage_queue_max, limits.stage_bytes_max, ""),
             (
@@ -40,8 +43,9 @@ class Carrying:
             ),
         )
         for found, most, bytes_max, whose in shares:
-            if len(found) >= most:
-                raise Busy(f"stage calls{whose}: expected fewer than {most} under way, found {len(found)}")
+            count = len(found) if whose else len(found) - sum(len(lease.turns) for lease in {each for each, _ in found})
+            if count >= most:
+                raise Busy(f"stage calls{whose}: expected fewer than {most} under way, found {count}")
             held = sum(each for _, each in found)
             if found and held + size > bytes_max:
                 raise Busy(f"stage calls{whose}: expected at most {bytes_max} bytes under way, found {held + size}")

@@ -126,7 +126,7 @@ class StageHost:
             return partial(self._refused, call, reason, whose)
         lease.under_way += 1
         if lease.turns.came(call):
-            carried = self._carried(lease, call, passed, lease.turns.hold(call, passed))
+            carried = self._carried(lease, call, passed, lease.turns.hold(call, passed, self._monotonic()))
             self._go_on(lease)
             return carried
         if not self._is_quick(lease, call):
@@ -186,6 +186,7 @@ class StageHost:
         lease = self.leases.find_open(call.session)
         lease.want(sender, call, passed)
         try:
+            lease.turns.want_place()
             self._carrying.want_room(lease.lead, call.bytes + passed.size)
             if not self._allow(lease.lead, call.count * lease.rows):
                 raise Busy("stage calls: expected fewer rows a minute of one lead, found more")
@@ -201,7 +202,10 @@ class StageHost:
             return False
         if not lease.layers.settled or lease.row_seconds is None:
             return False
-        return lease.row_seconds * call.count <= _quick_seconds
+        draws = 0 if call.route else sum(draw is not None for draw in call.draws)
+        if draws and lease.draw_seconds is None:
+            return False
+        return lease.row_seconds * call.count + (lease.draw_seconds or 0.0) * draws <= _quick_seconds
 
     def _by_thread(self, lease: Lease, call: StageCall, passed: Passed) -> asyncio.Future[Given]:
         self.queue += 1
@@ -243,18 +247,23 @@ class StageHost:
         runs = [Stretch(run.rows, run.start, run.pages, run.reach) for run in call.runs]
         given, experts = lease.layers.current().through(hidden, runs)
         chosen = passed.chosen + experts.astype("<u2").tobytes()
+        through = self._monotonic() - began
         draws = call.draws and not call.route
         result = Passed(b"", chosen, lease.ends.drawn(call, given)) if draws else Passed(bytes_of(given), chosen)
-        seconds = self._monotonic() - began
+        seconds, count = self._monotonic() - began, sum(token >= 0 for token in tokens_of(result.tokens))
         self.counters.calls += 1
         self.counters.rows += call.count
-        self.counters.drawn += sum(token >= 0 for token in tokens_of(result.tokens))
+        self.counters.drawn += count
         self.counters.seconds += seconds
         if settled:
-            row = seconds / call.count
-            usual = row if lease.row_seconds is None else lease.row_seconds
-            lease.row_seconds = usual + _news * (row - usual)
+            lease.row_seconds = _mean(lease.row_seconds, through / call.count)
+            if count:
+                lease.draw_seconds = _mean(lease.draw_seconds, (seconds - through) / count)
         return result
+
+
+def _mean(usual: float | None, found: float) -> float:
+    return found if usual is None else usual + _news * (found - usual)
 
 
 async def _nothing_after(carrying: asyncio.Future[None]) -> Message:

@@ -49,6 +49,7 @@ class Lease:
     passed_at: float = 0.0
     under_way: int = 0  # calls that were taken and have not left
     row_seconds: float | None = None  # that a row took lately; None until one was computed
+    draw_seconds: float | None = None  # the same of a token that is drawn
     open: bool = True
     turns: Turns = field(default_factory=Turns)
 
@@ -186,10 +187,10 @@ class Leases:
         return Message(Progress(lease.number, lease.passed, int(waited * 1000), awaited).fields(), ())
 
     def sweep(self) -> None:
-        """End those whose leads are silent."""
+        """End those whose leads are silent, and those that wait for tokens which do not come."""
         now = self.monotonic()
         for lease in self:
-            if now - lease.heard > limits.stage_lease_seconds:
+            if now - lease.heard > limits.stage_lease_seconds or lease.turns.overdue(now):
                 self.expired += 1
                 self.end(lease)
 

@@ -144,6 +144,7 @@ class Session:
     embeds: bool = False  # whether the first stage takes tokens
     draws: bool = False  # whether the last one draws them
     rings: bool = False  # whether it may tell the first one, too
+    distrusted: bool = False  # whether it refused to draw what could be drawn
     lost: StageLost | None = None
     number: int = 0  # of the last call; the compute thread's
     fixed: float | None = None  # seconds of a call of few rows
@@ -162,7 +163,12 @@ class Session:
         if granted:
             first, last = self.hops[0], self.hops[-1]
             self.embeds, self.draws = first.begin == 0 and granted[0].ends, granted[-1].ends
+            self.draws = self.draws and not self.distrusted
             self.rings = self.embeds and self.draws and goes(Way(last.node, first.node))
+
+    def distrust_draws(self) -> None:
+        """The lead draws all tokens of this session itself from now on. From any thread."""
+        self.distrusted, self.draws, self.rings = True, False, False
 
     def expected(self) -> float:
         """Seconds that what is under way should take, by the calls before it.

@@ -11,11 +11,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from blyan.primitives import limits
-from blyan.primitives.errors import Denied, InvalidInput
+from blyan.primitives.errors import Busy, Denied, InvalidInput
 from blyan.primitives.ids import PublicKey
 from blyan.wire.stage_call import Passed, StageCall
 from blyan.wire.stage_draws import Drawn
 
+_held_max: Final = 4 * limits.stage_pieces_max
 _kept: Final = 4 * limits.stage_pieces_max  # calls of which what was drawn is remembered: others come between
 
 Given = Passed | BaseException | None  # of a call; None where its outputs left already
@@ -27,6 +28,7 @@ class Held(NamedTuple):
     call: StageCall
     passed: Passed
     given: asyncio.Future[Given]
+    until: float  # waits for its tokens no longer
 
 
 @dataclass(slots=True, eq=False)
@@ -56,11 +58,20 @@ class Turns:
                 del self._runs[min(self._runs)]
         return bool(self._held) or call.after is not None
 
-    def hold(self, call: StageCall, passed: Passed) -> asyncio.Future[Given]:
-        """It waits; what will become of it."""
+    def hold(self, call: StageCall, passed: Passed, now: float) -> asyncio.Future[Given]:
+        """It waits, for as long as it may take; what will become of it."""
         given: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
-        self._held.append(Held(call, passed, given))
+        self._held.append(Held(call, passed, given, now + call.milliseconds / 1000))
         return given
+
+    def want_place(self) -> None:
+        """`Busy` where more wait than calls of two steps."""
+        if len(self._held) >= _held_max:
+            raise Busy(f"stage calls: expected fewer than {_held_max} that wait for tokens, found {len(self._held)}")
+
+    def overdue(self, now: float) -> bool:
+        """Whether tokens for which a call waits did not come in its time."""
+        return bool(self._held) and now > self._held[0].until
 
     def told(self, sender: PublicKey, drawn: Drawn) -> None:
         """What a call drew. `Denied` and `InvalidInput` for what is not the last stage's to say, or no call's."""
