@@ -200,12 +200,8 @@ class StageHost:
         """Whether it is computed about as soon as a thread would begin with it, and nothing goes before it."""
         if self.queue or self._quick.over or lease.under_way > 1:
             return False
-        if not lease.layers.settled or lease.row_seconds is None:
-            return False
-        draws = 0 if call.route else sum(draw is not None for draw in call.draws)
-        if draws and lease.draw_seconds is None:
-            return False
-        return lease.row_seconds * call.count + (lease.draw_seconds or 0.0) * draws <= _quick_seconds
+        expected = lease.expected_s(call)
+        return expected is not None and expected <= _quick_seconds
 
     def _by_thread(self, lease: Lease, call: StageCall, passed: Passed) -> asyncio.Future[Given]:
         self.queue += 1

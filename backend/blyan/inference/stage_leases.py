@@ -64,6 +64,13 @@ class Lease:
         config = self.model.config
         return 1 + len(set(config.moe_layers) & set(self.layers.layers)) * config.experts_per_token
 
+    def expected_s(self, call: StageCall) -> float | None:
+        """Seconds that computing a call should take, by those before it; None where nothing is known."""
+        draws = 0 if call.route else sum(draw is not None for draw in call.draws)
+        if not self.layers.settled or self.row_seconds is None or (draws and self.draw_seconds is None):
+            return None
+        return self.row_seconds * call.count + (self.draw_seconds or 0.0) * draws
+
     def want(self, sender: PublicKey, call: StageCall, passed: Passed) -> None:
         """A fault for a call that is not meant for it as it is now."""
         if sender != self.asked.before or call.lead != self.lead:
