@@ -245,7 +245,7 @@ class House:
     def granted(self, model: PayloadId, hop: Hop, *, ends: bool) -> None:
         """Nothing."""
 
-    def refused(self, node: PublicKey, left: object) -> None:
+    def has_room(self, node: PublicKey, left: object) -> None:
         """Kept."""
         self.room[node] = left
 

@@ -20,7 +20,7 @@ from blyan.model.stepping import KVPages, PagesLost, Run
 from blyan.network.questions import Refused
 from blyan.primitives.errors import StageUnavailable
 from blyan.primitives.ids import PublicKey
-from blyan.wire.stage_lease import StageOpen, given_pages, open_kind
+from blyan.wire.stage_lease import StageOpen, bytes_left, given_pages, open_kind
 from fakes import TokenPages
 from random_models import RandomWeights, small_config
 from stage_links import MODEL, House, compared, right_of, stepper_of, steps_of
@@ -181,6 +181,20 @@ def test_who_has_no_room_for_what_is_needed_says_how_much_there_is() -> None:
             prepared(stepper, 6, 6)
         assert house.room == {house.keys[0]: 5 * PAGE}
         assert prepared(stepper, 5, 5) == 5
+
+
+def test_a_lead_is_told_with_its_lease_how_much_it_can_have_there() -> None:
+    """Less what other leads have; what it has itself is its own."""
+    with house_of(8, 3) as house:
+        assert asked(house, 1, 3, least=3) == 3
+        assert prepared(stepper_of(house, pages=64), 2, 2)
+        assert house.room == {house.keys[0]: 5 * PAGE, house.keys[1]: 8 * PAGE}
+
+
+@pytest.mark.parametrize("said", [{}, {"room": -1}, {"room": "5"}, {"room": True}, {"room": 1 << 64}])
+def test_who_says_nothing_of_its_room_may_have_any(said: dict[str, object]) -> None:
+    """As stages of before did."""
+    assert bytes_left(said) is None
 
 
 class Room:

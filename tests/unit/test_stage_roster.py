@@ -10,7 +10,7 @@ import torch
 
 from blyan.inference.layer_cost import LayerCost
 from blyan.inference.stage_session import Session
-from blyan.inference.stage_speeds import Known, Model
+from blyan.inference.stage_speeds import Known, Model, unlimited
 from blyan.network.measurements import LayerTimes
 from blyan.node.holdings import Hosted
 from blyan.node.stage_roster import StageRoster, StageSpeeds
@@ -51,3 +51,15 @@ async def test_a_route_is_left_for_one_that_takes_much_less_the_leads_own_time_c
     await speeds._reconsider(cast(Hosted, SimpleNamespace(manifest_id=MODEL)), session)
     assert (session.lost is not None) == left
     assert speeds.roster.preferred == ({MODEL: (Hop(B, 0, 6),)} if left else {})
+
+
+def test_what_a_stage_said_of_its_room_counts_for_a_while() -> None:
+    """A route asks no more of it than that; what is no number of bytes changes nothing."""
+    now = 0.0
+    nobody = cast(Any, None)
+    roster = StageRoster(LEAD, nobody, nobody, nobody, lambda: now, shares=True)
+    for said, room in ((5_000, 5_000), (None, 5_000), ("7", 5_000), (True, 5_000), (-1, 5_000), (0, 0)):
+        roster.has_room(A, said)
+        assert (roster._room(A), roster._room(B)) == (room, unlimited)
+    now = 31.0
+    assert roster._room(A) == unlimited

@@ -133,7 +133,7 @@ class StageLead:
             if isinstance(reason, Fault):
                 self._shunned.add(hop.node, self.monotonic(), lost=not isinstance(reason, Refused))
                 if isinstance(reason, Refused):
-                    self.nodes.refused(hop.node, reason.about.get("bytes"))
+                    self.nodes.has_room(hop.node, reason.about.get("bytes"))
                 await self._close(session)
                 raise StageLost(f"stage {hop.node[:12]}: {reason.message}", frozenset((hop.node,)))
             if isinstance(reason, BaseException):

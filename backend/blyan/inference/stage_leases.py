@@ -158,7 +158,7 @@ class Leases:
                 raise Denied("stage lease: expected the session's own lead and terms, found others")
             held.heard = self.monotonic()
             held.pages = self._given(asked, held.page_bytes, held.kv.pages, held.pages)
-            return _answer(held)
+            return self._answer(held)
         model = self.find(asked.model)
         layers = range(asked.begin, asked.end)
         if model is None or asked.end > model.config.layers or not model.holds(layers):
@@ -175,7 +175,7 @@ class Leases:
         turns = LayersInTurn(self.make, model, kv, layers)
         made = Lease(model, asked, lead, pages, size, kv, turns, ends, self.monotonic())
         self._held[asked.session] = made
-        return _answer(made)
+        return self._answer(made)
 
     async def closed(self, link: Link, message: Message) -> Message:
         """The handler of `stage_close`."""
@@ -208,6 +208,18 @@ class Leases:
         lease.turns.clear()
         self.let_go(lease)
 
+    def _room(self, lead: PublicKey) -> int:
+        """Bytes for pages that a lead could have in all."""
+        return max(0, self.kv_bytes - sum(lease.bytes for lease in self if lease.lead != lead))
+
+    def _answer(self, lease: Lease) -> Message:
+        """What its lead is told: pages, room for all of its pages, and whether it embeds or draws where its layers
+        are the first or the last.
+        """
+        ends, last = lease.ends, lease.asked.end == lease.model.config.layers
+        able = (ends.embeds or lease.asked.begin > 0) and (ends.head is not None or not last)
+        return Message({"pages": lease.pages, "ends": able, "room": self._room(lease.lead)}, ())
+
     def _given(self, asked: StageOpen, size: int, most: int, has: int = 0) -> int:
         """How many pages of that size a lease gets: half of what it could, so that others find room; never less than
         it has, nor than it must.
@@ -232,10 +244,3 @@ class Leases:
         for lease in self:
             if lease.lead == lead and lease.asked.session[:_boot_chars] != session[:_boot_chars]:
                 self.end(lease)
-
-
-def _answer(lease: Lease) -> Message:
-    """What its lead is told: pages, and whether it embeds or draws where its layers are the first or the last."""
-    ends, last = lease.ends, lease.asked.end == lease.model.config.layers
-    able = (ends.embeds or lease.asked.begin > 0) and (ends.head is not None or not last)
-    return Message({"pages": lease.pages, "ends": able}, ())

@@ -29,6 +29,7 @@ from blyan.wire.stage_draws import nothing as nothing_drawn
 from blyan.wire.stage_lease import (
     Progress,
     StageOpen,
+    bytes_left,
     close_kind,
     given_pages,
     gives_ends,
@@ -105,8 +106,8 @@ class StageNodes(Protocol):
         """It gave a lease, and said whether it embeds or draws, where the first or the last layer is among these."""
         ...
 
-    def refused(self, node: PublicKey, left: object) -> None:
-        """It gave no lease, and said how many bytes it has left for pages."""
+    def has_room(self, node: PublicKey, left: object) -> None:
+        """It gave a lease, or none, and said how many bytes this lead can have there for pages."""
         ...
 
 
@@ -242,6 +243,7 @@ async def _asked(nodes: StageNodes, node: PublicKey, asked: StageOpen, moving_s:
     fields = (await link.request(open_kind, asked.fields(), seconds=seconds)).fields
     granted = Granted(given_pages(asked, fields), gives_ends(fields))
     nodes.granted(asked.model, Hop(node, asked.begin, asked.end), ends=granted.ends)
+    nodes.has_room(node, bytes_left(fields))
     return granted
 
 

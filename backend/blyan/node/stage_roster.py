@@ -42,7 +42,7 @@ _failed_seconds: Final = 10.0  # the same of one that did not answer
 _drift: Final = 1.5  # times as long, or as short, as calls should take: then stages are tried again
 _drift_seconds: Final = 5.0  # but not at once after they were
 _better: Final = 0.8  # of the seconds of an answer: so much makes another route worth computing again
-_room_seconds: Final = 30.0  # for which it counts that a stage had no room
+_room_seconds: Final = 30.0  # for which it counts what a stage said of its room
 _none: Final = frozenset[int]()
 _usual: Final = Demand(512, 128, 128, 1024)  # by which routes are chosen: nobody knows what will be asked
 
@@ -111,8 +111,8 @@ class StageRoster:
         if len(self._ends) > limits.nodes_known_max:
             del self._ends[next(iter(self._ends))]
 
-    def refused(self, node: PublicKey, left: object) -> None:
-        """It has so many bytes left for pages: for a while routes ask no more of it."""
+    def has_room(self, node: PublicKey, left: object) -> None:
+        """It has so many bytes for pages of this lead: for a while routes ask no more of it."""
         if type(left) is int and left >= 0:
             self._rooms[node] = self.monotonic() + _room_seconds, left
             if len(self._rooms) > limits.nodes_known_max:

@@ -73,6 +73,12 @@ def gives_ends(fields: Mapping[str, Any]) -> bool:
     return fields.get("ends") is True
 
 
+def bytes_left(fields: Mapping[str, Any]) -> int | None:
+    """What a stage has for pages of this lead in all, by its answer; None where it says nothing of it."""
+    found = fields.get("room")
+    return found if type(found) is int and 0 <= found <= limits.canonical_integer_max else None
+
+
 class Progress(NamedTuple):
     """How far a stage is with the calls of a session."""
 
