@@ -180,7 +180,8 @@ def main() -> None:
     page.row("a durable write of as many bytes", f"{written:.2f} GB/s")
     page.row("the same fetch into tmpfs, as the raw transfer", f"{in_memory:.2f} GB/s")
     page.row("the same fetch from three peer ports (TLS), durable", f"{encrypted:.2f} GB/s")
-    page.row("fetch into tmpfs ÷ raw transfer into tmpfs", f"{in_memory / raw:.2f}", "≥ 0.7")
+    page.row("fetch into tmpfs ÷ raw transfer into tmpfs", f"{in_memory / raw:.2f}")
+    page.row("by peer ports ÷ by HTTP, both durable", f"{encrypted / ours:.2f}")
     page.row("fetch ÷ the bound in force", f"{ours / min(raw, written):.2f}", "≥ 0.7")
     page.write()
 
