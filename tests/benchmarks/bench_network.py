@@ -43,6 +43,7 @@ HEAD = (
 )
 BOUND = (__doc__ or "").partition("\n\n")[2].strip()
 _settled_s = 3.0  # for what nodes measure of each other to follow the links
+_chosen_before = 16  # answers by which a gateway that chooses has seen what the ways give there
 
 
 @dataclass
@@ -132,18 +133,18 @@ def main() -> int:
 
 
 def settle(made: Contenders, model: Reference) -> None:
-    """Some answers that nobody counts: what was measured of other links is old."""
+    """Some answers that nobody counts: what was measured of other links is old. More where the gateway is to choose."""
     name = model.model("fp32")
     time.sleep(_settled_s)
     draws = Draws(1 << 21)
-    for gateway in made.gateways.values():
-        for _ in range(2):
+    for plan, gateway in made.gateways.items():
+        for _ in range(_chosen_before if plan == "auto" else 2):
             ask(gateway.url, short(model, name, draws))
 
 
 def short(model: Reference, name: str, draws: Draws) -> dict[str, object]:
     """A request of which nothing is kept."""
-    return completion(name, model.prompt(12, draws.below(1 << 30)), 4)
+    return completion(name, model.prompt(12, draws.below(1 << 30)), 8)
 
 
 def answered(made: Contenders, model: Reference, case: Case) -> Came:

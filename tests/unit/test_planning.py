@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from batches import CONFIG, MANIFEST, RULES
+from blyan.inference.planner_error import Came
+from blyan.inference.prediction import Correction, Prediction, plans
 from blyan.inference.step_times import StepSeen
 from blyan.model.stepping import PlanName
 from blyan.node.planning import Planned, Planning, _share
@@ -81,6 +83,10 @@ def test_plans_are_in_doubt_that_were_not_used_lately_or_by_plain_code_alone(pla
         return dict(asyncio.run(planning.situation(MANIFEST, CONFIG, shape)).doubts)
 
     planning.steps.add(MANIFEST, StepSeen("local", 0.1, 0.0, 1, 1, 0))
+    for answers in range(4):
+        assert set(doubts()) == set(plans), f"{answers} answers tell little"
+        for plan in plans:
+            planning.errors.note(MANIFEST, Prediction(plan, True, "", 10.0, 0.1), Correction(), Came(10.0, 0.1))
     assert doubts() == {}
     clock.now += 6
     assert doubts() == {"local": "cold", "dynamic": "cold", "static_delegate": "cold"}, "the others: not at all"

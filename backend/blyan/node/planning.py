@@ -123,9 +123,11 @@ class Planning:
             "dynamic": situation.dynamic.jitted,
             "static_delegate": delegate is not None and delegate.curve.jitted,
         }
+        answers = {plan: by.answers for plan, by in self.errors.corrections(model)}
         found = list[tuple[PlanName, Doubt]]()
         for plan in plans:
-            why = doubt(now - self._used.setdefault((model, plan), now), jitted=jitted.get(plan, True))
+            idle_s = now - self._used.setdefault((model, plan), now)
+            why = doubt(idle_s, jitted=jitted.get(plan, True), answers=answers.get(plan, 0))
             if why is not None:
                 found.append((plan, why))
         return tuple(found)
