@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from blyan.network import door
+from blyan.network.blob_connections import BlobConnections
 from blyan.network.door import blobs_path
 from blyan.network.serving_rate import ServingRate, served_bytes
 from blyan.node.network_config import NetworkConfig
@@ -72,6 +73,24 @@ async def test_all_nodes_that_fetch_have_the_same_share_of_the_rate() -> None:
     assert ServingRate(0, system_monotonic).turn(key_of(1)) is None
 
 
+async def test_who_calls_off_what_it_asks_for_takes_nothing_from_others() -> None:
+    """Again and again: what does not leave does not count."""
+    now = [0.0]
+    serving = ServingRate(served_bytes, lambda: now[0])
+    theirs, mine = serving.turn(key_of(1)), serving.turn(key_of(2))
+    assert theirs is not None and mine is not None
+    await theirs(served_bytes // 10)  # what passes at once
+    for _ in range(50):
+        task = asyncio.create_task(theirs(served_bytes))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+    now[0] += 0.1
+    async with asyncio.timeout(1):
+        await mine(served_bytes // 10)
+
+
 async def fetched(session: aiohttp.ClientSession, url: str, token: str) -> tuple[int, bytes]:
     async with session.get(url, headers={"Authorization": f"Bearer {token}"}, ssl=False) as answer:
         return answer.status, await answer.read()
@@ -99,6 +118,35 @@ async def test_a_members_connections_have_a_limit_and_its_bytes_a_rate(
         assert time.monotonic() - began > 0.7
         assert here.door.sending == 0
         assert await fetched(session, url, token) == (200, BLOB)
+
+
+class Wire(asyncio.Transport):
+    """A connection that can be cut."""
+
+    closed = False
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+def test_many_keys_of_one_address_keep_nobody_else_from_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loses its oldest connections, until others have as many."""
+    monkeypatch.setattr(limits, "blob_connections_max", 32)
+    fetching = BlobConnections()
+    many = [Wire() for _ in range(32)]
+    for place, each in enumerate(many):
+        assert fetching.may(each, key_of(place // 16), "192.0.2.1")
+    assert not fetching.may(Wire(), key_of(3), "192.0.2.1")
+    assert fetching.may(many[0], key_of(0), "192.0.2.1"), "one that it has"
+    others = [Wire() for _ in range(40)]
+    taken = [fetching.may(each, key_of(4 + place // 16), "192.0.2.2") for place, each in enumerate(others)]
+    assert sum(taken) in (15, 16)
+    assert [each.closed for each in many] == [True] * sum(taken) + [False] * (32 - sum(taken))
+    assert not any(each.closed for each in others)
+    assert len(fetching) == 32
 
 
 @pytest.mark.parametrize("setting", [{"address_links": 0}, {"address_links": 1_025}, {"serve_rate": "much"}])

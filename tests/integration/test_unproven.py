@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,18 @@ async def test_where_all_places_are_taken_who_has_most_gives_one_up(monkeypatch:
             assert len(node.door.unproven) <= 30
             assert not cut(fewer)
             assert cut(newcomer) <= 11  # it has nine or ten, as many as who had most has left
+
+
+async def test_one_connection_from_each_of_many_addresses_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes: an IPv6 network has more addresses than a node has places."""
+    monkeypatch.setattr(limits, "unproven_max", 20)
+    async with RelayNode() as node, RelayNode() as caller, AsyncExitStack() as stack:
+        each = [await stack.enter_async_context(idle(node.port, 1, f"127.0.1.{at}")) for at in range(1, 21)]
+        await until(lambda: len(node.door.unproven) == 20)
+        assert (await caller.dial(node.url)).open
+        await until(lambda: any(map(cut, each)))
+        gone = [cut(one) for one in each]
+        assert gone == sorted(gone, reverse=True) and sum(gone) <= 2, "the oldest, for the challenge and the link"
 
 
 async def test_links_that_were_proved_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,10 +127,20 @@ def test_what_a_lead_waits_for_experts_elsewhere_is_told_apart_from_its_own_step
     ]
     assert (candidate(scene).step_s, candidate(scene).stretch) == (pytest.approx(0.01), pytest.approx(2.0))
     scene = Scene()
-    scene.answer(0.1, 0.03, 16, waited_s=600.0, called_s=1e-9)
+    scene.answer(0.1, 0.03, 16, waited_s=600.0, called_s=0.03)
     reading = scene.steps.curve(MODEL, "static_delegate", NODE).step(1, 1, 100)
     assert reading is not None and reading.own_s == pytest.approx(0.0006)
-    assert (candidate(scene).step_s, candidate(scene).stretch) == (pytest.approx(0.0006), 16.0)
+    assert candidate(scene).step_s == pytest.approx(0.0006)
+
+
+@pytest.mark.parametrize(("called_s", "own_s", "stretch"), [(0.0, 0.03, 1.0), (0.0001, 0.0284, 16.0)])
+def test_a_lead_waits_no_longer_than_calls_ever_take_and_not_at_all_if_it_lacks_nothing(
+    called_s: float, own_s: float, stretch: float
+) -> None:
+    """A slow one that says that it only waits would be taken for the quickest."""
+    scene = Scene()
+    scene.answer(0.1, 0.03, 16, waited_s=600.0, called_s=called_s)
+    assert (candidate(scene).step_s, candidate(scene).stretch) == (pytest.approx(own_s), stretch)
 
 
 def test_steps_beside_other_generations_are_told_apart() -> None:

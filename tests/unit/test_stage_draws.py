@@ -262,6 +262,9 @@ def test_what_was_changed_on_its_way_is_no_call_and_no_drawing() -> None:
                 if message.fields[name] != value:
                     with pytest.raises(MalformedMessage):
                         parse_call(replace(message, fields={**message.fields, name: value}))
+            for layers in ([], [0], [0, 1, 2], [[0, 1]], "01", 1):
+                with pytest.raises(MalformedMessage):
+                    parse_call(replace(message, fields={**message.fields, "layers": layers}))
         (said, *_) = (message for _, _, what, message in house.sent if what == "stage_drawn")
         assert parse_drawn(said).message().fields == {k: v for k, v in said.fields.items() if k != "kind"}
         for changed in ({"number": 2_000}, {"session": "0" * 32}, {"digest": "00"}):

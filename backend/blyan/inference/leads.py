@@ -44,7 +44,8 @@ class Pace:
     model: PayloadId
     positions: int  # that it has read, or reads
     last: float  # when something came, or it was asked
-    called_s: float = 0.0  # that calls of a token for what it lacks are expected to take
+    read_called_s: float = 0.0  # that calls for what it lacks are expected to take while it reads
+    called_s: float = 0.0  # and those of a token
     first: bool = True  # nothing came yet
     _jitted: bool = False
     _steps: int = 0
@@ -55,7 +56,9 @@ class Pace:
         """So many steps, together; what it says of the code, and of how long it waited for experts elsewhere."""
         now, beside = self.leads.monotonic(), self.leads.beside(self.node)
         seconds, self.last = now - self.last, now
-        waited = min(waited_s, _waited_most * seconds)
+        # who lacks nothing that it should need waits for nobody, and others not longer than calls ever take
+        called_s = self.read_called_s if self.first else steps * self.called_s
+        waited = min(waited_s, _waited_most * seconds, _stretch_max * called_s)
         if jitted != self._jitted:  # what other code took is not of this mean
             self._jitted, self._steps, self._seconds, self._waited = jitted, 0, 0.0, 0.0
         if self.first:
@@ -180,7 +183,8 @@ class Leads:
 
     def follow(self, node: PublicKey, model: PayloadId, positions: int, calls: Calls = alone) -> Pace:
         """The steps of a generation that it was asked for now, of which so many positions stand; its calls for them."""
-        return Pace(self, node, model, positions, self.monotonic(), calls.seconds(1) / calls.stretch)
+        read_s, token_s = (calls.seconds(tokens) / calls.stretch for tokens in (positions, 1))
+        return Pace(self, node, model, positions, self.monotonic(), read_s, token_s)
 
     def beside(self, node: PublicKey) -> int:
         """Other generations of this node that it leads."""

@@ -22,7 +22,7 @@ _losses: Final[dict[Doubt, float]] = {"cold": 0.05, "few": 0.05, "stale": 0.02} 
 
 
 def doubt(idle_s: float, *, jitted: bool, answers: int = _few) -> Doubt | None:
-    """What is to be thought of times that so many answers gave, the last of them `idle_s` ago, by jitted code or not."""
+    """What is to be thought of times that so many answers gave, the last of them so many seconds ago."""
     if not jitted and idle_s > _cold_s:
         return "cold"
     if answers < _few:

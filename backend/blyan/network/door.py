@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias, cast
 import orjson
 from aiohttp import web
 
+from blyan.network.blob_connections import BlobConnections
 from blyan.network.blob_serving import send_blob, send_index
 from blyan.network.frames import FrameSocket
 from blyan.network.handshake import (
@@ -37,7 +38,7 @@ from blyan.network.unproven import Unproven, site
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
 from blyan.primitives.errors import Denied, Fault, NotFound
-from blyan.primitives.ids import PayloadId, PublicKey, payload_id
+from blyan.primitives.ids import PayloadId, payload_id
 from blyan.storage.blob_store import BlobStore
 from blyan.wire.fields import as_dict
 from blyan.wire.framing import Message
@@ -95,7 +96,7 @@ class PeerDoor:
         self._links: dict[Link, str] = {}  # → whose address
         self._address_links = address_links
         self._rate = ServingRate(serve_rate, monotonic)
-        self._fetching: dict[asyncio.BaseTransport, PublicKey] = {}  # connections by which blobs are fetched
+        self._fetching = BlobConnections()
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
         self.unproven = Unproven(identity.server)
@@ -200,7 +201,8 @@ class PeerDoor:
         if link is None or not link.open:
             self.refused += 1
             raise _Silence
-        if not self._may_fetch(request.transport, link.peer.node):
+        address = site(request.get_extra_info("peername"))
+        if not self._fetching.may(request.transport, link.peer.node, address):
             response = web.Response(status=503)
             response.force_close()
             return response
@@ -214,22 +216,13 @@ class PeerDoor:
             return await send_blob(request, self._store, self._rate.turn(link.peer.node))
         except NotFound:
             return web.Response(status=404)
+        except ConnectionError:  # who asked is gone
+            return web.Response(status=503)
         except Fault as reason:
             _log.warning("a blob was not sent to peer %s: %s", link.peer.node[:12], reason.message)
             return web.Response(status=503)
         finally:
             self.sending -= 1
-
-    def _may_fetch(self, connection: asyncio.BaseTransport | None, node: PublicKey) -> bool:
-        """Whether it is a connection that a node has already, or may have beside those."""
-        if connection is None or connection in self._fetching:
-            return connection is not None
-        self._fetching = {each: whose for each, whose in self._fetching.items() if not each.is_closing()}
-        theirs = sum(whose == node for whose in self._fetching.values())
-        if theirs >= limits.blob_connections_node_max or len(self._fetching) >= limits.blob_connections_max:
-            return False
-        self._fetching[connection] = node
-        return True
 
     def _shown(self, request: web.Request) -> tuple[Challenge, Caller, dict[str, Any]]:
         """The challenge that is answered, who answers, and its proofs."""

@@ -20,3 +20,8 @@ class TokenBucket:
             return 0.0
         self._free_at = max(self._free_at, now - _burst_seconds) + count / self._rate
         return max(0.0, self._free_at - now)
+
+    def give_back(self, count: int) -> None:
+        """`count` bytes that were taken do not pass after all."""
+        if self._rate > 0:
+            self._free_at -= count / self._rate

@@ -36,6 +36,11 @@ class ServingRate:
 
         async def turn(count: int) -> None:
             async with lock:
-                await asyncio.sleep(self._bucket.take(count, self._monotonic()))
+                wait = self._bucket.take(count, self._monotonic())
+                try:
+                    await asyncio.sleep(wait)
+                except asyncio.CancelledError:  # who calls off, again and again, takes nothing from others
+                    self._bucket.give_back(count)
+                    raise
 
         return turn

@@ -1,8 +1,9 @@
 """Connections of the peer port whose callers proved nothing yet: few in all, fewer of one address, each for seconds.
 
 Nothing is made for one beyond that. Where there is no more room, the address that has most loses its oldest to one that
-has less: many idle connections from one place keep nobody else out. Many nodes may share an address (NAT, a relay), but
-prove themselves within some round trips, and from then on are not counted here.
+has less, and where each has one, the oldest goes: neither many idle connections from one place nor one from each of
+many keep others out. Many nodes may share an address (NAT, a relay), but prove themselves within some round trips, and
+from then on are not counted here.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class Unproven:
         if len(self._open) < limits.unproven_max:
             return True
         most, count = self._counts.most_common(1)[0]
-        if count <= self._counts[address] + 1:
+        own = self._counts[address]
+        if own and count <= own + 1:
             return False
         self._let_go(next(caller for caller, arrival in self._open.items() if arrival.address == most))
         return True

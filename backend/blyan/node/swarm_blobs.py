@@ -32,6 +32,8 @@ from blyan.wire.peer import Holding, Summary
 _log = logging.getLogger(__name__)
 ask_seconds: Final = 20.0
 _connect_seconds: Final = 2.0  # for each address of a node
+_token_seconds: Final = 5.0
+_asked_at_once: Final = 32  # nodes, each of which may be silent
 
 
 def linked_nodes(peering: Peering) -> list[Summary]:
@@ -78,45 +80,46 @@ class SwarmBlobs:
         `ways` keeps their tunnels.
         """
         most = limits.sources_max - len(self.peering.config.models.mirrors)
-        found: dict[PublicKey, Source] = {}
-        relayed = 0
+        offered: list[tuple[Summary, Link, Holding]] = []
         for summary in sorted(linked_nodes(self.peering), key=_is_relayed):
             link, holding = self.peering.links.link(summary.node), summary.holdings.get(hosted.manifest_id)
-            if link is None or holding is None or (trunk and not holding.trunk) or len(found) >= most:
-                continue
-            if _is_relayed(summary) and relayed >= limits.relayed_sources_max:
-                continue
-            token = await self._token(link)
-            source = None if token is None else await self._source(link, summary, token, ways)
-            if source is not None:
-                relayed += source.connections == 1
-                found[summary.node] = replace(source, holds=None if trunk else _said(hosted, holding))
+            if link is not None and holding is not None and (holding.trunk or not trunk):
+                offered.append((summary, link, holding))
+        found: dict[PublicKey, Source] = {}
+        relayed = 0
+        for at in range(0, len(offered), _asked_at_once):
+            some = offered[at : at + _asked_at_once]
+            reached = await asyncio.gather(*(self._reached(link, summary) for summary, link, _ in some))
+            for (summary, _, holding), (token, direct) in zip(some, reached, strict=True):
+                if token is None or len(found) >= most or (direct is None and relayed >= limits.relayed_sources_max):
+                    continue
+                url = await self._tunnel(summary, ways) if direct is None else direct
+                if url is not None:
+                    relayed += direct is None
+                    found[summary.node] = _source(summary, url, token, None if trunk else _said(hosted, holding))
+            if len(found) >= most:
+                break
         return found
 
-    async def _source(self, link: Link, summary: Summary, token: str, ways: AsyncExitStack) -> Source | None:
-        """How a node is asked, None if there is no way to it now: where it was dialled, else where it says that it is,
-        if that answers, else through a relay.
+    async def _reached(self, link: Link, summary: Summary) -> tuple[str | None, str | None]:
+        """What is to be shown to a node, None if it does not say, and where it is: where it was dialled, else where
+        it says that it is, if that answers.
         """
-        certificate = summary.certificate
-        # its address is another one now and then: what it gave is remembered under its key
-        name = blobs_url(f"wss://{summary.node}.node")
-        direct = link.url if link.url.startswith("wss://") else await _answering(summary.peer_urls)
-        if direct is not None:
-            return Source(blobs_url(direct), None, token, certificate, name)
+        if link.url.startswith("wss://"):
+            return await self._token(link), link.url
+        return await asyncio.gather(self._token(link), _answering(summary.peer_urls))
+
+    async def _tunnel(self, summary: Summary, ways: AsyncExitStack) -> str | None:
+        """Where a node is reached through a relay of its own."""
         for url in summary.peer_urls:
-            if not url.startswith("relay:"):
-                continue
             relay = PublicKey(url.removeprefix("relay:"))
-            if self.peering.links.link(relay) is None:
-                continue
-            way = self.peering.reach.tunnels.to(relay, summary.node)
-            local = await ways.enter_async_context(way)
-            return Source(blobs_url(local), None, token, certificate, name, connections=1)
+            if url.startswith("relay:") and self.peering.links.link(relay) is not None:
+                return await ways.enter_async_context(self.peering.reach.tunnels.to(relay, summary.node))
         return None
 
     async def _token(self, link: Link) -> str | None:
         try:
-            answer = await link.request(token_kind, {}, seconds=ask_seconds)
+            answer = await link.request(token_kind, {}, seconds=_token_seconds)
         except Fault as reason:
             _log.debug("no token of peer %s: %s", link.peer.node[:12], reason.message)
             return None
@@ -126,18 +129,30 @@ class SwarmBlobs:
 
 async def _answering(urls: Iterable[str]) -> str | None:
     """The first of these addresses at which somebody takes a connection; TLS shows whether it is who it should be."""
-    for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme != "wss":
-            continue
-        try:
-            async with asyncio.timeout(_connect_seconds):
-                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        except (OSError, TimeoutError):
-            continue
-        writer.transport.abort()
-        return url
-    return None
+    direct = [url for url in urls if url.startswith("wss:")]
+    answered = await asyncio.gather(*map(_answers, direct))
+    return next((url for url, there in zip(direct, answered, strict=True) if there), None)
+
+
+async def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        async with asyncio.timeout(_connect_seconds):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    except (OSError, TimeoutError):
+        return False
+    writer.transport.abort()
+    return True
+
+
+def _source(summary: Summary, url: str, token: str, holds: frozenset[PayloadId] | None) -> Source:
+    """How a node is asked: one connection through a relay, which stands at an address of this machine.
+
+    Its address is another one now and then: what it gave is remembered under its key.
+    """
+    name = blobs_url(f"wss://{summary.node}.node")
+    made = Source(blobs_url(url), holds, token, summary.certificate, name)
+    return made if url.startswith("wss:") else replace(made, connections=1)
 
 
 def _is_relayed(summary: Summary) -> bool:

@@ -226,7 +226,10 @@ def _end_fields(call: StageCall) -> dict[str, Any]:
 
 
 def _call_of(fields: Mapping[str, Any], pages: WireTensor, draws: Sequence[WireTensor]) -> StageCall:
-    begin, end = (as_number(each) for each in fields["layers"])
+    layers = [as_number(each) for each in as_list(fields["layers"], 2)]
+    if len(layers) != 2:
+        raise InvalidInput("expected where its layers begin and end")
+    begin, end = layers
     shapes = as_list(fields["runs"], limits.stage_runs_max)
     route = as_list(fields["route"], limits.stages_max)
     if pages.dtype != "I32" or len(pages.shape) != 1 or pages.shape[0] > limits.stage_call_pages_max:
