@@ -81,7 +81,7 @@ async def test_who_calls_off_what_it_asks_for_takes_nothing_from_others() -> Non
     assert theirs is not None and mine is not None
     await theirs(served_bytes // 10)  # what passes at once
     for _ in range(50):
-        task = asyncio.create_task(theirs(served_bytes))
+        task = asyncio.ensure_future(theirs(served_bytes))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

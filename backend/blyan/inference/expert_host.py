@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -160,11 +159,6 @@ class ExpertHost:
     def close(self) -> None:
         """Compute no more."""
         self._thread.shutdown(wait=True, cancel_futures=True)
-
-    async def computed(self, batch: ExpertBatch, tensors: tuple[WireTensor, ...]) -> Buffer:
-        """For this node itself, after what waits."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._compute, batch, tensors, math.inf)
 
     def _is_quick(self, batch: ExpertBatch) -> bool:
         """Whether it is computed sooner than a thread would begin with it, and nobody waits for the thread."""

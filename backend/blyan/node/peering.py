@@ -46,6 +46,7 @@ from blyan.node.leaving import Leaving
 from blyan.node.network_config import NetworkConfig
 from blyan.node.own_summary import OwnSummary
 from blyan.node.peer_addresses import announced, linked_peers, read_peers, remember_peers
+from blyan.node.proving import Shows
 from blyan.node.staging import Around, Staging, make_staging
 from blyan.node.swarm_secret import swarm_of
 from blyan.node.wishing import Wishing
@@ -57,7 +58,7 @@ from blyan.primitives.ids import PayloadId
 from blyan.storage import tensor_block
 from blyan.storage.blob_store import BlobStore
 from blyan.storage.redis_link import RedisLink
-from blyan.wire import expert_call
+from blyan.wire import expert_call, possession
 from blyan.wire.framing import Message, WireTensor
 
 _log = logging.getLogger(__name__)
@@ -160,6 +161,8 @@ class Peering:
         self.redis = _redis_gossip(network.redis, swarm.tag, self)
         self.reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
         handlers[more_held.kind] = self.summary.tell_rest
+        shows = Shows(self.identity.key.public, self.ground.store, self.holdings.find, self.monotonic)
+        handlers[possession.kind] = Bulky(shows.answer)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, partial(_number, self.holdings))
         options = ExecutorOptions(network.exactness, float(network.call_seconds))

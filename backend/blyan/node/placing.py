@@ -29,6 +29,7 @@ from blyan.primitives.ids import PayloadId, PublicKey
 _log = logging.getLogger(__name__)
 _batch_bytes: Final = 256 * limits.MIB  # of blocks that are fetched before they are said
 _others_min: Final = 2  # who hold what is given up
+_again_seconds: Final = 600.0  # before others are asked again to show what they have not shown
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +42,7 @@ class Placing:
     _expected: Demand[str] | None = None  # of which memory was told
     _tried: Demand[str] | None = None  # for which an exchange was looked for
     _kept_said: bool = False  # that more is held than should be
+    _unshown: dict[str, float] = field(default_factory=dict[str, float])  # until when nobody is asked for it again
 
     def __post_init__(self) -> None:
         # some saved up by lot: nodes that start together do not exchange together
@@ -92,20 +94,27 @@ class Placing:
         return models, mine, own, room
 
     async def _carry_out(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], made: Placement[str]) -> None:
-        self._budget = self._budget.spent(made.exchanges)
-        if dropped := await self._proved(models, shelf, _safe(shelf, made)):
+        dropped = await self._proved(models, shelf, _safe(shelf, made))
+        if dropped:
             await self._give_up(models, [_of_key(each) for each in dropped])
             self._note("gave", shelf, dropped, made.why)
-        await self._fetch(models, shelf, made.fetch, made.why)
+        fetched = _fitting(shelf, made, dropped)
+        self._budget = self._budget.spent(min(made.exchanges, len(fetched)))
+        await self._fetch(models, shelf, fetched, made.why)
 
     async def _proved(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], parts: Sequence[str]) -> list[str]:
         """Those that as many others as it takes have shown that they hold: what is said alone gives nothing up."""
-        if not parts:
-            return []
         peering = self.peering
-        proving = Proving(peering.host, peering.links.link, peering.entropy)
-        shown = await proving.proved(models, {_of_key(part): shelf.holders[part] for part in parts}, _others_min)
-        return [part for part in parts if _of_key(part) in shown]
+        now = peering.monotonic()
+        self._unshown = {part: until for part, until in self._unshown.items() if until > now}
+        asked = [part for part in parts if part not in self._unshown]
+        if not asked:
+            return []
+        proving = Proving(peering.identity.key.public, peering.ground.store, peering.links.link, peering.entropy)
+        shown = await proving.proved(models, {_of_key(part): shelf.holders[part] for part in asked}, _others_min)
+        proved = [part for part in asked if _of_key(part) in shown]
+        self._unshown.update(dict.fromkeys(set(asked) - set(proved), now + _again_seconds))
+        return proved
 
     def _expect(self, shelf: Shelf[str], models: Mapping[PayloadId, Hosted]) -> None:
         """Whose experts' memory is limited keeps there what the swarm is expected to ask of it."""
@@ -197,6 +206,19 @@ async def _with_demand(peering: Peering, shelf: Shelf[str], models: Mapping[Payl
 def _safe(shelf: Shelf[str], made: Placement[str]) -> list[str]:
     """What is given up, but never the only one that there is, or may be as others give up theirs."""
     return [each for each in made.drop if shelf.others(each) >= _others_min]
+
+
+def _fitting(shelf: Shelf[str], made: Placement[str], dropped: Sequence[str]) -> list[str]:
+    """What is fetched though not all was given up that was to be: the first of it, as far as there is room."""
+    room = sum(map(shelf.sizes.__getitem__, made.fetch))
+    room -= sum(shelf.sizes[part] for part in set(made.drop) - set(dropped))
+    fitting = list[str]()
+    for part in made.fetch:
+        room -= shelf.sizes[part]
+        if room < 0:
+            break
+        fitting.append(part)
+    return fitting
 
 
 def _of_key(key: str) -> tuple[PayloadId, int]:

@@ -1,129 +1,176 @@
-"""Whether nodes have the experts that they say they hold: each computes a row, and this node knows what comes out.
+"""Whether nodes have the experts that they say they hold: each hashes its copy under a question made for it alone.
 
-Before a copy is given up, others must have shown theirs: what is only said costs nothing to say. It proves that who
-answers can have the expert computed now, by itself or by asking whoever holds it, and no more.
+Before a copy is given up, others must have shown theirs: what is only said costs nothing to say. Who answers needs the
+bytes; an answer that somebody else gave is none, for what is hashed names who asks and who answers. Not shown by it:
+that two nodes of one owner have a copy each, and that who fetches the bytes for the answer keeps them (ADR 0042).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from blyan.inference.expert_host import ExpertHost, bytes_of
+from blyan.inference.expert_host import Allowance
 from blyan.network.link import Link
 from blyan.network.questions import Refused
 from blyan.node.holdings import Hosted
-from blyan.primitives.clock import Entropy
-from blyan.primitives.errors import Fault, NotHeld
+from blyan.primitives import limits
+from blyan.primitives.clock import Entropy, Monotonic
+from blyan.primitives.digest import hash_possession
+from blyan.primitives.errors import Busy, Fault, IntegrityFault, InvalidInput, NotFound, NotHeld, Unavailable
 from blyan.primitives.ids import PayloadId, PublicKey
-from blyan.storage import tensor_block
-from blyan.wire.expert_call import ExpertBatch, kind, nonce_bytes, packed, read_answer
-from blyan.wire.framing import Buffer, WireTensor
+from blyan.storage.blob_store import BlobStore
+from blyan.wire.framing import Message
+from blyan.wire.possession import Question, answer_of, kind, nonce_bytes, parse_question, read_answer
 
 _log = logging.getLogger(__name__)
-_seconds: Final = 5.0  # for one node's answer
-_calls_max: Final = 256  # experts in one message
-_near: Final = 0.05  # of the row's length: other kernels, other orders of sums, int8 experts alike
+_answer_seconds: Final = 10.0  # for one question
+_seconds_max: Final = 60.0  # for all
 
 Place = tuple[PayloadId, int]  # a model, and the number of a routed expert of it
 
 
 @dataclass(frozen=True, slots=True)
 class Proving:
-    """For the network's loop. `link` gives an open link to a node."""
+    """Asks others. For the network's loop; `link` gives an open link to a node."""
 
-    host: ExpertHost
+    me: PublicKey
+    store: BlobStore
     link: Callable[[PublicKey], Link | None]
     entropy: Entropy
 
     async def proved(
         self, models: Mapping[PayloadId, Hosted], said: Mapping[Place, Collection[PublicKey]], enough: int
     ) -> set[Place]:
-        """Of experts that are here and that these nodes say they hold: those that so many of them have shown."""
-        layers: dict[tuple[PayloadId, int], list[int]] = defaultdict(list)
-        for manifest_id, number in said:
-            layers[manifest_id, models[manifest_id].place(number)[0]].append(number)
-        shown = Counter[Place]()
-        for (manifest_id, layer), numbers in layers.items():
-            for at in range(0, len(numbers), _calls_max):
-                shown += await self._shown(models[manifest_id], layer, numbers[at : at + _calls_max], said, enough)
+        """Of experts that are here and that these nodes say they hold: those that so many of them have shown.
+
+        Nodes are asked all at once, each place of as many as it lacks; who does not answer is not asked again.
+        """
+        left = {place: sorted(nodes, key=lambda _: self.entropy(8)) for place, nodes in said.items()}
+        shown, silent = Counter[Place](), set[PublicKey]()
+        try:
+            async with asyncio.timeout(_seconds_max):
+                while asked := _next(left, shown, silent, enough):
+                    await asyncio.gather(
+                        *(self._ask(models, node, places, shown, silent) for node, places in asked.items())
+                    )
+        except TimeoutError:
+            _log.info("of %d experts others were asked to show, not all in time", len(said))
         return {place for place in said if shown[place] >= enough}
 
-    async def _shown(
+    async def _ask(
         self,
-        hosted: Hosted,
-        layer: int,
-        numbers: Sequence[int],
-        said: Mapping[Place, Collection[PublicKey]],
-        enough: int,
-    ) -> Counter[Place]:
-        """How many nodes have shown each of some experts of one layer; none is asked for what enough have shown."""
-        manifest_id, found = hosted.manifest_id, Counter[Place]()
-        for node in self._in_any_order({node for number in numbers for node in said[manifest_id, number]}):
+        models: Mapping[PayloadId, Hosted],
+        node: PublicKey,
+        places: Sequence[Place],
+        shown: Counter[Place],
+        silent: set[PublicKey],
+    ) -> None:
+        """Count what a node shows; it is `silent` from its first question without an answer on."""
+        for hosted, numbers in _questions(models, places):
             link = self.link(node)
-            wanted = [
-                number
-                for number in numbers
-                if node in said[manifest_id, number] and found[manifest_id, number] < enough
-            ]
-            if link is not None and wanted:
-                found.update((manifest_id, number) for number in await self._asked(link, hosted, layer, wanted))
-        return found
+            question = Question(hosted.manifest_id, numbers, self.entropy(nonce_bytes).hex())
+            try:
+                if link is None:
+                    raise NotFound("expected a link to it, found none")
+                answer = await link.request(kind, question.fields(), (), seconds=_answer_seconds)
+                given = read_answer(question, answer)
+            except Refused as reason:
+                _log.info("peer %s shows no experts now: %s", node[:12], reason.message)
+                return
+            except Fault as reason:
+                _log.info("peer %s has not shown experts that it says it holds: %s", node[:12], reason.message)
+                silent.add(node)
+                return
+            right = await asyncio.to_thread(digests, self.store, hosted, question, question.bound(self.me, node), given)
+            alike = [number for number in given if right.get(number) == given[number]]
+            if len(alike) < len(given):
+                _log.warning("peer %s has other bytes of experts than it should", node[:12])
+            shown.update((hosted.manifest_id, number) for number in alike)
 
-    def _in_any_order(self, nodes: Iterable[PublicKey]) -> list[PublicKey]:
-        return sorted(nodes, key=lambda _: self.entropy(8))
 
-    async def _asked(
-        self, link: Link, hosted: Hosted, layer: int, numbers: Sequence[int], *, again: bool = False
-    ) -> list[int]:
-        """The experts that a node has shown."""
-        config, dtype = hosted.manifest.config, tensor_block.dtypes[hosted.manifest.dtype]
-        experts = tuple(hosted.place(number)[1] for number in numbers)
-        batch = ExpertBatch(
-            hosted.manifest_id,
-            layer,
-            experts,
-            (1,) * len(experts),
-            config.hidden,
-            hosted.manifest.dtype,
-            "exact",
-            int(_seconds * 1000),
-            self.entropy(nonce_bytes).hex(),
-        )
-        drawn = torch.Generator().manual_seed(int.from_bytes(self.entropy(6), "big"))
-        rows = torch.randn((len(experts), config.hidden), generator=drawn).to(dtype)
-        tensor = packed(batch, bytes_of(rows))
+@dataclass(slots=True, eq=False)
+class Shows:
+    """Answers such questions, one at a time. For the network's loop."""
+
+    me: PublicKey
+    store: BlobStore
+    find: Callable[[PayloadId], Hosted | None]
+    monotonic: Monotonic
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _waiting: int = 0
+    _allowance: Allowance = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._allowance = Allowance(limits.possession_bytes_minute, self.monotonic)
+
+    async def answer(self, link: Link, message: Message) -> Message:
+        """`NotHeld` for a model that is not offered here, `InvalidInput` for more than a question may ask, `Busy`."""
+        question, asker = parse_question(message.fields), link.peer.node
+        hosted = self.find(question.model)
+        if hosted is None:
+            raise NotHeld(f"model {question.model[:12]}: expected one that is held here, found none")
+        if question.experts[-1] >= hosted.grid.count:
+            raise InvalidInput(f"possession: expected experts below {hosted.grid.count}")
+        here = [number for number in question.experts if number in hosted.here]
+        count = sum(hosted.block(number).length for number in here)
+        if count > limits.possession_bytes_max and len(here) > 1:
+            raise InvalidInput(f"possession: expected experts of at most {limits.possession_bytes_max} bytes")
+        if self._waiting >= limits.possession_queue_max or not self._allowance.take(asker, count):
+            raise Busy("possession: expected fewer questions, found as many as are answered")
+        self._waiting += 1
         try:
-            mine = await self.host.computed(batch, (tensor,))
-            theirs = await self._answer(link, batch, tensor)
-        except Refused as reason:  # also of who holds some of them, which says what it lacks
-            lacking = reason.about.get("experts") if reason.said == NotHeld.code and not again else None
-            if not isinstance(lacking, list):
-                return []
-            held = [number for number, expert in zip(numbers, experts, strict=True) if expert not in lacking]
-            return await self._asked(link, hosted, layer, held, again=True) if held else []
-        except Fault as reason:
-            _log.info("peer %s has not shown experts that it says it holds: %s", link.peer.node[:12], reason.message)
-            return []
-        right, given = (torch.frombuffer(bytearray(each), dtype=dtype).float().numpy() for each in (mine, theirs))
-        alike = _alike(right.reshape(rows.shape), given.reshape(rows.shape))
-        if not all(alike):
-            _log.warning("peer %s computes experts otherwise than it should", link.peer.node[:12])
-        return [number for number, same in zip(numbers, alike, strict=True) if same]
-
-    async def _answer(self, link: Link, batch: ExpertBatch, tensor: WireTensor) -> Buffer:
-        answer = await link.request(kind, batch.fields(), (tensor,), seconds=_seconds)
-        return read_answer(batch, tensor, answer)
+            async with self._turn:
+                bound = question.bound(asker, self.me)
+                return answer_of(await asyncio.to_thread(digests, self.store, hosted, question, bound, here))
+        finally:
+            self._waiting -= 1
 
 
-def _alike(right: NDArray[np.float32], given: NDArray[np.float32]) -> list[bool]:
-    """Which rows are the same, but for rounding; what is not finite is not."""
-    apart = np.sqrt(np.square(given - right).sum(axis=1))
-    return (apart <= _near * np.sqrt(np.square(right).sum(axis=1))).tolist()
+def digests(
+    store: BlobStore, hosted: Hosted, question: Question, bound: bytes, numbers: Collection[int]
+) -> dict[int, bytes]:
+    """Of the experts with these numbers, those whose blocks are here and whole."""
+    found: dict[int, bytes] = {}
+    for number in numbers:
+        try:
+            found[number] = hash_possession(bound, memoryview(store.open(hosted.block(number).payload).mapping))
+        except (IntegrityFault, NotFound, Unavailable) as reason:
+            _log.warning("expert %d of %s cannot be shown: %s", number, question.model[:12], reason.message)
+    return found
+
+
+def _next(
+    left: Mapping[Place, list[PublicKey]], shown: Counter[Place], silent: Collection[PublicKey], enough: int
+) -> dict[PublicKey, list[Place]]:
+    """Who is asked for what now, taken from those that are `left`."""
+    asked: dict[PublicKey, list[Place]] = defaultdict(list)
+    for place, nodes in left.items():
+        lacking = enough - shown[place]
+        while nodes and lacking > 0:
+            node = nodes.pop()
+            if node not in silent:
+                asked[node].append(place)
+                lacking -= 1
+    return asked
+
+
+def _questions(models: Mapping[PayloadId, Hosted], places: Sequence[Place]) -> Iterator[tuple[Hosted, tuple[int, ...]]]:
+    """The same in as few questions as may be."""
+    numbers: dict[PayloadId, list[int]] = defaultdict(list)
+    for manifest_id, number in places:
+        numbers[manifest_id].append(number)
+    for manifest_id, wanted in numbers.items():
+        hosted, batch, size = models[manifest_id], list[int](), 0
+        for number in sorted(wanted):
+            length = hosted.block(number).length
+            if batch and (size + length > limits.possession_bytes_max or len(batch) == limits.possession_experts_max):
+                yield hosted, tuple(batch)
+                batch, size = [], 0
+            batch.append(number)
+            size += length
+        yield hosted, tuple(batch)

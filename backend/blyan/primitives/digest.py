@@ -22,6 +22,7 @@ _sample = blake3(derive_key_context="blyan v1 sample")
 _expert_answer = blake3(derive_key_context="blyan v1 expert answer")
 _generation_chunk = blake3(derive_key_context="blyan v1 generation chunk")
 _stage_call = blake3(derive_key_context="blyan v1 stage call")
+_possession = blake3(derive_key_context="blyan v1 possession")
 
 
 def hash_subtile(data: Bytes) -> bytes:
@@ -67,6 +68,18 @@ def hash_generation_chunk(request: Bytes, chunk: Bytes) -> str:
 def hash_stage_call(about: Bytes, hidden: Bytes) -> str:
     """What binds hidden states to the call that they are of, 64 hex digits: bytes of about u64 LE ‖ about ‖ hidden."""
     return _hash_both(_stage_call, about, hidden)
+
+
+def hash_possession(question: bytes, data: Bytes) -> bytes:
+    """What shows that whoever answers a question has some bytes: 32 bytes over the question, of 80 bytes, ‖ the bytes.
+
+    The question names who answers it, so that nobody else's answer is one.
+    """
+    assert len(question) == 80, "nonce of 16 bytes, keys of who asks and who answers"
+    hasher = _possession.copy()
+    hasher.update(question)
+    hasher.update(data)
+    return hasher.digest()
 
 
 def _hash_both(begun: blake3, first: Bytes, second: Bytes) -> str:

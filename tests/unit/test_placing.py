@@ -1,0 +1,102 @@
+"""What is not proved to be elsewhere is kept, and nothing comes in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from blyan.inference.placement import MoveBudget, Placement, Shelf, choose
+from blyan.inference.snapshot import ExpertGrid
+from blyan.node import placing
+from blyan.node.holdings import Hosted
+from blyan.node.placing import Placing
+from blyan.node.wishing import part_key
+from blyan.primitives.ids import PayloadId
+from swarms import node
+
+MODEL = PayloadId("ab" * 32)
+GRID = ExpertGrid((0, 1), 16)
+SIZE, ROOM = 10, 80  # bytes of an expert, and for experts
+
+
+class Scene:
+    """A node that holds more than it should, of which others say that they hold all; the rest is at one node."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, here: int = 10, holding: int = 8) -> None:
+        self.now = 0.0
+        self.asked = list[int]()
+        self.proved = frozenset[int]()
+        manifest: Any = SimpleNamespace(config=None, dtype="F32", name="m")
+        self.hosted = Hosted(MODEL, manifest, GRID, False, set(range(here)))
+        monkeypatch.setattr(Hosted, "block", lambda _self, number: SimpleNamespace(length=SIZE, payload=str(number)))
+        liars, honest = [node(at) for at in range(1, 1 + holding)], [node(99)]
+        holders = {part_key(MODEL, at): liars if at < here else honest for at in range(GRID.count)}
+        self.shelf = Shelf(node(0), 10, dict.fromkeys(holders, SIZE), holders)
+        self.peering: Any = SimpleNamespace(
+            identity=SimpleNamespace(key=SimpleNamespace(public=node(0))),
+            ground=SimpleNamespace(store=SimpleNamespace(give_up=lambda _gone: None)),
+            links=SimpleNamespace(link=None, tell=self.told),
+            holdings=SimpleNamespace(gave=lambda _model, number: self.hosted.here.discard(number)),
+            entropy=None,
+            look_again=lambda _model: self.hosted,
+            now=lambda: 0,
+            demand=SimpleNamespace(moves=SimpleNamespace(add=lambda _moves: None), forget=lambda: None),
+            monotonic=lambda: self.now,
+            config=SimpleNamespace(network=SimpleNamespace(moves_per_hour=12)),
+            draw=lambda: 0.5,
+        )
+        monkeypatch.setattr(placing, "Proving", lambda *_: SimpleNamespace(proved=self.show))
+        blobs: Any = SimpleNamespace(fetch=self.fetch)
+        self.placing = Placing(self.peering, blobs)
+
+    async def told(self) -> None:
+        """What is held changed."""
+
+    async def show(self, _models: object, said: Iterable[tuple[PayloadId, int]], _enough: int) -> Any:
+        self.asked += sorted(number for _, number in said)
+        return {(MODEL, number) for number in self.proved}
+
+    async def fetch(self, hosted: Hosted, blocks: Iterable[Any]) -> None:
+        hosted.here |= {int(block.payload) for block in blocks}
+
+    async def round(self, made: Placement[str] | None = None) -> Placement[str]:
+        mine = {part_key(MODEL, number) for number in self.hosted.here}
+        made = made or choose(self.shelf, mine, ROOM, lambda: 0.0)
+        await self.placing._carry_out({MODEL: self.hosted}, self.shelf, made)
+        return made
+
+
+async def test_where_nothing_is_proved_nothing_comes_beyond_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is below the floor elsewhere, and would be fetched again and again."""
+    scene = Scene(monkeypatch)
+    for _ in range(5):
+        made = await scene.round()
+        assert made.drop and made.fetch
+    assert scene.hosted.here == set(range(10))
+
+
+async def test_what_was_not_proved_is_asked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in each round: each question costs all who are asked."""
+    scene = Scene(monkeypatch)
+    made = await scene.round()
+    asked = len(scene.asked)
+    assert asked == len(made.drop)
+    await scene.round(made)
+    assert len(scene.asked) == asked
+    scene.now += 601
+    await scene.round(made)
+    assert len(scene.asked) == 2 * asked
+
+
+async def test_as_much_comes_as_goes_and_only_what_comes_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four that were to go have been proved."""
+    scene = Scene(monkeypatch, here=8)
+    scene.placing._budget = MoveBudget(12, 4.0, 0.0)
+    scene.proved = frozenset({0, 1})
+    drop, fetch = (tuple(part_key(MODEL, at) for at in numbers) for numbers in (range(4), range(20, 24)))
+    await scene.round(Placement(drop, fetch, dict.fromkeys(drop + fetch, "worth"), exchanges=4))
+    assert scene.hosted.here == {2, 3, 4, 5, 6, 7, 20, 21}
+    assert scene.placing._budget.left == 2.0
