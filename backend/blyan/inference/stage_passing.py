@@ -76,10 +76,14 @@ class Passing:
                 await self._pass_on(call.route[0].node, call, partial(message_of, call.onward(), given), kind)
             else:
                 told = self._drew(lease, call, given)
-                if told is not None:
+                if told is None:
+                    await self.telling.lead(call, end_of(call, given))
+                else:  # both at once: that one of them takes nothing is not to look like this node's silence
                     drawn = Drawn(call.session, call.number, given.tokens)
-                    await self._pass_on(told, call, drawn.message, drawn_kind)
-                await self.telling.lead(call, end_of(call, given))
+                    await asyncio.gather(
+                        self.telling.lead(call, end_of(call, given)),
+                        self._pass_on(told, call, drawn.message, drawn_kind),
+                    )
         elif isinstance(given, Fault):
             await self.telling.lead(call, fault_of(call, given.code, given.message, ""))
         else:
