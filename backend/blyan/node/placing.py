@@ -29,7 +29,7 @@ from blyan.primitives.ids import PayloadId, PublicKey
 _log = logging.getLogger(__name__)
 _batch_bytes: Final = 256 * limits.MIB  # of blocks that are fetched before they are said
 _others_min: Final = 2  # who hold what is given up
-_again_seconds: Final = 600.0  # before others are asked again to show what they have not shown
+_again_seconds: Final = 120.0  # before others are asked again to show what they have not shown
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +54,7 @@ class Placing:
         peering = self.peering
         models, mine, own, room = await self._here()
         came = peering.wishing.room(models, mine, own).came
-        shelf = replace(await _with_demand(peering, self._shelf(models), models), kept=own | came)
+        shelf = replace(await _with_demand(peering, self._shelf(models), models), kept=own | came | self._not_shown())
         self._expect(shelf, models)
         self._budget = self._budget.now(peering.monotonic())
         tried, self._tried = shelf.demand is self._tried, shelf.demand  # once for what is known: others see it too
@@ -72,7 +72,8 @@ class Placing:
         uses = peering.wishing.now(mine)
         if not uses:
             return
-        shelf = replace(await _with_demand(peering, self._shelf(models), models), kept=own)
+        kept = own | self._not_shown()
+        shelf = replace(await _with_demand(peering, self._shelf(models), models), kept=kept)
         wish = replace(peering.wishing.room(models, mine, own), total=room)
         self._budget = self._budget.now(peering.monotonic())
         made = await asyncio.to_thread(choose_wished, shelf, mine, uses, wish, int(self._budget.left))
@@ -104,17 +105,20 @@ class Placing:
 
     async def _proved(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], parts: Sequence[str]) -> list[str]:
         """Those that as many others as it takes have shown that they hold: what is said alone gives nothing up."""
-        peering = self.peering
-        now = peering.monotonic()
-        self._unshown = {part: until for part, until in self._unshown.items() if until > now}
-        asked = [part for part in parts if part not in self._unshown]
-        if not asked:
+        if not parts:
             return []
+        peering = self.peering
         proving = Proving(peering.identity.key.public, peering.ground.store, peering.links.link, peering.entropy)
-        shown = await proving.proved(models, {_of_key(part): shelf.holders[part] for part in asked}, _others_min)
-        proved = [part for part in asked if _of_key(part) in shown]
-        self._unshown.update(dict.fromkeys(set(asked) - set(proved), now + _again_seconds))
+        shown = await proving.proved(models, {_of_key(part): shelf.holders[part] for part in parts}, _others_min)
+        proved = [part for part in parts if _of_key(part) in shown]
+        self._unshown.update(dict.fromkeys(set(parts) - set(proved), peering.monotonic() + _again_seconds))
         return proved
+
+    def _not_shown(self) -> frozenset[str]:
+        """What others have not shown lately: others are given up in its place, and nobody is asked again so soon."""
+        now = self.peering.monotonic()
+        self._unshown = {part: until for part, until in self._unshown.items() if until > now}
+        return frozenset(self._unshown)
 
     def _expect(self, shelf: Shelf[str], models: Mapping[PayloadId, Hosted]) -> None:
         """Whose experts' memory is limited keeps there what the swarm is expected to ask of it."""
