@@ -170,6 +170,9 @@ def test_it_is_shown_with_what_its_exam_gave(installed: tuple[LoadedModel, Path]
     assert found["share"] >= 0.95
     assert found["refusals"] >= 0.9
     assert found["false_refusals"] <= 0.05
-    assert set(found["others"]) == {f"over HTTP, {scheme}" for scheme in ("whole", "int8", "int4")}
+    over_http = {f"over HTTP, {scheme}" for scheme in ("whole", "int8", "int4")}
+    assert set(found["others"]) >= over_http
+    (other_seed,) = set(found["others"]) - over_http
+    assert re.fullmatch(r"seed \d+, computed here", other_seed)  # of the same lessons
     assert all(abs(share - found["share"]) <= 0.02 for share in found["others"].values())
     assert found["manifest"] == shown["manifest"]
