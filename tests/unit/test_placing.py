@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from blyan.inference.placement import MoveBudget, Placement, Shelf, choose
+from blyan.inference.placement import MoveBudget, Placement, Shelf, choose, rendezvous
 from blyan.inference.snapshot import ExpertGrid
 from blyan.node import placing
+from blyan.node.giving_up import GivingUp
 from blyan.node.holdings import Hosted
 from blyan.node.placing import Placing
 from blyan.node.wishing import part_key
@@ -39,6 +40,7 @@ class Scene:
         self.shelf = Shelf(node(0), 10, dict.fromkeys(holders, SIZE), holders)
         self.peering: Any = SimpleNamespace(
             identity=SimpleNamespace(key=SimpleNamespace(public=node(0))),
+            shows=SimpleNamespace(copies=None, giving_up=GivingUp(node(0))),
             ground=SimpleNamespace(store=SimpleNamespace(give_up=lambda _gone: None)),
             links=SimpleNamespace(link=None, tell=self.told),
             holdings=SimpleNamespace(gave=lambda _model, number: self.hosted.here.discard(number)),
@@ -67,8 +69,9 @@ class Scene:
     async def round(self, made: Placement[str] | None = None) -> Placement[str]:
         mine = {part_key(MODEL, number) for number in self.hosted.here}
         shelf = replace(self.shelf, kept=self.placing._not_shown())
+        free = (ROOM if made is None else len(mine) * SIZE) - len(mine) * SIZE
         made = made or choose(shelf, mine, ROOM, lambda: 0.0)
-        await self.placing._carry_out({MODEL: self.hosted}, shelf, made)
+        await self.placing._carry_out({MODEL: self.hosted}, shelf, made, free)
         return made
 
 
@@ -108,3 +111,38 @@ async def test_as_much_comes_as_goes_and_only_what_comes_is_paid_for(monkeypatch
     await scene.round(Placement(drop, fetch, dict.fromkeys(drop + fetch, "worth"), exchanges=4))
     assert scene.hosted.here == {2, 3, 4, 5, 6, 7, 20, 21}
     assert scene.placing._budget.left == 2.0
+
+
+async def test_what_goes_for_a_large_one_goes_with_it_or_stays_and_is_paid_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four small ones for one that is four times as large: all or none."""
+    scene = Scene(monkeypatch, here=8)
+    scene.placing._budget = MoveBudget(12, 8.0, 0.0)
+    large = part_key(MODEL, 20)
+    scene.shelf = replace(scene.shelf, sizes={**scene.shelf.sizes, large: 4 * SIZE})
+    drop = tuple(part_key(MODEL, at) for at in range(4))
+    made = Placement(drop, (large,), dict.fromkeys((*drop, large), "wished"), exchanges=4)
+    scene.proved = frozenset({0, 1, 2})
+    await scene.round(made)
+    assert (scene.hosted.here, scene.placing._budget.left) == (set(range(8)), 8.0)
+    scene.proved = frozenset(range(4))
+    await scene.round(made)
+    assert (scene.hosted.here, scene.placing._budget.left) == ({4, 5, 6, 7, 20}, 4.0)
+
+
+async def test_what_is_shown_to_another_meanwhile_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that gives the same up at the same time counts on it."""
+    scene = Scene(monkeypatch)
+    scene.proved = frozenset(ALL)
+    low = max((node(at) for at in range(200, 220)), key=lambda each: rendezvous(each, part_key(MODEL, 0)))
+    shown = list[bool]()
+
+    async def asked(models: object, said: Iterable[tuple[PayloadId, int]], enough: int) -> Any:
+        shown.append(scene.peering.shows.giving_up.shows((MODEL, 0), low))
+        return await scene.show(models, said, enough)
+
+    monkeypatch.setattr(placing, "Proving", lambda *_: SimpleNamespace(proved=asked))
+    drop = tuple(part_key(MODEL, at) for at in range(2))
+    await scene.round(Placement(drop, (), dict.fromkeys(drop, "memory")))
+    assert (shown, scene.hosted.here) == ([True], {0, *range(2, 10)})

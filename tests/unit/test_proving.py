@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -18,15 +19,18 @@ from blyan.model.parts import expert_part
 from blyan.network.link import Link
 from blyan.network.questions import NoAnswer, Refused
 from blyan.node import proving
+from blyan.node.giving_up import GivingUp, Place
 from blyan.node.holdings import Hosted
 from blyan.node.proving import Proving, Shows
 from blyan.primitives import limits
 from blyan.primitives.clock import system_entropy
 from blyan.primitives.errors import Busy, Fault, InvalidInput, MalformedMessage, NotHeld
 from blyan.primitives.ids import PayloadId, PublicKey
+from blyan.storage.blob_reader import BlobReader
 from blyan.storage.blob_store import BlobStore
 from blyan.wire.framing import Message, WireTensor
 from blyan.wire.possession import Question, answer_of, parse_question, read_answer
+from swarm_nodes import wait_for
 
 Answer: TypeAlias = Callable[[Link, Message], Awaitable[Message]]
 
@@ -51,7 +55,9 @@ class Holder:
         for number in has:
             self.store.put([BYTES[number]])
         self.hosted = Hosted(MODEL, MANIFEST, GRID, False, set(says))
-        self.shows = Shows(key, self.store, {MODEL: self.hosted}.get, time.monotonic)
+        self.giving_up = GivingUp(key)
+        self.shows = Shows(self.store, {MODEL: self.hosted}.get, self.giving_up, time.monotonic)
+        self.copies = self.shows.copies
 
 
 class Asked:
@@ -92,14 +98,14 @@ def links(tmp_path: Path) -> dict[PublicKey, Asked]:
 
 
 def proving_of(me: Holder, links: dict[PublicKey, Asked]) -> Proving:
-    return Proving(ME, me.store, lambda node: cast(Link, links[node]), system_entropy)
+    return Proving(ME, me.copies, lambda node: cast(Link, links[node]), system_entropy)
 
 
-def said(*nodes: PublicKey, numbers: Iterable[int] = ALL) -> dict[proving.Place, list[PublicKey]]:
+def said(*nodes: PublicKey, numbers: Iterable[int] = ALL) -> dict[Place, list[PublicKey]]:
     return {(MODEL, number): list(nodes) for number in numbers}
 
 
-def places(numbers: Iterable[int]) -> set[proving.Place]:
+def places(numbers: Iterable[int]) -> set[Place]:
     return {(MODEL, number) for number in numbers}
 
 
@@ -184,7 +190,7 @@ async def test_what_is_hashed_for_one_node_has_limits(me: Holder, monkeypatch: p
         await me.shows.answer(link, message)
     monkeypatch.undo()
     monkeypatch.setattr(limits, "possession_bytes_minute", 20_000)
-    shows = Shows(ME, me.store, {MODEL: me.hosted}.get, lambda: 5.0)
+    shows = Shows(me.store, {MODEL: me.hosted}.get, me.giving_up, lambda: 5.0)
     assert len((await shows.answer(link, message)).fields["experts"]) == len(numbers)
     with pytest.raises(Busy):
         await shows.answer(link, message)
@@ -195,6 +201,84 @@ async def test_what_is_hashed_for_one_node_has_limits(me: Holder, monkeypatch: p
         await shows.answer(link, Message(Question(PayloadId("0" * 64), (1,), "0" * 32).fields(), ()))
     with pytest.raises(InvalidInput, match="below 12"):
         await shows.answer(link, Message(Question(MODEL, (12,), "0" * 32).fields(), ()))
+
+
+async def test_a_refusal_of_one_model_leaves_others_to_be_shown(me: Holder, links: dict[PublicKey, Asked]) -> None:
+    """A node that is busy is asked no more, one that does not offer a model is, for another."""
+    other = PayloadId("cd" * 32)
+    models = {other: Hosted(other, MANIFEST, GRID, False, set(ALL)), MODEL: me.hosted}
+    wanted = {(other, 0): [HONEST], **said(HONEST)}
+    assert await proving_of(me, links).proved(models, wanted, 1) == places(ALL)
+
+    async def busy(_link: Link, _message: Message) -> Message:
+        raise Busy("not now")
+
+    links[HONEST] = Asked(HONEST, busy)
+    assert await proving_of(me, links).proved(models, wanted, 1) == set()
+    assert len(links[HONEST].calls) == 1
+
+
+async def test_all_holders_that_would_give_up_at_once_leave_two(tmp_path: Path) -> None:
+    """Five nodes ask the four others in the same moment, or one after the other, whoever begins."""
+    keys = [PublicKey(f"{number:064x}") for number in range(1, 6)]
+    for turn in range(6):
+        nodes = [Holder(tmp_path / f"{turn}{key[-1]}", key, ALL) for key in keys]
+
+        async def gives_up(one: Holder, wait: float, nodes: list[Holder] = nodes) -> None:
+            me = keys[nodes.index(one)]
+            others = {key: Asked(key, each.shows.answer, me) for key, each in zip(keys, nodes, strict=True)}
+            await asyncio.sleep(wait)
+            asks = Proving(me, one.copies, lambda node: cast(Link, others[node]), system_entropy)
+            with one.giving_up.of(places([5])):
+                shown = await asks.proved({MODEL: one.hosted}, said(*(set(keys) - {me}), numbers=[5]), 2)
+                if any(one.giving_up.goes(place) for place in shown):
+                    one.hosted.here.discard(5)
+
+        await asyncio.gather(*(gives_up(each, 0.001 * turn * at) for at, each in enumerate(nodes)))
+        left = sum(5 in each.hosted.here for each in nodes)
+        assert 2 <= left < 5, "and some may go"
+        for each in nodes:
+            each.copies.close()
+
+
+async def test_one_question_is_hashed_at_a_time_though_others_are_called_off(
+    me: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is called off keeps its place until its reading has stopped, which is soon; other work has its threads."""
+    hashing, most, total = set[int](), list[int](), list[int]()
+    read = BlobReader.read
+
+    def slow(self: BlobReader, into: memoryview, subtile: int) -> None:
+        hashing.add(threading.get_ident())
+        most.append(len(hashing))
+        total.append(len(into))
+        time.sleep(0.02)
+        read(self, into, subtile)
+        hashing.discard(threading.get_ident())
+
+    monkeypatch.setattr(BlobReader, "read", slow)
+    message = Message(Question(MODEL, tuple(ALL), "0" * 32).fields(), ())
+    asking = [
+        asyncio.create_task(me.shows.answer(cast(Link, SimpleNamespace(peer=SimpleNamespace(node=node))), message))
+        for node in (HONEST, OTHER, SAYS) * 3
+    ]
+    await asyncio.sleep(0.05)
+    assert me.copies.waiting == 9
+    for each in asking:
+        each.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert me.copies.waiting == 9, "they are not over yet"
+    began = time.monotonic()
+    await asyncio.to_thread(int)
+    assert time.monotonic() - began < 0.02
+    await asyncio.to_thread(wait_for, lambda: not me.copies.waiting, "the reading to stop")
+    assert set(most) == {1}
+    assert len(total) < len(ALL), "nobody waited for the rest of it"
+
+
+async def test_what_was_shown_is_not_left_mapped(me: Holder, links: dict[PublicKey, Asked]) -> None:
+    assert await proving_of(me, links).proved({MODEL: me.hosted}, said(HONEST), 1) == places(ALL)
+    assert not me.store._memory._mapped
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from blyan.model.stepping import PagesLost, Run, RunFault, Stretch
+from blyan.model.sampling import Sampling
+from blyan.model.stepping import Drawing, PagesLost, Run, RunFault, Stretch
+from blyan.network.questions import LinkLost
 from blyan.primitives.errors import BlockCorrupt, NotComputable
 from blyan.wire.stage_lease import open_kind
 from random_models import RandomWeights, small_config
@@ -130,3 +133,21 @@ def test_what_a_stage_says_of_another_counts_for_neither() -> None:
         assert house.lead.counters.lost == 1
         calls = [house.hosts[key].counters.calls for key in (second, third)]
         assert calls == [0, 2]
+
+
+def test_a_first_stage_that_cannot_be_told_what_was_drawn_is_told_of_before_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the end the lead waits for nothing, and would learn of it by the next call's silence."""
+    with House(CONFIG, WEIGHTS, range(1), range(1, 3), ends=True) as house:
+
+        async def lost(*_what: object, **_how: object) -> None:
+            raise LinkLost("gone")
+
+        cut = house.links[house.keys[1], house.keys[0]]
+        monkeypatch.setattr(cut, "tell_now", lambda *_what, **_how: False)
+        monkeypatch.setattr(cut, "tell", lost)
+        with contextlib.suppress(PagesLost):
+            stepper_of(house).step([Run((1, 2), 0, (0,), 1, reach=2, drawing=Drawing(Sampling(temperature=0.0), True))])
+        ends = [message for _, _, what, message in house.sent if what == "stage_end"]
+        assert ["fault" in each.fields for each in ends[:2]] == [True, False]

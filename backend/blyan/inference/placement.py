@@ -155,6 +155,29 @@ def choose(
     return Placement(tuple(drop), tuple(fetch), why)
 
 
+def settled(
+    made: Placement[Part], sizes: Mapping[Part, int], free: int, shown: Collection[Part]
+) -> tuple[list[Part], list[Part]]:
+    """What is given up and what is fetched, where only these parts may be given up, and so many bytes were free.
+
+    Fetched is the first of it, as far as there is room; what would be given up for the rest of it stays. What is held
+    beyond the room for all goes in any case.
+    """
+    drop = [part for part in made.drop if part in shown]
+    free += sum(sizes[part] for part in drop)
+    fetch: list[Part] = []
+    for part in made.fetch:
+        if sizes[part] > free:
+            break
+        free -= sizes[part]
+        fetch.append(part)
+    for part in reversed(drop.copy()):
+        if made.why[part] != "memory" and sizes[part] <= free:
+            free -= sizes[part]
+            drop.remove(part)
+    return drop, fetch
+
+
 class _Worth(Generic[Part]):
     """What parts are worth to the swarm at this node, in what a row costs.
 

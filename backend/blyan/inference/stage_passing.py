@@ -80,9 +80,9 @@ class Passing:
                     await self.telling.lead(call, end_of(call, given))
                 else:  # both at once: that one of them takes nothing is not to look like this node's silence
                     drawn = Drawn(call.session, call.number, given.tokens)
-                    await asyncio.gather(
-                        self.telling.lead(call, end_of(call, given)),
+                    await asyncio.gather(  # what fails at once first: after the end the lead waits for nothing
                         self._pass_on(told, call, drawn.message, drawn_kind),
+                        self.telling.lead(call, end_of(call, given)),
                     )
         elif isinstance(given, Fault):
             await self.telling.lead(call, fault_of(call, given.code, given.message, ""))

@@ -41,6 +41,7 @@ from blyan.network.redis_gossip import RedisGossip
 from blyan.network.thread import NetworkThread, kept
 from blyan.node.config import NodeConfig
 from blyan.node.demand import Demands
+from blyan.node.giving_up import GivingUp
 from blyan.node.holdings import HeldModel, Holdings, Hosted, read_held
 from blyan.node.leaving import Leaving
 from blyan.node.network_config import NetworkConfig
@@ -124,6 +125,7 @@ class Peering:
     staging: Staging = field(init=False)
     summary: OwnSummary = field(init=False)
     leaving: Leaving = field(init=False)
+    shows: Shows = field(init=False)
     demand: Demands = field(init=False)
     redis: RedisGossip | None = field(init=False)  # None where it is not configured
     port: int = 0  # that was taken
@@ -161,8 +163,8 @@ class Peering:
         self.redis = _redis_gossip(network.redis, swarm.tag, self)
         self.reach = Reach(_reach_options(network), self.links, self.monotonic, self.entropy)
         handlers[more_held.kind] = self.summary.tell_rest
-        shows = Shows(self.identity.key.public, self.ground.store, self.holdings.find, self.monotonic)
-        handlers[possession.kind] = Bulky(shows.answer)
+        self.shows = Shows(self.ground.store, self.holdings.find, GivingUp(self.identity.key.public), self.monotonic)
+        handlers[possession.kind] = Bulky(self.shows.answer)
         handlers[manifest_kind] = _manifest_giver(self.holdings, self.ground.store)
         self.roster = Roster(self.registry, self.links, self.monotonic, self.draw, partial(_number, self.holdings))
         options = ExecutorOptions(network.exactness, float(network.call_seconds))
@@ -272,6 +274,7 @@ class Peering:
         except TimeoutError:
             _log.warning("peers did not let go in %s s", _close_seconds)
         self.host.close()
+        self.shows.copies.close()
         self.staging.host.close()
         self._thread.close()
 

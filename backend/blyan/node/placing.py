@@ -15,7 +15,7 @@ from typing import Final
 
 from blyan.inference.demand import Demand
 from blyan.inference.moves import Direction, Move, Why
-from blyan.inference.placement import MoveBudget, Placement, Shelf, choose
+from blyan.inference.placement import MoveBudget, Placement, Shelf, choose, settled
 from blyan.inference.wishes import choose_wished
 from blyan.node.holdings import Hosted, read_held
 from blyan.node.peering import Peering
@@ -60,7 +60,7 @@ class Placing:
         tried, self._tried = shelf.demand is self._tried, shelf.demand  # once for what is known: others see it too
         exchanges = 0 if peering.config.network.memory_bytes is None or tried else int(self._budget.left)
         made = await asyncio.to_thread(choose, shelf, mine, room, peering.draw, exchanges=exchanges)
-        await self._carry_out(models, shelf, made)
+        await self._carry_out(models, shelf, made, room - _bytes(shelf, mine))
         if made.drop and not _safe(shelf, made) and not self._kept_said:
             self._kept_said = True
             _log.warning("experts that nobody else holds take more than network.memory; they are kept")
@@ -78,7 +78,7 @@ class Placing:
         self._budget = self._budget.now(peering.monotonic())
         made = await asyncio.to_thread(choose_wished, shelf, mine, uses, wish, int(self._budget.left))
         peering.wishing.came.update(made.fetch)
-        await self._carry_out(models, shelf, made)
+        await self._carry_out(models, shelf, made, room - _bytes(shelf, mine))
 
     async def _here(self) -> tuple[dict[PayloadId, Hosted], set[str], frozenset[str], int]:
         """Models, the experts here, those of them that are not for placement, and bytes for experts."""
@@ -94,13 +94,20 @@ class Placing:
             room -= trunks
         return models, mine, own, room
 
-    async def _carry_out(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], made: Placement[str]) -> None:
-        dropped = await self._proved(models, shelf, _safe(shelf, made))
-        if dropped:
-            await self._give_up(models, [_of_key(each) for each in dropped])
-            self._note("gave", shelf, dropped, made.why)
-        fetched = _fitting(shelf, made, dropped)
-        self._budget = self._budget.spent(min(made.exchanges, len(fetched)))
+    async def _carry_out(
+        self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], made: Placement[str], free: int
+    ) -> None:
+        """As far as others show what is to go; `free`: bytes for experts, negative where more is held."""
+        safe, giving_up = _safe(shelf, made), self.peering.shows.giving_up
+        with giving_up.of([_of_key(each) for each in safe]):
+            proved = await self._proved(models, shelf, safe)
+            dropped, fetched = settled(
+                made, shelf.sizes, free, [each for each in proved if giving_up.goes(_of_key(each))]
+            )
+            self._budget = self._budget.spent(min(made.exchanges, len(dropped)))
+            if dropped:
+                await self._give_up(models, [_of_key(each) for each in dropped])
+        self._note("gave", shelf, dropped, made.why)
         await self._fetch(models, shelf, fetched, made.why)
 
     async def _proved(self, models: Mapping[PayloadId, Hosted], shelf: Shelf[str], parts: Sequence[str]) -> list[str]:
@@ -108,7 +115,7 @@ class Placing:
         if not parts:
             return []
         peering = self.peering
-        proving = Proving(peering.identity.key.public, peering.ground.store, peering.links.link, peering.entropy)
+        proving = Proving(peering.identity.key.public, peering.shows.copies, peering.links.link, peering.entropy)
         shown = await proving.proved(models, {_of_key(part): shelf.holders[part] for part in parts}, _others_min)
         proved = [part for part in parts if _of_key(part) in shown]
         self._unshown.update(dict.fromkeys(set(parts) - set(proved), peering.monotonic() + _again_seconds))
@@ -208,21 +215,12 @@ async def _with_demand(peering: Peering, shelf: Shelf[str], models: Mapping[Payl
 
 
 def _safe(shelf: Shelf[str], made: Placement[str]) -> list[str]:
-    """What is given up, but never the only one that there is, or may be as others give up theirs."""
+    """What is given up, but never one that too few others say they hold."""
     return [each for each in made.drop if shelf.others(each) >= _others_min]
 
 
-def _fitting(shelf: Shelf[str], made: Placement[str], dropped: Sequence[str]) -> list[str]:
-    """What is fetched though not all was given up that was to be: the first of it, as far as there is room."""
-    room = sum(map(shelf.sizes.__getitem__, made.fetch))
-    room -= sum(shelf.sizes[part] for part in set(made.drop) - set(dropped))
-    fitting = list[str]()
-    for part in made.fetch:
-        room -= shelf.sizes[part]
-        if room < 0:
-            break
-        fitting.append(part)
-    return fitting
+def _bytes(shelf: Shelf[str], mine: Iterable[str]) -> int:
+    return sum(shelf.sizes[each] for each in mine if each in shelf.sizes)
 
 
 def _of_key(key: str) -> tuple[PayloadId, int]:

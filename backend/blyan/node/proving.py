@@ -11,17 +11,18 @@ import asyncio
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Final
 
 from blyan.inference.expert_host import Allowance
 from blyan.network.link import Link
 from blyan.network.questions import Refused
+from blyan.node.copies import Copies
+from blyan.node.giving_up import GivingUp, Place
 from blyan.node.holdings import Hosted
 from blyan.primitives import limits
 from blyan.primitives.clock import Entropy, Monotonic
-from blyan.primitives.digest import hash_possession
-from blyan.primitives.errors import Busy, Fault, IntegrityFault, InvalidInput, NotFound, NotHeld, Unavailable
+from blyan.primitives.errors import Busy, Fault, InvalidInput, NotFound, NotHeld
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.storage.blob_store import BlobStore
 from blyan.wire.framing import Message
@@ -31,15 +32,13 @@ _log = logging.getLogger(__name__)
 _answer_seconds: Final = 10.0  # for one question
 _seconds_max: Final = 60.0  # for all
 
-Place = tuple[PayloadId, int]  # a model, and the number of a routed expert of it
-
 
 @dataclass(frozen=True, slots=True)
 class Proving:
     """Asks others. For the network's loop; `link` gives an open link to a node."""
 
     me: PublicKey
-    store: BlobStore
+    copies: Copies
     link: Callable[[PublicKey], Link | None]
     entropy: Entropy
 
@@ -80,13 +79,15 @@ class Proving:
                 answer = await link.request(kind, question.fields(), (), seconds=_answer_seconds)
                 given = read_answer(question, answer)
             except Refused as reason:
-                _log.info("peer %s shows no experts now: %s", node[:12], reason.message)
-                return
+                _log.info("peer %s shows no experts of %s now: %s", node[:12], question.model[:12], reason.message)
+                if reason.said == Busy.code:
+                    return
+                continue  # of another model it may
             except Fault as reason:
                 _log.info("peer %s has not shown experts that it says it holds: %s", node[:12], reason.message)
                 silent.add(node)
                 return
-            right = await asyncio.to_thread(digests, self.store, hosted, question, question.bound(self.me, node), given)
+            right = await self.copies.digests(hosted, question.bound(self.me, node), given)
             alike = [number for number in given if right.get(number) == given[number]]
             if len(alike) < len(given):
                 _log.warning("peer %s has other bytes of experts than it should", node[:12])
@@ -95,17 +96,17 @@ class Proving:
 
 @dataclass(slots=True, eq=False)
 class Shows:
-    """Answers such questions, one at a time. For the network's loop."""
+    """Answers such questions. For the network's loop; close its `copies`."""
 
-    me: PublicKey
-    store: BlobStore
+    store: InitVar[BlobStore]
     find: Callable[[PayloadId], Hosted | None]
+    giving_up: GivingUp
     monotonic: Monotonic
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _waiting: int = 0
+    copies: Copies = field(init=False)
     _allowance: Allowance = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, store: BlobStore) -> None:
+        self.copies = Copies(store)
         self._allowance = Allowance(limits.possession_bytes_minute, self.monotonic)
 
     async def answer(self, link: Link, message: Message) -> Message:
@@ -120,28 +121,10 @@ class Shows:
         count = sum(hosted.block(number).length for number in here)
         if count > limits.possession_bytes_max and len(here) > 1:
             raise InvalidInput(f"possession: expected experts of at most {limits.possession_bytes_max} bytes")
-        if self._waiting >= limits.possession_queue_max or not self._allowance.take(asker, count):
+        if self.copies.waiting >= limits.possession_queue_max or not self._allowance.take(asker, count):
             raise Busy("possession: expected fewer questions, found as many as are answered")
-        self._waiting += 1
-        try:
-            async with self._turn:
-                bound = question.bound(asker, self.me)
-                return answer_of(await asyncio.to_thread(digests, self.store, hosted, question, bound, here))
-        finally:
-            self._waiting -= 1
-
-
-def digests(
-    store: BlobStore, hosted: Hosted, question: Question, bound: bytes, numbers: Collection[int]
-) -> dict[int, bytes]:
-    """Of the experts with these numbers, those whose blocks are here and whole."""
-    found: dict[int, bytes] = {}
-    for number in numbers:
-        try:
-            found[number] = hash_possession(bound, memoryview(store.open(hosted.block(number).payload).mapping))
-        except (IntegrityFault, NotFound, Unavailable) as reason:
-            _log.warning("expert %d of %s cannot be shown: %s", number, question.model[:12], reason.message)
-    return found
+        shown = [number for number in here if self.giving_up.shows((question.model, number), asker)]
+        return answer_of(await self.copies.digests(hosted, question.bound(asker, self.giving_up.me), shown))
 
 
 def _next(

@@ -70,16 +70,26 @@ def hash_stage_call(about: Bytes, hidden: Bytes) -> str:
     return _hash_both(_stage_call, about, hidden)
 
 
-def hash_possession(question: bytes, data: Bytes) -> bytes:
-    """What shows that whoever answers a question has some bytes: 32 bytes over the question, of 80 bytes, ‖ the bytes.
+class Possession:
+    """What shows that whoever answers a question has some bytes: BLAKE3 over them, keyed by the question.
 
-    The question names who answers it, so that nobody else's answer is one.
+    The question, of 80 bytes, names who answers it, so that nobody else's answer is one. The key goes into every chunk
+    of the hash: no digest of a part of the bytes, kept in their place, serves for another question.
     """
-    assert len(question) == 80, "nonce of 16 bytes, keys of who asks and who answers"
-    hasher = _possession.copy()
-    hasher.update(question)
-    hasher.update(data)
-    return hasher.digest()
+
+    def __init__(self, question: bytes) -> None:
+        assert len(question) == 80, "nonce of 16 bytes, keys of who asks and who answers"
+        key = _possession.copy()
+        key.update(question)
+        self._hasher = blake3(key=key.digest())
+
+    def update(self, data: Bytes) -> None:
+        """The next bytes."""
+        self._hasher.update(data)
+
+    def digest(self) -> bytes:
+        """32 bytes."""
+        return self._hasher.digest()
 
 
 def _hash_both(begun: blake3, first: Bytes, second: Bytes) -> str:
