@@ -179,10 +179,43 @@ def test_a_node_that_is_back_counts_by_what_it_takes_now() -> None:
         made.failed(node(1), "timeout", 8, 2.0, 0.5)
     assert rank(made, 1, 2.0) == Rank.broken
     made.began(node(1), 8, 10.0)
-    made.answered(node(1), 8, 0.01, 100, 10.0)
-    made.answered(node(2), 8, 0.01, 100, 10.0)
+    made.answered(node(1), 8, 0.2, 100, 10.0)  # it has just begun
+    for _ in range(2):
+        made.answered(node(1), 8, 0.01, 100, 10.0)
+        made.answered(node(2), 8, 0.01, 100, 10.0)
     back, other = sorted(made.views(10.0), key=lambda view: view.node != node(1))
     assert back.score < 1.5 * other.score
+
+
+def test_what_nodes_took_while_they_began_is_not_what_is_usual() -> None:
+    """Two of four took long at first, and nobody needs them since: they are tried again."""
+    made = registry({number: [0] for number in range(1, 5)})
+    for number in (3, 4):
+        for _ in range(20):
+            made.answered(node(number), 8, 0.08, 100, 1.0)
+    for tenth in range(1, 1_000):
+        for number in (1, 2):
+            made.answered(node(number), 8, 0.01, 100, 1.0 + tenth / 10)
+    for number in range(1, 5):
+        made.heard(said(number, 2, holds=[0]), 101.0)
+    scores = {view.node: view.score for view in made.views(101.0)}
+    assert scores[node(3)] < 2 * scores[node(1)]
+
+
+def test_what_a_node_had_to_open_first_does_not_make_it_slow() -> None:
+    """Experts that it computes with for the first time; after that it counts."""
+    made = registry({1: [0], 2: [0]}, answers=0)
+    for _ in range(3):
+        made.answered(node(1), 8, 0.1, 100, 2.0, opened=True)
+        made.answered(node(2), 8, 0.01, 100, 2.0)
+    made.views(2.5)
+    first, second = sorted(made.views(5.0), key=lambda view: view.node)
+    assert first.score < 1.5 * second.score
+    assert (first.measured.calls, first.measured.call_s) == (3, None)
+    for _ in range(9):
+        made.answered(node(1), 8, 0.1, 100, 5.0)
+    first, second = sorted(made.views(6.0), key=lambda view: view.node)
+    assert first.score > 5 * second.score
 
 
 def test_rows_that_wait_make_a_node_dearer() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 
 from blyan.inference.known_nodes import KnownNode, KnownNodes
@@ -16,7 +17,7 @@ from blyan.inference.snapshot import ExpertGrid, Holders, NodeView, RegistrySnap
 from blyan.network import reputation as reputations
 from blyan.network.breaker import Breaker
 from blyan.network.gossip import SummaryTable
-from blyan.network.measurements import Failure, Measurements
+from blyan.network.measurements import Failure, Measurements, forget_s
 from blyan.primitives.ids import PayloadId, PublicKey
 from blyan.wire.peer import Summary
 
@@ -119,13 +120,14 @@ class Registry:
             self._set_breaker(known, known.breaker.probed(now))
         self._dirty.add(node)
 
-    def answered(self, node: PublicKey, rows: int, seconds: float, sent: int, now: float) -> None:
-        """It answered, and the answer was verified; `sent` bytes there and back. 0 rows: what is no call."""
+    def answered(self, node: PublicKey, rows: int, seconds: float, sent: int, now: float, opened: bool = False) -> None:
+        """It answered, verified; `sent` bytes both ways. 0 rows: no call. `opened`: see `Measurements.call_ended`."""
         known = self._nodes.get(node)
         if known is not None:
-            self._set_breaker(known, _succeeded(known, self.measurements, rows, now))
+            opened |= rows > 0 and _came_back(known, self.measurements, now)
+            self._set_breaker(known, known.breaker.succeeded(now))
         if rows:
-            self.measurements.call_ended(node, rows, seconds, sent, now)
+            self.measurements.call_ended(node, rows, seconds, sent, now, opened=opened)
             self._rows += 0.05 * (rows - self._rows)
         self._judge(node, "good", now)
 
@@ -212,7 +214,7 @@ class Registry:
             for manifest in known.claims.held:
                 said.setdefault(manifest, {})[known.index] = b""
         self._dirty.update(known.summary.node for known in news)
-        self._typical = _typical(self._nodes, round(self._rows))
+        self._typical = _typical(self._nodes, round(self._rows), now)
         changed = bool(gone)
         counts = {manifest: model.grid.count for manifest, model in self._holders.items()}
         for known in self._nodes:
@@ -233,11 +235,16 @@ class Registry:
             self._snapshot = RegistrySnapshot(self._version, now, self._nodes.views(), dict(self._holders))
 
 
-def _typical(nodes: KnownNodes, rows: int) -> float:
-    """Seconds of a usual call at the middle one of all nodes."""
-    views = (known.view for known in nodes if known.view is not None)
-    expected = [seconds for view in views if (seconds := view.measured.expected_s(rows)) is not None]
-    return median(expected) if expected else unmeasured_s
+def _typical(nodes: KnownNodes, rows: int, now: float) -> float:
+    """Seconds of a usual call at the middle one of the nodes that were called lately, or of all if that is less.
+
+    What nodes took while they began, and were not asked again for, would else stand for what is usual.
+    """
+    measured = [known.view.measured for known in nodes if known.view is not None]
+    expected = [(each.expected_s(rows), each.last_call) for each in measured]
+    every = [seconds for seconds, _ in expected if seconds is not None]
+    lately = [seconds for seconds, last in expected if seconds is not None and now - (last or -inf) < forget_s]
+    return min(median(every), median(lately or every)) if every else unmeasured_s
 
 
 def _standing(known: KnownNode, view: NodeView, boots: Mapping[str, int]) -> Standing:
@@ -245,9 +252,9 @@ def _standing(known: KnownNode, view: NodeView, boots: Mapping[str, int]) -> Sta
     return Standing(view, known.breaker, known.claims.counts(), known.claims.doubted(), elsewhere)
 
 
-def _succeeded(known: KnownNode, measurements: Measurements, rows: int, now: float) -> Breaker:
-    """The breaker after an answer. Whoever was away and is back counts by what its calls take now."""
-    breaker = known.breaker.succeeded(now)
-    if rows and known.breaker.since is not None and breaker.since is None:
-        measurements.anew(known.summary.node)
-    return breaker
+def _came_back(known: KnownNode, measurements: Measurements, now: float) -> bool:
+    """Whether it was away, and this answer ends that: it counts by what its calls take from now on."""
+    if known.breaker.since is None or known.breaker.succeeded(now).since is not None:
+        return False
+    measurements.anew(known.summary.node)
+    return True

@@ -86,14 +86,14 @@ class Roster:
 
     def answered(self, node: PublicKey, model: PayloadId, calls: Sequence[CallSpec], seconds: float, sent: int) -> None:
         """It gave a good answer."""
-        self.registry.answered(node, sum(call.rows for call in calls), seconds, sent, self.monotonic())
+        numbers = (self.number(model, call.layer, call.expert) for call in calls)
+        measured = self.registry.measurements
+        opened = [measured.computed_with(node, model, *found) for found in numbers if found is not None]
+        rows = sum(call.rows for call in calls)
+        self.registry.answered(node, rows, seconds, sent, self.monotonic(), opened=any(opened))
         self.seconds[node] = self.seconds.pop(node, 0.0) + seconds
         if len(self.seconds) > limits.nodes_known_max:
             del self.seconds[next(iter(self.seconds))]  # who answered longest ago
-        for call in calls:
-            found = self.number(model, call.layer, call.expert)
-            if found is not None:
-                self.registry.measurements.computed_with(node, model, *found)
 
     def outrun(self, node: PublicKey, rows: int, seconds: float) -> None:
         """Another answered first."""

@@ -45,7 +45,7 @@ class Measured:
     rows_waiting: int = 0  # sent and not answered
     failures: tuple[tuple[Failure, int], ...] = ()  # by kind, those that happened
     last: float | None = None  # when it last answered anything
-    last_call: float | None = None  # a call
+    last_call: float | None = None  # a call that was timed
     last_refused: float | None = None  # when its queue was full
 
     def expected_s(self, rows: int) -> float | None:
@@ -137,10 +137,21 @@ class Measurements:
         """A call of so many rows was sent."""
         self._peer(node).waiting += rows
 
-    def call_ended(self, node: PublicKey, rows: int, seconds: float, sent: int, now: float) -> None:
-        """A call was answered and verified; `sent` bytes there and back."""
+    def call_ended(
+        self, node: PublicKey, rows: int, seconds: float, sent: int, now: float, *, opened: bool = False
+    ) -> None:
+        """A call was answered and verified; `sent` bytes there and back.
+
+        `opened`: of an expert that it had not computed with before. It may have had to read and verify it, which takes
+        many times as long as to compute, and tells nothing of the next call.
+        """
         peer = self._peer(node)
         peer.waiting = max(0, peer.waiting - rows)
+        peer.calls += 1
+        peer.rows += rows
+        peer.last = now
+        if opened:
+            return
         if peer.line.count:
             fixed, slope = peer.line.fit()
             peer.ratios.append(seconds / max(fixed + slope * rows, 1e-6))
@@ -149,9 +160,7 @@ class Measurements:
         peer.rows_rate = _mean(peer.rows_rate, rows / max(seconds, 1e-6))
         if sent >= bulk_bytes:
             peer.bytes_rate = _mean(peer.bytes_rate, sent / max(seconds, 1e-6))
-        peer.calls += 1
-        peer.rows += rows
-        peer.last = peer.last_call = now
+        peer.last_call = now
 
     def call_dropped(self, node: PublicKey, rows: int) -> None:
         """A call will not be answered, or its answer is not wanted any more: its rows wait no longer."""
@@ -159,9 +168,11 @@ class Measurements:
         peer.waiting = max(0, peer.waiting - rows)
 
     def anew(self, node: PublicKey) -> None:
-        """It was away and is back: how long its calls took before tells nothing of now."""
+        """It was away and is back: how long its calls took before tells nothing of now, nor what it had open."""
         peer = self._peer(node)
         peer.line = _Line()
+        peer.used.clear()
+        peer.used_bytes = 0
         peer.seconds.clear()
         peer.ratios.clear()
 
@@ -180,13 +191,18 @@ class Measurements:
             peer.bytes_rate = _mean(peer.bytes_rate, count / max(seconds, 1e-6))
         peer.last = now
 
-    def computed_with(self, node: PublicKey, manifest: PayloadId, number: int, size: int) -> None:
-        """It computed with a routed expert of `size` bytes, by its number in the model: it has the memory for it."""
+    def computed_with(self, node: PublicKey, manifest: PayloadId, number: int, size: int) -> bool:
+        """It computed with a routed expert of `size` bytes, by its number in the model: it has the memory for it.
+
+        Whether that was the first time since it is here.
+        """
         peer = self._peer(node)
         bits = peer.used.get(manifest, 0)
-        if not bits >> number & 1:
-            peer.used[manifest] = bits | 1 << number
-            peer.used_bytes += size
+        if bits >> number & 1:
+            return False
+        peer.used[manifest] = bits | 1 << number
+        peer.used_bytes += size
+        return True
 
     def layers_timed(self, node: PublicKey, model: PayloadId, times: LayerTimes) -> None:
         """Layers of a model were tried at it: earlier trials count no more."""
